@@ -1,0 +1,3 @@
+from sda.cli import main
+
+main()

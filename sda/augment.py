@@ -1,0 +1,116 @@
+"""Weak and strong augmentation and ClassMix: on the device, with parameters drawn per image.
+
+Images are float (B, 3, H, W) in 0..1, before normalisation. What moves with them, labels and weights, are masks. The
+few random parameters are drawn on the CPU, so the device is never waited for.
+"""
+
+from dataclasses import dataclass
+
+import kornia.augmentation as K
+import torch
+from kornia.geometry.transform import warp_affine
+from torch import Tensor
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Probabilities and ranges of one augmentation (METHOD, section 2)."""
+
+    flip: float
+    jitter: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    blur: float
+    scale: float
+    blur_kernel: int = 23
+    blur_sigma: tuple[float, float] = (0.1, 1.5)
+    scale_range: tuple[float, float] = (0.75, 1.75)
+
+
+WEAK = Strength(flip=0.5, jitter=0.2, brightness=0.125, contrast=0.125, saturation=0.0625, hue=0.042, blur=0.0, scale=0.5)
+STRONG = Strength(flip=0.5, jitter=0.8, brightness=0.25, contrast=0.25, saturation=0.125, hue=0.083, blur=0.2, scale=0.8)
+
+
+class Augment:
+    """Flip, colour jitter, blur and scaling of one strength."""
+
+    def __init__(self, strength: Strength):
+        s = self.strength = strength
+        self._color = K.ColorJitter(s.brightness, s.contrast, s.saturation, s.hue, p=s.jitter, same_on_batch=False)
+        self._blur = K.RandomGaussianBlur((s.blur_kernel, s.blur_kernel), s.blur_sigma, p=s.blur, same_on_batch=False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Augment images with their labels and pixel weights.
+
+        Args:
+            images: (B, 3, H, W) float in 0..1. labels: (B, H, W) int64, 255 = ignored. weights: (B, H, W) or None.
+
+        Returns:
+            The same three. Where scaling down pads, images are 0, labels 255, weights 0.
+        """
+        matrix = self._matrix(images.shape).to(images.device, non_blocking=True)
+        size = images.shape[-2:]
+        images = self._color(images)
+        if self.strength.blur > 0:
+            images = self._blur(images)
+        images = warp_affine(images, matrix, size, mode="bilinear", padding_mode="zeros")
+        # Labels are shifted by one and "ignored" becomes 0, so that the warp's own padding is the ignore label.
+        masks = torch.where(labels == IGNORE, 0, labels + 1).to(images.dtype).unsqueeze(1)
+        if weights is not None:
+            masks = torch.cat([masks, weights.unsqueeze(1)], dim=1)
+        masks = warp_affine(masks, matrix, size, mode="nearest", padding_mode="zeros")
+        labels = masks[:, 0].round().long()
+        return images, torch.where(labels == 0, IGNORE, labels - 1), None if weights is None else masks[:, 1]
+
+    def _matrix(self, shape: torch.Size) -> Tensor:
+        """(B, 2, 3) pixel transforms: flip, and scaling about a random place that keeps the window (or the image) whole."""
+        (count, _, height, width), s = shape, self.strength
+        scaled = (torch.rand(count) < s.scale).float()
+        low, high = s.scale_range
+        factor = 1 + scaled * (low + (high - low) * torch.rand(count) - 1)
+        place = torch.rand(count, 2)
+        flip = torch.rand(count) < s.flip
+        matrix = torch.zeros(count, 2, 3)
+        matrix[:, 0, 0] = torch.where(flip, -factor, factor)
+        matrix[:, 1, 1] = factor
+        matrix[:, 0, 2] = place[:, 0] * (1 - factor) * (width - 1) + torch.where(flip, factor * (width - 1), 0.0)
+        matrix[:, 1, 2] = place[:, 1] * (1 - factor) * (height - 1)
+        return matrix
+
+
+@torch.no_grad()
+def classmix(
+    images: Tensor, labels: Tensor, weights: Tensor | None, classes: int, probability: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Paste a random half of another image's classes, floor(n/2) of its n, onto each image (Olsson et al., WACV 2021).
+
+    The other image is the batch's next but one, or but two, …: never the image itself, unless the batch has only one.
+
+    Args:
+        images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W) or None.
+        probability: per image.
+
+    Returns:
+        The same three, mixed.
+    """
+    batch = len(images)
+    if batch < 2 or probability == 0:
+        return images, labels, weights
+    shift = int(torch.randint(1, batch, ()))
+    apply = (torch.rand(batch) < probability).to(images.device, non_blocking=True)
+    other = labels.roll(shift, dims=0)
+    flat = torch.where(other == IGNORE, classes, other).flatten(1)
+    present = torch.zeros(batch, classes + 1, device=images.device).scatter_(1, flat, 1.0)
+    present[:, classes] = 0
+    order = (present * (1 + torch.rand(batch, classes + 1).to(images.device, non_blocking=True))).argsort(1, descending=True)
+    rank = order.argsort(1)  # present classes come first, in random order
+    chosen = rank < present.sum(1, keepdim=True).div(2).floor()
+    paste = (chosen & apply[:, None]).gather(1, flat).view_as(labels)
+    images = torch.where(paste.unsqueeze(1), images.roll(shift, dims=0), images)
+    labels = torch.where(paste, other, labels)
+    return images, labels, None if weights is None else torch.where(paste, weights.roll(shift, dims=0), weights)

@@ -1,0 +1,66 @@
+"""The class-wise memory bank, and the choice of pixels by class that feeds both bank and contrast."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassBank(nn.Module):
+    """C first-in-first-out queues of ψ feature vectors, newest first (Alonso et al., ICCV 2021, section 3.3).
+
+    Its buffers are saved, moved and synchronised like weights.
+
+    Args:
+        classes: C. size: ψ. channels: D.
+
+    Attributes:
+        features: (C, ψ, D). valid: (C, ψ) bool, which entries are filled. domain: (C, ψ) int64, whence they came.
+    """
+
+    def __init__(self, classes: int, size: int, channels: int):
+        super().__init__()
+        self.register_buffer("features", torch.zeros(classes, size, channels))
+        self.register_buffer("valid", torch.zeros(classes, size, dtype=torch.bool))
+        self.register_buffer("domain", torch.zeros(classes, size, dtype=torch.int64))
+
+    @torch.no_grad()
+    def admit(self, features: Tensor, scores: Tensor, valid: Tensor, domain: Tensor, count: int) -> None:
+        """Let the `count` highest-scored valid candidates of each class in; the oldest leave.
+
+        Args:
+            features: (C, N, D) candidates by class. scores: (C, N). valid: (C, N) bool. domain: (C, N) int64.
+            count: most admissions per class.
+        """
+        order = torch.where(valid, scores, -torch.inf).topk(min(count, scores.shape[1]), dim=1).indices
+        rows = order.unsqueeze(2).expand(-1, -1, features.shape[2])
+        features = torch.cat([features.gather(1, rows), self.features], dim=1)
+        valid = torch.cat([valid.gather(1, order), self.valid], dim=1)
+        domain = torch.cat([domain.gather(1, order), self.domain], dim=1)
+        keep = torch.argsort(~valid, dim=1, stable=True)[:, : self.valid.shape[1]]
+        self.features.copy_(features.gather(1, keep.unsqueeze(2).expand(-1, -1, features.shape[2])))
+        self.valid.copy_(valid.gather(1, keep))
+        self.domain.copy_(domain.gather(1, keep))
+
+    def fill(self) -> Tensor:
+        """(C,) share of each queue that is filled, 0 to 1."""
+        return self.valid.float().mean(dim=1)
+
+
+def pixels_by_class(labels: Tensor, valid: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:
+    """Up to `most` random pixels of each class, as indices: one sort, and no wait for the device.
+
+    Args:
+        labels: (N,) int64 train ids. valid: (N,) bool, the pixels that may be chosen. most: K.
+
+    Returns:
+        indices: (C, K') int64 into N, K' = min(K, N). chosen: (C, K') bool; where False the index is padding.
+    """
+    n = len(labels)
+    groups = torch.where(valid, labels, classes)
+    # by class, at random within a class; float64 keeps the random part apart from the class number
+    order = (groups.double() + torch.rand(n, dtype=torch.float64, device=labels.device)).argsort()
+    counts = torch.zeros(classes + 1, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(0, groups, torch.ones_like(groups))
+    starts = counts.cumsum(0) - counts
+    place = torch.arange(min(most, n), device=labels.device)
+    chosen = place < counts[:classes, None]
+    return order[(starts[:classes, None] + place).clamp(max=n - 1)], chosen

@@ -1,0 +1,167 @@
+"""From a recipe to its datasets: roots found, classes mapped, labels split off, and overlaps ruled out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sda.data import descriptor as descriptors
+from sda.data import splits, streets
+from sda.data.dataset import Dataset
+from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
+from sda.data.files import LabelCodec
+from sda.errors import SdaError
+from sda.recipe import Recipe
+
+Count = Callable[[str, int, int], None]  # what is being done, how many are done, how many there are
+
+
+def ignore_count(_what: str, _done: int, _total: int) -> None:
+    """The progress report of those who want none."""
+
+
+@dataclass
+class Data:
+    """The datasets of one run; a stream that the setting lacks is None.
+
+    Attributes:
+        table, table_name: the classes trained in.
+        lists: stream → its items, as written to the run folder.
+        notes: what a user should know: images left out, classes dropped.
+    """
+
+    table: ClassTable
+    table_name: str
+    source: Dataset | None = None
+    labelled: Dataset | None = None
+    unlabelled: Dataset | None = None
+    val: Dataset | None = None
+    lists: dict[str, list[Item]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
+    """Open every dataset that `recipe` needs.
+
+    Raises:
+        SdaError: a missing root, no images, too few labels, an overlap between streams or with validation.
+    """
+    target = descriptors.load(recipe.target)
+    table_name, table = training_classes(recipe)
+    data = Data(table, table_name)
+    size, source_size = tuple(recipe.size), tuple(recipe.source_size or recipe.size)
+
+    if recipe.source:
+        source = descriptors.load(recipe.source)
+        root = find_root(source, recipe.source_root, "--source-root", progress)
+        listing = list_items(source, root, "train")
+        items = _with_labels(data, source, listing.items, root)
+        data.source = Dataset(items, _codec(data, source, listing), source_size)
+        data.lists["source"] = items
+
+    root = find_root(target, recipe.target_root, "--target-root", progress)
+    data.val, data.lists["val"] = _validation(data, target, root, recipe)
+    listing = list_items(target, root, "train")
+    chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
+    if chosen:
+        data.labelled = Dataset(chosen, _codec(data, target, listing), size)
+        data.lists["labelled"] = chosen
+    if recipe.unlabelled:
+        if recipe.unlabelled == "target":
+            taken = {item.key for item in chosen}
+            rest = [item for item in listing.items if item.key not in taken]
+        else:
+            rest = list_folder(Path(recipe.unlabelled).expanduser()).items
+        rest = _without_copies(data, rest, chosen)
+        if not rest:
+            raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
+        data.unlabelled = Dataset([Item(item.key, item.image, None) for item in rest], None, size)
+        data.lists["unlabelled"] = rest
+    for stream in ("source", "labelled", "unlabelled"):
+        splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
+    splits.check_disjoint("labelled", chosen, "unlabelled", data.lists.get("unlabelled", []))
+
+    if recipe.in_memory:
+        for name in ("source", "labelled", "unlabelled", "val"):
+            preload(name, getattr(data, name), progress)
+    return data
+
+
+def preload(name: str, dataset: Dataset | None, progress: Count) -> None:
+    """Decode a dataset into memory, with progress."""
+    if dataset is not None:
+        done = iter(range(1, len(dataset) + 1))
+        dataset.preload(lambda: progress(f"reading {name}", next(done), len(dataset)))
+
+
+def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
+    """The name and the table of the classes that `recipe` trains in: its own, or its target's."""
+    target = descriptors.load(recipe.target)
+    if recipe.classes:
+        return Path(recipe.classes).stem, descriptors.class_table(recipe.classes)
+    return _table_name(target, recipe.target), target.table()
+
+
+def evaluation_set(recipe: Recipe, dataset: str, root: str, split: str, progress: Count = ignore_count) -> Data:
+    """The labelled images of any dataset, in the classes of `recipe`, for `sda eval`."""
+    table_name, table = training_classes(recipe)
+    data = Data(table, table_name)
+    descriptor = descriptors.load(dataset)
+    folder = find_root(descriptor, root, "--root", progress)
+    data.val, data.lists["val"] = _validation(data, descriptor, folder, recipe, split)
+    return data
+
+
+def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) -> Path:
+    """The folder of a dataset: the one given, or the descriptor's; streets is made there on first use."""
+    if not given and not descriptor.root:
+        raise SdaError(f"{descriptor.title}: where is it? Give its folder with {flag}. {descriptor.download}".strip())
+    root = Path(given or descriptor.root).expanduser()
+    if descriptor.generated:
+        streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))
+    return root
+
+
+def _validation(
+    data: Data, descriptor: Descriptor, root: Path, recipe: Recipe, split: str = "val"
+) -> tuple[Dataset, list[Item]]:
+    listing = list_items(descriptor, root, split)
+    items = _with_labels(data, descriptor, listing.items, root)
+    size = tuple(recipe.eval_size or recipe.size)
+    return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
+
+
+def _codec(data: Data, descriptor: Descriptor, listing: Listing) -> LabelCodec:
+    mapping, dropped = descriptors.map_classes(descriptor, data.table_name, data.table)
+    note = f"{descriptor.title}: classes without a counterpart in {data.table_name} are ignored: {', '.join(dropped)}"
+    if dropped and note not in data.notes:
+        data.notes.append(note)
+    return LabelCodec(descriptor, listing.encoding, np.asarray(mapping))
+
+
+def _with_labels(data: Data, descriptor: Descriptor, items: list[Item], root: Path) -> list[Item]:
+    labelled = [item for item in items if item.label is not None]
+    if not labelled:
+        raise SdaError(f"{descriptor.title}: {len(items)} images such as {items[0].key} in {root}, but no label file for any")
+    if len(labelled) < len(items):
+        lone = next(item for item in items if item.label is None)
+        data.notes.append(f"{descriptor.title}: {len(items) - len(labelled)} images have no label file and are left out, "
+                          f"such as {lone.key}")  # fmt: skip
+    return labelled
+
+
+def _without_copies(data: Data, rest: list[Item], chosen: list[Item]) -> list[Item]:
+    """Unlabelled images less those that are copies of a labelled or validation image: real sets hold some."""
+    copies = splits.find_shared(chosen + data.lists["val"], rest)
+    if not copies:
+        return rest
+    twin, item = copies[0]
+    data.notes.append(f"{len(copies)} unlabelled images are copies of labelled or validation images and are left out, "
+                      f"such as {item.key} (= {twin.key})")  # fmt: skip
+    out = {item.key for _, item in copies}
+    return [item for item in rest if item.key not in out]
+
+
+def _table_name(descriptor: Descriptor, dataset: str) -> str:
+    return descriptor.classes if isinstance(descriptor.classes, str) else Path(dataset).stem

@@ -1,0 +1,79 @@
+"""A list of items as tensors: decoded, resized, and kept in memory when asked."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sda.data.descriptor import Item
+from sda.data.files import FileError, LabelCodec, read_image, read_pair
+
+
+@dataclass(frozen=True)
+class Sample:
+    """image: uint8 (3, H, W) RGB. label: uint8 (H, W) train ids, 255 = ignored; None for unlabelled images."""
+
+    image: Tensor
+    label: Tensor | None
+
+
+class Dataset(torch.utils.data.Dataset):
+    """Items resized to one size.
+
+    Args:
+        items: what to read; with a codec every item must have a label.
+        codec: decodes the labels; None reads images alone.
+        size: (height, width) that images are resized to (bilinear, antialiased).
+        native_labels: keep labels at their own size (evaluation) rather than resizing them (nearest) with the image.
+    """
+
+    def __init__(self, items: list[Item], codec: LabelCodec | None, size: tuple[int, int], native_labels: bool = False):
+        self.items = items
+        self.codec = codec
+        self.size = tuple(size)
+        self.native_labels = native_labels
+        self._memory: list[Sample | FileError] | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at `index`. Raises FileError when its files cannot be used."""
+        if self._memory is None:
+            return self._read(index)
+        sample = self._memory[index]
+        if isinstance(sample, FileError):
+            raise sample
+        return sample
+
+    def preload(self, progress: Callable[[], None] = lambda: None, threads: int = 4) -> None:
+        """Decode everything once and keep it: for sets that are small at training resolution."""
+
+        def read(index: int) -> Sample | FileError:
+            try:
+                return self._read(index)
+            except FileError as error:
+                return error
+            finally:
+                progress()
+
+        with ThreadPoolExecutor(threads) as pool:
+            self._memory = list(pool.map(read, range(len(self))))
+
+    def _read(self, index: int) -> Sample:
+        item, (height, width) = self.items[index], self.size
+        label = None
+        if self.codec is None:
+            image = read_image(item.image)
+        else:
+            image, label = read_pair(item.image, item.label, self.codec)
+            if not self.native_labels and label.shape != (height, width):
+                label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+            label = torch.from_numpy(np.array(label))
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return Sample(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), label)

@@ -1,0 +1,238 @@
+"""Dataset descriptors and class tables: TOML in, class names, colours, label ids and file patterns out."""
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from sda import shelf
+from sda.errors import SdaError
+
+IGNORE = 255  # the one ignore label, in train ids, everywhere
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]
+
+
+class ClassTable(shelf.Strict):
+    """The classes of a benchmark: the order of `colors` is the order of the train ids, 0 first."""
+
+    title: str = ""
+    colors: dict[str, Color] = Field(min_length=1, max_length=250)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.colors)
+
+
+class Layout(shelf.Strict):
+    """Where images and their labels lie below the root.
+
+    `{split}` stands for the split's folder, any other `{word}` for one part of a path; the label's path is made from
+    the same words as its image's.
+    """
+
+    images: str
+    labels: str | None = None
+    encoding: Literal["ids", "train_ids"] = "ids"
+    split: str | None = Field(None, description="this layout holds only this split")
+
+    @model_validator(mode="after")
+    def _words_agree(self):
+        if self.labels is not None:
+            unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split"}
+            if unknown:
+                raise ValueError(f"labels uses {{{unknown.pop()}}}, which images does not")
+        return self
+
+
+class Descriptor(shelf.Strict):
+    """One dataset, as `datasets/NAME.toml` or a TOML of the user's describes it."""
+
+    title: str
+    home: str = ""
+    licence: str = ""
+    download: str = Field("", description="what to download and where it goes")
+    classes: str | dict[str, Color] = Field(description="a table in datasets/classes/, or name = [r, g, b] per class")
+    ids: dict[str, str] = Field({}, description="value in the label file = class; default: positions in the class table")
+    void: list[Byte] = Field([], description="values that are known and ignored; 255 always is")
+    void_colors: list[Color] = Field([], description="ignored colours, for labels stored as RGB")
+    layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds images is taken")
+    splits: dict[str, str] = Field({}, description="split = its folder name, where they differ")
+    maps: dict[str, dict[str, str]] = Field({}, description="per class table: class here = class there")
+    root: str = Field("", description="the folder looked in when no root is given")
+    generated: bool = Field(False, description="made by sda on first use")
+
+    @field_validator("ids")
+    @classmethod
+    def _ids_are_bytes(cls, ids):
+        for key in ids:
+            if not key.isdecimal() or int(key) > 255:
+                raise ValueError(f"key {key!r} must be a whole number from 0 to 255")
+        return ids
+
+    @model_validator(mode="after")
+    def _ids_name_classes(self):
+        if isinstance(self.classes, dict):
+            unknown = set(self.ids.values()) - set(self.classes)
+            if unknown:
+                raise ValueError(f"ids names the class {unknown.pop()!r}, which is not in classes")
+        return self
+
+    def table(self) -> ClassTable:
+        """The class table that the labels are decoded to."""
+        if isinstance(self.classes, dict):
+            return ClassTable(title=self.title, colors=self.classes)
+        return class_table(self.classes)
+
+
+def class_table(name: str) -> ClassTable:
+    """The class table `datasets/classes/NAME.toml`, or a TOML path."""
+    return shelf.read(shelf.find("datasets/classes", name), ClassTable)
+
+
+def load(name: str) -> Descriptor:
+    """The descriptor of a dataset on the shelf, or of a TOML path.
+
+    Raises:
+        SdaError: no such file, a fault in it, or ids that name classes outside its table.
+    """
+    path = shelf.find("datasets", name)
+    descriptor = shelf.read(path, Descriptor)
+    table = descriptor.table()
+    for value, label in descriptor.ids.items():
+        if label not in table.colors:
+            raise SdaError(f"{path}: ids: {value} = {label!r}: no such class{shelf.hint(label, table.names)}")
+    return descriptor
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: its path relative to the root (the portable name in split lists), its file and its label's, if any."""
+
+    key: str
+    image: Path
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one split, sorted by key, and the label encoding of the layout they were found in."""
+
+    items: list[Item]
+    encoding: str
+
+
+def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
+    """Find the images of `split` below `root` and the label of each, in the first layout that finds any.
+
+    Raises:
+        SdaError: the root is missing, or no layout finds an image; says what was looked for.
+    """
+    get = f"; {descriptor.download}" if descriptor.download else ""
+    if not root.is_dir():
+        raise SdaError(f"{descriptor.title}: the folder {root} does not exist{get}")
+    tried = []
+    for layout in descriptor.layout:
+        if layout.split not in (None, split) or (layout.split is None and "{split}" not in layout.images and split != "train"):
+            continue
+        words = {"split": descriptor.splits.get(split, split)}
+        pattern, expression = _compile(layout.images, words)
+        tried.append(pattern)
+        items = []
+        for path in root.glob(pattern):
+            key = path.relative_to(root).as_posix()
+            match = expression.fullmatch(key)
+            if match:
+                label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
+                items.append(Item(key, path, label if label and label.is_file() else None))
+        if items:
+            return Listing(sorted(items, key=lambda item: item.key), layout.encoding)
+    if not tried:
+        raise SdaError(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
+    raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
+
+
+def list_folder(folder: Path) -> Listing:
+    """Every image in a folder and the folders below it, without labels."""
+    if not folder.is_dir():
+        raise SdaError(f"{folder}: no such folder of unlabelled images")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise SdaError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
+
+
+def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
+    """Value in a label file → train id (255 for void), for one encoding. Values that are not keys are unknown."""
+    names = descriptor.table().names
+    values = dict.fromkeys(descriptor.void, IGNORE)
+    if encoding == "train_ids":
+        values = {250: IGNORE, **{index: index for index in range(len(names))}}
+    elif descriptor.ids:
+        values |= {int(value): names.index(name) for value, name in descriptor.ids.items()}
+    else:
+        values |= {index: index for index in range(len(names)) if index not in values}
+    return {**values, IGNORE: IGNORE}
+
+
+def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tuple[np.ndarray, list[str]]:
+    """How the train ids of `source` become those of `target`: by equal name, or by the source's own `maps` table.
+
+    Args:
+        target_name: the name under which `maps` lists the table.
+
+    Returns:
+        A uint8 table of 256 entries (train id → train id, 255 where dropped) and the names of the classes dropped.
+
+    Raises:
+        SdaError: the map names a class that does not exist, or nothing maps at all.
+    """
+    explicit = source.maps.get(target_name, {})
+    table = source.table()
+    for name, mapped in explicit.items():
+        for word, known in ((name, table.names), (mapped, target.names)):
+            if word not in known:
+                raise SdaError(f"{source.title}: maps.{target_name}: {name!r} = {mapped!r}: no class {word!r}"
+                               f"{shelf.hint(word, known)}")  # fmt: skip
+    places = {_plain(name): index for index, name in enumerate(target.names)}
+    lut, dropped = np.full(256, IGNORE, np.uint8), []
+    for index, name in enumerate(table.names):
+        mapped = places.get(_plain(explicit.get(name, name)))
+        if mapped is None:
+            dropped.append(name)
+        else:
+            lut[index] = mapped
+    if len(dropped) == len(table.names):
+        raise SdaError(f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
+                       f"to its descriptor: class here = class there ({', '.join(target.names)})")  # fmt: skip
+    return lut, dropped
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().lower())
+
+
+def _words(pattern: str) -> list[str]:
+    return re.findall(r"{(\w+)}", pattern)
+
+
+def _compile(pattern: str, words: dict[str, str]) -> tuple[str, re.Pattern]:
+    """A layout pattern as a glob and as a regular expression that captures its words."""
+    globbed, expression, seen = "", "", set()
+    for part in re.split(r"({\w+})", pattern):
+        word = part[1:-1] if part.startswith("{") else None
+        if word is None or word in words:
+            literal = part if word is None else words[word]
+            globbed += glob.escape(literal)
+            expression += re.escape(literal)
+        else:
+            globbed += "*"
+            expression += f"(?P={word})" if word in seen else f"(?P<{word}>[^/]+)"
+            seen.add(word)
+    return globbed, re.compile(expression)

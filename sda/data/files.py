@@ -1,0 +1,95 @@
+"""Image and label files in, numpy arrays out. Nothing of the user's is ever written."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sda.data.descriptor import IGNORE, Descriptor, label_values
+from sda.errors import SdaError
+
+_UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
+
+
+class FileError(SdaError):
+    """One file of a dataset that cannot be trained on; streams may skip it when the user says so."""
+
+
+def read_image(path: Path) -> Image.Image:
+    """The RGB image in a file. FileError when it cannot be read to its end."""
+    return _open(path, "image").convert("RGB")
+
+
+def _open(path: Path, what: str) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError(f"{path}: this {what} cannot be read ({error}); mend or remove it, or skip it "
+                        f"with --set bad_files=skip") from None  # fmt: skip
+    return image
+
+
+class LabelCodec:
+    """Decodes label files of one encoding to train ids of the training's class table, by lookup table.
+
+    Index files (greyscale or palettized: the index, not the colour, counts) go through a table of 65,536 values, RGB
+    files through the colours of the class table.
+
+    Args:
+        descriptor: whose files these are.
+        encoding: `ids` or `train_ids`, as the layout says.
+        mapping: (256,) uint8, train id of the descriptor's table → train id of the training's table, 255 = dropped.
+    """
+
+    def __init__(self, descriptor: Descriptor, encoding: str, mapping: np.ndarray):
+        self._lut = np.full(65536, _UNKNOWN, np.uint8)
+        for value, train_id in label_values(descriptor, encoding).items():
+            self._lut[value] = mapping[train_id]
+        colors = {tuple(color): IGNORE for color in descriptor.void_colors}
+        colors |= {tuple(color): mapping[index] for index, color in enumerate(descriptor.table().colors.values())}
+        packed = {_pack(np.array(color)): train_id for color, train_id in colors.items()}
+        self._colors = np.array(sorted(packed))
+        self._color_ids = np.array([packed[color] for color in self._colors], np.uint8)
+
+    def read(self, path: Path) -> np.ndarray:
+        """The label in a file as (H, W) uint8 train ids, 255 = ignored.
+
+        Raises:
+            FileError: unreadable, or it holds values that the descriptor does not name.
+        """
+        values = np.asarray(_open(path, "label"))
+        if values.ndim == 3 and values.shape[2] in (3, 4):
+            values = _pack(values[..., :3])
+            places = np.searchsorted(self._colors, values).clip(max=len(self._colors) - 1)
+            label = np.where(self._colors[places] == values, self._color_ids[places], np.uint8(_UNKNOWN))
+            show, key = (lambda value: f"#{value:06x}"), "void_colors"
+        elif values.ndim == 2 and values.dtype.kind in "biu" and values.min() >= 0 and values.max() < 65536:
+            label = self._lut[values.astype(np.uint16)]
+            show, key = str, "void"
+        else:
+            raise FileError(f"{path}: a label of {values.dtype} values in the shape {values.shape} is neither ids nor RGB")
+        unknown = label == _UNKNOWN
+        if unknown.any():
+            found = [show(int(value)) for value in np.unique(values[unknown])[:8]]
+            raise FileError(f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; name them in its "
+                            f"[ids] or {key}, or skip such files with --set bad_files=skip")  # fmt: skip
+        return label
+
+
+def _pack(rgb: np.ndarray) -> np.ndarray:
+    rgb = rgb.astype(np.int32)
+    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+
+
+def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
+    """An image and its label, of one size.
+
+    Raises:
+        FileError: either is unreadable, or their sizes differ.
+    """
+    image, label = read_image(image_path), codec.read(label_path)
+    if image.size != (label.shape[1], label.shape[0]):
+        raise FileError(f"{label_path}: the label is {label.shape[1]}x{label.shape[0]}, its image {image_path} is "
+                        f"{image.size[0]}x{image.size[1]}; they must be equal; skip such pairs with --set bad_files=skip")  # fmt: skip
+    return image, label

@@ -1,0 +1,109 @@
+"""Which target images carry labels: by rule or from a list; and the check that no stream shares an image with another."""
+
+import hashlib
+from pathlib import Path
+
+from sda.data.descriptor import Item
+from sda.errors import SdaError
+
+
+def rank(keys: list[str], seed: int) -> list[str]:
+    """The keys in the order of SHA-256("seed:key"): the same on every machine, and nested for growing counts."""
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+
+
+def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "") -> list[Item]:
+    """The labelled items: those a list names, or the first `labels` by `rank` of those that have a label file.
+
+    Args:
+        labels: a count, or "all".
+        split_file: a text file, one relative image path per line; replaces count and seed.
+
+    Raises:
+        SdaError: a listed image that does not exist or has no label, or more labels asked for than there are.
+    """
+    by_key = {item.key: item for item in items}
+    if split_file:
+        chosen = []
+        for key in read_list(Path(split_file)):
+            if key not in by_key:
+                raise SdaError(f"{split_file}: {key!r} is not among the {len(items)} target training images, "
+                               f"such as {items[0].key!r}")  # fmt: skip
+            if by_key[key].label is None:
+                raise SdaError(f"{split_file}: {key!r} has no label file")
+            chosen.append(by_key[key])
+        return chosen
+    labelled = [item.key for item in items if item.label is not None]
+    if labels == "all":
+        return [by_key[key] for key in labelled]
+    if labels > len(labelled):
+        raise SdaError(f"labels = {labels}, but only {len(labelled)} of the {len(items)} target training images have labels")
+    return [by_key[key] for key in rank(labelled, seed)[:labels]]
+
+
+def read_list(path: Path) -> list[str]:
+    """A split list: one relative path per line; empty lines are left out, repeated ones refused."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SdaError(f"{path}: the split list cannot be read: {error}") from None
+    keys = [line for line in lines if line]
+    if not keys:
+        raise SdaError(f"{path}: the split list is empty")
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise SdaError(f"{path}: {twice!r} is listed twice")
+    return keys
+
+
+def list_text(items: list[Item]) -> str:
+    return "".join(f"{item.key}\n" for item in items)
+
+
+def list_hash(items: list[Item]) -> str:
+    """SHA-256 of the list as text: two runs with equal hashes saw the same images."""
+    return hashlib.sha256(list_text(items).encode()).hexdigest()
+
+
+def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
+    """Pairs that are one image: the same file, a link to it, or a copy with the same bytes.
+
+    Only files of equal size are read, so that the check costs little on large sets.
+    """
+    by_file = {item.image.resolve(): item for item in first}
+    by_size: dict[int, list[Item]] = {}
+    for item in first:
+        by_size.setdefault(_size(item), []).append(item)
+    digests: dict[Path, bytes] = {}
+    shared = []
+    for item in second:
+        twin = by_file.get(item.image.resolve())
+        for candidate in by_size.get(_size(item), []) if twin is None else []:
+            if _digest(candidate, digests) == _digest(item, digests):
+                twin = candidate
+        if twin is not None:
+            shared.append((twin, item))
+    return shared
+
+
+def check_disjoint(first: str, first_items: list[Item], second: str, second_items: list[Item]) -> None:
+    """Refuse two streams that share an image. Raises SdaError, which names the two files."""
+    for twin, item in find_shared(first_items, second_items):
+        raise SdaError(f"{item.image} ({second}) is the same image as {twin.image} ({first}); "
+                       "training streams and validation must not share images")  # fmt: skip
+
+
+def _size(item: Item) -> int:
+    try:
+        return item.image.stat().st_size
+    except OSError as error:
+        raise SdaError(f"{item.image}: cannot be read: {error}") from None
+
+
+def _digest(item: Item, digests: dict[Path, bytes]) -> bytes:
+    if item.image not in digests:
+        try:
+            digests[item.image] = hashlib.sha256(item.image.read_bytes()).digest()
+        except OSError as error:
+            raise SdaError(f"{item.image}: cannot be read: {error}") from None
+    return digests[item.image]

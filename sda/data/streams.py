@@ -1,0 +1,130 @@
+"""Infinite seeded streams of samples. What a stream gives at position n depends on nothing but (seed, stream, n).
+
+So the number of workers changes nothing, and resuming is starting at another n.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sda.data.dataset import Dataset, Sample
+from sda.data.files import FileError
+from sda.errors import SdaError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """images: uint8 (B, 3, H, W) RGB. labels: uint8 (B, H, W) train ids, 255 = ignored."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images: the streams that a setting does not have are None."""
+
+    source: Labelled | None
+    labelled: Labelled | None
+    unlabelled: Tensor | None
+
+
+class _Drawn(torch.utils.data.Dataset):
+    """Position n of the infinite stream → a cropped sample, and the faults met on the way to it."""
+
+    def __init__(self, dataset: Dataset, crop: tuple[int, int], seed: int, stream: int, skip: bool):
+        self.dataset, self.crop, self.seed, self.stream, self.skip = dataset, crop, seed, stream, skip
+        self._epoch, self._order = -1, None
+
+    def _index(self, n: int) -> int:
+        epoch, place = divmod(n, len(self.dataset))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, self.stream, 0, epoch]).permutation(len(self.dataset))
+        return int(self._order[place])
+
+    def __getitem__(self, n: int) -> tuple[Sample | None, list[str]]:
+        random = np.random.default_rng([self.seed, self.stream, 1, n])
+        index, faults = self._index(n), []
+        for _ in range(20):
+            try:
+                return self._cropped(self.dataset[index], random), faults
+            except FileError as error:
+                faults.append(str(error))
+                if not self.skip:
+                    return None, faults
+                index = int(random.integers(len(self.dataset)))
+        return None, [f"20 unusable files in a row, the last: {faults[-1]}"]
+
+    def _cropped(self, sample: Sample, random: np.random.Generator) -> Sample:
+        height, width = self.crop
+        top = int(random.integers(sample.image.shape[1] - height + 1))
+        left = int(random.integers(sample.image.shape[2] - width + 1))
+        window = (slice(top, top + height), slice(left, left + width))
+        return Sample(sample.image[:, *window], None if sample.label is None else sample.label[window])
+
+
+def _collate(drawn: list[tuple[Sample | None, list[str]]]) -> tuple[Labelled | Tensor | None, list[str]]:
+    faults = [fault for _, faults in drawn for fault in faults]
+    samples = [sample for sample, _ in drawn]
+    if None in samples:
+        return None, faults
+    images = torch.stack([sample.image for sample in samples])
+    if samples[0].label is None:
+        return images, faults
+    return Labelled(images, torch.stack([sample.label for sample in samples])), faults
+
+
+class _From(torch.utils.data.Sampler):
+    def __init__(self, start: int):
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+class Stream:
+    """An endless iterator of batches of random crops.
+
+    Args:
+        name: one of `source`, `labelled`, `unlabelled`; part of the seed.
+        batch: samples per step.
+        crop: (height, width), at most the dataset's size.
+        start: the step to begin at.
+        workers: loader processes; 0 reads in this process (right for datasets kept in memory).
+        skip: leave unusable files out and note them in `faults`, rather than raise.
+    """
+
+    NAMES = ("source", "labelled", "unlabelled")
+
+    def __init__(
+        self, name: str, dataset: Dataset, batch: int, crop: tuple[int, int], seed: int, start: int = 0, workers: int = 0, skip: bool = False
+    ):  # fmt: skip
+        drawn = _Drawn(dataset, crop, seed, self.NAMES.index(name), skip)
+        loader = DataLoader(
+            drawn, batch, sampler=_From(start * batch), num_workers=workers, collate_fn=_collate,
+            worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+        self.name, self.skip = name, skip
+        self.faults: dict[str, None] = {}  # an ordered set
+        self._batches = iter(loader)
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Labelled | Tensor:
+        """The next step's batch. Raises SdaError naming the file when one is unusable and may not be skipped."""
+        batch, faults = next(self._batches)
+        if batch is None:
+            raise SdaError(faults[-1])
+        self.faults.update(dict.fromkeys(faults))
+        return batch

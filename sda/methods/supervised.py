@@ -1,0 +1,41 @@
+"""Supervised training: source-only, target-only, joint and oracle, by the streams that there are."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sda.balance import ClassBalance
+from sda.data.streams import Batch
+from sda.losses import cross_entropy
+from sda.methods.views import enlarge, labelled_views
+from sda.models.weights import Preprocessing
+
+
+@dataclass(frozen=True)
+class Settings:
+    balance_classes: bool
+    classmix_labelled: float
+
+
+class Supervised(nn.Module):
+    """L = L_sup on all labelled images."""
+
+    Settings = Settings
+
+    def __init__(self, network: nn.Module, classes: int, normalise: Preprocessing, labelled_images: int, settings: Settings):
+        super().__init__()
+        self.student = network
+        self.balance = ClassBalance(classes, settings.balance_classes)
+        self.classes, self.normalise, self.settings = classes, normalise, settings
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The named losses of one step; their sum is what is minimised."""
+        x_l, y_l, _ = labelled_views(batch, self.classes, self.settings.classmix_labelled, self.normalise)
+        logits, _ = self.student(x_l)
+        return {"sup": cross_entropy(enlarge(logits, y_l.shape[1:]), y_l, self.balance(y_l))}
+
+    def follow(self, step: int) -> None:
+        """Nothing follows the student here."""
+
+    def diagnostics(self) -> dict[str, float]:
+        return {}

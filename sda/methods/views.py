@@ -1,0 +1,54 @@
+"""The augmented images that methods train on."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sda.augment import STRONG, WEAK, Augment, classmix
+from sda.data.streams import Batch
+from sda.models.weights import Preprocessing
+
+SOURCE, TARGET = 0, 1
+_weak, _strong = Augment(WEAK), Augment(STRONG)
+
+
+def labelled_views(batch: Batch, classes: int, mix: float, normalise: Preprocessing) -> tuple[Tensor, Tensor, Tensor]:
+    """Source and labelled target images as one weakly augmented batch x_l.
+
+    Returns:
+        images (B, 3, H, W), normalised; labels (B, H, W) int64, 255 = ignored; domain (B,) int64, SOURCE or TARGET, of
+        the image that was pasted onto where ClassMix pasted.
+    """
+    streams = [(domain, part) for domain, part in ((SOURCE, batch.source), (TARGET, batch.labelled)) if part is not None]
+    images = torch.cat([part.images for _, part in streams]).float() / 255
+    labels = torch.cat([part.labels for _, part in streams]).long()
+    domain = torch.cat([torch.full((len(part.images),), domain, device=images.device) for domain, part in streams])
+    images, labels, _ = _weak(images, labels)
+    images, labels, _ = classmix(images, labels, None, classes, mix)
+    return normalise(images), labels, domain
+
+
+def strong_views(
+    images: Tensor, labels: Tensor, weights: Tensor, views: int, classes: int, mix: float, normalise: Preprocessing
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`views` strongly augmented copies of each image x_a with its pseudo-label ŷ and pixel weights.
+
+    Args:
+        images: (B, 3, H, W) in 0..1. labels: (B, H, W) int64. weights: (B, H, W).
+
+    Returns:
+        The same for (views·B): images normalised; where the augmentation pads, labels 255 and weights 0.
+    """
+    repeated = (x.repeat(views, *[1] * (x.ndim - 1)) for x in (images, labels, weights))
+    images, labels, weights = classmix(*_strong(*repeated), classes, mix)
+    return normalise(images), labels, weights
+
+
+def enlarge(logits: Tensor, size: torch.Size) -> Tensor:
+    """Logits (B, C, h, w) at the size of the images, bilinear."""
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def shrink(labels: Tensor, size: torch.Size) -> Tensor:
+    """Label maps (B, H, W) int64 at the size of the features, nearest."""
+    return F.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest-exact").squeeze(1).long()

@@ -1,0 +1,155 @@
+"""A recipe: one experiment, as a flat, strictly read TOML file. Its fields are the options of its own command."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sda import shelf
+from sda.errors import SdaError
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_length=2)]
+
+
+class Recipe(shelf.Strict):
+    """All that defines a run. Which streams there are makes the setting:
+
+    source-only: source, labels 0. target-only: no source, labels N. joint: source, labels N.
+    SSL: no source, labels N, unlabelled. UDA: source, labels 0, unlabelled. Semi-supervised DA: all three.
+    Oracle: no source, labels "all".
+    """
+
+    description: str = Field("", description="one line on what the run is for")
+    expected: str = Field("", description="the score to expect, and where it comes from")
+
+    # streams
+    source: str = Field("", description="labelled source dataset: a name or a TOML path; empty for none")
+    target: str = Field(description="target dataset: a name or a TOML path")
+    classes: str = Field("", description="class table to train in; empty for the target's own")
+    labels: Natural | Literal["all"] = Field(description="labelled target images: a count, or all")
+    split: str = Field("", description="text file of the labelled images, one relative path per line; replaces labels")
+    split_seed: Natural = Field(0, description="seed of the rule that picks the labelled images")
+    unlabelled: str = Field("", description="'target': the target's other training images; a folder: all images in it; empty: none")
+    bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or leave out and report")
+    source_root: str = Field("", description="folder of the source dataset")
+    target_root: str = Field("", description="folder of the target dataset")
+
+    # images
+    size: Size = Field(description="height, width that target images are resized to")
+    source_size: Size | None = Field(None, description="height, width for source images; empty for size")
+    crop: Size | None = Field(None, description="height, width of random crops; empty for whole images")
+    batch_source: Positive = Field(4, description="source images per step")
+    batch_labelled: Positive = Field(4, description="labelled target images per step")
+    batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
+    in_memory: bool = Field(False, description="decode each set once and keep it, resized, in memory")
+    workers: Natural = Field(2, description="loader processes per stream")
+
+    # network
+    network: Literal["deeplabv2", "deeplabv3plus"] = Field("deeplabv3plus", description="segmentation network")
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"] = Field(
+        description="torchvision backbone")  # fmt: skip
+    output_stride: Literal[0, 8, 16] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's convolutions (autocast)")
+    freeze_norm: bool = Field(False, description="no training of batch-norm scales and offsets (DeepLabv2)")
+    weights: str = Field("imagenet", description="imagenet (torchvision's), none, or a local .pth file")
+
+    # schedule
+    steps: Positive = Field(description="training steps")
+    seed: Natural = Field(0, description="seed of initialisation, streams and augmentation")
+    learning_rate: NonNegative = Field(2e-4, description="of the backbone, at step 0")
+    head_rate_factor: NonNegative = Field(1.0, description="learning rate of the other layers, as a multiple")
+    momentum: Unit = Field(0.9, description="of SGD")
+    weight_decay: NonNegative = Field(5e-4, description="of SGD")
+    poly_power: NonNegative = Field(0.9, description="rate (1 - step/steps)^power")
+
+    # method: the names are those of docs and paper (Alonso et al. 2021)
+    method: Literal["supervised", "class_bank"] = Field("supervised", description="supervised, or class_bank (the paper)")
+    balance_classes: bool = Field(False, description="weight classes by sqrt(median f / f)")
+    classmix_labelled: Unit = Field(0.0, description="probability of ClassMix per labelled image")
+    classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
+    views: Positive = Field(2, description="strong views per unlabelled image")
+    teacher_momentum: Unit = Field(0.995, description="of the EMA teacher, at step 0; 1 at the end")
+    confidence_power: NonNegative = Field(6.0, description="pseudo-label weight: confidence to this power")
+    ramp_steps: Natural = Field(2000, description="length of the pseudo-label ramp")
+    weight_pseudo: NonNegative = Field(1.0, description="weight of the pseudo-label loss")
+    weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
+    weight_contrast: NonNegative = Field(0.1, description="weight of the contrast; the paper: 0.1 SSL, 0.2 semi-supervised DA")
+    bank_size: Positive = Field(256, description="vectors per class in the bank")
+    bank_streams: Literal["source", "target", "both"] = Field("both", description="labelled streams that feed the bank")
+    bank_confidence: Unit = Field(0.95, description="teacher confidence that admits a pixel")
+    bank_start: Natural = Field(1000, description="step at which the bank starts to fill")
+    unlabelled_start: Natural = Field(2000, description="step of the first contrast and unlabelled ClassMix")
+    contrast_pixels: Positive = Field(512, description="pixels per class, stream and step that enter the contrast")
+
+    # evaluation
+    eval_size: Size | None = Field(None, description="height, width of the network's input in evaluation; empty for size")
+    eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
+    best_by: Literal["miou", "infomax"] = Field(
+        "miou", description="criterion of best.pt: miou reads validation labels, infomax (information maximisation) does not")  # fmt: skip
+
+    @model_validator(mode="after")
+    def _streams_make_sense(self):
+        if not self.source and self.labels == 0 and not self.split:
+            raise ValueError("no labels at all: name a source, or ask for labels > 0")
+        if self.source and self.labels == "all" and self.unlabelled == "target":
+            raise ValueError('labels = "all" leaves no unlabelled target images')
+        if self.method == "supervised" and self.unlabelled:
+            raise ValueError("method supervised cannot use unlabelled images; leave unlabelled empty")
+        if self.method == "class_bank" and not self.unlabelled:
+            raise ValueError('method class_bank needs unlabelled images: unlabelled = "target" or a folder')
+        return self
+
+    @model_validator(mode="after")
+    def _crops_fit(self):
+        for name, size in (("size", self.size), ("source_size", self.source_size or self.size)):
+            if any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
+                raise ValueError(f"crop {self.crop_size} does not fit into {name} {size}; source and target need one crop")
+        return self
+
+    @property
+    def crop_size(self) -> list[int]:
+        return self.crop or self.size
+
+    @property
+    def setting(self) -> str:
+        """The field's name for the streams in use."""
+        target = self.labels != 0 or bool(self.split)
+        if self.unlabelled:
+            return ("semi-supervised DA" if target else "UDA") if self.source else "SSL"
+        if self.source:
+            return "joint" if target else "source-only"
+        return "oracle" if self.labels == "all" else "target-only"
+
+
+def load(name: str, changes: dict | None = None) -> Recipe:
+    """The recipe on the shelf (or at a TOML path), with `changes` (field → value) laid over it.
+
+    Raises:
+        SdaError: unknown recipe, unknown key, mistyped or impossible value; names the file and the key.
+    """
+    path = shelf.find("recipes", name)
+    recipe = shelf.check(Recipe, shelf.parse(path), str(path))  # a fault in the file is the file's, not the flags'
+    return shelf.check(Recipe, {**recipe.model_dump(), **changes}, f"recipe {name}") if changes else recipe
+
+
+def parse_value(field: str, text: str) -> object:
+    """The value of a `key=value` flag, read as TOML (`1.5`, `true`, `[128, 256]`), strings without quotes allowed.
+
+    Raises:
+        SdaError: `field` is not a field of a recipe.
+    """
+    if field not in Recipe.model_fields:
+        raise SdaError(f"--set: unknown key {field!r}{shelf.hint(field, list(Recipe.model_fields))}")
+    if Recipe.model_fields[field].annotation is str:
+        return text.strip('"')
+    if text.strip().lower() in ("none", ""):
+        return None
+    try:
+        return shelf.tomllib.loads(f"value = {text}")["value"]
+    except shelf.tomllib.TOMLDecodeError:
+        return text
+
+

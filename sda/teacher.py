@@ -1,0 +1,59 @@
+"""The EMA teacher ξ and its pseudo-labels."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """ξ ← τ_k ξ + (1 - τ_k) θ, for parameters and for batch-norm statistics, of any module.
+
+    Always in eval mode and without gradients.
+
+    Args:
+        student: the module θ that is followed.
+        momentum: τ at step 0. The schedule is τ_k = 1 - (1 - τ)(cos(πk/K) + 1)/2, and at the start the true average of
+            all students so far: min(τ_k, 1 - 1/(k+1)).
+    """
+
+    def __init__(self, student: nn.Module, momentum: float):
+        super().__init__()
+        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.momentum = momentum
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def forward(self, *inputs: Tensor):
+        return self.model(*inputs)
+
+    def tau(self, step: int, steps: int) -> float:
+        """τ after the student's update number `step` (from 0) of `steps`."""
+        schedule = 1 - (1 - self.momentum) * (math.cos(math.pi * step / steps) + 1) / 2
+        return min(schedule, 1 - 1 / (step + 1))
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, step: int, steps: int) -> None:
+        """One update towards the student."""
+        tau = self.tau(step, steps)
+        ours, theirs = self.model.state_dict(), student.state_dict()
+        floating = [name for name, value in ours.items() if value.is_floating_point()]
+        torch._foreach_lerp_([ours[name] for name in floating], [theirs[name] for name in floating], 1 - tau)
+        for name in ours.keys() - set(floating):
+            ours[name].copy_(theirs[name])
+
+
+def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable class and its probability.
+
+    Args:
+        logits: (B, C, H, W).
+
+    Returns:
+        labels: (B, H, W) int64; confidence: (B, H, W) in (0, 1].
+    """
+    confidence, labels = logits.softmax(dim=1).max(dim=1)
+    return labels, confidence

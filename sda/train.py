@@ -1,0 +1,159 @@
+"""The only training loop, for every method and every setting."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sda import checkpoint
+from sda.data.assemble import Data
+from sda.data.streams import Batch, Labelled, Stream
+from sda.errors import SdaError
+from sda.evaluate import evaluate
+from sda.methods import METHODS
+from sda.models import build
+from sda.models.weights import preprocessing_for
+from sda.recipe import Recipe
+
+LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the loop tells whoever watches: `step(k, losses or None)` and `evaluation(done, total)`."""
+
+    step: Callable[[int, dict[str, float] | None], None] = lambda step, losses: None
+    evaluation: Callable[[int, int], None] = lambda done, total: None
+    scored: Callable[[int, dict], None] = lambda step, score: None
+
+
+def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: Report = Report()) -> dict:
+    """Train `recipe` on `data` and write metrics, checkpoints and the final score to the folder `out`.
+
+    Every step's randomness is a function of (seed, step), and the streams' of (seed, stream, position).
+
+    Returns:
+        The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation) and `best`.
+
+    Raises:
+        SdaError: an unusable file, or a loss that is no longer finite.
+    """
+    torch.manual_seed(recipe.seed)
+    names = data.table.names
+    network = build(recipe.network, recipe.backbone, len(names), recipe.output_stride, recipe.weights, recipe.precision)
+    normalise = preprocessing_for(recipe.weights)
+    if recipe.freeze_norm:
+        freeze_norm(network)
+    maker = METHODS[recipe.method]
+    settings = maker.Settings(**{field.name: getattr(recipe, field.name) for field in fields(maker.Settings)})
+    labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
+    method = maker(network, len(names), normalise, labelled_images, settings).to(device)
+    optimizer = make_optimizer(method, recipe)
+    streams = open_streams(recipe, data)
+
+    def state() -> dict:
+        return {
+            "step": step + 1, "recipe": recipe.model_dump(), "classes": data.table.colors, "preprocessing": normalise.to_dict(),
+            "student": method.student.state_dict(),
+        }  # fmt: skip
+
+    best, seconds, began = None, 0.0, time.perf_counter()
+    with (out / "metrics.jsonl").open("w", encoding="utf-8") as log:
+        for step in range(recipe.steps):
+            torch.manual_seed(step_seed(recipe.seed, step))
+            batch = Batch(**{name: stream and _to(next(stream), device) for name, stream in streams.items()})
+            set_rate(optimizer, (1 - step / recipe.steps) ** recipe.poly_power)
+
+            losses = method.step(batch, step)
+            optimizer.zero_grad(set_to_none=True)
+            sum(losses.values()).backward()
+            optimizer.step()
+            method.follow(step)
+
+            last = step + 1 == recipe.steps
+            values = None
+            if step % LOG_EVERY == 0 or last:
+                values = {name: loss.item() for name, loss in losses.items()}
+                check_finite(values, step)
+                _write(log, {"step": step, **values, **method.diagnostics(), "rate": optimizer.param_groups[0]["lr"]})
+            report.step(step, values)
+            if last or (recipe.eval_every and (step + 1) % recipe.eval_every == 0):
+                seconds += time.perf_counter() - began
+                score = evaluate(
+                    method.student, data.val, normalise, names, device, workers=0 if recipe.in_memory else recipe.workers,
+                    skip=recipe.bad_files == "skip", progress=report.evaluation,
+                )  # fmt: skip
+                report.scored(step + 1, score)
+                _write(log, {"step": step + 1, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
+                if best is None or score[recipe.best_by] > best["value"]:
+                    best = {"by": recipe.best_by, "step": step + 1, "value": score[recipe.best_by], "miou": score["miou"]}
+                    checkpoint.save(out / "best.pt", {**state(), "best": best})
+                checkpoint.save(out / "last.pt", {**state(), "method": method.state_dict(), "optimizer": optimizer.state_dict()})
+                began = time.perf_counter()
+    faults = [fault for stream in streams.values() if stream for fault in stream.faults]
+    return {
+        **score, "seed": recipe.seed, "steps": recipe.steps, "seconds": round(seconds, 1), "best": best,
+        "skipped": list(dict.fromkeys(faults + score["skipped"])),
+    }  # fmt: skip
+
+
+def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
+    """The three streams of `Batch`, None where the setting has none."""
+    batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
+    return {
+        name: getattr(data, name) and Stream(
+            name, getattr(data, name), batch, tuple(recipe.crop_size), recipe.seed,
+            workers=0 if recipe.in_memory else recipe.workers, skip=recipe.bad_files == "skip",
+        )
+        for name, batch in batches.items()
+    }  # fmt: skip
+
+
+def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with two groups: the pretrained backbone, and everything else at `head_rate_factor` times its rate."""
+    backbone = [parameter for parameter in method.student.backbone_parameters() if parameter.requires_grad]
+    known = {id(parameter) for parameter in backbone}
+    heads = [parameter for parameter in method.parameters() if parameter.requires_grad and id(parameter) not in known]
+    groups = [{"params": backbone, "base": recipe.learning_rate}]
+    groups.append({"params": heads, "base": recipe.learning_rate * recipe.head_rate_factor})
+    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * factor
+
+
+def freeze_norm(network: torch.nn.Module) -> None:
+    """No training of batch-norm scales and offsets, as DeepLabv2 does."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.requires_grad_(False)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """One number for (seed, step): the randomness of a step needs no history."""
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def check_finite(values: dict[str, float], step: int) -> None:
+    """SdaError when a loss is NaN or infinite."""
+    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if wrong:
+        raise SdaError(f"step {step}: the loss {' and '.join(wrong)} is no longer finite; lower learning_rate")
+
+
+def _to(part: Labelled | Tensor, device: torch.device) -> Labelled | Tensor:
+    if isinstance(part, Labelled):
+        return Labelled(part.images.to(device, non_blocking=True), part.labels.to(device, non_blocking=True))
+    return part.to(device, non_blocking=True)
+
+
+def _write(log, record: dict) -> None:
+    log.write(json.dumps(record) + "\n")
+    log.flush()

@@ -1,0 +1,173 @@
+"""What every network promises, whichever its backbone; the dilation; torchvision beside a CPU-only PyTorch."""
+
+import math
+import runpy
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sda.errors import SdaError
+from sda.models import BACKBONES, NETWORKS, build, torchvision_shim
+from sda.models.backbones import build_backbone
+
+CLASSES = 5
+V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_large": 960}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_contract(network, backbone):
+    torch.manual_seed(0)
+    model = build(network, backbone, CLASSES)
+    mobile = backbone.startswith("mobilenet")
+    if network == "deeplabv2":
+        assert (model.stride, model.feature_channels) == (8, V2_CHANNELS.get(backbone, 2048))
+    else:
+        assert (model.stride, model.feature_channels) == (4, 128 if mobile else 256)
+
+    # One image of odd size in train mode: the hardest case for batch norm and for joining maps of two strides.
+    images = torch.randn(1, 3, 65, 97)
+    logits, features = model(images)
+    size = (math.ceil(65 / model.stride), math.ceil(97 / model.stride))
+    assert logits.shape == (1, CLASSES, *size)
+    assert features.shape == (1, model.feature_channels, *size)
+
+    # The first prediction is nearly uniform.
+    labels = torch.randint(CLASSES, (1, *size))
+    loss = F.cross_entropy(logits, labels)
+    assert loss.item() == pytest.approx(math.log(CLASSES), rel=0.1)
+
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+    backbone_ids = [id(parameter) for parameter in model.backbone_parameters()]
+    head_ids = [id(parameter) for parameter in model.head_parameters()]
+    assert sorted(backbone_ids + head_ids) == sorted(id(parameter) for parameter in model.parameters())
+
+    model.eval()
+    with torch.no_grad():
+        logits, features = model(torch.randn(2, 3, 32, 40))
+        assert logits.shape[2:] == features.shape[2:] == (32 // model.stride, 40 // model.stride)
+        again, _ = model(images)
+        assert torch.equal(again, model(images)[0])
+
+
+def test_meta_device_at_true_size():
+    with torch.device("meta"):
+        logits, features = build("deeplabv2", "resnet101", 19)(torch.empty(1, 3, 512, 512))
+    assert logits.shape == (1, 19, 64, 64)
+    assert features.shape == (1, 2048, 64, 64)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_output_stride_keeps_resolution(backbone, output_stride):
+    with torch.device("meta"):
+        body = build_backbone(backbone, output_stride)
+        low, high = body(torch.empty(1, 3, 128, 160))
+    assert low.shape == (1, body.low_channels, 32, 40)
+    assert high.shape == (1, body.high_channels, 128 // output_stride, 160 // output_stride)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
+def test_dilated_network_computes_what_the_original_does(backbone, output_stride):
+    # On its finer grid, at the original's own positions: the reason why ImageNet weights fit a dilated network.
+    torch.manual_seed(0)
+    original = getattr(torchvision_shim.models, backbone)().eval()
+    body = build_backbone(backbone, output_stride).eval()
+    body.load_state_dict(original.state_dict(), strict=False)
+    for module in (*original.modules(), *body.modules()):
+        # Squeeze-and-excitation averages over the whole map, which dilation changes; a constant takes its place.
+        if type(module).__name__ == "SqueezeExcitation":
+            module.avgpool = ConstantPool()
+    if backbone == "resnet50":
+        trunk = nn.Sequential(*list(original.children())[:-2])
+    else:
+        trunk = original.features[: len(body.features)]
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected, (_, high) = trunk(images), body(images)
+    step = 32 // output_stride
+    scale = expected.abs().max()
+    torch.testing.assert_close(high[:, :, ::step, ::step] / scale, expected / scale, rtol=1e-4, atol=1e-5)
+
+
+class ConstantPool(nn.Module):
+    def forward(self, features):
+        return features.new_full((*features.shape[:2], 1, 1), 0.5)
+
+
+def test_deeplabv2_sums_all_four_branches():
+    model = build("deeplabv2", "mobilenet_v3_small", 2).eval()
+    for power, branch in enumerate(model.head.branches):
+        nn.init.zeros_(branch.weight)
+        nn.init.constant_(branch.bias, 10**power)
+    assert [branch.dilation[0] for branch in model.head.branches] == [6, 12, 18, 24]
+    with torch.no_grad():
+        logits, _ = model(torch.zeros(1, 3, 32, 32))
+    assert torch.equal(logits, torch.full_like(logits, 1111))
+
+
+def test_output_stride_sets_stride_of_deeplabv2_and_rates_of_deeplabv3plus():
+    with torch.device("meta"):
+        assert build("deeplabv2", "mobilenet_v2", 2, output_stride=16).stride == 16
+        for output_stride, rates in ((8, [12, 24, 36]), (16, [6, 12, 18])):
+            model = build("deeplabv3plus", "mobilenet_v2", 2, output_stride=output_stride)
+            assert model.stride == 4
+            assert [branch[0].dilation[0] for branch in model.head.aspp.branches] == [1, *rates]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"network": "unet"}, "unknown network 'unet'.*deeplabv2, deeplabv3plus"),
+        ({"backbone": "vgg16"}, "unknown backbone 'vgg16'.*resnet50"),
+        ({"classes": 1}, "at least 2"),
+        ({"output_stride": 32}, "expected 8 or 16"),
+    ],
+)
+def test_bad_arguments(changed, message):
+    arguments = {"network": "deeplabv2", "backbone": "mobilenet_v2", "classes": 3} | changed
+    with pytest.raises(SdaError, match=message):
+        build(**arguments)
+
+
+def test_models_import_in_a_fresh_process():
+    # Where torchvision's operators load and where they do not; no warning either.
+    code = (
+        "import sda.models, torch, torchvision\n"
+        "assert hasattr(torch.ops.torchvision, 'nms')\n"
+        "print(sda.models.build('deeplabv3plus', 'mobilenet_v3_small', 3).stride)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "4", done.stderr
+
+
+def test_shim_declares_nothing_when_torchvision_imports(monkeypatch):
+    stub = types.ModuleType("torchvision")
+    stub.models = types.ModuleType("torchvision.models")
+    monkeypatch.setitem(sys.modules, "torchvision", stub)
+    names = runpy.run_path(torchvision_shim.__file__)
+    assert names["models"] is stub.models
+    assert "_library" not in names
+
+
+def test_shim_lets_other_errors_through(monkeypatch):
+    def refuse(name):
+        raise RuntimeError("something else is wrong")
+
+    stub = types.ModuleType("torchvision")
+    stub.__getattr__ = refuse
+    monkeypatch.setitem(sys.modules, "torchvision", stub)
+    with pytest.raises(RuntimeError, match="something else"):
+        runpy.run_path(torchvision_shim.__file__)
