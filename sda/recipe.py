@@ -1,5 +1,6 @@
 """A recipe: one experiment, as a flat, strictly read TOML file. Its fields are the options of its own command."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -32,10 +33,13 @@ class Recipe(shelf.Strict):
     labels: Natural | Literal["all"] = Field(description="labelled target images: a count, or all")
     split: str = Field("", description="text file of the labelled images, one relative path per line; replaces labels")
     split_seed: Natural = Field(0, description="seed of the rule that picks the labelled images")
-    unlabelled: str = Field("", description="'target': the target's other training images; a folder: all images in it; empty: none")
+    unlabelled: str = Field(
+        "", description="'target': the target's other training images; a folder: all images in it; empty: none"
+    )
     bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or leave out and report")
-    source_root: str = Field("", description="folder of the source dataset")
-    target_root: str = Field("", description="folder of the target dataset")
+    root: str = Field("", description="folder that holds the datasets, each in a folder of its own name, and weights/")
+    source_root: str = Field("", description="folder of the source dataset, if it is not root/NAME")
+    target_root: str = Field("", description="folder of the target dataset, if it is not root/NAME")
 
     # images
     size: Size = Field(description="height, width that target images are resized to")
@@ -61,8 +65,9 @@ class Recipe(shelf.Strict):
     seed: Natural = Field(0, description="seed of initialisation, streams and augmentation")
     learning_rate: NonNegative = Field(2e-4, description="of the backbone, at step 0")
     head_rate_factor: NonNegative = Field(1.0, description="learning rate of the other layers, as a multiple")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
     momentum: Unit = Field(0.9, description="of SGD")
-    weight_decay: NonNegative = Field(5e-4, description="of SGD")
+    weight_decay: NonNegative = Field(5e-4, description="of the optimizer")
     poly_power: NonNegative = Field(0.9, description="rate (1 - step/steps)^power")
 
     # method: the names are those of docs and paper (Alonso et al. 2021)
@@ -88,7 +93,8 @@ class Recipe(shelf.Strict):
     eval_size: Size | None = Field(None, description="height, width of the network's input in evaluation; empty for size")
     eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
     best_by: Literal["miou", "infomax"] = Field(
-        "miou", description="criterion of best.pt: miou reads validation labels, infomax (information maximisation) does not")  # fmt: skip
+        "miou", description="criterion of best.pt: miou reads validation labels, infomax (information maximisation) none"
+    )
 
     @model_validator(mode="after")
     def _streams_make_sense(self):
@@ -109,6 +115,21 @@ class Recipe(shelf.Strict):
                 raise ValueError(f"crop {self.crop_size} does not fit into {name} {size}; source and target need one crop")
         return self
 
+    def with_absolute_paths(self) -> "Recipe":
+        """The same recipe, valid from any working directory: roots, lists and files as absolute paths.
+
+        `root` is resolved into the roots of the datasets, and into `weights` where root/weights/BACKBONE_imagenet.pth is.
+        """
+        values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
+        for stream in ("source", "target"):
+            if self.root and values[stream] and not values[f"{stream}_root"]:
+                values[f"{stream}_root"] = str(Path(self.root) / Path(values[stream]).stem)
+        local = Path(self.root) / "weights" / f"{self.backbone}_imagenet.pth"
+        if self.root and self.weights == "imagenet" and local.expanduser().is_file():
+            values["weights"] = str(local)
+        paths = {name: value for name, value in values.items() if value and (name in _PATHS or _is_path(value))}
+        return self.model_copy(update={name: str(Path(value).expanduser().absolute()) for name, value in paths.items()})
+
     @property
     def crop_size(self) -> list[int]:
         return self.crop or self.size
@@ -122,6 +143,15 @@ class Recipe(shelf.Strict):
         if self.source:
             return "joint" if target else "source-only"
         return "oracle" if self.labels == "all" else "target-only"
+
+
+# Fields that hold a path, and those that hold a name or a path.
+_PATHS = ("root", "source_root", "target_root", "split")
+_NAMES = ("source", "target", "classes", "unlabelled", "weights")
+
+
+def _is_path(value: str) -> bool:
+    return "/" in value or Path(value).suffix in (".toml", ".pth", ".pt")
 
 
 def load(name: str, changes: dict | None = None) -> Recipe:
@@ -151,5 +181,3 @@ def parse_value(field: str, text: str) -> object:
         return shelf.tomllib.loads(f"value = {text}")["value"]
     except shelf.tomllib.TOMLDecodeError:
         return text
-
-

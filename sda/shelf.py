@@ -53,7 +53,7 @@ def find(kind: str, name: str) -> Path:
 
 
 def hint(word: str, known: list[str]) -> str:
-    """" (did you mean 'x'?)" when something near `word` is known, else the list of what is known."""
+    """ " (did you mean 'x'?)" when something near `word` is known, else the list of what is known."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
 

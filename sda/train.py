@@ -114,14 +114,15 @@ def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
 
 
 def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with two groups: the pretrained backbone, and everything else at `head_rate_factor` times its rate."""
+    """Two groups: the pretrained backbone, and everything else at `head_rate_factor` times its rate."""
     backbone = [parameter for parameter in method.student.backbone_parameters() if parameter.requires_grad]
     known = {id(parameter) for parameter in backbone}
     heads = [parameter for parameter in method.parameters() if parameter.requires_grad and id(parameter) not in known]
     groups = [{"params": backbone, "base": recipe.learning_rate}]
     groups.append({"params": heads, "base": recipe.learning_rate * recipe.head_rate_factor})
-    optimizer = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return optimizer
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -123,9 +123,7 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
     return root
 
 
-def _validation(
-    data: Data, descriptor: Descriptor, root: Path, recipe: Recipe, split: str = "val"
-) -> tuple[Dataset, list[Item]]:
+def _validation(data: Data, descriptor: Descriptor, root: Path, recipe: Recipe, split: str = "val") -> tuple[Dataset, list[Item]]:
     listing = list_items(descriptor, root, split)
     items = _with_labels(data, descriptor, listing.items, root)
     size = tuple(recipe.eval_size or recipe.size)

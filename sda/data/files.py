@@ -90,6 +90,8 @@ def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Im
     """
     image, label = read_image(image_path), codec.read(label_path)
     if image.size != (label.shape[1], label.shape[0]):
-        raise FileError(f"{label_path}: the label is {label.shape[1]}x{label.shape[0]}, its image {image_path} is "
-                        f"{image.size[0]}x{image.size[1]}; they must be equal; skip such pairs with --set bad_files=skip")  # fmt: skip
+        raise FileError(
+            f"{label_path}: the label is {label.shape[1]}x{label.shape[0]}, its image {image_path} is "
+            f"{image.size[0]}x{image.size[1]}; they must be equal; mend them or skip such pairs with --set bad_files=skip"
+        )
     return image, label

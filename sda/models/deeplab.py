@@ -32,6 +32,11 @@ class SegmentationNetwork(nn.Module):
         self.head = head
         self.feature_channels: int = head.feature_channels
         self.stride: int = head.stride
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are still those of
+                # the start, and the network, right in training, is useless in evaluation.
+                module.momentum = 0.1
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

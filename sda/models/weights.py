@@ -56,9 +56,7 @@ class Preprocessing:
         except (KeyError, TypeError, ValueError):
             mean, std = (), ()
         if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-            raise SdaError(
-                f"preprocessing: expected 'mean' and 'std' of three numbers each, std above 0; found {values!r}"
-            )
+            raise SdaError(f"preprocessing: expected 'mean' and 'std' of three numbers each, std above 0; found {values!r}")
         return cls(mean, std)
 
 
@@ -163,13 +161,9 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
             break
     state = {}
     if isinstance(content, dict):
-        state = {
-            strip(key): value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)
-        }
+        state = {strip(key): value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
     if not state:
-        raise SdaError(
-            f"weights {path}: expected a state dict, names to tensors; found {type(content).__name__} without any"
-        )
+        raise SdaError(f"weights {path}: expected a state dict, names to tensors; found {type(content).__name__} without any")
     return state
 
 

@@ -1,5 +1,6 @@
 """The embedded data set: what is drawn, and what lies on disk."""
 
+import inspect
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sda.data import streets
+from sda.data.streets.labels import BUILDING, CAR, ROAD, SIDEWALK, SKY, VEGETATION
 from sda.errors import SdaError
 
 COUNTS = {"game": 3, "camera_train": 5, "camera_val": 3}
@@ -18,6 +20,12 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "streets"
     streets.write(root, seed=3, **COUNTS, processes=1)
     return root
+
+
+def load(path):
+    with Image.open(path) as picture:
+        picture.load()
+    return picture
 
 
 def files(root):
@@ -54,13 +62,17 @@ def test_unknown_domain_is_refused():
 
 @pytest.mark.parametrize(("domain", "first"), [("game", 0), ("camera", streets.VAL_OFFSET)])
 def test_every_class_occurs_and_the_common_ones_dominate(domain, first):
-    labels = np.stack([streets.render(domain, 0, first + index)[1] for index in range(40)])
+    labels = np.stack([streets.render(domain, 0, first + index)[1] for index in range(24)])
     pixels = np.bincount(labels.ravel(), minlength=256)[:19] / labels.size
     images = [(labels == train_id).any((1, 2)).sum() for train_id in range(19)]
     assert min(images) >= 2
-    common = {streets.ROAD, streets.BUILDING, streets.VEGETATION, streets.SKY, streets.CAR, streets.SIDEWALK}
-    assert {*np.argsort(-pixels)[:6].tolist()} == common
-    assert pixels[[streets.ROAD, streets.BUILDING]].min() > 0.12
+    assert {*np.argsort(-pixels)[:6].tolist()} == {ROAD, BUILDING, VEGETATION, SKY, CAR, SIDEWALK}
+    assert pixels[[ROAD, BUILDING]].min() > 0.12
+
+
+def test_count_is_the_size_of_the_default_set():
+    parameters = inspect.signature(streets.write).parameters
+    assert streets.COUNT == sum(parameters[name].default for name in COUNTS) == 700
 
 
 def test_layout(root):
@@ -78,22 +90,22 @@ def test_layout(root):
 
 def test_labels_are_encoded_as_in_the_real_sets(root):
     _, label = streets.render("game", 3, 0)
-    picture = Image.open(root / "game/labels/00001.png")
+    picture = load(root / "game/labels/00001.png")
     expected = np.array([*streets.LABEL_IDS, *[0] * 237], np.uint8)[label]
     assert picture.mode == "P" and np.array_equal(np.asarray(picture), expected)
     colours = np.array([*streets.COLOURS, *[(0, 0, 0)] * 237], np.uint8)[label]
     assert np.array_equal(np.asarray(picture.convert("RGB")), colours)
 
     _, label = streets.render("camera", 3, streets.VAL_OFFSET)
-    picture = Image.open(root / "camera/gtFine/val/elmsund/elmsund_000000_000019_gtFine_labelIds.png")
+    picture = load(root / "camera/gtFine/val/elmsund/elmsund_000000_000019_gtFine_labelIds.png")
     expected = np.array([*streets.LABEL_IDS, *[0] * 237], np.uint8)[label]
     assert picture.mode == "L" and np.array_equal(np.asarray(picture), expected)
-    assert Image.open(root / "game/images/00001.png").mode == "RGB"
+    assert load(root / "game/images/00001.png").mode == "RGB"
 
 
 def test_writing_again_changes_nothing(root, monkeypatch):
     before = files(root)
-    monkeypatch.setattr(streets, "draw_all", lambda *_: pytest.fail("drew again"))
+    monkeypatch.setattr("sda.data.streets.files.draw_all", lambda *_: pytest.fail("drew again"))
     streets.write(root, seed=3, **COUNTS)
     assert files(root) == before
 
@@ -112,6 +124,11 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, note):
 def test_other_arguments_are_refused(root):
     with pytest.raises(SdaError, match="'seed': 4.*'seed': 3"):
         streets.write(root, seed=4, **COUNTS)
+
+
+def test_negative_counts_are_refused(tmp_path):
+    with pytest.raises(SdaError, match="negative"):
+        streets.write(tmp_path / "streets", game=-1)
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

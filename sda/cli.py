@@ -1,0 +1,189 @@
+"""argv → functions, nothing else. PyTorch is imported only by the commands that need it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from sda import __version__, recipe, report, shelf
+from sda.errors import SdaError
+from sda.progress import Bars
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True, help="Where to compute."
+)
+
+
+def main() -> None:
+    """The entry point: user errors become one line and exit status 2."""
+    # Threads that spin while they wait starve the loader processes on small machines.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        cli()
+    except SdaError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def cli() -> None:
+    """Semi-supervised domain adaptation of semantic segmentation."""
+
+
+class Recipes(click.Group):
+    """One command per recipe on the shelf, and for any path that ends in .toml."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return shelf.names("recipes")
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        return train_command(name)
+
+
+@cli.group(cls=Recipes, subcommand_metavar="RECIPE [OPTIONS]")
+def train() -> None:
+    """Train a recipe: a name (see `sda recipes`) or the path of a TOML file."""
+
+
+def train_command(name: str) -> click.Command:
+    """The command of one recipe: an option for each of its fields, and its values as their defaults."""
+    values = recipe.load(name)
+    title = Path(name).stem
+    options = [
+        click.Option(["--out"], default="", metavar="DIR", help=f"Run folder.  [default: runs/{title}]"),
+        click.Option(["--device"], type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
+        click.Option(
+            ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Any field below, by its name in the recipe."
+        ),
+    ]
+    for key, field in recipe.Recipe.model_fields.items():
+        shown = json.dumps(getattr(values, key))
+        help_text = f"{field.description}  [{shown}]"
+        options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar="VALUE", help=help_text))
+    help_text = f"{values.setting}: {values.description or title}"
+    if values.expected:
+        help_text += f"\n\nExpected: {values.expected}"
+    return click.Command(
+        title, callback=lambda **given: _train(name, given), params=options, help=help_text, short_help=values.description
+    )
+
+
+def _train(name: str, given: dict) -> None:
+    out, device, pairs = given.pop("out"), given.pop("device"), given.pop("changes")
+    changes = {key: recipe.parse_value(key, text) for key, text in given.items() if text is not None}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise SdaError(f"--set {pair}: expected key=value")
+        changes[key] = recipe.parse_value(key, text)
+    wanted = recipe.load(name, changes).with_absolute_paths()
+
+    from sda import experiment, run_folder
+
+    title = Path(name).stem
+    folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
+    with Bars() as bars:
+        bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}, into {folder}")
+        result = experiment.run(wanted, title, folder, experiment.pick_device(device), bars)
+    report.show_scores({title: result})
+    click.echo(f"Run folder: {folder}")
+
+
+@cli.command("eval")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--dataset", "datasets", multiple=True, help="Dataset or TOML; repeat for several.  [default: the run's target]")
+@click.option("--root", "roots", multiple=True, help="Folder of the dataset of the same position.")
+@click.option("--split", default="val", show_default=True, help="Split to score.")
+@click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
+@click.option("--skip-bad", is_flag=True, help="Leave unusable files out and report them, rather than stop.")
+@device_option
+@json_option
+def evaluate(
+    runs: tuple[str, ...], datasets: tuple[str, ...], roots: tuple[str, ...], split: str, checkpoint: str, skip_bad: bool,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Per-class IoU of trained runs on one or several target domains."""
+    if len(roots) > max(len(datasets), 1):
+        raise SdaError(f"{len(roots)} --root for {max(len(datasets), 1)} --dataset: give one root per dataset, in the same order")
+
+    from sda import experiment
+
+    where, scores = experiment.pick_device(device), {}
+    with Bars() as bars:
+        for folder in runs:
+            run = experiment.load_run(Path(folder), checkpoint, where)
+            wanted = datasets or (run.recipe.target,)
+            for place, dataset in enumerate(wanted):
+                root = roots[place] if place < len(roots) else run.recipe.target_root if dataset == run.recipe.target else ""
+                title = Path(folder).name + (f" on {dataset}" if datasets else "")
+                scores[title] = experiment.score_run(run, dataset, root, split, skip_bad, where, bars)
+                scores[title] |= {"run": folder, "dataset": dataset, "split": split, "checkpoint": checkpoint, "step": run.step}
+                for fault in scores[title]["skipped"]:
+                    bars.say(f"left out: {fault}")
+    if as_json:
+        click.echo(json.dumps(list(scores.values()), indent=2))
+    else:
+        report.show_scores(scores)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@json_option
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes that ship, or print one's file."""
+    if name:
+        _show(recipe.load(name).model_dump(), shelf.find("recipes", name), as_json)
+        return
+    loaded = {name: recipe.load(name) for name in shelf.names("recipes")}
+    if as_json:
+        rows = [{"name": name, "setting": values.setting, **values.model_dump()} for name, values in loaded.items()]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    rows = [[name, values.setting, values.source, values.target, str(values.labels), str(values.steps), values.description]
+            for name, values in loaded.items()]  # fmt: skip
+    report.show_table(["recipe", "setting", "source", "target", "labels", "steps", "what for"], rows)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@json_option
+def datasets(name: str | None, as_json: bool) -> None:
+    """List the datasets that sda can read, or print one's descriptor."""
+    from sda.data import descriptor
+
+    if name:
+        _show(descriptor.load(name).model_dump(), shelf.find("datasets", name), as_json)
+        return
+    loaded = {name: descriptor.load(name) for name in shelf.names("datasets")}
+    if as_json:
+        click.echo(json.dumps([{"name": name, **values.model_dump()} for name, values in loaded.items()], indent=2))
+        return
+    rows = [[name, values.title, str(len(values.table().names)), values.licence, values.home] for name, values in loaded.items()]
+    report.show_table(["dataset", "title", "classes", "licence", "home page"], rows)
+
+
+def _show(values: dict, path: Path, as_json: bool) -> None:
+    click.echo(json.dumps(values, indent=2) if as_json else path.read_text(encoding="utf-8").rstrip())
+
+
+@cli.command()
+@click.option("--out", default="runs/demo", show_default=True, metavar="DIR", help="Where the runs, picture and summary go.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all three trainings.")
+@device_option
+@json_option
+def demo(out: str, seed: int, device: str, as_json: bool) -> None:
+    """Draw the streets data, train three networks on it, and compare them on the camera domain."""
+    from sda import demo as demonstration
+
+    with Bars() as bars:
+        summary = demonstration.run(Path(out), seed, device, bars)
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    report.show_scores(summary["runs"])
+    click.echo(f"Picture: {Path(out) / 'demo.png'}\nSummary: {Path(out) / 'summary.json'}")

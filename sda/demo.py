@@ -1,0 +1,63 @@
+"""The main job on the embedded data: few target labels in, three networks and their per-class IoU out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sda import experiment, report, run_folder
+from sda import recipe as recipes
+from sda.data.assemble import Data, evaluation_set
+from sda.progress import Bars
+
+RECIPES = {"streets-target-only": "target-only", "streets-source-only": "source-only", "streets-ssda": "semi-supervised DA"}
+PICTURES = 6
+
+
+def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
+    """Train the three recipes with one seed, compare them, and write demo.png and summary.json into `out`.
+
+    A run of the demo replaces the results of the demo before it, and nothing else.
+
+    Returns:
+        The summary: `protocol`, and per recipe its mIoU and IoU (percent), seed, steps and seconds of training.
+    """
+    device = experiment.pick_device(device_name)
+    folders, results = {}, {}
+    for name in RECIPES:
+        recipe = recipes.load(name, {"seed": seed})
+        folders[name] = run_folder.free(out, f"{name}-seed{seed}")
+        results[name] = experiment.run(recipe, name, folders[name], device, bars)
+    summary = {
+        "protocol": results["streets-ssda"]["protocol"],
+        "runs": {
+            name: {**{key: result[key] for key in ("miou", "miou_all", "iou", "seed", "steps", "seconds", "protocol")},
+                   "folder": str(folders[name])}
+            for name, result in results.items()
+        },
+    }  # fmt: skip
+    draw(out / "demo.png", folders, device)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+@torch.no_grad()
+def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
+    """Target images, truth, and each network's prediction, side by side."""
+    runs = {name: experiment.load_run(folder, "last", device) for name, folder in folders.items()}
+    first = next(iter(runs.values())).recipe
+    data: Data = evaluation_set(first, first.target, first.target_root, "val")
+    colors = list(data.table.colors.values())
+    rows = []
+    for index in range(0, len(data.val), len(data.val) // PICTURES)[:PICTURES]:
+        sample = data.val[index]
+        image = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(sample.label.shape[::-1])
+        row = [np.asarray(image), report.colorize(sample.label.numpy(), colors)]
+        for trained in runs.values():
+            logits = trained.network(trained.normalise(sample.image[None].to(device)))[0]
+            large = torch.nn.functional.interpolate(logits, size=sample.label.shape, mode="bilinear", align_corners=False)
+            row.append(report.colorize(large[0].argmax(dim=0).byte().cpu().numpy(), colors))
+        rows.append(row)
+    report.picture_table(path, rows, ["target image", "truth", *(RECIPES[name] for name in runs)], data.table.colors)

@@ -1,0 +1,82 @@
+"""One run from recipe to result, and a trained run read back: what the commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sda import checkpoint, run_folder
+from sda.data.assemble import assemble, evaluation_set, training_classes
+from sda.errors import SdaError
+from sda.evaluate import evaluate
+from sda.models import SegmentationNetwork, build
+from sda.models.weights import Preprocessing
+from sda.progress import Bars
+from sda.recipe import Recipe
+from sda.shelf import check
+from sda.train import train
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda, else mps, else cpu. SdaError when the device asked for is not there."""
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in have.items() if there)
+    if not have[name]:
+        raise SdaError(f"--device {name}: PyTorch sees no such device here (there is: "
+                       f"{', '.join(device for device, there in have.items() if there)})")  # fmt: skip
+    return torch.device(name)
+
+
+def run(recipe: Recipe, name: str, out: Path, device: torch.device, bars: Bars) -> dict:
+    """Train a recipe into the folder `out`, evaluate it, and return the result (see `sda.train.train`)."""
+    data = assemble(recipe, bars.count)
+    for stream in ("source", "labelled", "unlabelled", "val"):
+        if stream in data.lists:
+            bars.say(f"{stream}: {len(data.lists[stream])} images")
+    for note in data.notes:
+        bars.say(note)
+    run_folder.begin(out, recipe, data, str(device))
+    result = train(recipe, data, out, device, bars.report(name, recipe.steps))
+    run_folder.finish(out, result)
+    if result["skipped"]:
+        bars.say(f"{len(result['skipped'])} unusable files were left out: {out / 'skipped.txt'}")
+    return result
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network, and what it was trained as."""
+
+    recipe: Recipe
+    network: SegmentationNetwork
+    normalise: Preprocessing
+    step: int
+
+
+def load_run(folder: Path, which: str, device: torch.device) -> Run:
+    """Read `last.pt` or `best.pt` of a run folder.
+
+    Raises:
+        SdaError: no such run, or a checkpoint that cannot be read.
+    """
+    if not folder.is_dir():
+        raise SdaError(f"{folder}: no such run folder")
+    path = folder / f"{which}.pt"
+    state = checkpoint.load(path)
+    recipe = check(Recipe, state["recipe"], str(path))
+    network = build(recipe.network, recipe.backbone, len(state["classes"]), recipe.output_stride, "none", recipe.precision)
+    network.load_state_dict(state["student"])
+    return Run(recipe, network.to(device).eval(), Preprocessing.from_dict(state["preprocessing"]), state["step"])
+
+
+def score_run(run: Run, dataset: str, root: str, split: str, skip: bool, device: torch.device, bars: Bars) -> dict:
+    """Per-class IoU of a run on one dataset, in the run's own classes."""
+    data = evaluation_set(run.recipe, dataset, root, split, bars.count)
+    for note in data.notes:
+        bars.say(note)
+    names = training_classes(run.recipe)[1].names
+    return evaluate(
+        run.network, data.val, run.normalise, names, device, workers=run.recipe.workers, skip=skip,
+        progress=lambda done, total: bars.count(f"evaluating on {dataset}", done, total),
+    )  # fmt: skip

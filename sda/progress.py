@@ -1,0 +1,62 @@
+"""Progress bars on a terminal, a line now and then anywhere else. All of it on stderr: stdout is for results."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    def render(self, task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
+
+
+class Bars:
+    """A context in which things report how far they are."""
+
+    def __init__(self):
+        self.console = Console(stderr=True)
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+                   TextColumn("{task.fields[note]}")]  # fmt: skip
+        self._progress = Progress(*columns, console=self.console)
+        self._tasks = {}
+
+    def __enter__(self) -> "Bars":
+        if self.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def count(self, what: str, done: int, total: int, note: str | None = None) -> None:
+        """`done` of `total` of `what` is behind us."""
+        if what not in self._tasks or done <= self._progress.tasks[self._tasks[what]].completed:
+            self._tasks[what] = self._progress.add_task(what, total=total, note="")
+        changes = {} if note is None else {"note": note}
+        task = self._tasks[what]
+        self._progress.update(task, completed=done, **changes)
+        if not self.console.is_terminal and (done == total or done * 10 // total > (done - 1) * 10 // total):
+            shown = self._progress.tasks[task]
+            rate = f", {shown.speed:.1f}/s" if shown.speed else ""
+            self.say(f"{what}: {done}/{total}{rate}  {shown.fields['note']}".rstrip())
+
+    def report(self, name: str, steps: int):
+        """What `sda.train.train` reports to."""
+        from sda.train import Report
+
+        notes = {"losses": "", "score": ""}
+
+        def step(k: int, losses: dict[str, float] | None) -> None:
+            if losses:
+                notes["losses"] = " ".join(f"{key} {value:.3f}" for key, value in losses.items())
+            self.count(name, k + 1, steps, f"{notes['losses']} {notes['score']}".strip())
+
+        def scored(k: int, score: dict) -> None:
+            notes["score"] = f"mIoU {score['miou']:.1f}"
+            self.say(f"{name}, step {k}: mIoU {score['miou']:.2f} ({score['protocol']['name']})")
+
+        return Report(step=step, scored=scored)

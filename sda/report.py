@@ -1,0 +1,88 @@
+"""What a person looks at: tables on the terminal, pictures of predictions."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+
+GREY = (90, 90, 90)  # ignored pixels
+
+
+def show_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on stdout."""
+    table = Table(*columns, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def show_scores(scores: dict[str, dict]) -> None:
+    """Print per-class IoU in percent, a column per run, with the protocol under which they were made.
+
+    Args:
+        scores: run → the fields of `sda.evaluate.evaluate`, at least `iou` and `miou`.
+    """
+    first = next(iter(scores.values()))
+    table = Table("class", header_style="bold", caption=_protocols(scores))
+    for name in scores:
+        table.add_column(name, justify="right")
+    for label in first["iou"]:
+        table.add_row(label, *(_percent(score["iou"].get(label)) for score in scores.values()))
+    table.add_section()
+    table.add_row("mIoU, classes present", *(_percent(score["miou"]) for score in scores.values()), style="bold")
+    if all("miou_all" in score for score in scores.values()):
+        table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
+    _console().print(table)
+
+
+def _console() -> Console:
+    """A console on stdout; when piped, wide enough for whole rows."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def _protocols(scores: dict[str, dict]) -> str:
+    names = {score["protocol"]["name"] for score in scores.values() if "protocol" in score}
+    return f"IoU in percent; protocol {', '.join(sorted(names))}" if names else "IoU in percent"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def colorize(label: np.ndarray, colors: list[list[int]]) -> np.ndarray:
+    """Train ids (H, W) as RGB (H, W, 3) in the colours of the class table; 255 is grey."""
+    lut = np.full((256, 3), GREY, np.uint8)
+    lut[: len(colors)] = colors
+    return lut[label]
+
+
+def picture_table(
+    path: Path, rows: list[list[np.ndarray]], titles: list[str], colors: dict[str, list[int]], width: int = 384
+) -> None:
+    """Write a PNG of pictures in rows under column titles, with a legend of the classes below.
+
+    Args:
+        rows: RGB (H, W, 3) uint8 pictures, all of one size; one per title.
+        width: of each picture in the PNG.
+    """
+    height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
+    font = ImageFont.load_default(16)
+    gap, head = 6, 30
+    per_line = max(1, (len(titles) * (width + gap)) // 150)
+    lines = -(-len(colors) // per_line)
+    sheet = Image.new("RGB", (len(titles) * (width + gap) + gap, head + len(rows) * (height + gap) + lines * 26 + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
+        for line, row in enumerate(rows):
+            picture = Image.fromarray(row[column]).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (gap + column * (width + gap), head + line * (height + gap)))
+    top = head + len(rows) * (height + gap) + 6
+    for place, (name, color) in enumerate(colors.items()):
+        x, y = gap + place % per_line * 150, top + place // per_line * 26
+        draw.rectangle((x, y, x + 18, y + 18), tuple(color), "black")
+        draw.text((x + 24, y + 9), name, "black", font, anchor="lm")
+    sheet.save(path)

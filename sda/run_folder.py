@@ -1,0 +1,99 @@
+"""The folder of a run: everything needed to know what was trained, on what, and to do it again."""
+
+import csv
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sda import __version__
+from sda.data.assemble import Data
+from sda.data.splits import list_hash, list_text
+from sda.errors import SdaError
+from sda.recipe import Recipe
+
+_PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py")
+
+
+def named(out: str) -> Path:
+    """The folder that the user names for a run.
+
+    Raises:
+        SdaError: it holds something already.
+    """
+    folder = Path(out).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SdaError(f"--out {folder}: exists and is not empty; nothing is overwritten: name another folder")
+    return folder
+
+
+def free(base: Path, name: str) -> Path:
+    """The first of base/NAME, base/NAME-2, … that does not exist."""
+    number = 1
+    while (folder := base / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> None:
+    """Write recipe.toml, classes.toml, splits/ and environment.json."""
+    try:
+        (folder / "splits").mkdir(parents=True)
+    except OSError as error:
+        raise SdaError(f"--out {folder}: cannot be made: {error}") from None
+    (folder / "recipe.toml").write_text(
+        f"# sda train {folder / 'recipe.toml'}\n" + toml_text(recipe.model_dump()), encoding="utf-8"
+    )
+    hashes = {}
+    for stream, items in data.lists.items():
+        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8")
+        hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
+    _write_json(folder / "environment.json", {
+        "sda": __version__, "git": _git_revision(), "python": platform.python_version(), "platform": platform.platform(),
+        "device": device, "packages": {name: _version(name) for name in _PACKAGES}, "command": sys.argv,
+        "setting": recipe.setting, "splits": hashes, "notes": data.notes,
+    })  # fmt: skip
+
+
+def finish(folder: Path, result: dict) -> None:
+    """Write result.json, iou.csv and, where files were left out, skipped.txt."""
+    _write_json(folder / "result.json", result)
+    with (folder / "iou.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "iou_percent"])
+        writer.writerows([name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items())
+        writer.writerow(["mean over classes present", f"{result['miou']:.4f}"])
+        writer.writerow(["mean over all classes", f"{result['miou_all']:.4f}"])
+    if result["skipped"]:
+        (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8")
+
+
+def toml_text(values: dict) -> str:
+    """Flat values as TOML; None is left out, which reads back as None."""
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that this package runs from, with "+changes" where it is not clean."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        run = [subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True).stdout
+               for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])]  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run[0].strip() + ("+changes" if run[1].strip() else "")
