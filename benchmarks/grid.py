@@ -57,8 +57,11 @@ def run(job: tuple[Path, list[str]]) -> None:
     with folder.with_suffix(".log").open("w") as log:
         code = subprocess.run(
             [sys.executable, "-m", "sda", *command, "--out", str(folder)],
-            stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-        ).returncode  # fmt: skip
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        ).returncode
     print(f"{folder.name}: {'done' if code == 0 else f'failed, see {log.name}'}", file=sys.stderr, flush=True)
 
 
@@ -69,7 +72,9 @@ def print_table(options: argparse.Namespace) -> None:
         fixed = setting in ("source-only", "oracle")
         if fixed and labels != options.labels[0]:
             continue
-        paths = [options.out / (f"{setting}-seed{seed}" if fixed else f"{setting}-labels{labels}-seed{seed}") for seed in options.seeds]
+        paths = [
+            options.out / (f"{setting}-seed{seed}" if fixed else f"{setting}-labels{labels}-seed{seed}") for seed in options.seeds
+        ]
         results = [json.loads((path / "result.json").read_text()) for path in paths if (path / "result.json").exists()]
         if not results:
             continue
@@ -77,8 +82,10 @@ def print_table(options: argparse.Namespace) -> None:
         spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
         count = {"source-only": "0", "oracle": "all"}.get(setting, str(labels))
         best = statistics.mean(result["best"]["miou"] for result in results)
-        print(f"| {setting} | {count} | {statistics.mean(scores):.2f}{spread} | {', '.join(f'{score:.2f}' for score in scores)} "
-              f"| {best:.2f} | {results[0]['steps']} |")  # fmt: skip
+        print(
+            f"| {setting} | {count} | {statistics.mean(scores):.2f}{spread} | {', '.join(f'{score:.2f}' for score in scores)} "
+            f"| {best:.2f} | {results[0]['steps']} |"
+        )
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def train_command(name: str) -> click.Command:
     options = [
         click.Option(["--out"], default="", metavar="DIR", help=f"Run folder.  [default: runs/{title}]"),
         click.Option(["--device"], type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON instead of a table."),
         click.Option(
             ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Any field below, by its name in the recipe."
         ),
@@ -74,7 +75,7 @@ def train_command(name: str) -> click.Command:
 
 
 def _train(name: str, given: dict) -> None:
-    out, device, pairs = given.pop("out"), given.pop("device"), given.pop("changes")
+    out, device, pairs, as_json = (given.pop(key) for key in ("out", "device", "changes", "as_json"))
     changes = {key: recipe.parse_value(key, text) for key, text in given.items() if text is not None}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -90,6 +91,9 @@ def _train(name: str, given: dict) -> None:
     with Bars() as bars:
         bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}, into {folder}")
         result = experiment.run(wanted, title, folder, experiment.pick_device(device), bars)
+    if as_json:
+        click.echo(json.dumps({"run": str(folder), **result}, indent=2))
+        return
     report.show_scores({title: result})
     click.echo(f"Run folder: {folder}")
 
@@ -100,13 +104,21 @@ def _train(name: str, given: dict) -> None:
 @click.option("--root", "roots", multiple=True, help="Folder of the dataset of the same position.")
 @click.option("--split", default="val", show_default=True, help="Split to score.")
 @click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
-@click.option("--skip-bad", is_flag=True, help="Leave unusable files out and report them, rather than stop.")
+@click.option(
+    "--bad-files", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="Stop, or report and go on."
+)
 @device_option
 @json_option
 def evaluate(
-    runs: tuple[str, ...], datasets: tuple[str, ...], roots: tuple[str, ...], split: str, checkpoint: str, skip_bad: bool,
-    device: str, as_json: bool,
-) -> None:  # fmt: skip
+    runs: tuple[str, ...],
+    datasets: tuple[str, ...],
+    roots: tuple[str, ...],
+    split: str,
+    checkpoint: str,
+    bad_files: str,
+    device: str,
+    as_json: bool,
+) -> None:
     """Per-class IoU of trained runs on one or several target domains."""
     if len(roots) > max(len(datasets), 1):
         raise SdaError(f"{len(roots)} --root for {max(len(datasets), 1)} --dataset: give one root per dataset, in the same order")
@@ -121,7 +133,7 @@ def evaluate(
             for place, dataset in enumerate(wanted):
                 root = roots[place] if place < len(roots) else run.recipe.target_root if dataset == run.recipe.target else ""
                 title = Path(folder).name + (f" on {dataset}" if datasets else "")
-                scores[title] = experiment.score_run(run, dataset, root, split, skip_bad, where, bars)
+                scores[title] = experiment.score_run(run, dataset, root, split, bad_files == "skip", where, bars)
                 scores[title] |= {"run": folder, "dataset": dataset, "split": split, "checkpoint": checkpoint, "step": run.step}
                 for fault in scores[title]["skipped"]:
                     bars.say(f"left out: {fault}")
@@ -144,8 +156,10 @@ def recipes(name: str | None, as_json: bool) -> None:
         rows = [{"name": name, "setting": values.setting, **values.model_dump()} for name, values in loaded.items()]
         click.echo(json.dumps(rows, indent=2))
         return
-    rows = [[name, values.setting, values.source, values.target, str(values.labels), str(values.steps), values.description]
-            for name, values in loaded.items()]  # fmt: skip
+    rows = [
+        [name, values.setting, values.source, values.target, str(values.labels), str(values.steps), values.description]
+        for name, values in loaded.items()
+    ]
     report.show_table(["recipe", "setting", "source", "target", "labels", "steps", "what for"], rows)
 
 

@@ -33,11 +33,13 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     summary = {
         "protocol": results["streets-ssda"]["protocol"],
         "runs": {
-            name: {**{key: result[key] for key in ("miou", "miou_all", "iou", "seed", "steps", "seconds", "protocol")},
-                   "folder": str(folders[name])}
+            name: {
+                **{key: result[key] for key in ("miou", "miou_all", "iou", "seed", "steps", "seconds", "protocol")},
+                "folder": str(folders[name]),
+            }
             for name, result in results.items()
         },
-    }  # fmt: skip
+    }
     draw(out / "demo.png", folders, device)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary

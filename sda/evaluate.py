@@ -34,9 +34,13 @@ def protocol(size: list[int]) -> dict:
     """How scores are made: the whole image at `size` in, logits enlarged to each label's own size, one scale, no flip."""
     height, width = size
     return {
-        "name": f"whole-{height}x{width}-native", "input": [height, width], "labels": "native size", "window": "whole image",
-        "scales": [1.0], "flip": False,
-    }  # fmt: skip
+        "name": f"whole-{height}x{width}-native",
+        "input": [height, width],
+        "labels": "native size",
+        "window": "whole image",
+        "scales": [1.0],
+        "flip": False,
+    }
 
 
 @torch.no_grad()
@@ -92,6 +96,10 @@ def evaluate(
     marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum()
     infomax = ((marginal - mean_h / images_seen) / math.log(classes)).item()
     return {
-        "protocol": protocol(list(dataset.size)), "images": images_seen, "skipped": skipped, **score(confusion, names),
-        "infomax": infomax, "confusion": confusion.tolist(),
-    }  # fmt: skip
+        "protocol": protocol(list(dataset.size)),
+        "images": images_seen,
+        "skipped": skipped,
+        **score(confusion, names),
+        "infomax": infomax,
+        "confusion": confusion.tolist(),
+    }

@@ -23,8 +23,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = next(device for device, there in have.items() if there)
     if not have[name]:
-        raise SdaError(f"--device {name}: PyTorch sees no such device here (there is: "
-                       f"{', '.join(device for device, there in have.items() if there)})")  # fmt: skip
+        raise SdaError(
+            f"--device {name}: PyTorch sees no such device here (there is: "
+            f"{', '.join(device for device, there in have.items() if there)})"
+        )
     return torch.device(name)
 
 
@@ -77,6 +79,12 @@ def score_run(run: Run, dataset: str, root: str, split: str, skip: bool, device:
         bars.say(note)
     names = training_classes(run.recipe)[1].names
     return evaluate(
-        run.network, data.val, run.normalise, names, device, workers=run.recipe.workers, skip=skip,
+        run.network,
+        data.val,
+        run.normalise,
+        names,
+        device,
+        workers=run.recipe.workers,
+        skip=skip,
         progress=lambda done, total: bars.count(f"evaluating on {dataset}", done, total),
-    )  # fmt: skip
+    )

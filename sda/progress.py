@@ -16,8 +16,14 @@ class Bars:
 
     def __init__(self):
         self.console = Console(stderr=True)
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-                   TextColumn("{task.fields[note]}")]  # fmt: skip
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
         self._progress = Progress(*columns, console=self.console)
         self._tasks = {}
 

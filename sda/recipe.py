@@ -54,7 +54,8 @@ class Recipe(shelf.Strict):
     # network
     network: Literal["deeplabv2", "deeplabv3plus"] = Field("deeplabv3plus", description="segmentation network")
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"] = Field(
-        description="torchvision backbone")  # fmt: skip
+        description="torchvision backbone"
+    )
     output_stride: Literal[0, 8, 16] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's convolutions (autocast)")
     freeze_norm: bool = Field(False, description="no training of batch-norm scales and offsets (DeepLabv2)")

@@ -50,11 +50,21 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> None:
     for stream, items in data.lists.items():
         (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8")
         hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
-    _write_json(folder / "environment.json", {
-        "sda": __version__, "git": _git_revision(), "python": platform.python_version(), "platform": platform.platform(),
-        "device": device, "packages": {name: _version(name) for name in _PACKAGES}, "command": sys.argv,
-        "setting": recipe.setting, "splits": hashes, "notes": data.notes,
-    })  # fmt: skip
+    _write_json(
+        folder / "environment.json",
+        {
+            "sda": __version__,
+            "git": _git_revision(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": device,
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "command": sys.argv,
+            "setting": recipe.setting,
+            "splits": hashes,
+            "notes": data.notes,
+        },
+    )
 
 
 def finish(folder: Path, result: dict) -> None:
@@ -92,8 +102,10 @@ def _git_revision() -> str | None:
     if not (here / ".git").exists():
         return None
     try:
-        run = [subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True).stdout
-               for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])]  # fmt: skip
+        run = [
+            subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True).stdout
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
     except (OSError, subprocess.SubprocessError):
         return None
     return run[0].strip() + ("+changes" if run[1].strip() else "")

@@ -57,9 +57,12 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
 
     def state() -> dict:
         return {
-            "step": step + 1, "recipe": recipe.model_dump(), "classes": data.table.colors, "preprocessing": normalise.to_dict(),
+            "step": step + 1,
+            "recipe": recipe.model_dump(),
+            "classes": data.table.colors,
+            "preprocessing": normalise.to_dict(),
             "student": method.student.state_dict(),
-        }  # fmt: skip
+        }
 
     best, seconds, began = None, 0.0, time.perf_counter()
     with (out / "metrics.jsonl").open("w", encoding="utf-8") as log:
@@ -84,9 +87,15 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
             if last or (recipe.eval_every and (step + 1) % recipe.eval_every == 0):
                 seconds += time.perf_counter() - began
                 score = evaluate(
-                    method.student, data.val, normalise, names, device, workers=0 if recipe.in_memory else recipe.workers,
-                    skip=recipe.bad_files == "skip", progress=report.evaluation,
-                )  # fmt: skip
+                    method.student,
+                    data.val,
+                    normalise,
+                    names,
+                    device,
+                    workers=0 if recipe.in_memory else recipe.workers,
+                    skip=recipe.bad_files == "skip",
+                    progress=report.evaluation,
+                )
                 report.scored(step + 1, score)
                 _write(log, {"step": step + 1, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
                 if best is None or score[recipe.best_by] > best["value"]:
@@ -96,21 +105,31 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
                 began = time.perf_counter()
     faults = [fault for stream in streams.values() if stream for fault in stream.faults]
     return {
-        **score, "seed": recipe.seed, "steps": recipe.steps, "seconds": round(seconds, 1), "best": best,
+        **score,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "seconds": round(seconds, 1),
+        "best": best,
         "skipped": list(dict.fromkeys(faults + score["skipped"])),
-    }  # fmt: skip
+    }
 
 
 def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
     """The three streams of `Batch`, None where the setting has none."""
     batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
     return {
-        name: getattr(data, name) and Stream(
-            name, getattr(data, name), batch, tuple(recipe.crop_size), recipe.seed,
-            workers=0 if recipe.in_memory else recipe.workers, skip=recipe.bad_files == "skip",
+        name: getattr(data, name)
+        and Stream(
+            name,
+            getattr(data, name),
+            batch,
+            tuple(recipe.crop_size),
+            recipe.seed,
+            workers=0 if recipe.in_memory else recipe.workers,
+            skip=recipe.bad_files == "skip",
         )
         for name, batch in batches.items()
-    }  # fmt: skip
+    }
 
 
 def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

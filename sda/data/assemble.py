@@ -144,8 +144,9 @@ def _with_labels(data: Data, descriptor: Descriptor, items: list[Item], root: Pa
         raise SdaError(f"{descriptor.title}: {len(items)} images such as {items[0].key} in {root}, but no label file for any")
     if len(labelled) < len(items):
         lone = next(item for item in items if item.label is None)
-        data.notes.append(f"{descriptor.title}: {len(items) - len(labelled)} images have no label file and are left out, "
-                          f"such as {lone.key}")  # fmt: skip
+        data.notes.append(
+            f"{descriptor.title}: {len(items) - len(labelled)} images have no label file and are left out, such as {lone.key}"
+        )
     return labelled
 
 
@@ -155,8 +156,10 @@ def _without_copies(data: Data, rest: list[Item], chosen: list[Item]) -> list[It
     if not copies:
         return rest
     twin, item = copies[0]
-    data.notes.append(f"{len(copies)} unlabelled images are copies of labelled or validation images and are left out, "
-                      f"such as {item.key} (= {twin.key})")  # fmt: skip
+    data.notes.append(
+        f"{len(copies)} unlabelled images are copies of labelled or validation images and are left out, "
+        f"such as {item.key} (= {twin.key})"
+    )
     out = {item.key for _, item in copies}
     return [item for item in rest if item.key not in out]
 

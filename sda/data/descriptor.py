@@ -62,7 +62,7 @@ class Descriptor(shelf.Strict):
     ids: dict[str, str] = Field({}, description="value in the label file = class; default: positions in the class table")
     void: list[Byte] = Field([], description="values that are known and ignored; 255 always is")
     void_colors: list[Color] = Field([], description="ignored colours, for labels stored as RGB")
-    layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds images is taken")
+    layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is taken")
     splits: dict[str, str] = Field({}, description="split = its folder name, where they differ")
     maps: dict[str, dict[str, str]] = Field({}, description="per class table: class here = class there")
     root: str = Field("", description="the folder looked in when no root is given")
@@ -129,7 +129,9 @@ class Listing:
 
 
 def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
-    """Find the images of `split` below `root` and the label of each, in the first layout that finds any.
+    """Find the images of `split` below `root` and the label of each, in the first layout that finds any labels.
+
+    Where no layout finds labels, the first that finds images counts: an unlabelled set.
 
     Raises:
         SdaError: the root is missing, or no layout finds an image; says what was looked for.
@@ -137,7 +139,7 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     get = f"; {descriptor.download}" if descriptor.download else ""
     if not root.is_dir():
         raise SdaError(f"{descriptor.title}: the folder {root} does not exist{get}")
-    tried = []
+    tried, unlabelled = [], None
     for layout in descriptor.layout:
         if layout.split not in (None, split) or (layout.split is None and "{split}" not in layout.images and split != "train"):
             continue
@@ -151,8 +153,12 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
             if match:
                 label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
                 items.append(Item(key, path, label if label and label.is_file() else None))
-        if items:
-            return Listing(sorted(items, key=lambda item: item.key), layout.encoding)
+        items.sort(key=lambda item: item.key)
+        if any(item.label for item in items):
+            return Listing(items, layout.encoding)
+        unlabelled = unlabelled or (items and Listing(items, layout.encoding))
+    if unlabelled:
+        return unlabelled
     if not tried:
         raise SdaError(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
     raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
@@ -198,8 +204,9 @@ def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tup
     for name, mapped in explicit.items():
         for word, known in ((name, table.names), (mapped, target.names)):
             if word not in known:
-                raise SdaError(f"{source.title}: maps.{target_name}: {name!r} = {mapped!r}: no class {word!r}"
-                               f"{shelf.hint(word, known)}")  # fmt: skip
+                raise SdaError(
+                    f"{source.title}: maps.{target_name}: {name!r} = {mapped!r}: no class {word!r}{shelf.hint(word, known)}"
+                )
     places = {_plain(name): index for index, name in enumerate(target.names)}
     lut, dropped = np.full(256, IGNORE, np.uint8), []
     for index, name in enumerate(table.names):
@@ -209,8 +216,10 @@ def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tup
         else:
             lut[index] = mapped
     if len(dropped) == len(table.names):
-        raise SdaError(f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
-                       f"to its descriptor: class here = class there ({', '.join(target.names)})")  # fmt: skip
+        raise SdaError(
+            f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
+            f"to its descriptor: class here = class there ({', '.join(target.names)})"
+        )
     return lut, dropped
 
 

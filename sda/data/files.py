@@ -25,8 +25,9 @@ def _open(path: Path, what: str) -> Image.Image:
         image = Image.open(path)
         image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(f"{path}: this {what} cannot be read ({error}); mend or remove it, or skip it "
-                        f"with --set bad_files=skip") from None  # fmt: skip
+        raise FileError(
+            f"{path}: this {what} cannot be read ({error}); mend or remove it, or leave it out with --bad-files skip"
+        ) from None
     return image
 
 
@@ -72,8 +73,10 @@ class LabelCodec:
         unknown = label == _UNKNOWN
         if unknown.any():
             found = [show(int(value)) for value in np.unique(values[unknown])[:8]]
-            raise FileError(f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; name them in its "
-                            f"[ids] or {key}, or skip such files with --set bad_files=skip")  # fmt: skip
+            raise FileError(
+                f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; name them in its "
+                f"[ids] or {key}, or leave such files out with --bad-files skip"
+            )
         return label
 
 
@@ -92,6 +95,6 @@ def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Im
     if image.size != (label.shape[1], label.shape[0]):
         raise FileError(
             f"{label_path}: the label is {label.shape[1]}x{label.shape[0]}, its image {image_path} is "
-            f"{image.size[0]}x{image.size[1]}; they must be equal; mend them or skip such pairs with --set bad_files=skip"
+            f"{image.size[0]}x{image.size[1]}; they must be equal; mend them or leave such pairs out with --bad-files skip"
         )
     return image, label

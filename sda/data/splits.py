@@ -27,8 +27,9 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
         chosen = []
         for key in read_list(Path(split_file)):
             if key not in by_key:
-                raise SdaError(f"{split_file}: {key!r} is not among the {len(items)} target training images, "
-                               f"such as {items[0].key!r}")  # fmt: skip
+                raise SdaError(
+                    f"{split_file}: {key!r} is not among the {len(items)} target training images, such as {items[0].key!r}"
+                )
             if by_key[key].label is None:
                 raise SdaError(f"{split_file}: {key!r} has no label file")
             chosen.append(by_key[key])
@@ -89,8 +90,10 @@ def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]
 def check_disjoint(first: str, first_items: list[Item], second: str, second_items: list[Item]) -> None:
     """Refuse two streams that share an image. Raises SdaError, which names the two files."""
     for twin, item in find_shared(first_items, second_items):
-        raise SdaError(f"{item.image} ({second}) is the same image as {twin.image} ({first}); "
-                       "training streams and validation must not share images")  # fmt: skip
+        raise SdaError(
+            f"{item.image} ({second}) is the same image as {twin.image} ({first}); "
+            "training streams and validation must not share images"
+        )
 
 
 def _size(item: Item) -> int:

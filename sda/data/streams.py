@@ -107,13 +107,26 @@ class Stream:
     NAMES = ("source", "labelled", "unlabelled")
 
     def __init__(
-        self, name: str, dataset: Dataset, batch: int, crop: tuple[int, int], seed: int, start: int = 0, workers: int = 0, skip: bool = False
-    ):  # fmt: skip
+        self,
+        name: str,
+        dataset: Dataset,
+        batch: int,
+        crop: tuple[int, int],
+        seed: int,
+        start: int = 0,
+        workers: int = 0,
+        skip: bool = False,
+    ):
         drawn = _Drawn(dataset, crop, seed, self.NAMES.index(name), skip)
         loader = DataLoader(
-            drawn, batch, sampler=_From(start * batch), num_workers=workers, collate_fn=_collate,
-            worker_init_fn=_one_thread, pin_memory=torch.cuda.is_available(),
-        )  # fmt: skip
+            drawn,
+            batch,
+            sampler=_From(start * batch),
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+        )
         self.name, self.skip = name, skip
         self.faults: dict[str, None] = {}  # an ordered set
         self._batches = iter(loader)

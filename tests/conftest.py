@@ -1,0 +1,47 @@
+"""Set-up for all tests: one thread, and torchvision's shim before anything (torchmetrics) imports torchvision."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sda.models.torchvision_shim  # noqa: F401
+
+torch.set_num_threads(1)
+
+# Class c is painted in this colour (0..1): the fake network below reads classes off the colours.
+PALETTE = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+class FakeNetwork(nn.Module):
+    """Images (B, 3, H, W) → logits and features at 1/stride; sees the class in the colour, the surer the sharper."""
+
+    feature_channels = 6
+
+    def __init__(self, stride: int = 2, sharpness: float = 20.0):
+        super().__init__()
+        self.stride = stride
+        self.embed = nn.Conv2d(3, self.feature_channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(self.feature_channels)
+        self.classify = nn.Conv2d(self.feature_channels, len(PALETTE), 1)
+        self.sharpness = nn.Parameter(torch.tensor(sharpness))
+        self.register_buffer("palette", torch.tensor(PALETTE)[None, :, :, None, None])
+
+    def forward(self, images):
+        small = F.avg_pool2d(images, self.stride)
+        features = self.norm(self.embed(small))
+        distance = (small[:, None] - self.palette).square().sum(dim=2)
+        return self.classify(features) - self.sharpness * distance, features
+
+
+@pytest.fixture
+def fake_network():
+    return FakeNetwork
+
+
+@pytest.fixture
+def paint():
+    """Label maps (B, H, W) → uint8 images (B, 3, H, W) in the classes' colours; 255 is grey."""
+    colours = torch.full((256, 3), 128, dtype=torch.uint8)
+    colours[: len(PALETTE)] = (torch.tensor(PALETTE) * 255).byte()
+    return lambda labels: colours[labels.long()].permute(0, 3, 1, 2).contiguous()
