@@ -51,14 +51,15 @@ class Augment:
             images: (B, 3, H, W) float in 0..1. labels: (B, H, W) int64, 255 = ignored. weights: (B, H, W) or None.
 
         Returns:
-            The same three. Where scaling down pads, images are 0, labels 255, weights 0.
+            The same three. Where scaling down pads, images are reflected (black borders would enter the batch-norm statistics),
+            labels 255, weights 0.
         """
         matrix = self._matrix(images.shape).to(images.device, non_blocking=True)
         size = images.shape[-2:]
         images = self._color(images)
         if self.strength.blur > 0:
             images = self._blur(images)
-        images = warp_affine(images, matrix, size, mode="bilinear", padding_mode="zeros")
+        images = warp_affine(images, matrix, size, mode="bilinear", padding_mode="reflection")
         # Labels are shifted by one and "ignored" becomes 0, so that the warp's own padding is the ignore label.
         masks = torch.where(labels == IGNORE, 0, labels + 1).to(images.dtype).unsqueeze(1)
         if weights is not None:

@@ -38,17 +38,18 @@ class Bars:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def count(self, what: str, done: int, total: int, note: str | None = None) -> None:
-        """`done` of `total` of `what` is behind us."""
-        if what not in self._tasks or done <= self._progress.tasks[self._tasks[what]].completed:
+    def count(self, what: str, done: int, total: int, note: str = "") -> None:
+        """`done` of `total` of `what` is behind us; counting the same thing again starts its bar anew."""
+        if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, note="")
-        changes = {} if note is None else {"note": note}
-        task = self._tasks[what]
-        self._progress.update(task, completed=done, **changes)
-        if not self.console.is_terminal and (done == total or done * 10 // total > (done - 1) * 10 // total):
-            shown = self._progress.tasks[task]
-            rate = f", {shown.speed:.1f}/s" if shown.speed else ""
-            self.say(f"{what}: {done}/{total}{rate}  {shown.fields['note']}".rstrip())
+        task = self._progress.tasks[self._tasks[what]]
+        if done <= task.completed:
+            self._progress.reset(task.id, total=total)
+        before = task.completed
+        self._progress.update(task.id, completed=done, note=note)
+        if not self.console.is_terminal and (done == total or done * 10 // total > before * 10 // total):
+            rate = f", {task.speed:.1f}/s" if task.speed else ""
+            self.say(f"{what}: {done}/{total}{rate}  {note}".rstrip())
 
     def report(self, name: str, steps: int):
         """What `sda.train.train` reports to."""
@@ -65,4 +66,7 @@ class Bars:
             notes["score"] = f"mIoU {score['miou']:.1f}"
             self.say(f"{name}, step {k}: mIoU {score['miou']:.2f} ({score['protocol']['name']})")
 
-        return Report(step=step, scored=scored)
+        def evaluation(done: int, total: int) -> None:
+            self.count(f"{name}, validation", done, total)
+
+        return Report(step=step, evaluation=evaluation, scored=scored)

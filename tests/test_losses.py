@@ -177,7 +177,10 @@ def test_contrast_gradcheck():
     draw = torch.Generator().manual_seed(0)
     p, s_p, valid_p = random_rows(draw, [3, 1, 0], 4, 3)
     z, s_z, valid_z = random_rows(draw, [2, 5, 2], 5, 3)
-    function = lambda p, s_p, z, s_z: contrast(p, mean_one(s_p, valid_p), z, mean_one(s_z, valid_z))
+
+    def function(p, s_p, z, s_z):
+        return contrast(p, mean_one(s_p, valid_p), z, mean_one(s_z, valid_z))
+
     assert torch.autograd.gradcheck(function, (p, s_p, z, s_z))
 
 
@@ -202,6 +205,14 @@ def test_mean_one_by_hand():
     scores = torch.tensor([[0.2, 0.9, 0.6], [0.3, 0.1, 0.1], [0.5, 0.5, 0.5]])
     valid = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
     torch.testing.assert_close(mean_one(scores, valid), torch.tensor([[0.5, 0, 1.5], [0, 1, 0], [0, 0, 0]]))
+
+
+def test_mean_one_gradient_by_hand():
+    """w_1 = 2 s_1/(s_1 + s_2) has dw_1/ds_1 = 2 s_2/(s_1 + s_2)² and dw_1/ds_2 = -2 s_1/(s_1 + s_2)²."""
+    scores = torch.tensor([[0.2, 0.6, 0.9]], requires_grad=True)
+    weights = mean_one(scores, torch.tensor([[True, True, False]]))
+    (grad,) = torch.autograd.grad(weights[0, 0], scores)
+    torch.testing.assert_close(grad, torch.tensor([[2 * 0.6 / 0.64, -2 * 0.2 / 0.64, 0]]))
 
 
 @many

@@ -17,7 +17,9 @@ CLASSES = len(NAMES)
 def random_maps(seed, labels=CLASSES, predictions=CLASSES, ignored=0.2):
     draw = torch.Generator().manual_seed(seed)
     label = torch.randint(labels, (2, 8, 9), generator=draw)
-    predicted = torch.where(torch.rand(label.shape, generator=draw) < 0.5, label, torch.randint(predictions, label.shape, generator=draw))
+    predicted = torch.where(
+        torch.rand(label.shape, generator=draw) < 0.5, label, torch.randint(predictions, label.shape, generator=draw)
+    )
     label[torch.rand(label.shape, generator=draw) < ignored] = 255
     return predicted, label
 

@@ -84,15 +84,9 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
 
     if recipe.in_memory:
         for name in ("source", "labelled", "unlabelled", "val"):
-            preload(name, getattr(data, name), progress)
+            if dataset := getattr(data, name):
+                dataset.preload(lambda done, total, name=name: progress(f"reading {name}", done, total))
     return data
-
-
-def preload(name: str, dataset: Dataset | None, progress: Count) -> None:
-    """Decode a dataset into memory, with progress."""
-    if dataset is not None:
-        done = iter(range(1, len(dataset) + 1))
-        dataset.preload(lambda: progress(f"reading {name}", next(done), len(dataset)))
 
 
 def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:

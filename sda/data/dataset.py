@@ -50,7 +50,7 @@ class Dataset(torch.utils.data.Dataset):
             raise sample
         return sample
 
-    def preload(self, progress: Callable[[], None] = lambda: None, threads: int = 4) -> None:
+    def preload(self, progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 4) -> None:
         """Decode everything once and keep it: for sets that are small at training resolution."""
 
         def read(index: int) -> Sample | FileError:
@@ -58,11 +58,13 @@ class Dataset(torch.utils.data.Dataset):
                 return self._read(index)
             except FileError as error:
                 return error
-            finally:
-                progress()
 
+        memory = []
         with ThreadPoolExecutor(threads) as pool:
-            self._memory = list(pool.map(read, range(len(self))))
+            for sample in pool.map(read, range(len(self))):
+                memory.append(sample)
+                progress(len(memory), len(self))
+        self._memory = memory
 
     def _read(self, index: int) -> Sample:
         item, (height, width) = self.items[index], self.size

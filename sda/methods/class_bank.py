@@ -83,19 +83,19 @@ class ClassBankMethod(nn.Module):
         mix = s.classmix_unlabelled if step >= s.unlabelled_start else 0.0
         x_a, y_a, w_a = strong_views(x_u, y_u, confidence**s.confidence_power, s.views, self.classes, mix, self.normalise)
 
-        # student: labelled and unlabelled images share the batch, and with it the batch-norm statistics
-        logits, features = self.student(torch.cat([x_l, x_a]))
-        logits = enlarge(logits, y_l.shape[1:])
-        n_l = len(x_l)
+        # student: strong views are not what it meets in evaluation, so their statistics stay out of the running ones
+        logits_l, f_l = self.student(x_l)
+        logits_a, f_a = self.student(x_a, note_statistics=False)
+        logits_l, logits_a = enlarge(logits_l, y_l.shape[1:]), enlarge(logits_a, y_a.shape[1:])
         alpha = self.balance(y_l, y_a)
         losses = {
-            "sup": cross_entropy(logits[:n_l], y_l, alpha),
-            "pseudo": s.weight_pseudo * ramp(step, s.ramp_steps) * cross_entropy(logits[n_l:], y_a, alpha, w_a),
-            "entropy": s.weight_entropy * entropy(logits[n_l:], y_a != IGNORE),
+            "sup": cross_entropy(logits_l, y_l, alpha),
+            "pseudo": s.weight_pseudo * ramp(step, s.ramp_steps) * cross_entropy(logits_a, y_a, alpha, w_a),
+            "entropy": s.weight_entropy * entropy(logits_a, y_a != IGNORE),
         }
         if contrasting:
-            losses["contrast_l"] = s.weight_contrast * self._contrast(features[:n_l], y_l)
-            losses["contrast_u"] = s.weight_contrast * self._contrast(features[n_l:], y_a)
+            losses["contrast_l"] = s.weight_contrast * self._contrast(f_l, y_l)
+            losses["contrast_u"] = s.weight_contrast * self._contrast(f_a, y_a)
         return losses
 
     def follow(self, step: int) -> None:

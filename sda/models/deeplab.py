@@ -15,6 +15,10 @@ V2_RATES = (6, 12, 18, 24)
 V3PLUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 LOW_LEVEL_CHANNELS = 48
 
+# PyTorch's own, for all backbones. torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are
+# still those of the start, and a network that is right in training is useless in evaluation.
+NORM_MOMENTUM = 0.1
+
 
 class SegmentationNetwork(nn.Module):
     """Images (B, 3, H, W), float, normalised, H and W at least 32 → logits (B, C, h, w) and features (B, F, h, w).
@@ -32,18 +36,21 @@ class SegmentationNetwork(nn.Module):
         self.head = head
         self.feature_channels: int = head.feature_channels
         self.stride: int = head.stride
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are still those of
-                # the start, and the network, right in training, is useless in evaluation.
-                module.momentum = 0.1
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
+        """With `note_statistics` False, training leaves the batch norms' running statistics alone."""
+        if self.training:
+            for norm in self.norms:
+                norm.momentum = NORM_MOMENTUM if note_statistics else 0.0
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
             logits, features = self.head(*self.backbone(images))
         return logits.float(), features.float()
+
+    @property
+    def norms(self) -> Iterator[nn.BatchNorm2d]:
+        return (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """The pretrained part, for the smaller learning rate."""

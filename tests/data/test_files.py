@@ -1,0 +1,247 @@
+"""Label and image files as they come, good and bad, decoded to train ids and never touched."""
+
+import gc
+import hashlib
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sda.data.descriptor import Descriptor, load, map_classes
+from sda.data.files import FileError, LabelCodec, read_image, read_pair
+
+MINE = Descriptor(
+    title="Mine",
+    classes={"stone": [10, 20, 30], "wood": [40, 50, 60], "glass": [0, 0, 255]},
+    ids={"3": "stone", "7": "wood", "200": "glass"},
+    void=[0],
+    void_colors=[[255, 255, 255]],
+    layout=[{"images": "{frame}.png"}],
+)
+
+
+def codec(descriptor=MINE, encoding="ids", target=None):
+    target = target or descriptor
+    mapping, _ = map_classes(descriptor, "there", target.table())
+    return LabelCodec(descriptor, encoding, mapping)
+
+
+def save(path, array, palette=None):
+    image = Image.fromarray(np.array(array, np.uint8))
+    if palette is not None:
+        image.putpalette(palette)
+    image.save(path)
+    return path
+
+
+def mode_of(path):
+    with Image.open(path) as image:
+        return image.mode
+
+
+def digest(*paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "label.png"
+
+
+# What is read
+
+
+def test_palettized_png_is_read_by_index(path):
+    # as GTA5: indices are Cityscapes label ids, the palette holds colours that must not matter
+    ids = [[7, 8, 26], [0, 33, 34]]
+    palette = np.random.default_rng(0).integers(0, 256, 768).tolist()
+    save(path, ids, palette=palette)
+    assert mode_of(path) == "P"
+    before = digest(path)
+    label = codec(load("gta5")).read(path)
+    assert label.tolist() == [[0, 1, 13], [255, 18, 255]] and label.dtype == np.uint8
+    assert digest(path) == before
+
+
+def test_greyscale_ids(path):
+    save(path, [[3, 7], [200, 0], [255, 3]])
+    assert codec().read(path).tolist() == [[0, 1], [2, 255], [255, 0]]
+
+
+def test_two_bit_png(path):
+    image = Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8))
+    image.putpalette([9] * 12)
+    image.save(path, bits=2)
+    label = codec(load("camvid")).read(path)
+    assert label.tolist() == [[0, 1, 2, 3]]
+
+
+def test_one_bit_png(path):
+    Image.fromarray(np.array([[False, True]])).save(path)
+    assert mode_of(path) == "1"
+    assert codec(load("camvid")).read(path).tolist() == [[0, 1]]
+
+
+def test_train_ids_with_both_ignore_values(path):
+    save(path, [[0, 1, 18, 250, 255]])
+    assert codec(load("cityscapes"), "train_ids").read(path).tolist() == [[0, 1, 18, 255, 255]]
+
+
+def test_sixteen_bits(path):
+    Image.fromarray(np.array([[3, 7, 0]], np.uint16)).save(path)
+    assert mode_of(path).startswith("I")
+    assert codec().read(path).tolist() == [[0, 1, 255]]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours(path, channels):
+    colors = [[10, 20, 30], [40, 50, 60], [255, 255, 255], [0, 0, 255]]
+    save(path, [[color + [77] * (channels - 3) for color in colors]])
+    assert codec().read(path).tolist() == [[0, 1, 255, 2]]
+
+
+def test_cityscapes_colours(path):
+    save(path, [[[128, 64, 128], [0, 0, 142], [0, 0, 0], [111, 74, 0], [119, 11, 32]]])
+    assert codec(load("cityscapes")).read(path).tolist() == [[0, 13, 255, 255, 18]]
+
+
+def test_dropped_classes_are_ignored(path):
+    target = Descriptor(title="Two", classes={"wood": [0, 0, 0], "stone": [1, 1, 1]}, layout=[{"images": "a"}])
+    save(path, [[3, 7, 200, 0]])
+    assert codec(target=target).read(path).tolist() == [[1, 0, 255, 255]]
+    save(path, [[[10, 20, 30], [40, 50, 60], [0, 0, 255]]])
+    assert codec(target=target).read(path).tolist() == [[1, 0, 255]]
+
+
+def test_camvid_in_idd_lite_classes(path):
+    descriptor = load("camvid")
+    mapping, _ = map_classes(descriptor, "idd_lite7", load("idd_lite").table())
+    save(path, [list(range(12))])
+    assert LabelCodec(descriptor, "ids", mapping).read(path).tolist() == [[6, 5, 4, 0, 1, 5, 4, 4, 3, 2, 2, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK"])
+def test_images_of_every_mode_become_rgb(tmp_path, mode):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new(mode, (5, 4)).save(path)
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (5, 4))
+
+
+def test_pair(tmp_path, path):
+    picture = save(tmp_path / "image.png", np.full((2, 3, 3), 9))
+    save(path, [[3, 7, 0], [3, 3, 3]])
+    before = digest(picture, path)
+    image, label = read_pair(picture, path, codec())
+    assert np.asarray(image).shape == (2, 3, 3) and label.shape == (2, 3)
+    assert digest(picture, path) == before
+
+
+# What is refused
+
+
+def fault(path, reader=None):
+    before = digest(path) if path.is_file() else None
+    with pytest.raises(FileError) as caught:
+        (reader or codec().read)(path)
+    assert before is None or digest(path) == before
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+def test_unknown_ids_are_named(path):
+    save(path, [[3, 5, 5, 99]])
+    message = fault(path)
+    assert "5, 99" in message and "[ids]" in message
+
+
+def test_many_unknown_ids_make_no_long_message(path):
+    save(path, [list(range(100, 180))])
+    assert len(fault(path).removeprefix(str(path))) < 250
+
+
+def test_unknown_sixteen_bit_value(path):
+    Image.fromarray(np.array([[3, 7000]], np.uint16)).save(path)
+    assert "7000" in fault(path)
+
+
+def test_unknown_colour(path):
+    save(path, [[[10, 20, 30], [10, 20, 31]]])
+    message = fault(path)
+    assert "#0a141f" in message and "void_colors" in message
+
+
+def test_label_with_two_channels(path):
+    Image.new("LA", (3, 2)).save(path)
+    assert "neither ids nor RGB" in fault(path)
+
+
+def test_label_of_fractions(tmp_path):
+    path = tmp_path / "label.tif"
+    Image.fromarray(np.zeros((2, 3), np.float32)).save(path)
+    assert "float32" in fault(path)
+
+
+def test_unequal_sizes_name_both_files(tmp_path, path):
+    picture = save(tmp_path / "image.png", np.zeros((4, 6, 3)))
+    save(path, np.full((4, 5), 3))
+    with pytest.raises(FileError, match="the label is 5x4, its image .*image.png is 6x4") as caught:
+        read_pair(picture, path, codec())
+    assert str(path) in str(caught.value)
+
+
+def content(kind):
+    """What a file of some unreadable kind holds."""
+    if kind == "empty":
+        return b""
+    if kind == "text":
+        return b"this is a text file\n" * 9
+    if kind == "web page":
+        return b"<!DOCTYPE html><html>404</html>"
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8)).save(stream, "png")
+    return stream.getvalue()[: len(stream.getvalue()) // 2]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "web page", "truncated"])
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_unreadable_files(path, kind, what):
+    path.write_bytes(content(kind))
+    message = fault(path, read_image if what == "image" else None)
+    assert f"this {what} cannot be read" in message and "skip" in message
+
+
+@pytest.mark.parametrize("cut", range(8, 60, 4))
+def test_png_cut_anywhere_in_its_head(path, cut):
+    Image.new("L", (40, 50)).save(path)
+    path.write_bytes(path.read_bytes()[:cut])
+    fault(path)
+
+
+def test_missing_file(tmp_path):
+    assert "cannot be read" in fault(tmp_path / "nowhere.png")
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    assert "cannot be read" in fault(tmp_path / "a.png")
+
+
+def test_image_too_large_to_be_true(path, monkeypatch):
+    Image.new("L", (100, 100)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert "cannot be read" in fault(path)
+
+
+@pytest.mark.xfail(strict=True, reason="_open leaves the file open when load fails; a with statement would close it")
+def test_unreadable_file_is_closed(path):
+    path.write_bytes(content("truncated"))
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        fault(path)
+        gc.collect()
+    assert not [warning for warning in caught if warning.category is ResourceWarning]

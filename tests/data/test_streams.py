@@ -1,0 +1,214 @@
+"""Streams: what comes when depends on nothing but seed, stream and position; unusable files are named."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sda.data.assemble import Data
+from sda.data.dataset import Dataset
+from sda.data.descriptor import Descriptor, Item, map_classes
+from sda.data.files import FileError, LabelCodec
+from sda.data.streams import Stream
+from sda.errors import SdaError
+from sda.recipe import Recipe
+from sda.train import open_streams
+
+SIZE = (24, 40)
+TABLE = Descriptor(title="Rows", classes={f"c{n}": [n, n, n] for n in range(200)}, layout=[{"images": "a"}])
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Seven images whose red is the column, green the row, blue the image's number; the label is row + column."""
+    rows, columns = np.indices(SIZE)
+    made = []
+    for n in range(7):
+        image, label = tmp_path / f"{n}.png", tmp_path / f"{n}_label.png"
+        Image.fromarray(np.stack([columns, rows, np.full(SIZE, n)], axis=2).astype(np.uint8)).save(image)
+        Image.fromarray((rows + columns).astype(np.uint8)).save(label)
+        made.append(Item(image.name, image, label))
+    return made
+
+
+def labelled(items):
+    return Dataset(items, LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0]), SIZE)
+
+
+def unlabelled(items):
+    return Dataset([Item(item.key, item.image, None) for item in items], None, SIZE)
+
+
+def take(count, dataset, name="source", **options):
+    stream = Stream(name, dataset, **{"batch": 3, "crop": (8, 16), "seed": 1, **options})
+    return [next(stream) for _ in range(count)]
+
+
+def images(batches):
+    return torch.cat([batch if isinstance(batch, torch.Tensor) else batch.images for batch in batches])
+
+
+def numbers(batches):
+    """Which image each sample was cut from."""
+    return images(batches)[:, 2, 0, 0].tolist()
+
+
+def same(first, second):
+    return torch.equal(images(first), images(second)) and all(
+        isinstance(a, torch.Tensor) or torch.equal(a.labels, b.labels) for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_shapes_and_types(items):
+    [batch] = take(1, labelled(items))
+    assert batch.images.shape == (3, 3, 8, 16) and batch.images.dtype == torch.uint8
+    assert batch.labels.shape == (3, 8, 16) and batch.labels.dtype == torch.uint8
+    [batch] = take(1, unlabelled(items), "unlabelled")
+    assert batch.shape == (3, 3, 8, 16) and batch.dtype == torch.uint8
+
+
+def test_same_seed_same_stream(items):
+    assert same(take(6, labelled(items)), take(6, labelled(items)))
+    assert not same(take(6, labelled(items)), take(6, labelled(items), seed=2))
+    assert not same(take(6, labelled(items)), take(6, labelled(items), name="labelled"))
+
+
+def test_torch_and_numpy_seeds_do_not_matter(items):
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    first = take(3, labelled(items))
+    torch.manual_seed(2)
+    np.random.seed(2)  # noqa: NPY002
+    assert same(first, take(3, labelled(items)))
+
+
+def test_workers_change_nothing(items):
+    assert same(take(6, labelled(items)), take(6, labelled(items), workers=2))
+
+
+def test_memory_changes_nothing(items):
+    kept = labelled(items)
+    kept.preload()
+    for item in items:
+        item.image.unlink()
+    with pytest.raises(SdaError):
+        take(1, labelled(items))
+    assert numbers(take(5, kept)) and images(take(5, kept)).shape[0] == 15
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_start_skips(items, start):
+    assert same(take(7, labelled(items))[start:], take(7 - start, labelled(items), start=start))
+
+
+def test_every_image_once_per_epoch(items):
+    drawn = numbers(take(7, unlabelled(items)))  # three epochs of seven
+    epochs = [drawn[:7], drawn[7:14], drawn[14:]]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_fewer_images_than_a_batch(items):
+    assert Counter(numbers(take(2, unlabelled(items[:2])))) == {0: 3, 1: 3}
+
+
+def test_crops_lie_within_and_labels_with_their_images(items):
+    batches = take(30, labelled(items))
+    for batch in batches:
+        columns, rows = batch.images[:, 0].int(), batch.images[:, 1].int()
+        assert torch.equal(batch.labels.int(), rows + columns)
+        assert (columns[:, :, 1:] - columns[:, :, :-1] == 1).all() and (rows[:, 1:] - rows[:, :-1] == 1).all()
+    corners = images(batches)[:, :2, 0, 0]
+    assert set(corners[:, 1].tolist()) == set(range(24 - 8 + 1))  # every row is reached, the last too
+    assert corners[:, 0].min() == 0 and corners[:, 0].max() == 40 - 16
+
+
+def test_crop_of_the_whole_image(items):
+    [batch] = take(1, labelled(items), crop=SIZE)
+    assert torch.equal(batch.images[0, 0, 0], torch.arange(40, dtype=torch.uint8))
+
+
+def test_resizing_takes_nearest_labels(items):
+    dataset = labelled(items)
+    dataset.size = (12, 20)
+    sample = dataset[0]
+    assert sample.image.shape == (3, 12, 20) and sample.label.shape == (12, 20)
+    assert set(sample.label.flatten().tolist()) <= set(range(63))
+    native = Dataset(items, dataset.codec, (12, 20), native_labels=True)[0]
+    assert native.image.shape == (3, 12, 20) and native.label.shape == SIZE
+
+
+def test_absent_streams_are_none(items):
+    recipe = Recipe(target="x", labels=2, size=[32, 40], crop=[32, 32], backbone="mobilenet_v2", steps=1, workers=0)
+    data = Data(TABLE.table(), "rows", labelled=labelled(items))
+    streams = open_streams(recipe, data)
+    assert streams["source"] is None and streams["unlabelled"] is None and isinstance(streams["labelled"], Stream)
+
+
+# Unusable files
+
+
+def spoil(items, *places):
+    for place in places:
+        items[place].image.write_bytes(items[place].image.read_bytes()[:60])
+
+
+def exhaust(dataset, batches=3, **options):
+    stream = Stream("labelled", dataset, **{"batch": 3, "crop": (8, 16), "seed": 1, **options})
+    return stream, [next(stream) for _ in range(batches)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_file_is_named(items, workers):
+    spoil(items, 4)
+    stream, message = Stream("labelled", labelled(items), 3, (8, 16), 1, workers=workers), ""
+    try:  # pytest.raises would keep the loader alive in the traceback, and its end takes seconds then
+        while True:
+            next(stream)
+    except SdaError as error:
+        message = str(error)
+    assert message.startswith(f"{items[4].image}: ") and "\n" not in message and "Traceback" not in message
+
+
+def test_bad_label_is_named(items):
+    Image.fromarray(np.full(SIZE, 222, np.uint8)).save(items[2].label)
+    with pytest.raises(SdaError, match="2_label.png: label values 222 are not"):
+        exhaust(labelled(items))
+
+
+def test_label_of_another_size_is_named(items):
+    Image.fromarray(np.zeros((24, 39), np.uint8)).save(items[2].label)
+    with pytest.raises(SdaError, match=r"2_label.png: the label is 39x24, its image .*2.png is 40x24"):
+        exhaust(labelled(items))
+
+
+def test_bad_file_in_memory(items):
+    spoil(items, 4)
+    dataset = labelled(items)
+    dataset.preload()
+    with pytest.raises(FileError, match=r"4\.png"):
+        dataset[4]
+    with pytest.raises(SdaError, match=r"4\.png"):
+        exhaust(dataset)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_files_are_listed(items, workers):
+    spoil(items, 1, 4)
+    stream, batches = exhaust(labelled(items), batches=14, workers=workers, skip=True)
+    assert not {1, 4} & set(numbers(batches)) and len(numbers(batches)) == 42
+    assert {fault.partition(":")[0] for fault in stream.faults} == {str(items[1].image), str(items[4].image)}
+
+
+def test_skipping_is_deterministic(items):
+    spoil(items, 1, 4)
+    first, second = (exhaust(labelled(items), batches=5, skip=True)[1] for _ in range(2))
+    assert same(first, second)
+
+
+def test_nothing_left_to_skip_to(items):
+    spoil(items, *range(7))
+    with pytest.raises(SdaError, match=r"unusable files in a row, the last: .*\.png"):
+        exhaust(labelled(items), skip=True)

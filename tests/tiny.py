@@ -1,0 +1,132 @@
+"""Two tiny data sets on disk, described as a third party would describe theirs, and the command line run in this process."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HEIGHT, WIDTH = 48, 64
+
+# A source with class ids of its own, void 0, and a map onto the target's classes.
+TOY = """
+title = "Toy town"
+classes = {street = [128, 64, 128], house = [70, 70, 70], man = [220, 20, 60], cloud = [1, 2, 3]}
+ids = {7 = "street", 8 = "house", 9 = "man", 10 = "cloud"}
+void = [0]
+[[layout]]
+images = "{split}/{frame}.png"
+labels = "{split}_masks/{frame}_mask.png"
+[maps.field]
+street = "ground"
+house = "building"
+man = "human"
+"""
+
+# A target whose labels are the positions in its class table.
+FIELD = """
+title = "Field"
+classes = {ground = [1, 1, 1], building = [2, 2, 2], human = [3, 3, 3]}
+[[layout]]
+images = "pictures/{split}/{place}/{frame}.jpg"
+labels = "labels/{split}/{place}/{frame}.png"
+"""
+
+RECIPE = """# sda train tiny.toml
+description = "a tiny run"
+source = "{toy}"
+target = "{field}"
+labels = 3
+root = "{root}"
+size = [48, 64]
+batch_source = 2
+batch_labelled = 2
+workers = 0
+backbone = "mobilenet_v3_small"
+weights = "none"
+steps = 3
+"""
+
+# What makes each setting out of the recipe above, as flags.
+BANK = ["--method", "class_bank", "--unlabelled", "target", "--bank-start", "0", "--unlabelled-start", "1", "--bank-size", "8",
+        "--contrast-pixels", "8", "--bank-confidence", "0"]  # fmt: skip
+SETTINGS = {
+    "source-only": ["--labels", "0"],
+    "target-only": ["--source", ""],
+    "joint": [],
+    "SSL": ["--source", "", *BANK],
+    "semi-supervised DA": BANK,
+    "UDA": ["--labels", "0", *BANK],
+    "oracle": ["--source", "", "--labels", "all"],
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where everything lies."""
+
+    folder: Path
+    recipe: Path
+    toy: Path
+    field: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "data"
+
+
+def draw(seed: int, ids: list[int], colors: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy picture of three bands, and its label; the bands' heights depend on the seed."""
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.integers(8, HEIGHT - 8, 2))
+    band = np.searchsorted(rows, np.arange(HEIGHT), side="right")
+    band = np.repeat(band[:, None], WIDTH, axis=1)
+    image = np.array(colors)[band] + random.integers(-20, 20, (HEIGHT, WIDTH, 3))
+    return image.clip(0, 255).astype(np.uint8), np.array(ids, np.uint8)[band]
+
+
+def save(array: np.ndarray, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def write_world(folder: Path) -> World:
+    """Toy town (4 training images) and Field (8 training, 3 validation images) with their descriptors and a recipe."""
+    world = World(folder, folder / "tiny.toml", folder / "sets/toy.toml", folder / "sets/field.toml")
+    for index in range(6):
+        split = "train" if index < 4 else "val"
+        image, label = draw(index, [0, 8, 7], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])
+        save(image, world.root / f"toy/{split}/{index:02d}.png")
+        save(label, world.root / f"toy/{split}_masks/{index:02d}_mask.png")
+    for index in range(11):
+        split, place = ("train", "north south"[index % 2 * 6 :][:5]) if index < 8 else ("val", "west")
+        image, label = draw(100 + index, [2, 1, 0], [(60, 60, 90), (90, 50, 40), (40, 60, 40)])
+        save(image, world.root / f"field/pictures/{split}/{place}/{index:02d}.jpg")
+        save(label, world.root / f"field/labels/{split}/{place}/{index:02d}.png")
+    world.toy.parent.mkdir()
+    world.toy.write_text(TOY)
+    world.field.write_text(FIELD)
+    world.recipe.write_text(RECIPE.format(toy=world.toy, field=world.field, root=world.root))
+    return world
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """`sda ARGUMENTS` in this process; the exit status."""
+    from sda import cli
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as main does, but undone after the test
+    monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+    monkeypatch.setattr(sys, "argv", ["sda", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as exit:
+        return exit.code or 0
+    return 0
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder and what it holds."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
