@@ -93,7 +93,8 @@ def classmix(
     The other image is the batch's next but one, or but two, …: never the image itself, unless the batch has only one.
 
     Args:
-        images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W) or None.
+        images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W), any map of the
+            pixels that goes with them, or None.
         probability: per image.
 
     Returns:

@@ -1,7 +1,7 @@
 """State in, state out: files that `torch.load(weights_only=True)` opens, written whole or not at all."""
 
 import os
-import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -30,8 +30,9 @@ def load(path: Path) -> dict:
     if not path.is_file():
         raise SdaError(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SdaError(f"{path}: not a readable checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:

@@ -53,7 +53,7 @@ def train() -> None:
 def train_command(name: str) -> click.Command:
     """The command of one recipe: an option for each of its fields, and its values as their defaults."""
     values = recipe.load(name)
-    title = Path(name).stem
+    title = title_of(name)
     options = [
         click.Option(["--out"], default="", metavar="DIR", help=f"Run folder.  [default: runs/{title}]"),
         click.Option(["--device"], type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
@@ -74,6 +74,12 @@ def train_command(name: str) -> click.Command:
     )
 
 
+def title_of(name: str) -> str:
+    """The name of a recipe; that of its run for the recipe.toml in a run folder."""
+    path = Path(name)
+    return path.absolute().parent.name if path.name == "recipe.toml" else path.stem
+
+
 def _train(name: str, given: dict) -> None:
     out, device, pairs, as_json = (given.pop(key) for key in ("out", "device", "changes", "as_json"))
     changes = {key: recipe.parse_value(key, text) for key, text in given.items() if text is not None}
@@ -86,7 +92,7 @@ def _train(name: str, given: dict) -> None:
 
     from sda import experiment, run_folder
 
-    title = Path(name).stem
+    title = title_of(name)
     folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
     with Bars() as bars:
         bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}, into {folder}")
@@ -124,19 +130,30 @@ def evaluate(
         raise SdaError(f"{len(roots)} --root for {max(len(datasets), 1)} --dataset: give one root per dataset, in the same order")
 
     from sda import experiment
+    from sda.evaluate import protocol
 
     where, scores = experiment.pick_device(device), {}
     with Bars() as bars:
-        for folder in runs:
-            run = experiment.load_run(Path(folder), checkpoint, where)
-            wanted = datasets or (run.recipe.target,)
-            for place, dataset in enumerate(wanted):
-                root = roots[place] if place < len(roots) else run.recipe.target_root if dataset == run.recipe.target else ""
-                title = Path(folder).name + (f" on {dataset}" if datasets else "")
-                scores[title] = experiment.score_run(run, dataset, root, split, bad_files == "skip", where, bars)
-                scores[title] |= {"run": folder, "dataset": dataset, "split": split, "checkpoint": checkpoint, "step": run.step}
-                for fault in scores[title]["skipped"]:
+        loaded = {folder: experiment.load_run(Path(folder), checkpoint, where) for folder in runs}
+        protocols = {protocol(run.recipe.input_size)["name"] for run in loaded.values()}
+        tables = {tuple(run.table.names) for run in loaded.values()}
+        if len(protocols) > 1 or len(tables) > 1:
+            raise SdaError(
+                f"these runs cannot stand in one table: their scores have different "
+                f"{'protocols: ' + ', '.join(sorted(protocols)) if len(protocols) > 1 else 'classes'}; "
+                "evaluate them one by one"
+            )
+        for folder, run in loaded.items():
+            target = run.recipe.target
+            for place, dataset in enumerate(datasets or (target,)):
+                own = dataset == target or (dataset.endswith(".toml") and os.path.abspath(dataset) == target)
+                root = roots[place] if place < len(roots) else run.recipe.target_root if own else ""
+                score = experiment.score_run(run, dataset, root, split, bad_files == "skip", where, bars)
+                for fault in score["skipped"]:
                     bars.say(f"left out: {fault}")
+                title = f"{os.path.relpath(folder)} on {dataset}" if datasets else os.path.relpath(folder)
+                facts = {"run": folder, "dataset": dataset, "split": split, "checkpoint": checkpoint, "step": run.step}
+                scores[title] = {**facts, **score}
     if as_json:
         click.echo(json.dumps(list(scores.values()), indent=2))
     else:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sda import experiment, report, run_folder
 from sda import recipe as recipes
-from sda.data.assemble import Data, evaluation_set
+from sda.data.assemble import evaluation_set
 from sda.progress import Bars
 
 RECIPES = {"streets-target-only": "target-only", "streets-source-only": "source-only", "streets-ssda": "semi-supervised DA"}
@@ -49,8 +49,9 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     """Target images, truth, and each network's prediction, side by side."""
     runs = {name: experiment.load_run(folder, "last", device) for name, folder in folders.items()}
-    first = next(iter(runs.values())).recipe
-    data: Data = evaluation_set(first, first.target, first.target_root, "val")
+    first = next(iter(runs.values()))
+    recipe = first.recipe
+    data = evaluation_set(first.table_name, first.table, recipe.input_size, recipe.target, recipe.target_root, "val")
     colors = list(data.table.colors.values())
     rows = []
     for index in range(0, len(data.val), len(data.val) // PICTURES)[:PICTURES]:

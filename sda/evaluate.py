@@ -92,6 +92,11 @@ def evaluate(
     network.train(was_training)
     if not images_seen:
         raise SdaError(f"no image could be evaluated; the first fault: {skipped[0]}")
+    if not confusion.any():
+        raise SdaError(
+            f"no labelled pixel in the {images_seen} images to evaluate: every label, such as "
+            f"{dataset.items[0].label}, is void in the classes {', '.join(names)}"
+        )
     mean_p = mean_p / images_seen
     marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum()
     infomax = ((marginal - mean_h / images_seen) / math.log(classes)).item()

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from sda import checkpoint, run_folder
-from sda.data.assemble import assemble, evaluation_set, training_classes
+from sda.data.assemble import assemble, evaluation_set
+from sda.data.descriptor import ClassTable
 from sda.errors import SdaError
 from sda.evaluate import evaluate
 from sda.models import SegmentationNetwork, build
@@ -51,6 +52,8 @@ class Run:
     """A trained network, and what it was trained as."""
 
     recipe: Recipe
+    table: ClassTable
+    table_name: str
     network: SegmentationNetwork
     normalise: Preprocessing
     step: int
@@ -66,23 +69,30 @@ def load_run(folder: Path, which: str, device: torch.device) -> Run:
         raise SdaError(f"{folder}: no such run folder")
     path = folder / f"{which}.pt"
     state = checkpoint.load(path)
-    recipe = check(Recipe, state["recipe"], str(path))
-    network = build(recipe.network, recipe.backbone, len(state["classes"]), recipe.output_stride, "none", recipe.precision)
-    network.load_state_dict(state["student"])
-    return Run(recipe, network.to(device).eval(), Preprocessing.from_dict(state["preprocessing"]), state["step"])
+    missing = {"recipe", "table", "classes", "student", "preprocessing", "step"} - state.keys()
+    if missing:
+        raise SdaError(f"{path}: not a checkpoint of a training: it lacks {', '.join(sorted(missing))}")
+    recipe = check(Recipe, state["recipe"], f"{path}: recipe")
+    table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
+    network = build(recipe.network, recipe.backbone, len(table.names), recipe.output_stride, "none", recipe.precision)
+    try:
+        network.load_state_dict(state["student"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise SdaError(f"{path}: its weights do not fit its recipe: {str(error).splitlines()[0]}") from None
+    normalise = Preprocessing.from_dict(state["preprocessing"])
+    return Run(recipe, table, state["table"], network.to(device).eval(), normalise, state["step"])
 
 
 def score_run(run: Run, dataset: str, root: str, split: str, skip: bool, device: torch.device, bars: Bars) -> dict:
     """Per-class IoU of a run on one dataset, in the run's own classes."""
-    data = evaluation_set(run.recipe, dataset, root, split, bars.count)
+    data = evaluation_set(run.table_name, run.table, run.recipe.input_size, dataset, root, split, bars.count)
     for note in data.notes:
         bars.say(note)
-    names = training_classes(run.recipe)[1].names
     return evaluate(
         run.network,
         data.val,
         run.normalise,
-        names,
+        run.table.names,
         device,
         workers=run.recipe.workers,
         skip=skip,

@@ -78,7 +78,7 @@ def mean_one(scores: Tensor, valid: Tensor) -> Tensor:
         valid: (C, N) bool.
     """
     scores = torch.where(valid, scores, 0.0)
-    return scores * (valid.sum(dim=1, keepdim=True) / scores.sum(dim=1, keepdim=True).clamp(min=1e-6))
+    return scores * (valid.sum(dim=1, keepdim=True) / scores.sum(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny))
 
 
 def class_weights(frequency: Tensor) -> Tensor:

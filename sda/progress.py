@@ -17,12 +17,12 @@ class Bars:
     def __init__(self):
         self.console = Console(stderr=True)
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         ]
         self._progress = Progress(*columns, console=self.console)
         self._tasks = {}
@@ -33,10 +33,11 @@ class Bars:
         return self
 
     def __exit__(self, *_) -> None:
-        self._progress.stop()
+        if self.console.is_terminal:
+            self._progress.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text.encode(errors="replace").decode(), highlight=False, markup=False, soft_wrap=True)
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
         """`done` of `total` of `what` is behind us; counting the same thing again starts its bar anew."""

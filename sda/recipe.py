@@ -1,12 +1,26 @@
 """A recipe: one experiment, as a flat, strictly read TOML file. Its fields are the options of its own command."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from sda import shelf
 from sda.errors import SdaError
+
+
+def _count_or_all(value: object) -> object:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError('expected a whole number from 0, or "all"')
+
+
+def _stride(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value in (0, 8, 16):
+        return value
+    raise ValueError("expected 0, 8 or 16")
+
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -30,7 +44,7 @@ class Recipe(shelf.Strict):
     source: str = Field("", description="labelled source dataset: a name or a TOML path; empty for none")
     target: str = Field(description="target dataset: a name or a TOML path")
     classes: str = Field("", description="class table to train in; empty for the target's own")
-    labels: Natural | Literal["all"] = Field(description="labelled target images: a count, or all")
+    labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="labelled target images: a count, or all")
     split: str = Field("", description="text file of the labelled images, one relative path per line; replaces labels")
     split_seed: Natural = Field(0, description="seed of the rule that picks the labelled images")
     unlabelled: str = Field(
@@ -56,14 +70,14 @@ class Recipe(shelf.Strict):
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"] = Field(
         description="torchvision backbone"
     )
-    output_stride: Literal[0, 8, 16] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
+    output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's convolutions (autocast)")
     freeze_norm: bool = Field(False, description="no training of batch-norm scales and offsets (DeepLabv2)")
     weights: str = Field("imagenet", description="imagenet (torchvision's), none, or a local .pth file")
 
     # schedule
     steps: Positive = Field(description="training steps")
-    seed: Natural = Field(0, description="seed of initialisation, streams and augmentation")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, streams and augmentation")
     learning_rate: NonNegative = Field(2e-4, description="of the backbone, at step 0")
     head_rate_factor: NonNegative = Field(1.0, description="learning rate of the other layers, as a multiple")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
@@ -101,7 +115,7 @@ class Recipe(shelf.Strict):
     def _streams_make_sense(self):
         if not self.source and self.labels == 0 and not self.split:
             raise ValueError("no labels at all: name a source, or ask for labels > 0")
-        if self.source and self.labels == "all" and self.unlabelled == "target":
+        if self.labels == "all" and not self.split and self.unlabelled == "target":
             raise ValueError('labels = "all" leaves no unlabelled target images')
         if self.method == "supervised" and self.unlabelled:
             raise ValueError("method supervised cannot use unlabelled images; leave unlabelled empty")
@@ -125,15 +139,20 @@ class Recipe(shelf.Strict):
         for stream in ("source", "target"):
             if self.root and values[stream] and not values[f"{stream}_root"]:
                 values[f"{stream}_root"] = str(Path(self.root) / Path(values[stream]).stem)
-        local = Path(self.root) / "weights" / f"{self.backbone}_imagenet.pth"
-        if self.root and self.weights == "imagenet" and local.expanduser().is_file():
+        local = Path(os.path.expanduser(self.root)) / "weights" / f"{self.backbone}_imagenet.pth"
+        if self.root and self.weights == "imagenet" and local.is_file():
             values["weights"] = str(local)
-        paths = {name: value for name, value in values.items() if value and (name in _PATHS or _is_path(value))}
-        return self.model_copy(update={name: str(Path(value).expanduser().absolute()) for name, value in paths.items()})
+        paths = {name: value for name, value in values.items() if value and not _is_name(name, value)}
+        return self.model_copy(update={name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()})
 
     @property
     def crop_size(self) -> list[int]:
         return self.crop or self.size
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height, width of the network's input in evaluation."""
+        return tuple(self.eval_size or self.size)
 
     @property
     def setting(self) -> str:
@@ -143,7 +162,7 @@ class Recipe(shelf.Strict):
             return ("semi-supervised DA" if target else "UDA") if self.source else "SSL"
         if self.source:
             return "joint" if target else "source-only"
-        return "oracle" if self.labels == "all" else "target-only"
+        return "oracle" if self.labels == "all" and not self.split else "target-only"
 
 
 # Fields that hold a path, and those that hold a name or a path.
@@ -151,8 +170,10 @@ _PATHS = ("root", "source_root", "target_root", "split")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")
 
 
-def _is_path(value: str) -> bool:
-    return "/" in value or Path(value).suffix in (".toml", ".pth", ".pt")
+def _is_name(field: str, value: str) -> bool:
+    if field in ("unlabelled", "weights"):
+        return value in ("target", "imagenet", "none")
+    return field in _NAMES and not value.endswith(".toml")
 
 
 def load(name: str, changes: dict | None = None) -> Recipe:
@@ -167,18 +188,22 @@ def load(name: str, changes: dict | None = None) -> Recipe:
 
 
 def parse_value(field: str, text: str) -> object:
-    """The value of a `key=value` flag, read as TOML (`1.5`, `true`, `[128, 256]`), strings without quotes allowed.
+    """The value of a `key=value` flag, read as TOML (`1.5`, `true`, `[128, 256]`); strings without quotes.
 
     Raises:
         SdaError: `field` is not a field of a recipe.
     """
     if field not in Recipe.model_fields:
         raise SdaError(f"--set: unknown key {field!r}{shelf.hint(field, list(Recipe.model_fields))}")
-    if Recipe.model_fields[field].annotation is str:
-        return text.strip('"')
+    if Recipe.model_fields[field].annotation is str and not text.startswith('"'):
+        return text
     if text.strip().lower() in ("none", ""):
         return None
     try:
         return shelf.tomllib.loads(f"value = {text}")["value"]
     except shelf.tomllib.TOMLDecodeError:
+        pass
+    try:
+        return float(text)  # TOML has no .5
+    except ValueError:
         return text

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 GREY = (90, 90, 90)  # ignored pixels
@@ -14,7 +15,7 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
     """Print a table on stdout."""
     table = Table(*columns, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     _console().print(table)
 
 
@@ -27,9 +28,9 @@ def show_scores(scores: dict[str, dict]) -> None:
     first = next(iter(scores.values()))
     table = Table("class", header_style="bold", caption=_protocols(scores))
     for name in scores:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for label in first["iou"]:
-        table.add_row(label, *(_percent(score["iou"].get(label)) for score in scores.values()))
+        table.add_row(escape(label), *(_percent(score["iou"].get(label)) for score in scores.values()))
     table.add_section()
     table.add_row("mIoU, classes present", *(_percent(score["miou"]) for score in scores.values()), style="bold")
     if all("miou_all" in score for score in scores.values()):

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +25,7 @@ def named(out: str) -> Path:
     Raises:
         SdaError: it holds something already.
     """
-    folder = Path(out).expanduser()
+    folder = Path(os.path.expanduser(out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SdaError(f"--out {folder}: exists and is not empty; nothing is overwritten: name another folder")
     return folder
@@ -44,11 +46,11 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> None:
     except OSError as error:
         raise SdaError(f"--out {folder}: cannot be made: {error}") from None
     (folder / "recipe.toml").write_text(
-        f"# sda train {folder / 'recipe.toml'}\n" + toml_text(recipe.model_dump()), encoding="utf-8"
+        f"# sda train {shlex.quote(str(folder / 'recipe.toml'))}\n" + toml_text(recipe.model_dump()), encoding="utf-8"
     )
     hashes = {}
     for stream, items in data.lists.items():
-        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8")
+        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
         hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
     _write_json(
         folder / "environment.json",
@@ -77,7 +79,7 @@ def finish(folder: Path, result: dict) -> None:
         writer.writerow(["mean over classes present", f"{result['miou']:.4f}"])
         writer.writerow(["mean over all classes", f"{result['miou_all']:.4f}"])
     if result["skipped"]:
-        (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8")
+        (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 def toml_text(values: dict) -> str:
@@ -86,7 +88,7 @@ def toml_text(values: dict) -> str:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _version(package: str) -> str | None:

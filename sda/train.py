@@ -59,7 +59,9 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
         return {
             "step": step + 1,
             "recipe": recipe.model_dump(),
+            "table": data.table_name,
             "classes": data.table.colors,
+            "splits": {stream: [item.key for item in items] for stream, items in data.lists.items()},
             "preprocessing": normalise.to_dict(),
             "student": method.student.state_dict(),
         }

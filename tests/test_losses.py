@@ -227,7 +227,6 @@ def test_mean_one_has_mean_one(seed, count, shift):
     torch.testing.assert_close(weights.sum(dim=1), valid.sum(dim=1).float(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="mean_one: clamp(min=1e-6) on the sum of scores; below it the mean is not 1")
 @pytest.mark.parametrize("score", [1e-7, 1e-12, 1e-30])
 def test_mean_one_of_tiny_scores(score):
     valid = torch.tensor([[True, True, False]])

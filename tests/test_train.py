@@ -218,15 +218,11 @@ def test_eval_of_two_runs(world, trained, sda, tmp_path):
     assert [score["run"] for score in scores] == [str(trained), str(tmp_path / "other")]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="scores are kept by the last part of the folder's name: runs of one name replace each other"
-)
 def test_eval_of_two_runs_of_one_name(trained, sda, tmp_path):
     shutil.copytree(trained, tmp_path / trained.name)
     assert len(json.loads(sda("eval", trained, tmp_path / trained.name, "--json", "--device", "cpu"))) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="eval reads the class table anew from the descriptor rather than from the checkpoint")
 def test_eval_counts_in_the_classes_of_the_checkpoint(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     sda("train", world.recipe, "--steps", "1", "--out", tmp_path / "run", "--device", "cpu")
@@ -300,7 +296,6 @@ def test_ignored_source_labels_leave_the_bank_to_the_target(world, tmp_path):
 # Edges
 
 
-@pytest.mark.xfail(strict=True, reason="miou is None then: comparing, formatting and the CSV each fail with a traceback")
 def test_validation_labels_that_are_all_ignored(monkeypatch, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     for path in (world.root / "field/labels/val").rglob("*.png"):
@@ -309,15 +304,11 @@ def test_validation_labels_that_are_all_ignored(monkeypatch, tmp_path):
     assert tiny.run_main(monkeypatch, "train", world.recipe, *flags) in (0, 2)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rich reads [/x] in a folder's name as markup: MarkupError, with a traceback; [x] is swallowed"
-)
 def test_run_folder_with_brackets(world, sda, tmp_path):
     (tmp_path / "a[").mkdir()
     sda("train", world.recipe, "--steps", "1", "--out", f"{tmp_path}/a[/b]", "--device", "cpu")
 
 
-@pytest.mark.xfail(strict=True, reason="a name that is no UTF-8 fails in rank and in the split lists, with a traceback")
 def test_image_name_that_is_no_utf8(monkeypatch, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     folder = world.root / "field/pictures/train/north"
@@ -327,14 +318,10 @@ def test_image_name_that_is_no_utf8(monkeypatch, tmp_path):
     assert tiny.run_main(monkeypatch, "train", world.recipe, *tiny.BANK, *flags) in (0, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="no checkpoint holds the split lists or their hashes, as CONVENTIONS.md asks")
 def test_checkpoint_knows_its_splits(trained):
     assert "splits" in torch.load(trained / "last.pt", weights_only=True)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the table's name is its whole path, so that no [maps.NAME] can name it; --classes takes the stem"
-)
 def test_class_table_of_the_users_is_mapped_to_by_its_stem(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     table = world.folder / "sets/tab.toml"

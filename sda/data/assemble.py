@@ -1,5 +1,6 @@
 """From a recipe to its datasets: roots found, classes mapped, labels split off, and overlaps ruled out."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         data.lists["source"] = items
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
-    data.val, data.lists["val"] = _validation(data, target, root, recipe)
+    data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val")
     listing = list_items(target, root, "train")
     chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
     if chosen:
@@ -72,7 +73,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
             taken = {item.key for item in chosen}
             rest = [item for item in listing.items if item.key not in taken]
         else:
-            rest = list_folder(Path(recipe.unlabelled).expanduser()).items
+            rest = list_folder(Path(recipe.unlabelled)).items
         rest = _without_copies(data, rest, chosen)
         if not rest:
             raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
@@ -97,13 +98,14 @@ def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
     return _table_name(target, recipe.target), target.table()
 
 
-def evaluation_set(recipe: Recipe, dataset: str, root: str, split: str, progress: Count = ignore_count) -> Data:
-    """The labelled images of any dataset, in the classes of `recipe`, for `sda eval`."""
-    table_name, table = training_classes(recipe)
+def evaluation_set(
+    table_name: str, table: ClassTable, size: tuple[int, int], dataset: str, root: str, split: str, progress: Count = ignore_count
+) -> Data:
+    """The labelled images of any dataset as `val`, in the classes of `table`, for a network that takes images of `size`."""
     data = Data(table, table_name)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val, data.lists["val"] = _validation(data, descriptor, folder, recipe, split)
+    data.val, data.lists["val"] = _validation(data, descriptor, folder, size, split)
     return data
 
 
@@ -111,16 +113,15 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
     """The folder of a dataset: the one given, or the descriptor's; streets is made there on first use."""
     if not given and not descriptor.root:
         raise SdaError(f"{descriptor.title}: where is it? Give its folder with {flag}. {descriptor.download}".strip())
-    root = Path(given or descriptor.root).expanduser()
+    root = Path(os.path.expanduser(given or descriptor.root))
     if descriptor.generated:
         streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))
     return root
 
 
-def _validation(data: Data, descriptor: Descriptor, root: Path, recipe: Recipe, split: str = "val") -> tuple[Dataset, list[Item]]:
+def _validation(data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int], split: str) -> tuple[Dataset, list[Item]]:
     listing = list_items(descriptor, root, split)
     items = _with_labels(data, descriptor, listing.items, root)
-    size = tuple(recipe.eval_size or recipe.size)
     return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
 
 
@@ -159,4 +160,4 @@ def _without_copies(data: Data, rest: list[Item], chosen: list[Item]) -> list[It
 
 
 def _table_name(descriptor: Descriptor, dataset: str) -> str:
-    return descriptor.classes if isinstance(descriptor.classes, str) else Path(dataset).stem
+    return Path(descriptor.classes if isinstance(descriptor.classes, str) else dataset).stem

@@ -42,6 +42,17 @@ class Layout(shelf.Strict):
     encoding: Literal["ids", "train_ids"] = "ids"
     split: str | None = Field(None, description="this layout holds only this split")
 
+    @field_validator("images", "labels")
+    @classmethod
+    def _is_pattern(cls, pattern):
+        if pattern is None:
+            return pattern
+        if not pattern or pattern.startswith("/") or "*" in pattern:
+            raise ValueError("expected a path below the root with {words} in it, and no *")
+        if re.search(r"[{}]", re.sub(r"{[A-Za-z_]\w*}", "", pattern)):
+            raise ValueError("braces hold one plain word each, such as {frame}")
+        return pattern
+
     @model_validator(mode="after")
     def _words_agree(self):
         if self.labels is not None:
@@ -60,7 +71,7 @@ class Descriptor(shelf.Strict):
     download: str = Field("", description="what to download and where it goes")
     classes: str | dict[str, Color] = Field(description="a table in datasets/classes/, or name = [r, g, b] per class")
     ids: dict[str, str] = Field({}, description="value in the label file = class; default: positions in the class table")
-    void: list[Byte] = Field([], description="values that are known and ignored; 255 always is")
+    void: list[Byte] = Field([], description="values that are known and ignored; without [ids] also 255")
     void_colors: list[Color] = Field([], description="ignored colours, for labels stored as RGB")
     layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is taken")
     splits: dict[str, str] = Field({}, description="split = its folder name, where they differ")
@@ -104,6 +115,8 @@ def load(name: str) -> Descriptor:
     """
     path = shelf.find("datasets", name)
     descriptor = shelf.read(path, Descriptor)
+    if isinstance(descriptor.classes, str) and descriptor.classes.endswith(".toml"):
+        descriptor = descriptor.model_copy(update={"classes": str(path.parent / descriptor.classes)})
     table = descriptor.table()
     for value, label in descriptor.ids.items():
         if label not in table.colors:
@@ -150,7 +163,7 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
         for path in root.glob(pattern):
             key = path.relative_to(root).as_posix()
             match = expression.fullmatch(key)
-            if match:
+            if match and not path.name.startswith("."):  # macOS leaves ._files behind
                 label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
                 items.append(Item(key, path, label if label and label.is_file() else None))
         items.sort(key=lambda item: item.key)
@@ -168,23 +181,26 @@ def list_folder(folder: Path) -> Listing:
     """Every image in a folder and the folders below it, without labels."""
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such folder of unlabelled images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
     if not paths:
         raise SdaError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
 
 
 def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
-    """Value in a label file → train id (255 for void), for one encoding. Values that are not keys are unknown."""
+    """Value in a label file → train id (255 for void), for one encoding. Values that are not keys are unknown.
+
+    Where `[ids]` is given, 255 counts only if `void` names it: label ids do not use it, files converted to train ids do.
+    """
     names = descriptor.table().names
-    values = dict.fromkeys(descriptor.void, IGNORE)
+    void = dict.fromkeys(descriptor.void, IGNORE)
+    train_ids = {index: index for index in range(len(names))}
     if encoding == "train_ids":
-        values = {250: IGNORE, **{index: index for index in range(len(names))}}
-    elif descriptor.ids:
-        values |= {int(value): names.index(name) for value, name in descriptor.ids.items()}
-    else:
-        values |= {index: index for index in range(len(names)) if index not in values}
-    return {**values, IGNORE: IGNORE}
+        return {**void, 250: IGNORE, 255: IGNORE, **train_ids}
+    if descriptor.ids:
+        return {**void, **{int(value): names.index(name) for value, name in descriptor.ids.items()}}
+    return {**train_ids, 255: IGNORE, **void}
 
 
 def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tuple[np.ndarray, list[str]]:

@@ -22,8 +22,8 @@ def read_image(path: Path) -> Image.Image:
 
 def _open(path: Path, what: str) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
+        with Image.open(path) as image:
+            image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FileError(
             f"{path}: this {what} cannot be read ({error}); mend or remove it, or leave it out with --bad-files skip"
@@ -73,6 +73,8 @@ class LabelCodec:
         unknown = label == _UNKNOWN
         if unknown.any():
             found = [show(int(value)) for value in np.unique(values[unknown])[:8]]
+            if set(found) <= {"250", "255"}:
+                key += ' (or does the file hold train ids? Then its layout needs encoding = "train_ids")'
             raise FileError(
                 f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; name them in its "
                 f"[ids] or {key}, or leave such files out with --bad-files skip"

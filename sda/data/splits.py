@@ -9,7 +9,7 @@ from sda.errors import SdaError
 
 def rank(keys: list[str], seed: int) -> list[str]:
     """The keys in the order of SHA-256("seed:key"): the same on every machine, and nested for growing counts."""
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest())
 
 
 def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "") -> list[Item]:
@@ -45,8 +45,8 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
 def read_list(path: Path) -> list[str]:
     """A split list: one relative path per line; empty lines are left out, repeated ones refused."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
+    except OSError as error:
         raise SdaError(f"{path}: the split list cannot be read: {error}") from None
     keys = [line for line in lines if line]
     if not keys:
@@ -63,7 +63,7 @@ def list_text(items: list[Item]) -> str:
 
 def list_hash(items: list[Item]) -> str:
     """SHA-256 of the list as text: two runs with equal hashes saw the same images."""
-    return hashlib.sha256(list_text(items).encode()).hexdigest()
+    return hashlib.sha256(list_text(items).encode(errors="surrogateescape")).hexdigest()
 
 
 def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
@@ -75,6 +75,7 @@ def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]
     by_size: dict[int, list[Item]] = {}
     for item in first:
         by_size.setdefault(_size(item), []).append(item)
+    by_size.pop(0, None)  # empty and unreadable files are no images: whoever reads them will say so
     digests: dict[Path, bytes] = {}
     shared = []
     for item in second:
@@ -99,8 +100,8 @@ def check_disjoint(first: str, first_items: list[Item], second: str, second_item
 def _size(item: Item) -> int:
     try:
         return item.image.stat().st_size
-    except OSError as error:
-        raise SdaError(f"{item.image}: cannot be read: {error}") from None
+    except OSError:
+        return 0
 
 
 def _digest(item: Item, digests: dict[Path, bytes]) -> bytes:

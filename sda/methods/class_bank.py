@@ -126,17 +126,16 @@ class ClassBankMethod(nn.Module):
         s = self.settings
         logits, features = self.teacher.model["network"](x_l)
         predicted, confidence = pseudo_label(logits)
-        y = shrink(y_l, features.shape[2:])
+        y, domain = shrink(y_l, features.shape[2:]), shrink(domain, features.shape[2:])
         right = (predicted == y) & (confidence > s.bank_confidence)
         if s.bank_streams != "both":
-            right &= (domain == (SOURCE if s.bank_streams == "source" else TARGET))[:, None, None]
+            right &= domain == (SOURCE if s.bank_streams == "source" else TARGET)
         f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE), with_indices=True)
         z = self._heads(f, chosen, self.teacher.model["g"])
         training = self.S.training
         scores = self.S.eval()(z, chosen).squeeze(2)
         self.S.train(training)
-        origin = domain[indices // y[0].numel()]
-        self.bank.admit(z, scores, chosen, origin, count=len(x_l) * self.admissions)
+        self.bank.admit(z, scores, chosen, domain.flatten()[indices], count=len(x_l) * self.admissions)
 
     def _gather(self, features: Tensor, labels: Tensor, with_indices: bool = False):
         """Features (B, F, h, w) of up to `contrast_pixels` random pixels per class: (C, K, F), and which are real (C, K)."""

@@ -16,15 +16,15 @@ def labelled_views(batch: Batch, classes: int, mix: float, normalise: Preprocess
     """Source and labelled target images as one weakly augmented batch x_l.
 
     Returns:
-        images (B, 3, H, W), normalised; labels (B, H, W) int64, 255 = ignored; domain (B,) int64, SOURCE or TARGET, of
-        the image that was pasted onto where ClassMix pasted.
+        images (B, 3, H, W), normalised; labels (B, H, W) int64, 255 = ignored; domain (B, H, W) int64, SOURCE or TARGET,
+        of every pixel: ClassMix pastes from one onto the other.
     """
     streams = [(domain, part) for domain, part in ((SOURCE, batch.source), (TARGET, batch.labelled)) if part is not None]
     images = torch.cat([part.images for _, part in streams]).float() / 255
     labels = torch.cat([part.labels for _, part in streams]).long()
-    domain = torch.cat([torch.full((len(part.images),), domain, device=images.device) for domain, part in streams])
+    domain = torch.cat([torch.full_like(part.labels, domain, dtype=torch.int64) for domain, part in streams])
     images, labels, _ = _weak(images, labels)
-    images, labels, _ = classmix(images, labels, None, classes, mix)
+    images, labels, domain = classmix(images, labels, domain, classes, mix)
     return normalise(images), labels, domain
 
 
@@ -39,8 +39,9 @@ def strong_views(
     Returns:
         The same for (views·B): images normalised; where the augmentation pads, labels 255 and weights 0.
     """
-    repeated = (x.repeat(views, *[1] * (x.ndim - 1)) for x in (images, labels, weights))
-    images, labels, weights = classmix(*_strong(*repeated), classes, mix)
+    # view by view, so that ClassMix never takes another view of an image for another image
+    made = [classmix(*_strong(images, labels, weights), classes, mix) for _ in range(views)]
+    images, labels, weights = (torch.cat(parts) for parts in zip(*made, strict=True))
     return normalise(images), labels, weights
 
 

@@ -30,7 +30,7 @@ class MaskedBatchNorm(nn.Module):
             mean = torch.where(rows, x, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
             var = torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True) / count.clamp(min=1)
             with torch.no_grad():
-                rate = torch.where(count > 1, self.momentum, 0.0)
+                rate = torch.where(count > 1, self.momentum, 0.0).to(x.dtype)
                 self.running_mean.lerp_(mean, rate.expand_as(mean))
                 self.running_var.lerp_(var * count / (count - 1).clamp(min=1), rate.expand_as(var))
         else:

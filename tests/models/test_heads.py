@@ -163,7 +163,6 @@ def test_initial_weights_are_those_of_linear():
         assert weights.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)
 
 
-@pytest.mark.xfail(strict=True, reason="heads.py: `rate` is always float32, and lerp_ refuses it beside float64")
 def test_norm_in_float64():
     x, valid = padded(0)
     assert masked_norm().double()(x.double(), valid).dtype == torch.float64
