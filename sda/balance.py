@@ -9,7 +9,8 @@ from sda.losses import IGNORE, class_weights
 class ClassBalance(nn.Module):
     """Keeps f_c, the running share of class c among the labels seen, and gives α_c = sqrt(median(f) / f_c).
 
-    The running mean is a true mean at first and forgets with `momentum` later, so that it follows the pseudo-labels.
+    The running mean is a true mean at first and forgets with `momentum` later, so that it follows the pseudo-labels, and
+    slowly: a rare class may be absent for hundreds of steps, and its weight must not run away meanwhile.
 
     Args:
         classes: C.
@@ -17,7 +18,7 @@ class ClassBalance(nn.Module):
         momentum: of the running mean.
     """
 
-    def __init__(self, classes: int, active: bool, momentum: float = 0.99):
+    def __init__(self, classes: int, active: bool, momentum: float = 0.999):
         super().__init__()
         self.active, self.momentum = active, momentum
         self.register_buffer("frequency", torch.zeros(classes))

@@ -119,6 +119,8 @@ class Recipe(shelf.Strict):
             raise ValueError('labels = "all" leaves no unlabelled target images')
         if self.method == "supervised" and self.unlabelled:
             raise ValueError("method supervised cannot use unlabelled images; leave unlabelled empty")
+        if self.batch_unlabelled == 1 and self.unlabelled and self.classmix_unlabelled:
+            raise ValueError("batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or classmix_unlabelled = 0")
         if self.method == "class_bank" and not self.unlabelled:
             raise ValueError('method class_bank needs unlabelled images: unlabelled = "target" or a folder')
         return self

@@ -60,11 +60,22 @@ def test_flip_is_exact():
     assert torch.equal(new_weights, weights.flip(2))
 
 
+def ramp_images(batch, size):
+    """Images whose channels are column and row in 0..1, so that a warp can be read off."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    return torch.stack([columns, rows, torch.ones(size, size)]).expand(batch, 3, size, size).contiguous()
+
+
+def reflected(x):
+    """Any number folded into 0..1, as a mirror at either end would."""
+    return 1 - (1 - x % 2).abs()
+
+
 def test_scaling_down_pads_with_ignored():
-    """Half size: a 16×16 image somewhere in 32×32, whole; around it label 255, weight 0 and black."""
+    """Half size: a 16×16 image somewhere in 32×32, whole; around it label 255, weight 0, and the image goes on mirrored."""
     torch.manual_seed(0)
-    images, labels, weights = torch.ones(8, 3, 32, 32), torch.zeros(8, 32, 32, dtype=torch.int64), torch.full((8, 32, 32), 0.7)
-    images, labels, weights = Augment(but(scale=1, scale_range=(0.5, 0.5)))(images, labels, weights)
+    labels, weights = torch.zeros(8, 32, 32, dtype=torch.int64), torch.full((8, 32, 32), 0.7)
+    images, labels, weights = Augment(but(scale=1, scale_range=(0.5, 0.5)))(ramp_images(8, 32), labels, weights)
     places = set()
     for image, label, weight in zip(images, labels, weights, strict=True):
         inside = label == 0
@@ -78,11 +89,11 @@ def test_scaling_down_pads_with_ignored():
         assert (weight[~inside] == 0).all()
         assert (weight[inside] == weight.max()).all()
         assert weight.max().item() == pytest.approx(0.7)
-        # images are interpolated, so their edge may fade over one pixel
-        core = -torch.nn.functional.max_pool2d(-inside[None].float(), 3, 1, 1)[0] == 1
-        rim = torch.nn.functional.max_pool2d(inside[None].float(), 3, 1, 1)[0] == 1
-        torch.testing.assert_close(image[:, core], torch.ones_like(image[:, core]))
-        assert (image[:, ~rim] == 0).all()
+        slope, y, x = 2 / 31, rows[8], columns[8]
+        across = reflected(image[0, y, x] + slope * (torch.arange(32) - x))
+        down = reflected(image[1, y, x] + slope * (torch.arange(32) - y))
+        torch.testing.assert_close(image[0], across.expand(32, 32), atol=0.04, rtol=0)  # interpolation rounds the tips
+        torch.testing.assert_close(image[1], down[:, None].expand(32, 32), atol=0.04, rtol=0)
     assert len(places) > 4
 
 
@@ -148,20 +159,16 @@ def test_seed_decides(strength):
     assert all(torch.equal(x, y) for x, y in zip(before, (images, labels, weights), strict=True)), "inputs are left alone"
 
 
-def ramp_images(batch, size=64):
-    """Images whose channels are column and row, so that a warp can be read off."""
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
-    return torch.stack([columns, rows, torch.ones(size, size)]).expand(batch, 3, size, size).contiguous()
-
-
 def test_each_image_is_moved_on_its_own():
     """From a ramp's slopes: about half flipped, a share `scale` rescaled by 0.75 to 1.75, both axes alike, each its own."""
     torch.manual_seed(0)
     count, size = 400, 64
-    images, _, _ = Augment(dataclasses.replace(WEAK, jitter=0))(
-        ramp_images(count), torch.zeros(count, size, size, dtype=torch.int64)
+    images, labels, _ = Augment(dataclasses.replace(WEAK, jitter=0))(
+        ramp_images(count, size), torch.zeros(count, size, size, dtype=torch.int64)
     )
-    inside = images[:, 2] > 0.999
+    # not padding, nor the outermost pixels, which are half mirrored
+    outside = torch.nn.functional.pad((labels == IGNORE).float(), (1, 1, 1, 1), value=1.0)
+    inside = torch.nn.functional.max_pool2d(outside, 3, 1) == 0
     both = inside[:, :, 1:] & inside[:, :, :-1]
     across = ((images[:, 0, :, 1:] - images[:, 0, :, :-1]) * both).sum((1, 2)) / both.sum((1, 2)) * (size - 1)
     both = inside[:, 1:] & inside[:, :-1]

@@ -48,6 +48,12 @@ def test_confusion_matrix_of_ignored_pixels_only():
     assert score(matrix, NAMES)["miou"] is None
 
 
+def test_labels_beyond_the_classes_are_ignored():
+    predicted = torch.arange(CLASSES).repeat(3)
+    label = torch.tensor([CLASSES, CLASSES + 1, 255]).repeat_interleave(CLASSES)
+    assert torch.equal(confusion_matrix(predicted, label, CLASSES), torch.zeros(CLASSES, CLASSES, dtype=torch.int64))
+
+
 def test_iou_by_hand():
     """Class 0: 3 right, 1 missed, 2 wrongly claimed: 3/6. Class 1: 4/(4 + 2 + 1). Class 2 absent."""
     matrix = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])

@@ -311,6 +311,15 @@ def test_unlabelled_classmix_mixes_different_images(make, batches, unaugmented):
     assert all(((images - copies).abs() > 1e-2).flatten(1).any(1).all() for images in seen[1::2])
 
 
+def test_views_of_an_image_are_augmented_apart(make, batches):
+    method, batch = make(views=3), batches["ssda"]
+    seen = record_inputs(method.student)
+    method.step(batch, 0)
+    one, two, three = seen[1].chunk(3)
+    for a, b in ((one, two), (one, three), (two, three)):
+        assert ((a - b).abs() > 1e-2).flatten(1).any(1).all()
+
+
 def test_labelled_classmix_is_there_from_the_first_step(make, batches, unaugmented):
     method, batch = make(classmix_labelled=1.0), batches["ssda"]
     seen = record_inputs(method.student)

@@ -11,7 +11,7 @@ from sda.data.streets.traffic import put_cycles, put_people, put_traffic
 from sda.data.streets.worlds import WORLDS
 from sda.errors import SdaError
 
-VERSION = 1  # goes up whenever the pictures change
+VERSION = 2  # goes up whenever the pictures change
 
 
 def render(domain: str, seed: int, index: int, height: int = 128, width: int = 256) -> tuple[np.ndarray, np.ndarray]:

@@ -63,12 +63,12 @@ def game_light(rng: Rng) -> Light:
 # fmt: off
 # (sky top, at the horizon), share, haze per metre, sun, warmth, gamma
 MOODS = (
-    (((176, 182, 190), (206, 208, 208)), 0.32, 0.008, 0.05, 0.00, 1.00),  # overcast
-    (((122, 150, 184), (196, 206, 214)), 0.22, 0.006, 0.35, 0.04, 0.95),  # hazy sun
-    (((198, 200, 200), (214, 214, 210)), 0.14, 0.022, 0.00, -0.03, 0.90),  # fog
-    (((104, 112, 128), (196, 172, 148)), 0.14, 0.009, 0.15, 0.12, 1.40),  # dusk
-    (((236, 236, 232), (246, 244, 238)), 0.10, 0.010, 0.20, 0.02, 0.75),  # glare
-    (((112, 122, 136), (158, 164, 172)), 0.08, 0.012, 0.00, -0.10, 1.25),  # rain
+    (((176, 182, 190), (206, 208, 208)), 0.30, 0.004, 0.15, 0.00, 1.00),  # overcast
+    (((122, 150, 184), (196, 206, 214)), 0.30, 0.003, 0.45, 0.03, 0.95),  # hazy sun
+    (((198, 200, 200), (214, 214, 210)), 0.08, 0.012, 0.05, -0.02, 0.92),  # fog
+    (((104, 112, 128), (196, 172, 148)), 0.12, 0.005, 0.25, 0.08, 1.25),  # dusk
+    (((236, 236, 232), (246, 244, 238)), 0.10, 0.005, 0.30, 0.02, 0.85),  # glare
+    (((112, 122, 136), (158, 164, 172)), 0.10, 0.006, 0.10, -0.06, 1.15),  # rain
 )
 # fmt: on
 
@@ -77,7 +77,7 @@ def camera_light(rng: Rng) -> Light:
     """Any weather, and a camera whose exposure and white balance are seldom right."""
     share = np.array([mood[1] for mood in MOODS])
     sky, _, haze, strength, warmth, gamma = MOODS[rng.choice(len(MOODS), p=share / share.sum())]
-    exposure, warmth, green = rng.normal(0.98, 0.10), warmth + rng.normal(0, 0.06), rng.normal(0, 0.025)
+    exposure, warmth, green = rng.normal(1.0, 0.07), warmth + rng.normal(0, 0.03), rng.normal(0, 0.012)
     return Light(
         sky,
         clouds=2.0,
@@ -87,11 +87,11 @@ def camera_light(rng: Rng) -> Light:
         strength=strength,
         softness=4,
         gain=(exposure * (1 + warmth), exposure * (1 + green), exposure * (1 - warmth)),
-        gamma=gamma * math.exp(rng.normal(0, 0.12)),
-        texture=rng.uniform(0.7, 1.3),
-        blur=rng.uniform(0.25, 0.85),
-        noise=rng.uniform(2, 6),
-        vignette=rng.uniform(0.1, 0.45),
+        gamma=gamma * math.exp(rng.normal(0, 0.08)),
+        texture=rng.uniform(0.6, 1.1),
+        blur=rng.uniform(0.25, 0.6),
+        noise=rng.uniform(1.5, 4),
+        vignette=rng.uniform(0.1, 0.35),
     )
 
 
@@ -169,7 +169,7 @@ GAME = World(
     bonnet=0.1)
 
 CAMERA = World(
-    code=2, light=camera_light, focal=1.02, eye=(1.15, 1.4), horizon=(0.37, 0.47), lanes=(1, 1), lane=3.1,
+    code=2, light=camera_light, focal=0.9, eye=(1.2, 1.6), horizon=(0.4, 0.5), lanes=(1, 1), lane=3.1,
     walk=(1.8, 3.6), linings={"houses": 0.56, "park": 0.24, "wall": 0.09, "fence": 0.11}, storeys=(2, 5), pitched=0.6,
     trees=("crown", "crown", "crown", "bush"),
     cars=(
