@@ -46,11 +46,17 @@ class Settings:
 class ClassBankMethod(nn.Module):
     """L = L_sup + L_pseudo + 0.01 L_ent + λ_c (L_contr on labelled + L_contr on unlabelled pixels).
 
+    Where the paper leaves a choice open:
+    - labelled images are those of all streams: B and |X_l| of the bank's admissions count source and target alike;
+    - contrast and admissions see at most `contrast_pixels` random pixels per class, stream and step: the mean over a class
+      is then an estimate, but all classes cost the same, and nothing waits for the device;
+    - only labelled images enter the batch norms' running statistics: strong views are not what evaluation shows.
+
     Args:
         network: the student θ, images → (logits, features).
         classes: C.
         normalise: the preprocessing of the network's weights.
-        labelled_images: |X_l|, the labelled images in all (source and target); fewer enter more of their pixels.
+        labelled_images: |X_l|; fewer enter more of their pixels.
     """
 
     Settings = Settings
