@@ -56,12 +56,12 @@ class Bars:
         """What `sda.train.train` reports to."""
         from sda.train import Report
 
-        notes = {"losses": "", "score": ""}
+        notes = {"loss": "", "score": ""}
 
         def step(k: int, losses: dict[str, float] | None) -> None:
             if losses:
-                notes["losses"] = " ".join(f"{key} {value:.3f}" for key, value in losses.items())
-            self.count(name, k + 1, steps, f"{notes['losses']} {notes['score']}".strip())
+                notes["loss"] = f"loss {sum(losses.values()):.3f}"
+            self.count(name, k + 1, steps, f"{notes['loss']} {notes['score']}".strip())
 
         def scored(k: int, score: dict) -> None:
             notes["score"] = f"mIoU {score['miou']:.1f}"
