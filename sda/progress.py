@@ -12,13 +12,13 @@ class _Rate(ProgressColumn):
 
 
 class Bars:
-    """A context in which things report how far they are."""
+    """A context in which things report how far they are: a bar each, on top of which lines scroll away."""
 
     def __init__(self):
         self.console = Console(stderr=True)
         columns = [
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
@@ -45,10 +45,12 @@ class Bars:
             self._tasks[what] = self._progress.add_task(what, total=total, note="")
         task = self._progress.tasks[self._tasks[what]]
         if done <= task.completed:
-            self._progress.reset(task.id, total=total)
+            self._progress.reset(task.id, total=total, visible=True)
         before = task.completed
-        self._progress.update(task.id, completed=done, note=note)
-        if not self.console.is_terminal and (done == total or done * 10 // total > before * 10 // total):
+        # a bar that is full gives way to a line
+        self._progress.update(task.id, completed=done, note=note, visible=done < total)
+        tenth = not self.console.is_terminal and done * 10 // total > before * 10 // total
+        if done == total or tenth:
             rate = f", {task.speed:.1f}/s" if task.speed else ""
             self.say(f"{what}: {done}/{total}{rate}  {note}".rstrip())
 

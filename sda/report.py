@@ -28,7 +28,7 @@ def show_scores(scores: dict[str, dict]) -> None:
     first = next(iter(scores.values()))
     table = Table("class", header_style="bold", caption=_protocols(scores))
     for name in scores:
-        table.add_column(escape(name), justify="right")
+        table.add_column(escape(name), justify="right", overflow="fold")
     for label in first["iou"]:
         table.add_row(escape(label), *(_percent(score["iou"].get(label)) for score in scores.values()))
     table.add_section()
