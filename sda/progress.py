@@ -1,5 +1,8 @@
 """Progress bars on a terminal, a line now and then anywhere else. All of it on stderr: stdout is for results."""
 
+import contextlib
+from queue import Empty
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -73,3 +76,25 @@ class Bars:
             self.count(f"{name}, validation", done, total)
 
         return Report(step=step, evaluation=evaluation, scored=scored)
+
+
+class Relay(Bars):
+    """The bars of another process: what is reported here is put on a queue, and `play` shows it there."""
+
+    def __init__(self, queue):
+        self._queue = queue
+
+    def say(self, text: str) -> None:
+        self._queue.put(("say", (text,)))
+
+    def count(self, what: str, done: int, total: int, note: str = "") -> None:
+        self._queue.put(("count", (what, done, total, note)))
+
+
+def play(queue, bars: Bars, seconds: float) -> None:
+    """Show on `bars` what was put on the queue of a Relay; wait up to `seconds` for the first of it."""
+    with contextlib.suppress(Empty):
+        kind, arguments = queue.get(timeout=seconds)
+        while True:
+            getattr(bars, kind)(*arguments)
+            kind, arguments = queue.get_nowait()

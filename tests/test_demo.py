@@ -13,6 +13,7 @@ from sda.data import streets
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     write, load = streets.write, demo.recipes.load
     counts = {"game": 4, "camera_train": 10, "camera_val": 6, "processes": 1}
     monkeypatch.setattr(streets, "write", lambda root, progress: write(root, progress=progress, **counts))
@@ -45,3 +46,18 @@ def test_demo_recipes_are_compared_fairly():
     target_only, source_only, ssda = loaded
     assert target_only.labels == ssda.labels and source_only.source == ssda.source
     assert [recipe.setting for recipe in loaded] == ["target-only", "source-only", "semi-supervised DA"]
+
+
+@pytest.mark.slow
+def test_demo_side_by_side_equals_one_after_the_other(monkeypatch, tmp_path):
+    """Two processes with a thread each give what one process gives."""
+    monkeypatch.chdir(tmp_path)
+    load = demo.recipes.load
+    monkeypatch.setattr(demo.recipes, "load", lambda name, changes: load(name, {**changes, "steps": 3}))
+    scores = []
+    for cores in (2, 1):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert tiny.run_main(monkeypatch, "demo", "--device", "cpu", "--out", f"demo{cores}") == 0
+        summary = json.loads((tmp_path / f"demo{cores}/summary.json").read_text())
+        scores.append({name: run["iou"] for name, run in summary["runs"].items()})
+    assert scores[0] == scores[1]
