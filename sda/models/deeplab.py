@@ -4,6 +4,7 @@ Sources: Chen et al., "DeepLab", TPAMI 2018 (v2); Chen et al., "Encoder-Decoder 
 2018 (v3+). The features are those that the contrastive loss compares (Alonso et al., ICCV 2021, section 4).
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -44,7 +45,8 @@ class SegmentationNetwork(nn.Module):
             for norm in self.norms:
                 norm.momentum = NORM_MOMENTUM if note_statistics else 0.0
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+        lower = self.precision != torch.float32
+        with torch.autocast(images.device.type, self.precision) if lower else contextlib.nullcontext():
             logits, features = self.head(*self.backbone(images))
         return logits.float(), features.float()
 
