@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from sda.data import descriptor as descriptors
 from sda.data import splits, streets
 from sda.data.dataset import Dataset
@@ -130,7 +128,7 @@ def _codec(data: Data, descriptor: Descriptor, listing: Listing) -> LabelCodec:
     note = f"{descriptor.title}: classes without a counterpart in {data.table_name} are ignored: {', '.join(dropped)}"
     if dropped and note not in data.notes:
         data.notes.append(note)
-    return LabelCodec(descriptor, listing.encoding, np.asarray(mapping))
+    return LabelCodec(descriptor, listing.encoding, mapping)
 
 
 def _with_labels(data: Data, descriptor: Descriptor, items: list[Item], root: Path) -> list[Item]:

@@ -120,7 +120,7 @@ class ClassBankMethod(nn.Module):
 
     def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_contr of features (B, F, h, w) with labels (B, H, W) against the bank."""
-        f, chosen = self._gather(features, shrink(labels, features.shape[2:]))
+        f, chosen, _ = self._gather(features, shrink(labels, features.shape[2:]))
         p = self._heads(f, chosen, self.g, self.q)
         w_p = mean_one(self.S(p.detach(), chosen).sigmoid().squeeze(2), chosen)
         z, valid = self.bank.features, self.bank.valid
@@ -136,19 +136,23 @@ class ClassBankMethod(nn.Module):
         right = (predicted == y) & (confidence > s.bank_confidence)
         if s.bank_streams != "both":
             right &= domain == (SOURCE if s.bank_streams == "source" else TARGET)
-        f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE), with_indices=True)
+        f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE))
         z = self._heads(f, chosen, self.teacher.model["g"])
         training = self.S.training
         scores = self.S.eval()(z, chosen).squeeze(2)
         self.S.train(training)
         self.bank.admit(z, scores, chosen, domain.flatten()[indices], count=len(x_l) * self.admissions)
 
-    def _gather(self, features: Tensor, labels: Tensor, with_indices: bool = False):
-        """Features (B, F, h, w) of up to `contrast_pixels` random pixels per class: (C, K, F), and which are real (C, K)."""
+    def _gather(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Up to `contrast_pixels` random pixels per class of features (B, F, h, w) with labels (B, h, w).
+
+        Returns:
+            Their features (C, K, F), which of them are real (C, K), and their indices among the B·h·w pixels (C, K).
+        """
         flat, y = features.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
         indices, chosen = pixels_by_class(y, y != IGNORE, self.classes, self.settings.contrast_pixels)
         rows = flat[indices.flatten()].unflatten(0, indices.shape)
-        return (rows, chosen, indices) if with_indices else (rows, chosen)
+        return rows, chosen, indices
 
     @staticmethod
     def _heads(f: Tensor, chosen: Tensor, *heads: nn.Module) -> Tensor:
