@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -83,11 +84,7 @@ def title_of(name: str) -> str:
 def _train(name: str, given: dict) -> None:
     out, device, pairs, as_json = (given.pop(key) for key in ("out", "device", "changes", "as_json"))
     changes = {key: recipe.parse_value(key, text) for key, text in given.items() if text is not None}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise SdaError(f"--set {pair}: expected key=value")
-        changes[key] = recipe.parse_value(key, text)
+    changes.update(recipe.parse_pair(pair, "--set") for pair in pairs)
     wanted = recipe.load(name, changes).with_absolute_paths()
 
     from sda import experiment, run_folder
@@ -158,6 +155,66 @@ def evaluate(
         click.echo(json.dumps(list(scores.values()), indent=2))
     else:
         report.show_scores(scores)
+
+
+@cli.command()
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.option(
+    "--over", multiple=True, metavar="KEY=VALUE,…", help="Values of a field; several --over: every combination is a row."
+)
+@click.option("--row", "extra", multiple=True, metavar="'KEY=VALUE …'", help="One more row: the recipe with these changes.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Any field of the recipes, for all rows.")
+@click.option("--root", default="", metavar="DIR", help="Folder that holds the datasets; as --set root=DIR.")
+@click.option("--seeds", default="0,1,2", show_default=True, metavar="N,…", help="Seeds of every row.")
+@click.option("--vary-split", is_flag=True, help="The seed also picks the labelled images.")
+@click.option("--jobs", type=click.IntRange(0), default=0, help="Trainings at a time.  [default: 2 on a CPU, 1 on a GPU]")
+@click.option("--out", default="runs/ablate", show_default=True, metavar="DIR", help="Where runs and table go.")
+@device_option
+@json_option
+def ablate(
+    recipes: tuple[str, ...],
+    over: tuple[str, ...],
+    extra: tuple[str, ...],
+    pairs: tuple[str, ...],
+    root: str,
+    seeds: str,
+    vary_split: bool,
+    jobs: int,
+    out: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """What each setting is worth: train rows of changed settings with several seeds, and compare them with the first row.
+
+    The same command again goes on where it stopped, and runs nothing twice.
+
+    \b
+    sda ablate streets-ssda --over bank_selection=attention,random,recent
+    sda ablate streets-ssda --row weight_entropy=0 --row "method=supervised unlabelled="
+    sda ablate streets-joint streets-ssda --set labels=10 --seeds 0,1,2,3
+    """
+    try:
+        numbers = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
+    except ValueError:
+        raise SdaError(f"--seeds {seeds}: expected whole numbers with commas between them, such as 0,1,2") from None
+    fixed = dict(recipe.parse_pair(pair, "--set") for pair in pairs) | ({"root": root} if root else {})
+    axes = dict(recipe.parse_values(pair, "--over") for pair in over)
+    changes = [dict(recipe.parse_pair(pair, "--row") for pair in shlex.split(row)) for row in extra]
+
+    from sda import ablate as ablation
+    from sda import experiment
+
+    rows = ablation.make_rows(list(recipes), axes, changes)
+    with Bars() as bars:
+        where = experiment.pick_device(device)
+        table = ablation.run(rows, fixed, numbers, vary_split, Path(os.path.expanduser(out)), jobs, where, bars)
+    if as_json:
+        click.echo(json.dumps(table, indent=2))
+    else:
+        report.show_table(ablation.COLUMNS, ablation.cells(table))
+        click.echo(f"{ablation.caption(table)}.\nTable: {Path(out) / 'ablation.md'}")
+    if table["failed"]:
+        raise SdaError(f"{len(table['failed'])} runs failed: " + "; ".join(f"{n}: {e}" for n, e in table["failed"].items()))
 
 
 @cli.command()

@@ -1,21 +1,17 @@
 """The main job on the embedded data: few target labels in, three networks and their per-class IoU out."""
 
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sda import experiment, report, run_folder
+from sda import experiment, pool, report, run_folder
 from sda import recipe as recipes
-from sda.data import descriptor as descriptors
-from sda.data.assemble import evaluation_set, find_root
-from sda.progress import Bars, Relay, play
-from sda.recipe import Recipe
+from sda.data.assemble import evaluation_set
+from sda.errors import SdaError
+from sda.progress import Bars
 
 RECIPES = {"streets-target-only": "target-only", "streets-source-only": "source-only", "streets-ssda": "semi-supervised DA"}
 PICTURES = 6
@@ -31,13 +27,15 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
         The summary: `protocol`, and per recipe its mIoU and IoU (percent), seed, steps and seconds of training.
     """
     device = experiment.pick_device(device_name)
-    jobs = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
-    folders = {name: run_folder.free(out, f"{name}-seed{seed}") for name in jobs}
-    cores = os.cpu_count() or 1
-    if device.type == "cpu" and cores > 1:
-        results = train_side_by_side(jobs, folders, cores // 2, bars)
-    else:
-        results = {name: experiment.run(jobs[name], name, folders[name], device, bars) for name in jobs}
+    loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
+    folders = {name: run_folder.free(out, f"{name}-seed{seed}") for name in RECIPES}
+    longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
+    jobs = [pool.Job(name, loaded[name], folders[name]) for name in longest_first]
+    results = {}
+    for job, result in pool.train_all(jobs, pool.default_size(device), device, bars):
+        if isinstance(result, SdaError):
+            raise result
+        results[job.name] = result
     summary = {
         "protocol": results["streets-ssda"]["protocol"],
         "runs": {
@@ -45,38 +43,12 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
                 **{key: result[key] for key in ("miou", "miou_all", "iou", "seed", "steps", "seconds", "protocol")},
                 "folder": str(folders[name]),
             }
-            for name, result in results.items()
+            for name, result in ((name, results[name]) for name in RECIPES)
         },
     }
     draw(out / "demo.png", folders, device)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
-
-
-def train_side_by_side(jobs: dict[str, Recipe], folders: dict[str, Path], threads: int, bars: Bars) -> dict[str, dict]:
-    """Two trainings at a time on the CPU, each in a process of its own, the longest first."""
-    first = next(iter(jobs.values()))
-    find_root(descriptors.load(first.target), first.target_root, "", bars.count)  # drawn once, before both want it
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(2, context) as pool:
-        queue = manager.Queue()
-        futures = {
-            name: pool.submit(train_one, jobs[name], name, folders[name], threads, queue)
-            for name in sorted(jobs, key=lambda name: not jobs[name].unlabelled)
-        }
-        while not all(future.done() for future in futures.values()):
-            play(queue, bars, seconds=0.2)
-            for future in futures.values():
-                if future.done():
-                    future.result()  # raise what went wrong at once, not when the others are through
-        play(queue, bars, seconds=0.2)
-        return {name: futures[name].result() for name in jobs}
-
-
-def train_one(recipe: Recipe, name: str, folder: Path, threads: int, queue) -> dict:
-    """One training in a process of its own, which reports to `queue`."""
-    torch.set_num_threads(threads)
-    return experiment.run(recipe, name, folder, torch.device("cpu"), Relay(queue))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A recipe: one experiment, as a flat, strictly read TOML file. Its fields are the options of its own command."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -196,7 +197,7 @@ def parse_value(field: str, text: str) -> object:
         SdaError: `field` is not a field of a recipe.
     """
     if field not in Recipe.model_fields:
-        raise SdaError(f"--set: unknown key {field!r}{shelf.hint(field, list(Recipe.model_fields))}")
+        raise SdaError(f"unknown key {field!r}{shelf.hint(field, list(Recipe.model_fields))}")
     if Recipe.model_fields[field].annotation is str and not text.startswith('"'):
         return text
     if text.strip().lower() in ("none", ""):
@@ -209,3 +210,18 @@ def parse_value(field: str, text: str) -> object:
         return float(text)  # TOML has no .5
     except ValueError:
         return text
+
+
+def parse_pair(pair: str, flag: str) -> tuple[str, object]:
+    """The field and the value of `KEY=VALUE`, as `flag` had it; SdaError when there is no such field, or no `=`."""
+    key, equals, text = pair.partition("=")
+    if not equals:
+        raise SdaError(f"{flag} {pair}: expected KEY=VALUE")
+    return key, parse_value(key, text)
+
+
+def parse_values(pair: str, flag: str) -> tuple[str, list[object]]:
+    """The same for `KEY=VALUE,VALUE,…`; commas inside brackets and quotes belong to a value."""
+    key, _, text = pair.partition("=")
+    values = re.split(r""",(?=(?:[^\[\]"]|\[[^\]]*\]|"[^"]*")*$)""", text)
+    return key, [parse_pair(f"{key}={value}" if "=" in pair else pair, flag)[1] for value in values]
