@@ -106,13 +106,18 @@ def classmix(
     shift = int(torch.randint(1, batch, ()))
     apply = (torch.rand(batch) < probability).to(images.device, non_blocking=True)
     other = labels.roll(shift, dims=0)
-    flat = torch.where(other == IGNORE, classes, other).flatten(1)
-    present = torch.zeros(batch, classes + 1, device=images.device).scatter_(1, flat, 1.0)
-    present[:, classes] = 0
-    order = (present * (1 + torch.rand(batch, classes + 1).to(images.device, non_blocking=True))).argsort(1, descending=True)
-    rank = order.argsort(1)  # present classes come first, in random order
-    chosen = rank < present.sum(1, keepdim=True).div(2).floor()
-    paste = (chosen & apply[:, None]).gather(1, flat).view_as(labels)
+    paste = half_of_classes(other, classes) & apply[:, None, None]
     images = torch.where(paste.unsqueeze(1), images.roll(shift, dims=0), images)
     labels = torch.where(paste, other, labels)
     return images, labels, None if weights is None else torch.where(paste, weights.roll(shift, dims=0), weights)
+
+
+def half_of_classes(labels: Tensor, classes: int) -> Tensor:
+    """The pixels of a random half, floor(n/2), of the n classes in each label map (B, H, W): (B, H, W) bool."""
+    flat = torch.where(labels == IGNORE, classes, labels).flatten(1)
+    present = torch.zeros(len(labels), classes + 1, device=labels.device).scatter_(1, flat, 1.0)
+    present[:, classes] = 0
+    order = (present * (1 + torch.rand(present.shape).to(labels.device, non_blocking=True))).argsort(1, descending=True)
+    rank = order.argsort(1)  # present classes come first, in random order
+    chosen = rank < present.sum(1, keepdim=True).div(2).floor()
+    return chosen.gather(1, flat).view_as(labels)

@@ -30,12 +30,15 @@ class _Guarded(torch.utils.data.Dataset):
             return error
 
 
-def protocol(size: list[int]) -> dict:
-    """How scores are made: the whole image at `size` in, logits enlarged to each label's own size, one scale, no flip."""
-    height, width = size
+def protocol(size: tuple[int, int] | None) -> dict:
+    """How scores are made: the whole image at `size` in, logits enlarged to each label's own size, one scale, no flip.
+
+    Args:
+        size: (height, width), or None for each image's own.
+    """
     return {
-        "name": f"whole-{height}x{width}-native",
-        "input": [height, width],
+        "name": f"whole-{'x'.join(map(str, size)) if size else 'native'}-native",
+        "input": list(size) if size else "native size",
         "labels": "native size",
         "window": "whole image",
         "scales": [1.0],
@@ -59,7 +62,7 @@ def evaluate(
 
     Args:
         network: images → (logits, features); its training mode is restored afterwards.
-        dataset: samples resized to the protocol's input size, labels at their own.
+        dataset: samples resized to the protocol's input size, labels at their own. Without a size they go one by one.
         names: the C classes.
         skip: leave unusable files out (they are listed under `skipped`) rather than raise.
 
@@ -73,7 +76,7 @@ def evaluate(
     skipped, images_seen = [], 0
     was_training = network.training
     network.eval()
-    for samples in DataLoader(_Guarded(dataset), batch, num_workers=workers, collate_fn=list):
+    for samples in DataLoader(_Guarded(dataset), batch if dataset.size else 1, num_workers=workers, collate_fn=list):
         faults = [str(sample) for sample in samples if isinstance(sample, FileError)]
         if faults and not skip:
             raise SdaError(faults[0])
@@ -101,7 +104,7 @@ def evaluate(
     marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum()
     infomax = ((marginal - mean_h / images_seen) / math.log(classes)).item()
     return {
-        "protocol": protocol(list(dataset.size)),
+        "protocol": protocol(dataset.size),
         "images": images_seen,
         "skipped": skipped,
         **score(confusion, names),

@@ -10,12 +10,12 @@ from sda.data.assemble import assemble, evaluation_set
 from sda.data.descriptor import ClassTable
 from sda.errors import SdaError
 from sda.evaluate import evaluate
-from sda.models import SegmentationNetwork, build
+from sda.models import SegmentationNetwork
 from sda.models.weights import Preprocessing
 from sda.progress import Bars
 from sda.recipe import Recipe
 from sda.shelf import check
-from sda.train import train
+from sda.train import build_network, train
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,7 +40,8 @@ def run(recipe: Recipe, name: str, out: Path, device: torch.device, bars: Bars) 
     for note in data.notes:
         bars.say(note)
     run_folder.begin(out, recipe, data, str(device))
-    result = train(recipe, data, out, device, bars.report(name, recipe.steps))
+    with bars.saying_logs():
+        result = train(recipe, data, out, device, bars.report(name, recipe.steps))
     run_folder.finish(out, result)
     if result["skipped"]:
         bars.say(f"{len(result['skipped'])} unusable files were left out: {out / 'skipped.txt'}")
@@ -69,12 +70,12 @@ def load_run(folder: Path, which: str, device: torch.device) -> Run:
         raise SdaError(f"{folder}: no such run folder")
     path = folder / f"{which}.pt"
     state = checkpoint.load(path)
-    missing = {"recipe", "table", "classes", "student", "preprocessing", "step"} - state.keys()
+    missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
     if missing:
         raise SdaError(f"{path}: not a checkpoint of a training: it lacks {', '.join(sorted(missing))}")
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
-    network = build(recipe.network, recipe.backbone, len(table.names), recipe.output_stride, "none", recipe.precision)
+    network = build_network(recipe, len(table.names), state["weights_format"])
     try:
         network.load_state_dict(state["student"])
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -1,6 +1,8 @@
 """Progress bars on a terminal, a line now and then anywhere else. All of it on stderr: stdout is for results."""
 
 import contextlib
+import logging
+from collections.abc import Iterator
 from queue import Empty
 
 from rich.console import Console
@@ -41,6 +43,20 @@ class Bars:
 
     def say(self, text: str) -> None:
         self.console.print(text.encode(errors="replace").decode(), highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def saying_logs(self) -> Iterator[None]:
+        """Meanwhile, what sda logs is said here."""
+        logger, handler = logging.getLogger("sda"), logging.Handler()
+        handler.emit = lambda record: self.say(record.getMessage())
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
         """`done` of `total` of `what` is behind us; counting the same thing again starts its bar anew."""

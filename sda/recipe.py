@@ -30,6 +30,16 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_length=2)]
 
 
+def _size_or_native(value: object) -> object:
+    sides = isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side >= 32 for side in value)
+    if value == "native" or sides:
+        return value
+    raise ValueError('expected [height, width], both at least 32, or "native"')
+
+
+SizeOrNative = Annotated[list[int] | str, PlainValidator(_size_or_native)]
+
+
 class Recipe(shelf.Strict):
     """All that defines a run. Which streams there are makes the setting:
 
@@ -57,8 +67,8 @@ class Recipe(shelf.Strict):
     target_root: str = Field("", description="folder of the target dataset, if it is not root/NAME")
 
     # images
-    size: Size = Field(description="height, width that target images are resized to")
-    source_size: Size | None = Field(None, description="height, width for source images; empty for size")
+    size: SizeOrNative = Field(description="height, width that target images are resized to, or native: not resized")
+    source_size: SizeOrNative | None = Field(None, description="the same for source images; empty for size")
     crop: Size | None = Field(None, description="height, width of random crops; empty for whole images")
     batch_source: Positive = Field(4, description="source images per step")
     batch_labelled: Positive = Field(4, description="labelled target images per step")
@@ -73,40 +83,62 @@ class Recipe(shelf.Strict):
     )
     output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's convolutions (autocast)")
-    freeze_norm: bool = Field(False, description="no training of batch-norm scales and offsets (DeepLabv2)")
-    weights: str = Field("imagenet", description="imagenet (torchvision's), none, or a local .pth file")
+    freeze_norm: Literal["none", "affine", "all"] = Field(
+        "none", description="batch norms: train; keep scales and offsets (DeepLabv2); keep running statistics too"
+    )
+    weights: str = Field("imagenet", description="imagenet or coco (torchvision's), none, or a local .pth file")
+    weights_format: Literal["auto", "torchvision", "caffe"] = Field(
+        "auto", description="of a local file: decides preprocessing and strides; auto: by its names"
+    )
 
     # schedule
     steps: Positive = Field(description="training steps")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, streams and augmentation")
     learning_rate: NonNegative = Field(2e-4, description="of the backbone, at step 0")
     head_rate_factor: NonNegative = Field(1.0, description="learning rate of the other layers, as a multiple")
+    layer_decay: Unit = Field(1.0, description="learning rate of each stage of the backbone, as a multiple of the next one's")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
     momentum: Unit = Field(0.9, description="of SGD")
     weight_decay: NonNegative = Field(5e-4, description="of the optimizer")
     poly_power: NonNegative = Field(0.9, description="rate (1 - step/steps)^power")
 
     # method: the names are those of docs and paper (Alonso et al. 2021)
-    method: Literal["supervised", "class_bank"] = Field("supervised", description="supervised, or class_bank (the paper)")
+    method: Literal["supervised", "mean_teacher", "class_bank", "dacs"] = Field(
+        "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), dacs"
+    )
     balance_classes: bool = Field(False, description="weight classes by sqrt(median f / f)")
     classmix_labelled: Unit = Field(0.0, description="probability of ClassMix per labelled image")
     classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
     views: Positive = Field(2, description="strong views per unlabelled image")
-    teacher_momentum: Unit = Field(0.995, description="of the EMA teacher, at step 0; 1 at the end")
+    teacher_momentum: Unit = Field(0.995, description="of the EMA teacher, at step 0")
+    teacher_schedule: Literal["cosine", "constant"] = Field("cosine", description="of its momentum: to 1 at the end, or constant")
     confidence_power: NonNegative = Field(6.0, description="pseudo-label weight: confidence to this power")
+    confidence_threshold: Unit = Field(0.968, description="dacs: a pixel above is one that the teacher is sure of")
     ramp_steps: Natural = Field(2000, description="length of the pseudo-label ramp")
     weight_pseudo: NonNegative = Field(1.0, description="weight of the pseudo-label loss")
     weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
-    weight_contrast: NonNegative = Field(0.1, description="weight of the contrast; the paper: 0.1 SSL, 0.2 semi-supervised DA")
-    bank_size: Positive = Field(256, description="vectors per class in the bank")
-    bank_streams: Literal["source", "target", "both"] = Field("both", description="labelled streams that feed the bank")
-    bank_confidence: Unit = Field(0.95, description="teacher confidence that admits a pixel")
-    bank_start: Natural = Field(1000, description="step at which the bank starts to fill")
     unlabelled_start: Natural = Field(2000, description="step of the first contrast and unlabelled ClassMix")
+    weight_contrast: NonNegative = Field(0.1, description="weight of the contrast; the paper: 0.1 SSL, 0.2 semi-supervised DA")
+    contrast_on: Literal["both", "labelled", "unlabelled"] = Field("both", description="pixels that are contrasted with the bank")
     contrast_pixels: Positive = Field(512, description="pixels per class, stream and step that enter the contrast")
+    attention_features: bool = Field(True, description="weigh pixels by the attention S_c; false: all alike")
+    attention_bank: bool = Field(True, description="weigh bank entries by an attention of their own; false: all alike")
+    bank_size: Positive = Field(256, description="vectors per class in the bank, ψ")
+    bank_streams: Literal["source", "target", "both"] = Field("both", description="labelled streams that feed the bank")
+    bank_selection: Literal["attention", "random", "recent"] = Field(
+        "attention",
+        description="candidates that enter: the highest by S_c, as many at random, or all (plain first in, first out)",
+    )
+    bank_confidence: Unit = Field(0.95, description="teacher confidence that admits a pixel, φ")
+    bank_start: Natural = Field(1000, description="step at which the bank starts to fill")
+    released: bool = Field(
+        False,
+        description="as the authors' released code does: no weights on bank entries, the lowest-scored candidates enter, v2 sums "
+        "two of its four branches, the teacher follows no batch-norm statistics and stays in train mode",
+    )
 
     # evaluation
-    eval_size: Size | None = Field(None, description="height, width of the network's input in evaluation; empty for size")
+    eval_size: SizeOrNative | None = Field(None, description="size of the network's input in evaluation; empty for size")
     eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
     best_by: Literal["miou", "infomax"] = Field(
         "miou", description="criterion of best.pt: miou reads validation labels, infomax (information maximisation) none"
@@ -120,42 +152,64 @@ class Recipe(shelf.Strict):
             raise ValueError('labels = "all" leaves no unlabelled target images')
         if self.method == "supervised" and self.unlabelled:
             raise ValueError("method supervised cannot use unlabelled images; leave unlabelled empty")
-        if self.batch_unlabelled == 1 and self.unlabelled and self.classmix_unlabelled:
+        if self.method != "supervised" and not self.unlabelled:
+            raise ValueError(f'method {self.method} needs unlabelled images: unlabelled = "target" or a folder')
+        if self.method == "dacs" and not self.source:
+            raise ValueError("method dacs pastes source classes onto target images: name a source")
+        return self
+
+    @model_validator(mode="after")
+    def _method_makes_sense(self):
+        mixes = self.method in ("mean_teacher", "class_bank") and self.classmix_unlabelled
+        if mixes and self.batch_unlabelled == 1:
             raise ValueError("batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or classmix_unlabelled = 0")
-        if self.method == "class_bank" and not self.unlabelled:
-            raise ValueError('method class_bank needs unlabelled images: unlabelled = "target" or a folder')
+        if self.method == "class_bank" and self.bank_selection == "attention" and not self.attention_features:
+            raise ValueError("bank_selection = attention ranks by S_c, which attention_features = false leaves untrained")
         return self
 
     @model_validator(mode="after")
     def _crops_fit(self):
         for name, size in (("size", self.size), ("source_size", self.source_size or self.size)):
-            if any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
-                raise ValueError(f"crop {self.crop_size} does not fit into {name} {size}; source and target need one crop")
+            if size == "native" and not self.crop:
+                raise ValueError(f'{name} = "native" leaves images unequal: ask for a crop')
+            if size != "native" and any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
+                raise ValueError(f"crop {list(self.crop_size)} does not fit into {name} {size}; source and target need one crop")
         return self
 
     def with_absolute_paths(self) -> "Recipe":
         """The same recipe, valid from any working directory: roots, lists and files as absolute paths.
 
-        `root` is resolved into the roots of the datasets, and into `weights` where root/weights/BACKBONE_imagenet.pth is.
+        `root` is resolved into the roots of the datasets, and into `weights` where root/weights/BACKBONE_imagenet.pth (or
+        BACKBONE_coco.pth) is.
         """
         values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
         for stream in ("source", "target"):
             if self.root and values[stream] and not values[f"{stream}_root"]:
                 values[f"{stream}_root"] = str(Path(self.root) / Path(values[stream]).stem)
-        local = Path(os.path.expanduser(self.root)) / "weights" / f"{self.backbone}_imagenet.pth"
-        if self.root and self.weights == "imagenet" and local.is_file():
+        local = Path(os.path.expanduser(self.root)) / "weights" / f"{self.backbone}_{self.weights}.pth"
+        if self.root and self.weights in ("imagenet", "coco") and local.is_file():
             values["weights"] = str(local)
         paths = {name: value for name, value in values.items() if value and not _is_name(name, value)}
         return self.model_copy(update={name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()})
 
     @property
-    def crop_size(self) -> list[int]:
-        return self.crop or self.size
+    def crop_size(self) -> tuple[int, int]:
+        return tuple(self.crop or self.size)
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """Height, width of the network's input in evaluation."""
-        return tuple(self.eval_size or self.size)
+    def image_size(self) -> tuple[int, int] | None:
+        """Height, width that target images are resized to; None: they are not."""
+        return _fixed(self.size)
+
+    @property
+    def source_image_size(self) -> tuple[int, int] | None:
+        """The same for source images."""
+        return _fixed(self.source_size or self.size)
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height, width of the network's input in evaluation; None: each image's own."""
+        return _fixed(self.eval_size or self.size)
 
     @property
     def setting(self) -> str:
@@ -168,6 +222,10 @@ class Recipe(shelf.Strict):
         return "oracle" if self.labels == "all" and not self.split else "target-only"
 
 
+def _fixed(size: list[int] | str) -> tuple[int, int] | None:
+    return None if size == "native" else tuple(size)
+
+
 # Fields that hold a path, and those that hold a name or a path.
 _PATHS = ("root", "source_root", "target_root", "split")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")
@@ -175,19 +233,43 @@ _NAMES = ("source", "target", "classes", "unlabelled", "weights")
 
 def _is_name(field: str, value: str) -> bool:
     if field in ("unlabelled", "weights"):
-        return value in ("target", "imagenet", "none")
+        return value in ("target", "imagenet", "coco", "none")
     return field in _NAMES and not value.endswith(".toml")
 
 
 def load(name: str, changes: dict | None = None) -> Recipe:
     """The recipe on the shelf (or at a TOML path), with `changes` (field → value) laid over it.
 
+    A table `[when.FIELD.VALUE]` in the file holds values for when FIELD ends up as VALUE: they go over the file's own, and
+    under `changes`.
+
     Raises:
         SdaError: unknown recipe, unknown key, mistyped or impossible value; names the file and the key.
     """
-    path = shelf.find("recipes", name)
-    recipe = shelf.check(Recipe, shelf.parse(path), str(path))  # a fault in the file is the file's, not the flags'
-    return shelf.check(Recipe, {**recipe.model_dump(), **changes}, f"recipe {name}") if changes else recipe
+    path, changes = shelf.find("recipes", name), changes or {}
+    values = shelf.parse(path)
+    variants = _variants(values.pop("when", {}), str(path))
+    recipe = shelf.check(Recipe, values, str(path))  # a fault in the file is the file's, not the flags'
+    for field, value, variant in variants:
+        shelf.check(Recipe, {**values, field: value, **variant}, f"{path}: when.{field}.{value}")
+    chosen = {**recipe.model_dump(), **changes}
+    given = [variant for field, value, variant in variants if str(chosen[field]) == value and field in changes]
+    for variant in given:
+        values = {**values, **variant}
+    return shelf.check(Recipe, {**values, **changes}, f"recipe {name}") if changes else recipe
+
+
+def _variants(when: object, where: str) -> list[tuple[str, str, dict]]:
+    """The tables [when.FIELD.VALUE] as (field, value, changes)."""
+    variants = []
+    for field, values in when.items() if isinstance(when, dict) else [("", when)]:
+        if field not in Recipe.model_fields or not isinstance(values, dict):
+            raise SdaError(f"{where}: when: expected tables [when.FIELD.VALUE]{shelf.hint(field, list(Recipe.model_fields))}")
+        for value, changes in values.items():
+            if not isinstance(changes, dict):
+                raise SdaError(f"{where}: when.{field}: expected tables [when.{field}.VALUE]")
+            variants.append((field, value, changes))
+    return variants
 
 
 def parse_value(field: str, text: str) -> object:

@@ -15,8 +15,8 @@ from sda.data.streams import Batch, Labelled, Stream
 from sda.errors import SdaError
 from sda.evaluate import evaluate
 from sda.methods import METHODS
-from sda.models import build
-from sda.models.weights import preprocessing_for
+from sda.models import SegmentationNetwork, build, load_weights, read_weights
+from sda.models.weights import PREPROCESSING
 from sda.recipe import Recipe
 
 LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
@@ -44,10 +44,12 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
     """
     torch.manual_seed(recipe.seed)
     names = data.table.names
-    network = build(recipe.network, recipe.backbone, len(names), recipe.output_stride, recipe.weights, recipe.precision)
-    normalise = preprocessing_for(recipe.weights)
-    if recipe.freeze_norm:
-        freeze_norm(network)
+    pretrained = read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
+    network = build_network(recipe, len(names), pretrained.format)
+    load_weights(network.backbone, recipe.backbone, pretrained)
+    normalise = PREPROCESSING[pretrained.format]
+    if recipe.freeze_norm != "none":
+        network.freeze_norms(statistics=recipe.freeze_norm == "all")
     maker = METHODS[recipe.method]
     settings = maker.Settings(**{field.name: getattr(recipe, field.name) for field in fields(maker.Settings)})
     labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
@@ -62,6 +64,7 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
             "table": data.table_name,
             "classes": data.table.colors,
             "splits": {stream: [item.key for item in items] for stream, items in data.lists.items()},
+            "weights_format": pretrained.format,
             "preprocessing": normalise.to_dict(),
             "student": method.student.state_dict(),
         }
@@ -71,7 +74,8 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
         for step in range(recipe.steps):
             torch.manual_seed(step_seed(recipe.seed, step))
             batch = Batch(**{name: stream and _to(next(stream), device) for name, stream in streams.items()})
-            set_rate(optimizer, (1 - step / recipe.steps) ** recipe.poly_power)
+            factor = (1 - step / recipe.steps) ** recipe.poly_power
+            set_rate(optimizer, factor)
 
             losses = method.step(batch, step)
             optimizer.zero_grad(set_to_none=True)
@@ -84,7 +88,7 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
             if step % LOG_EVERY == 0 or last:
                 values = {name: loss.item() for name, loss in losses.items()}
                 check_finite(values, step)
-                _write(log, {"step": step, **values, **method.diagnostics(), "rate": optimizer.param_groups[0]["lr"]})
+                _write(log, {"step": step, **values, **method.diagnostics(), "rate": recipe.learning_rate * factor})
             report.step(step, values)
             if last or (recipe.eval_every and (step + 1) % recipe.eval_every == 0):
                 seconds += time.perf_counter() - began
@@ -125,7 +129,7 @@ def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
             name,
             getattr(data, name),
             batch,
-            tuple(recipe.crop_size),
+            recipe.crop_size,
             recipe.seed,
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
@@ -134,13 +138,24 @@ def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
     }
 
 
+def build_network(recipe: Recipe, classes: int, weights_format: str) -> SegmentationNetwork:
+    """The recipe's network, with random weights."""
+    caffe = weights_format == "caffe"
+    return build(
+        recipe.network, recipe.backbone, classes, recipe.output_stride, recipe.precision, caffe=caffe, released=recipe.released
+    )
+
+
 def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Two groups: the pretrained backbone, and everything else at `head_rate_factor` times its rate."""
-    backbone = [parameter for parameter in method.student.backbone_parameters() if parameter.requires_grad]
-    known = {id(parameter) for parameter in backbone}
-    heads = [parameter for parameter in method.parameters() if parameter.requires_grad and id(parameter) not in known]
-    groups = [{"params": backbone, "base": recipe.learning_rate}]
-    groups.append({"params": heads, "base": recipe.learning_rate * recipe.head_rate_factor})
+    """A group per stage of the pretrained backbone, at rates that rise by 1/`layer_decay`, and one of everything else, at
+    `head_rate_factor` times the rate of the last stage."""
+    stages = method.student.backbone.stages()
+    known = {id(parameter) for stage in stages for parameter in stage.parameters()}
+    rates = [recipe.learning_rate * recipe.layer_decay**depth for depth in reversed(range(len(stages)))]
+    parts = [(list(stage.parameters()), rate) for stage, rate in zip(stages, rates, strict=True)]
+    parts.append(([p for p in method.parameters() if id(p) not in known], recipe.learning_rate * recipe.head_rate_factor))
+    groups = [{"params": [p for p in part if p.requires_grad], "base": rate} for part, rate in parts]
+    groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
@@ -149,13 +164,6 @@ def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optim
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor
-
-
-def freeze_norm(network: torch.nn.Module) -> None:
-    """No training of batch-norm scales and offsets, as DeepLabv2 does."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.requires_grad_(False)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -118,8 +118,8 @@ def no_training(monkeypatch):
 
 
 def test_goes_on_where_it_stopped(world, no_training, monkeypatch, capsys, tmp_path):
-    arguments = ["ablate", world.recipe, *("--set method=class_bank --set unlabelled=target --seeds 0,1 --json").split()]
-    arguments += ["--out", tmp_path / "out", "--over"]
+    arguments = ["ablate", world.recipe, "--set", "method=class_bank", "--set", "unlabelled=target"]
+    arguments += ["--seeds", "0,1", "--json", "--out", tmp_path / "out", "--over"]
     assert tiny.run_main(monkeypatch, *arguments, "views=1,2") == 0
     table = json.loads(capsys.readouterr().out)
     assert [row["scores"] for row in table["rows"]] == [{"0": 1.0, "1": 2.0}, {"0": 2.0, "1": 3.0}]

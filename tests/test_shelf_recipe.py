@@ -155,9 +155,9 @@ def test_whole_numbers_are_numbers(value):
         ("learning_rate", -0.1, "greater than or equal to 0"),
         ("learning_rate", float("nan"), "finite"),
         ("confidence_power", float("inf"), "finite"),
-        ("size", [128], "at least 2"),
-        ("size", [128, 176, 3], "at most 2"),
-        ("size", [16, 176], "greater than or equal to 32"),
+        ("size", [128], "expected [height, width]"),
+        ("size", [128, 176, 3], "expected [height, width]"),
+        ("size", [16, 176], "at least 32"),
         ("output_stride", 4, "0, 8 or 16"),
         ("network", "unet", "'deeplabv2' or 'deeplabv3plus'"),
     ],
@@ -249,7 +249,7 @@ def test_parse_value(field, text, value):
 
 
 def test_parse_value_refuses_unknown_fields():
-    with pytest.raises(SdaError, match=r"--set: unknown key 'step' \(did you mean 'steps'"):
+    with pytest.raises(SdaError, match=r"unknown key 'step' \(did you mean 'steps'"):
         recipe.parse_value("step", "3")
 
 

@@ -49,14 +49,13 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     target = descriptors.load(recipe.target)
     table_name, table = training_classes(recipe)
     data = Data(table, table_name)
-    size, source_size = tuple(recipe.size), tuple(recipe.source_size or recipe.size)
 
     if recipe.source:
         source = descriptors.load(recipe.source)
         root = find_root(source, recipe.source_root, "--source-root", progress)
         listing = list_items(source, root, "train")
         items = _with_labels(data, source, listing.items, root)
-        data.source = Dataset(items, _codec(data, source, listing), source_size)
+        data.source = Dataset(items, _codec(data, source, listing), recipe.source_image_size)
         data.lists["source"] = items
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
@@ -64,7 +63,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     listing = list_items(target, root, "train")
     chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
     if chosen:
-        data.labelled = Dataset(chosen, _codec(data, target, listing), size)
+        data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
         data.lists["labelled"] = chosen
     if recipe.unlabelled:
         if recipe.unlabelled == "target":
@@ -75,7 +74,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         rest = _without_copies(data, rest, chosen)
         if not rest:
             raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
-        data.unlabelled = Dataset([Item(item.key, item.image, None) for item in rest], None, size)
+        data.unlabelled = Dataset([Item(item.key, item.image, None) for item in rest], None, recipe.image_size)
         data.lists["unlabelled"] = rest
     for stream in ("source", "labelled", "unlabelled"):
         splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
@@ -97,9 +96,16 @@ def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
 
 
 def evaluation_set(
-    table_name: str, table: ClassTable, size: tuple[int, int], dataset: str, root: str, split: str, progress: Count = ignore_count
+    table_name: str,
+    table: ClassTable,
+    size: tuple[int, int] | None,
+    dataset: str,
+    root: str,
+    split: str,
+    progress: Count = ignore_count,
 ) -> Data:
-    """The labelled images of any dataset as `val`, in the classes of `table`, for a network that takes images of `size`."""
+    """The labelled images of any dataset as `val`, in the classes of `table`, for a network that takes images of `size`,
+    (height, width), or None for their own."""
     data = Data(table, table_name)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
@@ -117,7 +123,9 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
     return root
 
 
-def _validation(data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int], split: str) -> tuple[Dataset, list[Item]]:
+def _validation(
+    data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str
+) -> tuple[Dataset, list[Item]]:
     listing = list_items(descriptor, root, split)
     items = _with_labels(data, descriptor, listing.items, root)
     return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items

@@ -22,19 +22,19 @@ class Sample:
 
 
 class Dataset(torch.utils.data.Dataset):
-    """Items resized to one size.
+    """Items, resized to one size or not at all.
 
     Args:
         items: what to read; with a codec every item must have a label.
         codec: decodes the labels; None reads images alone.
-        size: (height, width) that images are resized to (bilinear, antialiased).
+        size: (height, width) that images are resized to (bilinear, antialiased); None leaves each at its own.
         native_labels: keep labels at their own size (evaluation) rather than resizing them (nearest) with the image.
     """
 
-    def __init__(self, items: list[Item], codec: LabelCodec | None, size: tuple[int, int], native_labels: bool = False):
+    def __init__(self, items: list[Item], codec: LabelCodec | None, size: tuple[int, int] | None, native_labels: bool = False):
         self.items = items
         self.codec = codec
-        self.size = tuple(size)
+        self.size = size and tuple(size)
         self.native_labels = native_labels
         self._memory: list[Sample | FileError] | None = None
 
@@ -67,15 +67,14 @@ class Dataset(torch.utils.data.Dataset):
         self._memory = memory
 
     def _read(self, index: int) -> Sample:
-        item, (height, width) = self.items[index], self.size
-        label = None
+        item, label = self.items[index], None
         if self.codec is None:
             image = read_image(item.image)
         else:
             image, label = read_pair(item.image, item.label, self.codec)
-            if not self.native_labels and label.shape != (height, width):
-                label = np.asarray(Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST))
+            if self.size and not self.native_labels and label.shape != self.size:
+                label = np.asarray(Image.fromarray(label).resize(self.size[::-1], Image.Resampling.NEAREST))
             label = torch.from_numpy(np.array(label))
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if self.size and image.size != self.size[::-1]:
+            image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
         return Sample(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), label)

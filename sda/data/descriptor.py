@@ -41,8 +41,9 @@ class Layout(shelf.Strict):
     labels: str | None = None
     encoding: Literal["ids", "train_ids"] = "ids"
     split: str | None = Field(None, description="this layout holds only this split")
+    list: str | None = Field(None, description="text file of the split's images, one per line: names, with or without folders")
 
-    @field_validator("images", "labels")
+    @field_validator("images", "labels", "list")
     @classmethod
     def _is_pattern(cls, pattern):
         if pattern is None:
@@ -53,8 +54,15 @@ class Layout(shelf.Strict):
             raise ValueError("braces hold one plain word each, such as {frame}")
         return pattern
 
+    @property
+    def by_split(self) -> bool:
+        """Whether the name of the split stands in the paths."""
+        return "{split}" in self.images or "{split}" in (self.list or "")
+
     @model_validator(mode="after")
     def _words_agree(self):
+        if self.list is not None and set(_words(self.list)) - {"split"}:
+            raise ValueError("list may hold {split} and no other word")
         if self.labels is not None:
             unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split"}
             if unknown:
@@ -154,19 +162,29 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
         raise SdaError(f"{descriptor.title}: the folder {root} does not exist{get}")
     tried, unlabelled = [], None
     for layout in descriptor.layout:
-        if layout.split not in (None, split) or (layout.split is None and "{split}" not in layout.images and split != "train"):
+        if layout.split not in (None, split) or (layout.split is None and not layout.by_split and split != "train"):
             continue
         words = {"split": descriptor.splits.get(split, split)}
         pattern, expression = _compile(layout.images, words)
-        tried.append(pattern)
+        listed, names = root / layout.list.format(**words) if layout.list else None, None
+        tried.append(f"{pattern} of {listed.relative_to(root)}" if listed else pattern)
+        if listed:
+            if not listed.is_file():
+                continue
+            names = _listed(listed)
         items = []
         for path in root.glob(pattern):
             key = path.relative_to(root).as_posix()
             match = expression.fullmatch(key)
-            if match and not path.name.startswith("."):  # macOS leaves ._files behind
+            if match and not path.name.startswith(".") and (names is None or path.stem in names):  # macOS leaves ._files behind
                 label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
                 items.append(Item(key, path, label if label and label.is_file() else None))
         items.sort(key=lambda item: item.key)
+        if names is not None and len(items) < len(names):
+            missing = min(names - {item.image.stem for item in items})
+            raise SdaError(
+                f"{descriptor.title}: {listed} lists {missing}, but there is no such image: looked for {root / pattern}"
+            )
         if any(item.label for item in items):
             return Listing(items, layout.encoding)
         unlabelled = unlabelled or (items and Listing(items, layout.encoding))
@@ -175,6 +193,15 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     if not tried:
         raise SdaError(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
     raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
+
+
+def _listed(path: Path) -> set[str]:
+    """The names in a list: of each line the first word, without folders and suffix."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SdaError(f"{path}: cannot be read: {error}") from None
+    return {Path(line.split()[0]).stem for line in lines if line.strip()}
 
 
 def list_folder(folder: Path) -> Listing:

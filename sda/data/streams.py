@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sda.data.dataset import Dataset, Sample
+from sda.data.descriptor import IGNORE
 from sda.data.files import FileError
 from sda.errors import SdaError
 
@@ -63,10 +65,21 @@ class _Drawn(torch.utils.data.Dataset):
 
     def _cropped(self, sample: Sample, random: np.random.Generator) -> Sample:
         height, width = self.crop
+        sample = _padded(sample, height, width)
         top = int(random.integers(sample.image.shape[1] - height + 1))
         left = int(random.integers(sample.image.shape[2] - width + 1))
         window = (slice(top, top + height), slice(left, left + width))
         return Sample(sample.image[:, *window], None if sample.label is None else sample.label[window])
+
+
+def _padded(sample: Sample, height: int, width: int) -> Sample:
+    """The sample at least as large as the crop: mirrored at the bottom and on the right, where the label is ignored."""
+    down, right = max(0, height - sample.image.shape[1]), max(0, width - sample.image.shape[2])
+    if not down and not right:
+        return sample
+    image = torch.from_numpy(np.pad(sample.image.numpy(), ((0, 0), (0, down), (0, right)), "symmetric"))
+    label = sample.label if sample.label is None else F.pad(sample.label, (0, right, 0, down), value=IGNORE)
+    return Sample(image, label)
 
 
 def _collate(drawn: list[tuple[Sample | None, list[str]]]) -> tuple[Labelled | Tensor | None, list[str]]:
@@ -98,7 +111,7 @@ class Stream:
     Args:
         name: one of `source`, `labelled`, `unlabelled`; part of the seed.
         batch: samples per step.
-        crop: (height, width), at most the dataset's size.
+        crop: (height, width); images that are smaller are padded.
         start: the step to begin at.
         workers: loader processes; 0 reads in this process (right for datasets kept in memory).
         skip: leave unusable files out and note them in `faults`, rather than raise.

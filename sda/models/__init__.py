@@ -5,16 +5,31 @@ import torch
 from sda.errors import SdaError
 from sda.models.backbones import BACKBONES, MOBILENETS, build_backbone
 from sda.models.deeplab import DeepLabV2Head, DeepLabV3PlusHead, SegmentationNetwork
-from sda.models.weights import Preprocessing, load_weights, preprocessing_for
+from sda.models.weights import Preprocessing, Pretrained, load_weights, read_weights
 
 # Name: the output stride of the backbone when none is asked for.
 NETWORKS = {"deeplabv2": 8, "deeplabv3plus": 16}
 
-__all__ = ["BACKBONES", "NETWORKS", "Preprocessing", "SegmentationNetwork", "build", "preprocessing_for"]
+__all__ = [
+    "BACKBONES",
+    "NETWORKS",
+    "Preprocessing",
+    "Pretrained",
+    "SegmentationNetwork",
+    "build",
+    "load_weights",
+    "read_weights",
+]
 
 
 def build(
-    network: str, backbone: str, classes: int, output_stride: int = 0, weights: str = "none", precision: str = "float32"
+    network: str,
+    backbone: str,
+    classes: int,
+    output_stride: int = 0,
+    precision: str = "float32",
+    caffe: bool = False,
+    released: bool = False,
 ) -> SegmentationNetwork:
     """A segmentation network: normalised images (B, 3, H, W) → logits (B, classes, h, w), features (B, F, h, w).
 
@@ -25,9 +40,10 @@ def build(
     deeplabv3plus   stride 4                     the decoder's output    256, for MobileNets 128
     ==============  ===========================  ======================  ====================================
 
-    `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `weights` "none", "imagenet" or a
-    path (see `sda.models.weights.load_weights`), for the backbone only; `precision` float32 or bfloat16.
-    Raises SdaError for unknown names, fewer than two classes, another output stride, and weights that cannot be loaded.
+    `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `precision` float32 or bfloat16;
+    `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches, as the
+    authors' released code does. Weights are random: see `read_weights` and `load_weights`.
+    Raises SdaError for unknown names, fewer than two classes, another output stride, and a MobileNet of Caffe.
 
     >>> import torch
     >>> logits, features = build("deeplabv3plus", "mobilenet_v3_small", classes=7)(torch.zeros(2, 3, 64, 96))
@@ -39,10 +55,9 @@ def build(
     if classes < 2:
         raise SdaError(f"a network for {classes!r} classes: expected at least 2")
     output_stride = output_stride or NETWORKS[network]
-    body = build_backbone(backbone, output_stride)
-    load_weights(body, backbone, weights)
+    body = build_backbone(backbone, output_stride, caffe)
     if network == "deeplabv2":
-        head = DeepLabV2Head(body, classes, output_stride)
+        head = DeepLabV2Head(body, classes, output_stride, branches=2 if released else 4)
     else:
         head = DeepLabV3PlusHead(body, classes, output_stride, separable=backbone in MOBILENETS)
     return SegmentationNetwork(body, head, getattr(torch, precision))

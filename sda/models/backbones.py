@@ -25,17 +25,31 @@ OUTPUT_STRIDES = (8, 16)
 
 
 class ResNetBackbone(nn.Module):
-    """ResNet up to ``layer4``; ``low`` is the output of ``layer1``."""
+    """ResNet up to ``layer4``; ``low`` is the output of ``layer1``.
+
+    With `caffe`, that of the original release, for which DeepLabv2's weights are: a block strides in its first convolution,
+    all blocks of a dilated layer dilate alike, and the pooling rounds up.
+    """
 
     low_channels = 256
     high_channels = 2048
     unused = ()
 
-    def __init__(self, name: str, output_stride: int):
+    def __init__(self, name: str, output_stride: int, caffe: bool = False):
         super().__init__()
         resnet = RESNETS[name](replace_stride_with_dilation=[False, output_stride == 8, True])
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+        if caffe:
+            self.maxpool.ceil_mode = True
+            for layer in (self.layer2, self.layer3, self.layer4):
+                first, second = layer[0], layer[1]
+                first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
+                first.conv2.dilation, first.conv2.padding = second.conv2.dilation, second.conv2.padding
+
+    def stages(self) -> list[nn.Module]:
+        """The parts of one resolution or less each, from the image on."""
+        return [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
@@ -51,7 +65,17 @@ class MobileNetBackbone(nn.Module):
         features = constructor().features
         self.unused = tuple(f"features.{block}." for block in range(blocks, len(features)))
         self.features = features[:blocks]
+        self._strides = [any(max(m.stride) > 1 for m in block.modules() if isinstance(m, nn.Conv2d)) for block in self.features]
         replace_stride_with_dilation(self.features, output_stride)
+
+    def stages(self) -> list[nn.Module]:
+        """The parts of one resolution each (that of the network without dilation), from the image on."""
+        stages = []
+        for block, strides in zip(self.features, self._strides, strict=True):
+            if strides:
+                stages.append([])
+            stages[-1].append(block)
+        return [nn.ModuleList(stage) for stage in stages]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         high = images
@@ -84,13 +108,17 @@ def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) ->
             module.stride = (1, 1)
 
 
-def build_backbone(name: str, output_stride: int) -> ResNetBackbone | MobileNetBackbone:
+def build_backbone(name: str, output_stride: int, caffe: bool = False) -> ResNetBackbone | MobileNetBackbone:
     """The backbone called `name`, randomly initialised by torchvision's own rule.
 
-    Raises SdaError for an unknown name or an output stride other than 8 and 16.
+    Raises SdaError for an unknown name, an output stride other than 8 and 16, and `caffe` for a MobileNet.
     """
     if name not in BACKBONES:
         raise SdaError(f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)}")
     if output_stride not in OUTPUT_STRIDES:
         raise SdaError(f"output stride {output_stride!r}: expected 8 or 16, or 0 for the network's own")
-    return ResNetBackbone(name, output_stride) if name in RESNETS else MobileNetBackbone(name, output_stride)
+    if name in RESNETS:
+        return ResNetBackbone(name, output_stride, caffe)
+    if caffe:
+        raise SdaError(f"weights of the Caffe format: expected resnet50 or resnet101, found {name}")
+    return MobileNetBackbone(name, output_stride)

@@ -37,6 +37,7 @@ class SegmentationNetwork(nn.Module):
         self.head = head
         self.feature_channels: int = head.feature_channels
         self.stride: int = head.stride
+        self.frozen_norms = False
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
@@ -50,34 +51,40 @@ class SegmentationNetwork(nn.Module):
             logits, features = self.head(*self.backbone(images))
         return logits.float(), features.float()
 
+    def train(self, mode: bool = True) -> "SegmentationNetwork":
+        super().train(mode)
+        if self.frozen_norms:
+            for norm in self.norms:
+                norm.eval()
+        return self
+
+    def freeze_norms(self, statistics: bool) -> None:
+        """No training of the batch norms' scales and offsets; with `statistics`, their running statistics stay for good."""
+        for norm in self.norms:
+            norm.requires_grad_(False)
+        self.frozen_norms = statistics
+        self.train(self.training)
+
     @property
     def norms(self) -> Iterator[nn.BatchNorm2d]:
         return (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
-
-    def backbone_parameters(self) -> Iterator[nn.Parameter]:
-        """The pretrained part, for the smaller learning rate."""
-        return self.backbone.parameters()
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """All that is not the backbone: the new layers."""
-        return self.head.parameters()
 
 
 class DeepLabV2Head(nn.Module):
     """Logits = the sum of four dilated 3x3 convolutions on the backbone's output, which is itself the features.
 
-    All four are summed, as in DeepLabv2. (The released code of the method returns after the second.)
+    All four are summed, as in DeepLabv2. (The released code of the method returns after the second: `branches` = 2.)
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, output_stride: int):
+    def __init__(self, backbone: nn.Module, classes: int, output_stride: int, branches: int = 4):
         super().__init__()
         self.feature_channels = backbone.high_channels
         self.stride = output_stride
         self.branches = nn.ModuleList(
-            nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate) for rate in V2_RATES
+            nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate) for rate in V2_RATES[:branches]
         )
         for branch in self.branches:
-            initialise_classifier(branch, inputs=len(V2_RATES) * 9 * self.feature_channels)
+            initialise_classifier(branch, inputs=branches * 9 * self.feature_channels)
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         return sum(branch(high) for branch in self.branches), high

@@ -1,4 +1,4 @@
-"""Pretrained weights for a backbone, and the preprocessing that they expect."""
+"""Pretrained weights for a backbone, and what belongs to them: the preprocessing that they expect, and where they stride."""
 
 import logging
 from dataclasses import dataclass
@@ -12,18 +12,27 @@ from sda.models.torchvision_shim import models
 
 logger = logging.getLogger(__name__)
 
-# The first edition for the ResNets too: the published figures start from weights of that recipe, not of the newer one.
-IMAGENET = {
-    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
-    "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
-    "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V1,
-    "mobilenet_v3_small": models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
-    "mobilenet_v3_large": models.MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+_SEGMENTATION = models.segmentation
+DOWNLOADS = {
+    # The first edition for the ResNets too: the published figures start from weights of that recipe, not of the newer one.
+    "imagenet": {
+        "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
+        "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
+        "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V1,
+        "mobilenet_v3_small": models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
+        "mobilenet_v3_large": models.MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    },
+    # The backbones of torchvision's DeepLabv3, trained on the images of COCO that show VOC's classes.
+    "coco": {
+        "resnet50": _SEGMENTATION.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1,
+        "resnet101": _SEGMENTATION.DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
+        "mobilenet_v3_large": _SEGMENTATION.DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1,
+    },
 }
 
 WRAPPERS = ("state_dict", "model")
-PREFIXES = ("module.", "backbone.")
-CLASSIFIERS = ("fc.", "classifier.")
+PREFIXES = ("module.", "backbone.", "Scale.")  # the last is that of the ResNet-101 files that DeepLabv2's followers share
+CLASSIFIERS = ("fc.", "classifier.", "aux_classifier.", "layer5.")
 
 # Not a half: a resnet50 file covers 51 % of a resnet101 by name and shape, and leaves 17 of its 33 blocks random.
 MATCH_AT_LEAST = 0.9
@@ -31,52 +40,73 @@ MATCH_AT_LEAST = 0.9
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Mean and standard deviation per RGB channel, for images in 0..1."""
+    """What a network's images look like: channel order, range, and mean and deviation per channel, in that order and range."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    order: str = "RGB"
+    maximum: float = 1.0
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise images (B, 3, H, W), uint8 or float in 0..1, RGB; returns a new float tensor of the same shape."""
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.clone()
+        factor = self.maximum / 255 if images.dtype == torch.uint8 else self.maximum
+        images = images.float() * factor
+        if self.order == "BGR":
+            images = images.flip(1)
         # Channel by channel with plain numbers: a tensor of means would be a copy to the device, which waits for it.
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
             images[:, channel].sub_(mean).div_(std)
         return images
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists, for a checkpoint."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+    def to_dict(self) -> dict:
+        """Plain values, for a checkpoint."""
+        return {"mean": list(self.mean), "std": list(self.std), "order": self.order, "maximum": self.maximum}
 
     @classmethod
-    def from_dict(cls, values: dict[str, list[float]]) -> "Preprocessing":
-        """The inverse of `to_dict`. Raises SdaError when `values` is not three means and three positive deviations."""
+    def from_dict(cls, values: dict) -> "Preprocessing":
+        """The inverse of `to_dict`. Raises SdaError when `values` is nothing of the kind."""
         try:
             mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
+            order, maximum = values["order"], float(values["maximum"])
         except (KeyError, TypeError, ValueError):
-            mean, std = (), ()
-        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-            raise SdaError(f"preprocessing: expected 'mean' and 'std' of three numbers each, std above 0; found {values!r}")
-        return cls(mean, std)
+            mean, std, order, maximum = (), (), "", 0.0
+        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in (*std, maximum)) or order not in ("RGB", "BGR"):
+            raise SdaError(
+                "preprocessing: expected 'mean' and 'std' of three numbers each, std above 0, 'order' RGB or BGR and 'maximum' "
+                f"above 0; found {values!r}"
+            )
+        return cls(mean, std, order, maximum)
 
 
 IMAGENET_PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
+# By the format of the weights. Caffe's networks, and their conversions, take BGR in 0..255 and only subtract the mean.
+PREPROCESSING = {
+    "torchvision": IMAGENET_PREPROCESSING,
+    "caffe": Preprocessing((104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0), "BGR", 255.0),
+}
 
-def preprocessing_for(weights: str) -> Preprocessing:
-    """The preprocessing that belongs to `weights` ("none", "imagenet" or a path).
 
-    It is the same for everything that can be loaded here, since a file must hold a torchvision network. Weights trained on
-    other inputs, such as the BGR Caffe ones, get their own answer here and nowhere else.
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights that were read: tensors under the backbone's names, and their format, a key of PREPROCESSING.
+
+    Attributes:
+        where: "none", "imagenet", "coco" or the path they come from.
+        renamed: one example of a name that was changed, for the eyes of the user.
     """
-    return IMAGENET_PREPROCESSING
+
+    where: str
+    state: dict[str, Tensor]
+    format: str = "torchvision"
+    renamed: str = ""
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What became of each name: of the backbone's (`matched`, `missing`), of the file's (`unexpected`), of both (`unfit`).
 
-    `missing` leaves out batch norms' step counters, which old files lack and nothing here reads. `unexpected` leaves out the
+    `missing` leaves out batch norms' step counters, which old files lack and nothing here reads. `left_out` are the file's
     classifier and the blocks that the backbone does not use. `unfit` names tensors of another shape, or of integers where
     floats are expected, as in a quantised file.
     """
@@ -85,33 +115,67 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     unfit: list[str]
+    left_out: list[str]
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.unfit)
 
     def __str__(self) -> str:
-        lists = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or type": self.unfit}
+        lists = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape or type": self.unfit,
+            "of the classifier left out": self.left_out,
+        }
         parts = [f"{len(names)} {what} ({examples(names)})" for what, names in lists.items() if names]
         return ", ".join([f"{len(self.matched)} tensors matched", *parts])
 
 
-def load_weights(backbone: nn.Module, name: str, weights: str) -> LoadReport | None:
-    """Load `weights` into `backbone`, which `build_backbone(name, ...)` made; None for "none".
+def read_weights(name: str, weights: str, form: str = "auto") -> Pretrained:
+    """The weights for the backbone `name`.
 
-    `weights` is "none", "imagenet" (downloaded by torchvision, or found in its cache) or the path of a state dict under
-    torchvision's names, perhaps wrapped under "state_dict" or "model", perhaps with "module." or "backbone." in front.
-    What did not match is logged as a warning. Raises SdaError when the file is missing, unreadable or of another network,
-    or when the download fails.
+    Args:
+        weights: "none"; "imagenet" or "coco" (downloaded by torchvision, or found in its cache); or the path of a state dict
+            under torchvision's names or those of DeepLabv2's followers ("Scale.layer1.…"), perhaps wrapped under "state_dict"
+            or "model", perhaps with "module." or "backbone." in front.
+        form: "torchvision" or "caffe", what a file is; "auto": caffe if it has the names of DeepLabv2's followers.
+
+    Raises:
+        SdaError: the file is missing or unreadable, there are no such weights, or the download fails.
     """
     if weights == "none":
+        return Pretrained(weights, {})
+    raw = download(name, weights) if weights in DOWNLOADS else read_state_dict(weights)
+    names = {key: strip(key) for key in raw}
+    if name.startswith("mobilenet") and any(key[:1].isdigit() for key in names.values()):
+        # torchvision's DeepLabv3 numbers a MobileNet's blocks without saying `features`
+        names = {key: f"features.{plain}" if plain[:1].isdigit() else plain for key, plain in names.items()}
+    if form == "auto":
+        followers = any("Scale." in key or plain.startswith("layer5.") for key, plain in names.items())
+        form = "caffe" if followers else "torchvision"
+    renamed = next((f"{key} → {plain}" for key, plain in names.items() if key != plain), "")
+    return Pretrained(weights, {names[key]: value for key, value in raw.items()}, form, renamed)
+
+
+def load_weights(backbone: nn.Module, name: str, pretrained: Pretrained) -> LoadReport | None:
+    """Copy weights into `backbone`, which `build_backbone(name, ...)` made; None for "none".
+
+    What was loaded, renamed and left out is logged; as a warning where something did not match. Raises SdaError when the
+    weights are those of another network.
+    """
+    weights = pretrained.where
+    if weights == "none":
         return None
-    state = download_imagenet(name) if weights == "imagenet" else read_state_dict(weights)
-    report = load_state(backbone, state)
+    report = load_state(backbone, pretrained.state)
     expected = len(report.matched) + len(report.missing) + len(report.unfit)
     if len(report.matched) < MATCH_AT_LEAST * expected:
         raise SdaError(
             f"weights {weights}: only {len(report.matched)} of the {expected} tensors of {name} are there; the file has for "
-            f"example {examples(list(state))}, expected for example {examples(list(backbone.state_dict()))}"
+            f"example {examples(list(pretrained.state))}, expected for example {examples(list(backbone.state_dict()))}"
         )
-    if len(report.matched) < expected or report.unexpected:
-        logger.warning("weights %s for %s: %s", weights, name, report)
+    facts = f"{report}; {pretrained.format} format" + (f", names as in {pretrained.renamed}" if pretrained.renamed else "")
+    logger.log(logging.INFO if report.complete else logging.WARNING, "weights %s for %s: %s", weights, name, facts)
     return report
 
 
@@ -126,6 +190,7 @@ def load_state(backbone: nn.Module, state: dict[str, Tensor]) -> LoadReport:
         missing=[key for key in own if key not in state and not is_counter(key)],
         unexpected=[key for key in state if key not in own and not key.startswith(ignored)],
         unfit=[key for key in state if key in own and key not in fitting],
+        left_out=[key for key in state if key not in own and key.startswith(ignored)],
     )
 
 
@@ -141,13 +206,13 @@ def is_counter(key: str) -> bool:
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
-    """The tensors of a state dict file, unwrapped and without prefixes. Never runs code from the file.
+    """The tensors of a state dict file, unwrapped. Never runs code from the file.
 
     Raises SdaError when it is missing, unreadable, or holds no tensors by name.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise SdaError(f"weights {path}: no such file; expected 'none', 'imagenet' or the path of a .pth file")
+        raise SdaError(f"weights {path}: no such file; expected 'none', 'imagenet', 'coco' or the path of a .pth file")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # A damaged or hostile file can fail anywhere in zip, pickle or tensor code.
@@ -161,7 +226,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
             break
     state = {}
     if isinstance(content, dict):
-        state = {strip(key): value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+        state = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
     if not state:
         raise SdaError(f"weights {path}: expected a state dict, names to tensors; found {type(content).__name__} without any")
     return state
@@ -174,14 +239,22 @@ def strip(key: str) -> str:
     return key
 
 
-def download_imagenet(name: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights for the backbone `name`, from its cache if they are there. Raises SdaError offline."""
-    weights = IMAGENET[name]
+def download(name: str, weights: str) -> dict[str, Tensor]:
+    """torchvision's weights for the backbone `name`, from its cache if they are there.
+
+    Raises SdaError offline, and where torchvision has none.
+    """
+    if name not in DOWNLOADS[weights]:
+        raise SdaError(
+            f"torchvision has no {weights} weights for {name}, only for {', '.join(DOWNLOADS[weights])}; give a local file, "
+            "weights=/path/file.pth"
+        )
+    entry = DOWNLOADS[weights][name]
     try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # No network, no disk; or a damaged download, which fails its checksum.
         raise SdaError(
-            f"cannot download {weights.url} ({error}); without a network give a local file, weights=/path/file.pth"
+            f"cannot download {entry.url} ({error}); without a network give a local file, weights=/path/file.pth"
         ) from error
 
 

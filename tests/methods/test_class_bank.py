@@ -1,6 +1,7 @@
 """The class-wise memory bank method: one step against a slow re-implementation of its equations, and what reaches what."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -10,8 +11,9 @@ from torch.nn import functional as F
 
 from sda.augment import Augment, Strength
 from sda.data.streams import Batch, Labelled
-from sda.methods import class_bank, views
+from sda.methods import mean_teacher, views
 from sda.methods.class_bank import ClassBankMethod, Settings
+from sda.methods.mean_teacher import MeanTeacher
 from sda.models.weights import IMAGENET_PREPROCESSING, Preprocessing
 
 PLAIN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -34,9 +36,11 @@ def settings(**changes):
     return Settings(
         **{
             "steps": 20, "balance_classes": True, "classmix_labelled": 0.0, "classmix_unlabelled": 0.0, "views": 2,
-            "teacher_momentum": 0.995, "confidence_power": 6.0, "ramp_steps": 5, "weight_pseudo": 1.0,
+            "teacher_momentum": 0.995, "teacher_schedule": "cosine", "released": False, "confidence_power": 6.0,
+            "ramp_steps": 5, "weight_pseudo": 1.0,
             "weight_entropy": 0.01, "weight_contrast": 0.1, "bank_size": 12, "bank_streams": "both", "bank_confidence": 0.95,
-            "bank_start": BANK, "unlabelled_start": CONTRAST, "contrast_pixels": 10_000, **changes,
+            "bank_start": BANK, "unlabelled_start": CONTRAST, "contrast_pixels": 10_000, "contrast_on": "both",
+            "attention_features": True, "attention_bank": True, "bank_selection": "attention", **changes,
         }
     )  # fmt: skip
 
@@ -148,8 +152,11 @@ def slow_contrast(method, features, labels, queues):
         if len(p_c) == 0 or not queues[c]:
             continue
         z_c = torch.stack([z for z, _ in queues[c]])
-        s_p = slow_mlp(method.S, c, p_c.detach(), True).sigmoid()[:, 0]
-        s_z = slow_mlp(method.S_bank, c, z_c, True).sigmoid()[:, 0]
+        s_p, s_z = torch.ones(len(p_c)), torch.ones(len(z_c))
+        if method.settings.attention_features:
+            s_p = slow_mlp(method.S, c, p_c.detach(), True).sigmoid()[:, 0]
+        if method.settings.attention_bank and not method.settings.released:
+            s_z = slow_mlp(method.S_bank, c, z_c, True).sigmoid()[:, 0]
         w_p, w_z = len(p_c) * s_p / s_p.sum(), len(z_c) * s_z / s_z.sum()
         cos = (p_c @ z_c.T) / (p_c.norm(dim=1)[:, None] * z_c.norm(dim=1)[None, :])
         total = total + (w_p[:, None] * w_z[None, :] * (1 - cos)).mean()
@@ -170,10 +177,10 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     x_u = batch.unlabelled / 255
     teacher = method.teacher.model
     with torch.no_grad():
-        probability = large(teacher["network"](x_u)[0]).softmax(1)
+        probability = large(teacher(x_u)[0]).softmax(1)
         confidence, y_u = probability.max(1)
         if step >= s.bank_start:
-            logits, f = teacher["network"](x_l)
+            logits, f = teacher(x_l)
             y, p = slow_shrink(y_l, stride), logits.softmax(1)
             candidates = [[] for _ in range(CLASSES)]
             for b in range(len(y)):
@@ -183,12 +190,12 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
                     for j in range(y.shape[2]):
                         c = y[b, i, j].item()
                         if c != IGNORE and p[b, :, i, j].argmax() == c and p[b, c, i, j] > s.bank_confidence:
-                            z = slow_mlp(teacher["g"], 0, f[b, :, i, j][None], False)
+                            z = slow_mlp(method.g_teacher.model, 0, f[b, :, i, j][None], False)
                             score = slow_mlp(method.S, c, z, False).item()
                             candidates[c].append((score, z[0], domain[b].item()))
             most = len(y) * max(1, round(s.bank_size / 6))
             for queue, new in zip(queues, candidates, strict=True):
-                new.sort(key=lambda entry: -entry[0])
+                new.sort(key=lambda entry: entry[0] if s.released else -entry[0])
                 queue[:] = ([(z, d) for _, z, d in new[:most]] + queue)[: s.bank_size]
 
     x_a, y_a, w_a = torch.cat([x_u, x_u]), torch.cat([y_u, y_u]), torch.cat([confidence, confidence]) ** 6
@@ -204,26 +211,37 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         "pseudo": math.exp(-5 * (1 - t) ** 2) * slow_cross_entropy(logits_a, y_a, alpha, w_a),
         "entropy": 0.01 * -(p * p.log2()).sum(1).mean() / math.log2(CLASSES),
     }
-    if step >= s.unlabelled_start:
+    if step >= s.unlabelled_start and s.contrast_on != "unlabelled":
         losses["contrast_l"] = 0.1 * slow_contrast(method, f_l, slow_shrink(y_l, stride), queues)
+    if step >= s.unlabelled_start and s.contrast_on != "labelled":
         losses["contrast_u"] = 0.1 * slow_contrast(method, f_a, slow_shrink(y_a, stride), queues)
     return losses
 
 
 @pytest.mark.parametrize(
-    ("streams", "bank_streams"), [("ssl", "target"), ("uda", "source"), ("ssda", "both"), ("ssda", "target")]
+    ("streams", "switches"),
+    [
+        ("ssl", {"bank_streams": "target"}),
+        ("uda", {"bank_streams": "source"}),
+        ("ssda", {}),
+        ("ssda", {"bank_streams": "target"}),
+        ("ssda", {"attention_bank": False, "contrast_on": "labelled"}),
+        ("ssda", {"attention_features": False, "attention_bank": False, "contrast_on": "unlabelled"}),
+        ("ssl", {"teacher_schedule": "constant", "teacher_momentum": 0.5}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "paper",
 )
-def test_steps_are_those_of_the_equations(streams, bank_streams, make, batches, unaugmented):
+def test_steps_are_those_of_the_equations(streams, switches, make, batches, unaugmented):
     """Every loss of every step, the gradient of their sum in every parameter, and the bank's contents, in order."""
     stride, batch = 2, batches[streams]
-    method = make(stride, sharpness=5.0, bank_streams=bank_streams)
+    method = make(stride, sharpness=5.0, **switches)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.01)
     queues, mean_shares = [[] for _ in range(CLASSES)], torch.zeros(CLASSES)
     for step in range(8):
         reference = copy.deepcopy(method)
         expected = slow_step(reference, batch, step, queues, mean_shares, stride)
         losses = method.step(batch, step)
-        assert set(losses) == set(expected) == (LATE if step >= CONTRAST else EARLY)
+        assert set(losses) == set(expected) and set(losses) >= EARLY
         for name, loss in losses.items():
             torch.testing.assert_close(loss, expected[name], rtol=1e-3, atol=1e-6, msg=f"{name} of step {step}")
         for c, queue in enumerate(queues):
@@ -331,7 +349,7 @@ def test_labelled_classmix_is_there_from_the_first_step(make, batches, unaugment
 
 def test_networks_see_normalised_images(make, batches, unaugmented):
     method, batch = make(normalise=IMAGENET_PREPROCESSING), batches["ssda"]
-    student, teacher = record_inputs(method.student), record_inputs(method.teacher.model["network"])
+    student, teacher = record_inputs(method.student), record_inputs(method.teacher.model)
     method.step(batch, BANK)
     mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     x_l, x_u = torch.cat([batch.source.images, batch.labelled.images]), batch.unlabelled
@@ -411,6 +429,88 @@ def test_admissions_per_step(bank_size, labelled_images, each, make, scene, unau
         assert method.bank.valid.sum(dim=1).tolist() == [0, 2 * each * (step - BANK + 1), 0, 0]
 
 
+# --- what enters the bank ---
+
+
+@pytest.fixture
+def entrants(make, scene, unaugmented):
+    """The scores by S_c of all candidates of class 1 and of those that entered, with `each` = 8 of more than 50 entering."""
+
+    def entrants(**changes):
+        batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
+        method, scored = make(bank_size=24, labelled_images=6, **changes), []
+        admit = method.bank.admit
+        method.bank.admit = lambda z, scores, valid, domain, count: (
+            scored.append((z, valid)),
+            admit(z, scores, valid, domain, count),
+        )
+        method.step(batch, BANK)
+        (z, valid), method.S = scored[0], method.S.eval()
+        everyone = method.S(z, valid)[1, valid[1], 0]
+        entered = method.S(method.bank.features, method.bank.valid)[1, method.bank.valid[1], 0]
+        return everyone.sort().values, entered.sort().values
+
+    return entrants
+
+
+def test_the_highest_scored_enter(entrants):
+    everyone, entered = entrants()
+    assert len(everyone) > 50
+    torch.testing.assert_close(entered, everyone[-8:])
+
+
+def test_released_the_lowest_scored_enter(entrants):
+    everyone, entered = entrants(released=True)
+    torch.testing.assert_close(entered, everyone[:8])
+
+
+def test_random_selection_takes_as_many_from_all_over(entrants):
+    everyone, entered = entrants(bank_selection="random")
+    assert len(entered) == 8
+    places = torch.searchsorted(everyone, entered - 1e-6)
+    assert places.min() < len(everyone) / 2 < places.max()
+
+
+def test_recent_selection_fills_the_queue_at_once(entrants):
+    _, entered = entrants(bank_selection="recent")
+    assert len(entered) == 24
+
+
+# --- switches ---
+
+
+def test_attention_of_the_bank_learns_from_the_contrast_unless_it_is_off(make, batches):
+    for changes, learns in [({}, True), ({"attention_bank": False}, False), ({"released": True}, False)]:
+        method = make(bank_start=0, **changes)
+        losses = method.step(batches["ssda"], CONTRAST)
+        (losses["contrast_l"] + losses["contrast_u"]).backward()
+        grads = [parameter.grad for parameter in method.S_bank.parameters()]
+        assert all((grad is not None and grad.any().item()) == learns for grad in grads[:2]), changes
+
+
+def test_contrast_on(make, batches):
+    for on, names in [("labelled", {"contrast_l"}), ("unlabelled", {"contrast_u"}), ("both", {"contrast_l", "contrast_u"})]:
+        assert set(make(contrast_on=on).step(batches["ssda"], CONTRAST)) == EARLY | names
+
+
+@pytest.mark.parametrize("streams", ["ssl", "uda", "ssda"])
+def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fake_network):
+    """The same losses and the same network after some steps, with all the augmentation."""
+    shared = {"classmix_labelled": 0.25, "classmix_unlabelled": 0.75}
+    whole = make(weight_contrast=0.0, **shared)
+    torch.manual_seed(0)
+    s = {field.name: getattr(whole.settings, field.name) for field in dataclasses.fields(mean_teacher.Settings)}
+    plain = MeanTeacher(fake_network(2, 20.0), CLASSES, PLAIN, 6, mean_teacher.Settings(**s)).train()
+    for method in (whole, plain):
+        train(method, batches[streams], CONTRAST + 2)
+    states = whole.student.state_dict(), plain.student.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    torch.manual_seed(0)
+    losses = plain.step(batches[streams], CONTRAST)
+    torch.manual_seed(0)
+    assert losses == whole.step(batches[streams], CONTRAST) and set(losses) == EARLY
+
+
 def test_few_pixels_of_each_class_suffice(make, batches):
     """`contrast_pixels` bounds what is chosen per class, for bank and contrast."""
     method = make(contrast_pixels=3, bank_size=60)
@@ -488,7 +588,7 @@ def test_padding_of_strong_views_takes_no_gradient(make, batches, monkeypatch):
         results.append(views.strong_views(*arguments))
         return results[-1]
 
-    monkeypatch.setattr(class_bank, "strong_views", recording)
+    monkeypatch.setattr(mean_teacher, "strong_views", recording)
     method = make(stride=1, bank_start=0)
     outputs = record_outputs(method.student)
     losses = method.step(batches["ssda"], CONTRAST)
@@ -548,7 +648,8 @@ def test_teacher_follows_network_and_projection(make, batches):
         method.follow(step)
         followed = nn.ModuleDict({"network": method.student, "g": method.g}).state_dict()
         states.append({name: value.clone() for name, value in followed.items() if value.is_floating_point()})
-        for name, value in method.teacher.model.state_dict().items():
+        teacher = nn.ModuleDict({"network": method.teacher.model, "g": method.g_teacher.model})
+        for name, value in teacher.state_dict().items():
             if value.is_floating_point():
                 torch.testing.assert_close(value, torch.stack([state[name] for state in states]).mean(0), msg=name)
     moved = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
@@ -577,7 +678,7 @@ def test_pseudo_labels_are_the_teacher_s(make, batches, unaugmented):
     """A teacher that is sure of class 2 everywhere: the pseudo-label loss is the student's -log p_2."""
     method, batch = make(stride=1, balance_classes=False, ramp_steps=0), batches["ssl"]
     with torch.no_grad():
-        method.teacher.model["network"].classify.bias[2] += 1000
+        method.teacher.model.classify.bias[2] += 1000
     outputs = record_outputs(method.student)
     losses = method.step(batch, 0)
     log_p = outputs[1][0].log_softmax(1)
@@ -601,7 +702,9 @@ def test_state_is_complete(make, batches):
     method = make(classmix_labelled=0.5, classmix_unlabelled=0.75, contrast_pixels=8)
     train(method, batches["ssda"], CONTRAST + 1)
     state = method.state_dict()
-    assert {name.split(".")[0] for name in state} == {"student", "g", "q", "S", "S_bank", "teacher", "bank", "balance"}
+    assert {name.split(".")[0] for name in state} == {
+        "student", "g", "q", "S", "S_bank", "teacher", "g_teacher", "bank", "balance",
+    }  # fmt: skip
     fresh = make(classmix_labelled=0.5, classmix_unlabelled=0.75, contrast_pixels=8)
     fresh.load_state_dict(copy.deepcopy(state))
     losses = []

@@ -48,9 +48,8 @@ def test_contract(network, backbone):
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
 
-    backbone_ids = [id(parameter) for parameter in model.backbone_parameters()]
-    head_ids = [id(parameter) for parameter in model.head_parameters()]
-    assert sorted(backbone_ids + head_ids) == sorted(id(parameter) for parameter in model.parameters())
+    stages = [id(parameter) for stage in model.backbone.stages() for parameter in stage.parameters()]
+    assert sorted(stages) == sorted(id(parameter) for parameter in model.backbone.parameters())
 
     model.eval()
     with torch.no_grad():

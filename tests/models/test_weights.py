@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sda.errors import SdaError
-from sda.models import Preprocessing, build, preprocessing_for, weights
+from sda.models import Preprocessing, build, weights
 from sda.models.backbones import build_backbone
 from sda.models.torchvision_shim import models
 
@@ -29,6 +29,10 @@ def scrambled_state(name):
     return {key: torch.rand_like(value) if value.is_floating_point() else value + 7 for key, value in state.items()}
 
 
+def load(body, name, where, form="auto"):
+    return weights.load_weights(body, name, weights.read_weights(name, where, form))
+
+
 def save(content, path):
     torch.save(content, path)
     return str(path)
@@ -39,7 +43,7 @@ def test_torchvision_file_loads_completely(name, tmp_path, caplog):
     state = scrambled_state(name)
     path = save(state, tmp_path / "weights.pth")
     body = build_backbone(name, 16)
-    report = weights.load_weights(body, name, path)
+    report = load(body, name, path)
     assert report.missing == report.unexpected == report.unfit == []
     loaded = body.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
@@ -60,13 +64,14 @@ def test_torchvision_file_loads_completely(name, tmp_path, caplog):
     ids=["state_dict", "model", "module", "module.backbone"],
 )
 def test_wrapped_files_load(wrap, small_state, tmp_path):
-    network = build("deeplabv3plus", SMALL, 3, weights=save(wrap(small_state), tmp_path / "weights.pt"))
-    assert torch.equal(network.backbone.features[0][0].weight, small_state["features.0.0.weight"])
+    body = build_backbone(SMALL, 16)
+    load(body, SMALL, save(wrap(small_state), tmp_path / "weights.pt"))
+    assert torch.equal(body.features[0][0].weight, small_state["features.0.0.weight"])
 
 
 def test_file_without_step_counters_loads_completely(small_state, tmp_path, caplog):
     state = {key: value for key, value in small_state.items() if not key.endswith("num_batches_tracked")}
-    build("deeplabv2", SMALL, 3, weights=save(state, tmp_path / "old.pth"))
+    load(build_backbone(SMALL, 16), SMALL, save(state, tmp_path / "old.pth"))
     assert caplog.records == []
 
 
@@ -78,7 +83,7 @@ def test_what_did_not_match_is_reported(small_state, tmp_path, caplog):
     body = build_backbone(SMALL, 16)
     before = body.features[0][1].weight.clone()
     with caplog.at_level(logging.WARNING):
-        report = weights.load_weights(body, SMALL, save(small_state, tmp_path / "odd.pth"))
+        report = load(body, SMALL, save(small_state, tmp_path / "odd.pth"))
     assert report.missing == ["features.1.block.0.0.weight"]
     assert report.unexpected == ["extra.weight"]
     assert report.unfit == ["features.0.0.weight", "features.0.1.weight"]
@@ -108,7 +113,7 @@ def test_bad_files_are_refused_in_one_line(small_state, tmp_path):
     for name in ("truncated", "empty", "text", "hostile", "hostile_zip", "list", "no_tensors", "missing", "."):
         path = str(tmp_path / name) + (".pth" if name != "." else "")
         with pytest.raises(SdaError) as caught:
-            build("deeplabv3plus", SMALL, 3, weights=path)
+            load(build_backbone(SMALL, 16), SMALL, path)
         assert path in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "victim").exists()
@@ -122,7 +127,7 @@ def test_weights_of_another_network_are_refused(file_of, name, monkeypatch):
     monkeypatch.setattr(weights, "read_state_dict", lambda path: foreign)
     monkeypatch.setattr(body, "load_state_dict", lambda state, strict: None)
     with pytest.raises(SdaError, match="other.pth: only .* tensors of .* for example .*expected for example") as caught:
-        weights.load_weights(body, name, "other.pth")
+        load(body, name, "other.pth")
     assert "\n" not in str(caught.value)
     assert next(iter(foreign)) in str(caught.value)
 
@@ -133,7 +138,7 @@ def test_imagenet_offline(monkeypatch):
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(SdaError, match="https://.*mobilenet_v2.*pth.*no network.*weights=/path/file.pth") as caught:
-        build("deeplabv2", "mobilenet_v2", 3, weights="imagenet")
+        weights.read_weights("mobilenet_v2", "imagenet")
     assert "\n" not in str(caught.value)
 
 
@@ -145,9 +150,10 @@ def test_imagenet_downloads_torchvisions_file(small_state, monkeypatch):
         return small_state
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", answer)
-    network = build("deeplabv2", SMALL, 3, weights="imagenet")
+    body = build_backbone(SMALL, 16)
+    load(body, SMALL, "imagenet")
     assert asked == [(models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url, True, True)]
-    assert torch.equal(network.backbone.features[0][0].weight, small_state["features.0.0.weight"])
+    assert torch.equal(body.features[0][0].weight, small_state["features.0.0.weight"])
 
 
 def test_shared_imagenet_weights():
@@ -155,11 +161,11 @@ def test_shared_imagenet_weights():
     path = Path(shared) / "weights" / "mobilenet_v2_imagenet.pth"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    report = weights.load_weights(build_backbone("mobilenet_v2", 16), "mobilenet_v2", str(path))
-    assert report.missing == report.unexpected == report.unfit == []
-    network = build("deeplabv3plus", "mobilenet_v2", 7, weights=str(path)).eval()
+    network = build("deeplabv3plus", "mobilenet_v2", 7).eval()
+    report = load(network.backbone, "mobilenet_v2", str(path))
+    assert report.complete
     with torch.no_grad():
-        logits, features = network(preprocessing_for(str(path))(torch.rand(1, 3, 64, 96)))
+        logits, features = network(weights.IMAGENET_PREPROCESSING(torch.rand(1, 3, 64, 96)))
     assert logits.isfinite().all()
     assert features.isfinite().all()
 
@@ -177,13 +183,102 @@ def test_preprocessing_by_hand():
     assert torch.equal(floats, before)
 
 
-@pytest.mark.parametrize("name", ["none", "imagenet", "some/file.pth"])
-def test_preprocessing_is_torchvisions_and_survives_a_checkpoint(name):
-    preprocessing = preprocessing_for(name)
-    transforms = models.ResNet50_Weights.IMAGENET1K_V1.transforms()
-    assert list(preprocessing.mean) == transforms.mean
-    assert list(preprocessing.std) == transforms.std
+def test_preprocessing_is_torchvisions():
+    for entries in weights.DOWNLOADS.values():
+        for entry in entries.values():
+            transforms = entry.transforms()
+            assert list(weights.PREPROCESSING["torchvision"].mean) == list(transforms.mean)
+            assert list(weights.PREPROCESSING["torchvision"].std) == list(transforms.std)
+
+
+@pytest.mark.parametrize("form", ["torchvision", "caffe"])
+def test_preprocessing_survives_a_checkpoint(form):
+    preprocessing = weights.PREPROCESSING[form]
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+
+
+def test_caffe_preprocessing_by_hand():
+    """Pure red is (0, 0, 255) in BGR, less the means; the same for bytes and for floats."""
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    expected = torch.tensor([-104.00698793, -116.66876762, 255 - 122.67891434]).reshape(1, 3, 1, 1)
+    torch.testing.assert_close(weights.PREPROCESSING["caffe"](red), expected)
+    torch.testing.assert_close(weights.PREPROCESSING["caffe"](red / 255), expected)
+
+
+# DeepLabv2's followers: files with "Scale." in front and a classifier called layer5
+
+
+def followers_state(prefix="Scale."):
+    torch.manual_seed(2)
+    state = {key: value for key, value in models.resnet50().state_dict().items() if not key.startswith("fc.")}
+    state |= {f"layer5.conv2d_list.{branch}.weight": torch.zeros(21, 4, 3, 3) for branch in range(4)}
+    return {prefix + key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("prefix", ["Scale.", "", "module.Scale."])
+def test_followers_files_load_as_caffe(prefix, tmp_path, caplog):
+    state = followers_state(prefix)
+    pretrained = weights.read_weights("resnet50", save(state, tmp_path / "coco.pth"))
+    assert pretrained.format == "caffe"
+    body = build_backbone("resnet50", 8, caffe=True)
+    with caplog.at_level(logging.INFO):
+        report = weights.load_weights(body, "resnet50", pretrained)
+    assert report.complete and len(report.matched) == 53 * 5 and len(report.left_out) == 4
+    assert torch.equal(body.layer3[5].conv2.weight, state[f"{prefix}layer3.5.conv2.weight"])
+    assert "265 tensors matched, 4 of the classifier left out (layer5.conv2d_list.0.weight, " in caplog.text
+    assert "caffe format" in caplog.text
+    assert (f"names as in {prefix}conv1.weight → conv1.weight" in caplog.text) == bool(prefix)
+
+
+def test_format_can_be_forced(tmp_path):
+    path = save(followers_state(""), tmp_path / "coco.pth")
+    assert weights.read_weights("resnet50", path, "torchvision").format == "torchvision"
+    assert weights.read_weights("resnet50", save(models.resnet50().state_dict(), tmp_path / "tv.pth"), "caffe").format == "caffe"
+
+
+def test_caffe_resnet_strides_in_the_first_convolution():
+    """As the ResNet-101 that DeepLabv2's followers define: stride at the 1x1, one dilation per layer, pooling rounds up."""
+    with torch.device("meta"):
+        body, ours = build_backbone("resnet101", 8, caffe=True), build_backbone("resnet101", 8)
+    assert body.maxpool.ceil_mode and not ours.maxpool.ceil_mode
+    assert (body.layer2[0].conv1.stride, body.layer2[0].conv2.stride) == ((2, 2), (1, 1))
+    assert (ours.layer2[0].conv1.stride, ours.layer2[0].conv2.stride) == ((1, 1), (2, 2))
+    assert {block.conv2.dilation for block in body.layer3} == {(2, 2)} == {block.conv2.padding for block in body.layer3}
+    assert {block.conv2.dilation for block in body.layer4} == {(4, 4)}
+    assert body(torch.empty(1, 3, 65, 129, device="meta"))[1].shape == (1, 2048, 9, 17)
+    with pytest.raises(SdaError, match="Caffe format: expected resnet50 or resnet101, found mobilenet_v2"):
+        build_backbone("mobilenet_v2", 8, caffe=True)
+
+
+# COCO
+
+
+def test_coco_is_torchvisions_deeplab(monkeypatch, caplog):
+    """Its backbone loads completely; its classifiers are left out, and said to be."""
+    state = models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).state_dict()
+    asked = []
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda url, **_: asked.append(url) or state)
+    body = build_backbone("resnet50", 16)
+    with caplog.at_level(logging.INFO):
+        report = load(body, "resnet50", "coco")
+    assert asked == [models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url]
+    assert report.complete and report.left_out
+    assert torch.equal(body.layer4[2].conv3.weight, state["backbone.layer4.2.conv3.weight"])
+    assert "names as in backbone.conv1.weight → conv1.weight" in caplog.text
+
+
+def test_coco_mobilenet_is_renumbered(monkeypatch):
+    state = models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, aux_loss=True).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda url, **_: state)
+    body = build_backbone("mobilenet_v3_large", 16)
+    report = load(body, "mobilenet_v3_large", "coco")
+    assert report.complete
+    assert torch.equal(body.features[16][0].weight, state["backbone.16.0.weight"])
+
+
+def test_coco_for_others():
+    with pytest.raises(SdaError, match="no coco weights for mobilenet_v2, only for resnet50, resnet101, mobilenet_v3_large"):
+        weights.read_weights("mobilenet_v2", "coco")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +287,9 @@ def test_preprocessing_is_torchvisions_and_survives_a_checkpoint(name):
         {},
         {"mean": [0.5] * 3},
         {"mean": [0.5] * 2, "std": [1] * 3},
-        {"mean": [0.5] * 3, "std": [1, 0, 1]},
+        {"mean": [0.5] * 3, "std": [1, 0, 1], "order": "RGB", "maximum": 1.0},
+        {"mean": [0.5] * 3, "std": [1, 1, 1], "order": "GBR", "maximum": 1.0},
+        {"mean": [0.5] * 3, "std": [1, 1, 1], "order": "RGB", "maximum": 0},
         None,
         {"mean": "abc", "std": [1] * 3},
     ],

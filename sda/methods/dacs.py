@@ -1,0 +1,90 @@
+"""Domain adaptation by cross-domain mixed sampling: Tranheden et al., WACV 2021 (arXiv 2007.08702).
+
+Source classes, with their true labels, are pasted onto target images with pseudo-labels. Few target labels, where there are
+any, join the source in L_sup.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sda.augment import half_of_classes
+from sda.balance import ClassBalance
+from sda.data.streams import Batch
+from sda.losses import cross_entropy
+from sda.methods.views import enlarge, labelled_views, strong_views
+from sda.models.weights import Preprocessing
+from sda.teacher import Teacher, pseudo_label
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The fields of the same names in a recipe."""
+
+    steps: int
+    balance_classes: bool
+    classmix_labelled: float
+    teacher_momentum: float
+    teacher_schedule: str
+    confidence_threshold: float
+    weight_pseudo: float
+    released: bool
+
+
+class DACS(nn.Module):
+    """L = L_sup + L_mix. In L_mix source pixels weigh 1, target pixels the share of their image that the teacher is sure of.
+
+    Augmentation is that of the other methods, so that methods differ in nothing else (the paper: colour jitter and blur).
+
+    Args:
+        network: the student θ, images → (logits, features).
+        classes: C.
+        normalise: the preprocessing of the network's weights.
+        labelled_images: not used here.
+    """
+
+    Settings = Settings
+
+    def __init__(self, network: nn.Module, classes: int, normalise: Preprocessing, labelled_images: int, settings: Settings):
+        super().__init__()
+        s = settings
+        self.student = network
+        self.teacher = Teacher(network, s.teacher_momentum, s.teacher_schedule, s.steps, s.released)
+        self.balance = ClassBalance(classes, s.balance_classes)
+        self.classes, self.normalise, self.settings = classes, normalise, s
+
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The named losses of one step; their sum is what is minimised."""
+        s = self.settings
+        x_l, y_l, _ = labelled_views(batch, self.classes, s.classmix_labelled, self.normalise)
+        x_u = batch.unlabelled.float() / 255
+        with torch.no_grad():
+            y_u, confidence = pseudo_label(enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
+            sure = (confidence > s.confidence_threshold).float().mean(dim=(1, 2), keepdim=True)
+
+            # a random source image for every target image, half of its classes pasted
+            other = (torch.arange(len(x_u)) + torch.randint(len(batch.source.images), ())) % len(batch.source.images)
+            other = other.to(x_u.device, non_blocking=True)
+            x_s, y_s = batch.source.images[other].float() / 255, batch.source.labels[other].long()
+            paste = half_of_classes(y_s, self.classes)
+            x_m = torch.where(paste.unsqueeze(1), x_s, x_u)
+            y_m = torch.where(paste, y_s, y_u)
+            w_m = torch.where(paste, 1.0, sure)
+            x_m, y_m, w_m = strong_views(x_m, y_m, w_m, 1, self.classes, 0.0, self.normalise)
+
+        logits_l, _ = self.student(x_l)
+        logits_m, _ = self.student(x_m, note_statistics=False)
+        alpha = self.balance(y_l, y_m)
+        return {
+            "sup": cross_entropy(enlarge(logits_l, y_l.shape[1:]), y_l, alpha),
+            "mix": s.weight_pseudo * cross_entropy(enlarge(logits_m, y_m.shape[1:]), y_m, alpha, w_m),
+        }
+
+    def follow(self, step: int) -> None:
+        """ξ ← τ ξ + (1 - τ) θ, after the optimizer's step."""
+        self.teacher.follow(self.student, step)
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers worth a curve."""
+        return {}
