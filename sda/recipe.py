@@ -253,13 +253,13 @@ def load(name: str, changes: dict | None = None) -> Recipe:
     for field, value, variant in variants:
         shelf.check(Recipe, {**values, field: value, **variant}, f"{path}: when.{field}.{value}")
     chosen = {**recipe.model_dump(), **changes}
-    given = [variant for field, value, variant in variants if str(chosen[field]) == value and field in changes]
-    for variant in given:
-        values = {**values, **variant}
-    return shelf.check(Recipe, {**values, **changes}, f"recipe {name}") if changes else recipe
+    for field, value, variant in variants:
+        if chosen[field] == value:
+            values = {**values, **variant}
+    return shelf.check(Recipe, {**values, **changes}, f"recipe {name}")
 
 
-def _variants(when: object, where: str) -> list[tuple[str, str, dict]]:
+def _variants(when: object, where: str) -> list[tuple[str, object, dict]]:
     """The tables [when.FIELD.VALUE] as (field, value, changes)."""
     variants = []
     for field, values in when.items() if isinstance(when, dict) else [("", when)]:
@@ -268,7 +268,7 @@ def _variants(when: object, where: str) -> list[tuple[str, str, dict]]:
         for value, changes in values.items():
             if not isinstance(changes, dict):
                 raise SdaError(f"{where}: when.{field}: expected tables [when.{field}.VALUE]")
-            variants.append((field, value, changes))
+            variants.append((field, parse_value(field, value), changes))
     return variants
 
 

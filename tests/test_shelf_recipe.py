@@ -170,6 +170,9 @@ def test_values_out_of_range_are_refused(key, value, says):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"method": "mean_teacher"}, "method mean_teacher needs unlabelled images"),
+        ({"method": "dacs", "unlabelled": "target"}, "method dacs pastes source classes"),
+        ({**UNLABELLED, "attention_features": False}, "which attention_features = false leaves untrained"),
         ({"labels": 0}, "no labels at all"),
         ({"unlabelled": "target"}, "supervised cannot use unlabelled"),
         ({"method": "class_bank"}, "needs unlabelled images"),
@@ -251,6 +254,64 @@ def test_parse_value(field, text, value):
 def test_parse_value_refuses_unknown_fields():
     with pytest.raises(SdaError, match=r"unknown key 'step' \(did you mean 'steps'"):
         recipe.parse_value("step", "3")
+
+
+# Variants: [when.FIELD.VALUE]
+
+
+WHEN = """target = "idd_lite"
+labels = 10
+size = [128, 176]
+backbone = "mobilenet_v2"
+steps = 5
+learning_rate = 0.1
+[when.network.deeplabv2]
+learning_rate = 0.2
+batch_labelled = 7
+[when.labels.20]
+steps = 9
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate", "batch", "steps"),
+    [
+        (None, 0.1, 4, 5),
+        ({"network": "deeplabv2"}, 0.2, 7, 5),
+        ({"network": "deeplabv2", "learning_rate": 0.3, "labels": 20}, 0.3, 7, 9),
+        ({"network": "deeplabv3plus", "labels": 30}, 0.1, 4, 5),
+    ],
+)
+def test_variant_goes_over_the_file_and_under_the_flags(tmp_path, changes, rate, batch, steps):
+    path = tmp_path / "my.toml"
+    path.write_text(WHEN)
+    loaded = recipe.load(str(path), changes)
+    assert (loaded.learning_rate, loaded.batch_labelled, loaded.steps) == (rate, batch, steps)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("[when.netwerk.x]\nsteps = 1", r"when: expected tables \[when.FIELD.VALUE\] \(did you mean 'network'"),
+        ("[when]\nnetwork = 3", "when: expected tables"),
+        ("[when.network]\ndeeplabv2 = 3", r"when.network: expected tables \[when.network.VALUE\]"),
+        ("[when.network.unet]\nsteps = 1", r"when.network.unet: network = 'unet': input should be 'deeplabv2'"),
+        ("[when.network.deeplabv2]\nstepz = 1", r"when.network.deeplabv2: unknown key 'stepz'"),
+        ("[when.network.deeplabv2]\nsteps = 0", r"when.network.deeplabv2: steps = 0"),
+    ],
+)
+def test_fault_in_a_variant_is_the_files(tmp_path, table, says):
+    path = tmp_path / "my.toml"
+    path.write_text(WHEN.partition("[when")[0] + table)
+    with pytest.raises(SdaError, match=f"my.toml: {says}"):
+        recipe.load(str(path))
+
+
+def test_native_size_needs_a_crop():
+    assert "leaves images unequal: ask for a crop" in refused(size="native")
+    loaded = make(size="native", crop=[64, 96])
+    assert loaded.image_size is loaded.input_size is None and loaded.crop_size == (64, 96)
+    assert make(size="native", crop=[64, 96], eval_size=[128, 128]).input_size == (128, 128)
 
 
 @pytest.mark.parametrize("text", ['the "best"', '"a" and "b"'])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sda import recipe as recipes
 from sda.data.assemble import assemble
-from sda.train import train
+from sda.train import build_network, make_optimizer, train
 
 DIFFERS = {"seconds"}  # what two equal runs may differ in
 
@@ -115,6 +115,54 @@ def test_setting(world, sda, tmp_path, setting):
     for name in ("last", "best"):
         state = torch.load(run / f"{name}.pt", weights_only=True)
         assert state["step"] == 3 and list(state["classes"]) == ["ground", "building", "human"]
+
+
+def test_images_of_unequal_size(sda, tmp_path):
+    """Nothing is resized: crops in training, each image at its own size in evaluation, and again by sda eval."""
+    world = tiny.write_world(tmp_path / "world")
+    for place, (width, height) in (("train/north/00", (40, 90)), ("val/west/08", (77, 50))):
+        for path in (f"pictures/{place}.jpg", f"labels/{place}.png"):
+            with Image.open(world.root / "field" / path) as image:
+                image.resize((width, height), Image.Resampling.NEAREST).save(world.root / "field" / path)
+    run = tmp_path / "run"
+    options = ["--size", "native", "--crop", "[48, 64]", "--labels", "all", "--device", "cpu"]
+    sda("train", world.recipe, *options, "--out", run)
+    score = result(run)
+    assert score["protocol"]["name"] == "whole-native-native" and score["images"] == 3
+    assert sum(map(sum, score["confusion"])) == 2 * 48 * 64 + 77 * 50
+    assert json.loads(sda("eval", run, "--device", "cpu", "--json"))[0]["iou"] == score["iou"]
+
+
+def settings_of(world, **changes):
+    return recipes.load(str(world.recipe), changes)
+
+
+def test_rates_by_layer(world):
+    """Each stage of the backbone at `layer_decay` of the next one's rate, everything else at the heads' factor."""
+    recipe = settings_of(world, learning_rate=1.0, layer_decay=0.5, head_rate_factor=4.0)
+    method = torch.nn.Module()
+    method.student, method.other = build_network(recipe, 3, "torchvision"), torch.nn.Linear(2, 2)
+    groups = make_optimizer(method, recipe).param_groups
+    assert [group["base"] for group in groups] == [0.0625, 0.125, 0.25, 0.5, 1.0, 4.0]
+    rate = {id(parameter): group["base"] for group in groups for parameter in group["params"]}
+    assert len(rate) == len(list(method.parameters()))
+    assert rate[id(method.student.backbone.features[0][0].weight)] == 0.0625
+    assert rate[id(method.student.backbone.features[12][0].weight)] == 1.0
+    assert rate[id(method.student.head.classifier.weight)] == rate[id(method.other.weight)] == 4.0
+
+
+@pytest.mark.parametrize("freeze", ["none", "affine", "all"])
+def test_frozen_norms(world, tmp_path, freeze):
+    recipe = settings_of(world, freeze_norm=freeze, optimizer="adamw").with_absolute_paths()
+    tmp_path.joinpath("run").mkdir()
+    train(recipe, assemble(recipe), tmp_path / "run", torch.device("cpu"))
+    trained = student(tmp_path / "run")
+    torch.manual_seed(recipe.seed)
+    fresh = build_network(recipe, 3, "torchvision").state_dict()
+    names = {"affine": "backbone.features.0.1.weight", "all": "backbone.features.0.1.running_mean"}
+    assert torch.equal(trained[names["affine"]], fresh[names["affine"]]) == (freeze != "none")
+    assert torch.equal(trained[names["all"]], fresh[names["all"]]) == (freeze == "all")
+    assert not torch.equal(trained["backbone.features.0.0.weight"], fresh["backbone.features.0.0.weight"])
 
 
 # Reproduction

@@ -90,6 +90,47 @@ def test_idd_lite(tmp_path):
     assert found("idd_lite", tmp_path, "train") == {"leftImg8bit/train/173/0_image.jpg": "gtFine/train/173/0_label.png"}
 
 
+VOC = ["2007_000032", "2007_000039", "2007_000063"]
+
+
+@pytest.mark.parametrize("name", ["trainaug", "train_aug"])
+@pytest.mark.parametrize(
+    "line", ["{}", "JPEGImages/{}.jpg SegmentationClassAug/{}.png", "/JPEGImages/{}.jpg /SegmentationClassAug/{}.png"]
+)
+def test_voc(tmp_path, name, line):
+    """Names alone or the customary pairs of paths; all images lie in one folder."""
+    touch(tmp_path, *(f"JPEGImages/{image}.jpg" for image in VOC), *(f"SegmentationClassAug/{image}.png" for image in VOC))
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / f"{name}.txt").write_text("".join(line.format(image, image) + "\n" for image in VOC[:2]) + "\n")
+    (lists / "val.txt").write_text(f"{VOC[2]}\n")
+    assert found("voc2012", tmp_path, "train") == {
+        f"JPEGImages/{image}.jpg": f"SegmentationClassAug/{image}.png" for image in VOC[:2]
+    }
+    assert list(found("voc2012", tmp_path, "val")) == [f"JPEGImages/{VOC[2]}.jpg"]
+
+
+def test_voc_validation_with_the_published_masks(tmp_path):
+    touch(tmp_path, f"JPEGImages/{VOC[0]}.jpg", f"SegmentationClass/{VOC[0]}.png")
+    touch(tmp_path, "ImageSets/Segmentation/val.txt")
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text(f"{VOC[0]}\n")
+    assert found("voc2012", tmp_path, "val") == {f"JPEGImages/{VOC[0]}.jpg": f"SegmentationClass/{VOC[0]}.png"}
+
+
+def test_a_listed_image_that_is_missing_is_named(tmp_path):
+    touch(tmp_path, f"JPEGImages/{VOC[0]}.jpg", f"SegmentationClassAug/{VOC[0]}.png")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/trainaug.txt").write_text("\n".join(VOC))
+    with pytest.raises(SdaError, match=f"trainaug.txt lists {VOC[1]}, but there is no such image"):
+        found("voc2012", tmp_path, "train")
+
+
+def test_a_missing_list_is_told(tmp_path):
+    touch(tmp_path, f"JPEGImages/{VOC[0]}.jpg")
+    with pytest.raises(SdaError, match=r"looked for JPEGImages/\*.jpg of ImageSets/Segmentation/trainaug.txt and"):
+        found("voc2012", tmp_path, "train")
+
+
 def test_order_does_not_depend_on_the_file_system(tmp_path):
     touch(tmp_path, *(f"train/{name}.png" for name in "cab"))
     assert list(found("camvid", tmp_path, "train")) == ["train/a.png", "train/b.png", "train/c.png"]

@@ -130,6 +130,21 @@ def test_crop_of_the_whole_image(items):
     assert torch.equal(batch.images[0, 0, 0], torch.arange(40, dtype=torch.uint8))
 
 
+def test_images_at_their_own_size_are_padded_to_the_crop(items):
+    """Mirrored at the bottom and on the right, and ignored there; a crop that fits cuts nothing else."""
+    codec = LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0])
+    [batch] = take(1, Dataset(items, codec, None), crop=(30, 50))
+    assert batch.images.shape == (3, 3, 30, 50)
+    rows, columns = np.indices(SIZE)
+    assert torch.equal(batch.images[0, 0, :24, :40], torch.from_numpy(columns.astype(np.uint8)))
+    assert torch.equal(batch.images[:, :, 24:], batch.images[:, :, 18:24].flip(2))
+    assert torch.equal(batch.images[:, :, :, 40:], batch.images[:, :, :, 30:40].flip(3))
+    assert (batch.labels[:, 24:] == 255).all() and (batch.labels[:, :, 40:] == 255).all()
+    assert torch.equal(batch.labels[0, :24, :40], torch.from_numpy((rows + columns).astype(np.uint8)))
+    [batch] = take(1, Dataset([Item(item.key, item.image, None) for item in items], None, None), crop=(30, 16))
+    assert batch.shape == (3, 3, 30, 16)
+
+
 def test_resizing_takes_nearest_labels(items):
     dataset = labelled(items)
     dataset.size = (12, 20)

@@ -170,3 +170,14 @@ def test_shim_lets_other_errors_through(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", stub)
     with pytest.raises(RuntimeError, match="something else"):
         runpy.run_path(torchvision_shim.__file__)
+
+
+def test_released_v2_sums_two_of_its_four_branches():
+    torch.manual_seed(0)
+    model = build("deeplabv2", "mobilenet_v3_small", 3, released=True).eval()
+    assert len(model.head.branches) == 2
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        logits, features = model(images)
+        torch.testing.assert_close(logits, model.head.branches[0](features) + model.head.branches[1](features))
+    assert [branch.dilation[0] for branch in model.head.branches] == [6, 12]
