@@ -282,7 +282,7 @@ def parse_value(field: str, text: str) -> object:
         raise SdaError(f"unknown key {field!r}{shelf.hint(field, list(Recipe.model_fields))}")
     if Recipe.model_fields[field].annotation is str and not text.startswith('"'):
         return text
-    if text.strip().lower() in ("none", ""):
+    if text.strip().lower() in ("none", "") and Recipe.model_fields[field].default is None:
         return None
     try:
         return shelf.tomllib.loads(f"value = {text}")["value"]

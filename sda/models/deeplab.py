@@ -38,6 +38,8 @@ class SegmentationNetwork(nn.Module):
         self.feature_channels: int = head.feature_channels
         self.stride: int = head.stride
         self.frozen_norms = False
+        if precision != torch.float32:
+            keep_awkward_convolutions_in_float32(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
@@ -68,6 +70,24 @@ class SegmentationNetwork(nn.Module):
     @property
     def norms(self) -> Iterator[nn.BatchNorm2d]:
         return (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+class Float32OnCPU(nn.Conv2d):
+    """A convolution that autocast leaves in float32 on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def keep_awkward_convolutions_in_float32(module: nn.Module) -> None:
+    """Make depthwise convolutions with stride or dilation `Float32OnCPU`, in place: in bfloat16 their backward pass takes two
+    to eight times as long (oneDNN in PyTorch 2.13, on a CPU with bfloat16 instructions)."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups > 1 and (max(conv.stride) > 1 or max(conv.dilation) > 1):
+            conv.__class__ = Float32OnCPU
 
 
 class DeepLabV2Head(nn.Module):
