@@ -70,6 +70,9 @@ def train_command(name: str) -> click.Command:
     help_text = f"{values.setting}: {values.description or title}"
     if values.expected:
         help_text += f"\n\nExpected: {values.expected}"
+    for field, value, changes in recipe.variants(name):
+        also = ", ".join(f"{key} = {json.dumps(changed)}" for key, changed in changes.items())
+        help_text += f"\n\n--{field.replace('_', '-')} {value} also changes {also}"
     return click.Command(
         title, callback=lambda **given: _train(name, given), params=options, help=help_text, short_help=values.description
     )

@@ -248,20 +248,22 @@ def load(name: str, changes: dict | None = None) -> Recipe:
     """
     path, changes = shelf.find("recipes", name), changes or {}
     values = shelf.parse(path)
-    variants = _variants(values.pop("when", {}), str(path))
+    when = variants(name)
+    values.pop("when", None)
     recipe = shelf.check(Recipe, values, str(path))  # a fault in the file is the file's, not the flags'
-    for field, value, variant in variants:
+    for field, value, variant in when:
         shelf.check(Recipe, {**values, field: value, **variant}, f"{path}: when.{field}.{value}")
     chosen = {**recipe.model_dump(), **changes}
-    for field, value, variant in variants:
+    for field, value, variant in when:
         if chosen[field] == value:
             values = {**values, **variant}
     return shelf.check(Recipe, {**values, **changes}, f"recipe {name}")
 
 
-def _variants(when: object, where: str) -> list[tuple[str, object, dict]]:
-    """The tables [when.FIELD.VALUE] as (field, value, changes)."""
-    variants = []
+def variants(name: str) -> list[tuple[str, object, dict]]:
+    """The tables [when.FIELD.VALUE] of a recipe's file, as (field, value, changes). SdaError for a table of another form."""
+    where = shelf.find("recipes", name)
+    when, variants = shelf.parse(where).get("when", {}), []
     for field, values in when.items() if isinstance(when, dict) else [("", when)]:
         if field not in Recipe.model_fields or not isinstance(values, dict):
             raise SdaError(f"{where}: when: expected tables [when.FIELD.VALUE]{shelf.hint(field, list(Recipe.model_fields))}")

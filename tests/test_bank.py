@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sda.bank import ClassBank, pixels_by_class
 
-many = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31)
 CHANNELS = 3
 

@@ -306,6 +306,11 @@ def test_the_real_command(world, kind):
 # Help, lists, JSON
 
 
+def test_help_of_a_recipe_shows_its_variants():
+    shown = " ".join(sda("train", "cityscapes-ssl", "--help").split())
+    assert '--network deeplabv3plus also changes backbone = "resnet50", freeze_norm = "none"' in shown
+
+
 def test_help_of_a_recipe_shows_its_values():
     shown = " ".join(sda("train", "gta5-cityscapes-ssda", "--help").split())
     assert "semi-supervised DA: the paper's semi-supervised DA: DeepLabv2, ResNet-101" in shown
