@@ -263,6 +263,46 @@ def _show(values: dict, path: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("dataset")
+@click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
+@click.option("--split", "splits", multiple=True, help="Split to look at; repeat for several.  [default: train, val]")
+@click.option("--out", default="", metavar="DIR", help="Where report and contact sheet go.  [default: runs/doctor-DATASET]")
+@click.option("--processes", type=click.IntRange(1), help="Files read at a time.  [default: one per core]")
+@json_option
+def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes: int | None, as_json: bool) -> None:
+    """Read a whole dataset and say what is wrong with it; training then leaves the bad pairs out.
+
+    DATASET is a name or a descriptor's TOML. Nothing below --root is written. What was read is remembered, so the same
+    again is quick, and an interrupted scan goes on. Exit status: 0 all is well, 1 something is wrong, 2 it could not be read.
+    """
+    from sda import run_folder
+    from sda.data import descriptor as descriptors
+    from sda.data.assemble import find_root
+    from sda.data.doctor import examine
+
+    with Bars() as bars:
+        described = descriptors.load(dataset)
+        folder = find_root(described, root, "--root", bars.count)
+        found, items = examine(
+            dataset,
+            described,
+            folder,
+            splits or ("train", "val"),
+            lambda done, total: bars.count("reading", done, total),
+            processes,
+        )
+    place = run_folder.named(out) if out else run_folder.free(Path("runs"), f"doctor-{title_of(dataset)}")
+    report.write_examination(place, found, described, items)
+    if as_json:
+        click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
+    else:
+        report.show_examination(found)
+        click.echo(f"Report: {place / 'report.json'}\nContact sheet: {place / 'contact.png'}")
+    if found.bad or found.advice:
+        sys.exit(1)
+
+
+@cli.command()
 @click.option("--out", default="runs/demo", show_default=True, metavar="DIR", help="Where the runs, picture and summary go.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all three trainings.")
 @device_option

@@ -61,6 +61,7 @@ class Recipe(shelf.Strict):
     unlabelled: str = Field(
         "", description="'target': the target's other training images; a folder: all images in it; empty: none"
     )
+    doctor: bool = Field(True, description="leave out the pairs that sda doctor found bad")
     bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or leave out and report")
     root: str = Field("", description="folder that holds the datasets, each in a folder of its own name, and weights/")
     source_root: str = Field("", description="folder of the source dataset, if it is not root/NAME")

@@ -1,5 +1,6 @@
 """What a person looks at: tables on the terminal, pictures of predictions."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,10 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from sda.data.descriptor import Descriptor, Item
+from sda.data.doctor import KINDS, Report
+from sda.data.files import LabelCodec, read_pair
 
 GREY = (90, 90, 90)  # ignored pixels
 
@@ -36,6 +41,66 @@ def show_scores(scores: dict[str, dict]) -> None:
     if all("miou_all" in score for score in scores.values()):
         table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
     _console().print(table)
+
+
+# What the doctor found
+
+SHOWN = 5  # problems of a kind on the terminal; the report has all
+CONTACTS = 12  # pairs on the contact sheet
+
+
+def show_examination(found: Report) -> None:
+    """Print what `sda.data.doctor.examine` found."""
+    console = _console()
+    table = Table("split", "images", "labelled", "bad pairs", header_style="bold", title=escape(f"{found.dataset}, {found.root}"))
+    for split, counts in found.splits.items():
+        table.add_row(split, *(str(counts[key]) for key in ("images", "labelled", "bad")))
+    console.print(table)
+    sizes = ", ".join(f"{count} of {size}" for size, count in list(found.sizes.items())[:6])
+    console.print(f"Sizes: {sizes}{', …' if len(found.sizes) > 6 else ''}", markup=False)
+    encodings = ", ".join(f"{count} {name}" for name, count in found.encodings.items())
+    console.print(f"Labels: {encodings or 'none'}; the descriptor says {found.encoding}", markup=False)
+    table = Table("class", "% of pixels", "% of images", header_style="bold")
+    for name, share in found.frequencies.items():
+        style = "red" if share["images"] == 0 else None
+        table.add_row(escape(name), f"{100 * share['pixels']:.2f}", f"{100 * share['images']:.1f}", style=style)
+    if found.encodings:
+        console.print(table)
+    if found.never and found.encodings:
+        console.print(f"Never occurs: {', '.join(found.never)}", markup=False)
+    for kind, words in KINDS.items():
+        problems = [problem for problem in found.problems if problem.kind == kind]
+        if problems:
+            left_out = "; training leaves them out" if problems[0].bad else ""
+            console.print(f"{len(problems)} {words}{left_out}:", style="bold", markup=False)
+            for problem in problems[:SHOWN]:
+                console.print(f"  {problem.detail}", markup=False, soft_wrap=True)
+            if len(problems) > SHOWN:
+                console.print("  …")
+    if found.advice:
+        console.print(f"Advice: {found.advice}", style="bold", markup=False, soft_wrap=True)
+    if not found.problems and not found.advice:
+        console.print("Nothing is wrong.")
+
+
+def write_examination(folder: Path, found: Report, descriptor: Descriptor, items: dict[str, list[Item]]) -> None:
+    """Write report.json, and contact.png: pairs from all over the set, as image, label and both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    bad = {problem.key for problem in found.bad}
+    good = [item for listed in items.values() for item in listed if item.label is not None and item.key not in bad]
+    codec = LabelCodec(descriptor, found.encoding, np.arange(256, dtype=np.uint8))
+    colors = descriptor.table().colors
+    rows = []
+    for item in good[:: max(1, -(-len(good) // CONTACTS))]:
+        image, label = read_pair(item.image, item.label, codec)
+        width = min(image.width, 512)
+        size = (width, round(image.height * width / image.width))
+        picture = np.asarray(image.resize(size))
+        mask = colorize(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)), list(colors.values()))
+        rows.append([picture, mask, (picture // 2 + mask // 2)])
+    if rows:
+        picture_table(folder / "contact.png", rows, ["image", "label", "both"], colors)
 
 
 def _console() -> Console:

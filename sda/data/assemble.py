@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sda.data import descriptor as descriptors
 from sda.data import splits, streets
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
+from sda.data.doctor import bad_pairs
 from sda.data.files import LabelCodec
 from sda.errors import SdaError
 from sda.recipe import Recipe
@@ -53,14 +54,14 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     if recipe.source:
         source = descriptors.load(recipe.source)
         root = find_root(source, recipe.source_root, "--source-root", progress)
-        listing = list_items(source, root, "train")
+        listing = _without_bad(data, source, list_items(source, root, "train"), root, recipe.doctor)
         items = _with_labels(data, source, listing.items, root)
         data.source = Dataset(items, _codec(data, source, listing), recipe.source_image_size)
         data.lists["source"] = items
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
-    data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val")
-    listing = list_items(target, root, "train")
+    data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val", recipe.doctor)
+    listing = _without_bad(data, target, list_items(target, root, "train"), root, recipe.doctor)
     chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
     if chosen:
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
@@ -105,11 +106,11 @@ def evaluation_set(
     progress: Count = ignore_count,
 ) -> Data:
     """The labelled images of any dataset as `val`, in the classes of `table`, for a network that takes images of `size`,
-    (height, width), or None for their own."""
+    (height, width), or None for their own; less those that the doctor found bad."""
     data = Data(table, table_name)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val, data.lists["val"] = _validation(data, descriptor, folder, size, split)
+    data.val, data.lists["val"] = _validation(data, descriptor, folder, size, split, leave_out=True)
     return data
 
 
@@ -124,11 +125,23 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
 
 
 def _validation(
-    data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str
+    data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str, leave_out: bool
 ) -> tuple[Dataset, list[Item]]:
-    listing = list_items(descriptor, root, split)
+    listing = _without_bad(data, descriptor, list_items(descriptor, root, split), root, leave_out)
     items = _with_labels(data, descriptor, listing.items, root)
     return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
+
+
+def _without_bad(data: Data, descriptor: Descriptor, listing: Listing, root: Path, leave_out: bool) -> Listing:
+    """The listing less the pairs that `sda doctor` found bad."""
+    bad = bad_pairs(root, listing.items) if leave_out else {}
+    if not bad:
+        return listing
+    key, why = next(iter(bad.items()))
+    data.notes.append(f"{descriptor.title}: {len(bad)} pairs that sda doctor found bad are left out, such as {key} ({why})")
+    if len(bad) == len(listing.items):
+        raise SdaError(f"{descriptor.title}: sda doctor found all {len(bad)} pairs in {root} bad, such as {key} ({why})")
+    return replace(listing, items=[item for item in listing.items if item.key not in bad])
 
 
 def _codec(data: Data, descriptor: Descriptor, listing: Listing) -> LabelCodec:

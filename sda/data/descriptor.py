@@ -39,7 +39,7 @@ class Layout(shelf.Strict):
 
     images: str
     labels: str | None = None
-    encoding: Literal["ids", "train_ids"] = "ids"
+    encoding: Literal["ids", "train_ids", "ids_in_red"] = "ids"
     split: str | None = Field(None, description="this layout holds only this split")
     list: str | None = Field(None, description="text file of the split's images, one per line: names, with or without folders")
 
@@ -147,6 +147,7 @@ class Listing:
 
     items: list[Item]
     encoding: str
+    layout: Layout | None = None
 
 
 def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
@@ -186,13 +187,24 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
                 f"{descriptor.title}: {listed} lists {missing}, but there is no such image: looked for {root / pattern}"
             )
         if any(item.label for item in items):
-            return Listing(items, layout.encoding)
-        unlabelled = unlabelled or (items and Listing(items, layout.encoding))
+            return Listing(items, layout.encoding, layout)
+        unlabelled = unlabelled or (items and Listing(items, layout.encoding, layout))
     if unlabelled:
         return unlabelled
     if not tried:
         raise SdaError(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
     raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
+
+
+def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listing) -> list[str]:
+    """Label files of the listing's layout that go with none of its images, relative to the root."""
+    layout = listing.layout
+    if layout is None or layout.labels is None or layout.list is not None:
+        return []  # beside a list, other labels are nobody's fault
+    pattern, expression = _compile(layout.labels, {"split": descriptor.splits.get(split, split)})
+    used = {item.label for item in listing.items}
+    paths = (path for path in root.glob(pattern) if path not in used and not path.name.startswith("."))
+    return sorted(key for path in paths if expression.fullmatch(key := path.relative_to(root).as_posix()))
 
 
 def _listed(path: Path) -> set[str]:

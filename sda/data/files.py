@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sda.data.descriptor import IGNORE, Descriptor, label_values
 from sda.errors import SdaError
@@ -16,13 +16,22 @@ class FileError(SdaError):
 
 
 def read_image(path: Path) -> Image.Image:
-    """The RGB image in a file. FileError when it cannot be read to its end."""
-    return _open(path, "image").convert("RGB")
+    """The RGB image in a file, upright: turned as its EXIF tag says. FileError when it cannot be read to its end.
+
+    Grey images of 16 bits are scaled to 8, transparency is dropped.
+    """
+    image = ImageOps.exif_transpose(open_file(path, "image"))
+    if image.mode.startswith("I"):  # Pillow's own conversion cuts off above 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
-def _open(path: Path, what: str) -> Image.Image:
+def open_file(path: Path, what: str, low_bytes: bool = False) -> Image.Image:
+    """A decoded file. `low_bytes`: of an RGB PNG of 16 bits the lower byte of each value, not the higher."""
     try:
         with Image.open(path) as image:
+            if low_bytes and image.tile and image.tile[0][3] == "RGB;16B":
+                image.tile = [(*tile[:3], "RGB;16L") for tile in image.tile]
             image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FileError(
@@ -35,15 +44,16 @@ class LabelCodec:
     """Decodes label files of one encoding to train ids of the training's class table, by lookup table.
 
     Index files (greyscale or palettized: the index, not the colour, counts) go through a table of 65,536 values, RGB
-    files through the colours of the class table.
+    files through the colours of the class table, or, with `ids_in_red`, their red channel through the former.
 
     Args:
         descriptor: whose files these are.
-        encoding: `ids` or `train_ids`, as the layout says.
+        encoding: `ids`, `train_ids` or `ids_in_red`, as the layout says.
         mapping: (256,) uint8, train id of the descriptor's table → train id of the training's table, 255 = dropped.
     """
 
     def __init__(self, descriptor: Descriptor, encoding: str, mapping: np.ndarray):
+        self._red = encoding == "ids_in_red"
         self._lut = np.full(65536, _UNKNOWN, np.uint8)
         for value, train_id in label_values(descriptor, encoding).items():
             self._lut[value] = mapping[train_id]
@@ -59,7 +69,9 @@ class LabelCodec:
         Raises:
             FileError: unreadable, or it holds values that the descriptor does not name.
         """
-        values = np.asarray(_open(path, "label"))
+        values = np.asarray(open_file(path, "label", low_bytes=self._red))
+        if self._red and values.ndim == 3:
+            values = values[..., 0]
         if values.ndim == 3 and values.shape[2] in (3, 4):
             values = _pack(values[..., :3])
             places = np.searchsorted(self._colors, values).clip(max=len(self._colors) - 1)

@@ -3,7 +3,9 @@
 import gc
 import hashlib
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -128,6 +130,55 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode):
     Image.new(mode, (5, 4)).save(path)
     image = read_image(path)
     assert (image.mode, image.size) == ("RGB", (5, 4))
+
+
+def test_a_photo_is_turned_upright(tmp_path):
+    """EXIF orientation 6: what is stored as columns is shown as rows."""
+    stored = np.zeros((4, 6, 3), np.uint8)
+    stored[:, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    shown = np.asarray(read_image(tmp_path / "turned.png"))
+    assert shown.shape == (6, 4, 3) and (shown[0] == 255).all() and (shown[1:] == 0).all()
+
+
+def test_grey_of_sixteen_bits_is_scaled(tmp_path):
+    Image.fromarray(np.array([[0, 256, 32768, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert np.asarray(read_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def png_of_sixteen_bits(path, values):
+    """An RGB PNG of 16 bits, which Pillow does not write: values (H, W, 3), every second row filtered."""
+    height, width, _ = values.shape
+    rows = []
+    for number, row in enumerate(values.astype(">u2")):
+        data = np.frombuffer(row.tobytes(), np.uint8)
+        if number % 2:
+            data = data - np.concatenate([np.zeros(6, np.uint8), data[:-6]])
+        rows.append(bytes([number % 2]) + data.tobytes())
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"".join(rows))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def test_synthia_labels(path):
+    """As published: 16 bits, the id in red, an instance number in green."""
+    synthia = load("synthia")
+    values = np.zeros((3, 4, 3), np.uint16)
+    values[..., 0] = np.array([[3, 4, 22, 0], [1, 21, 19, 8], [10, 17, 12, 11]])
+    values[..., 1] = 60000
+    png_of_sixteen_bits(path, values)
+    names = synthia.table().names
+    expected = ["road", "sidewalk", None, None, "sky", "wall", "bus", "car", "person", "rider", "motorcycle", "bicycle"]
+    label = LabelCodec(synthia, "ids_in_red", np.arange(256, dtype=np.uint8)).read(path)
+    assert [None if value == 255 else names[value] for value in label.ravel()] == expected
+    Image.fromarray(values.astype(np.uint8)).save(path)  # of 8 bits
+    assert np.array_equal(LabelCodec(synthia, "ids_in_red", np.arange(256, dtype=np.uint8)).read(path), label)
 
 
 def test_pair(tmp_path, path):
