@@ -262,6 +262,31 @@ def _show(values: dict, path: Path, as_json: bool) -> None:
     click.echo(json.dumps(values, indent=2) if as_json else path.read_text(encoding="utf-8").rstrip())
 
 
+@cli.command("init-dataset")
+@click.argument("folder", metavar="DIR")
+@click.option("--out", default="", metavar="FILE", help="Where the descriptor goes; - prints it.  [default: NAME.toml here]")
+def init_dataset(folder: str, out: str) -> None:
+    """Look at the images and labels in DIR and propose a descriptor, a TOML file to edit."""
+    from sda.data.propose import propose
+
+    place = Path(os.path.expanduser(folder))
+    text, notes = propose(place)
+    for note in notes:
+        click.echo(note, err=True)
+    if out == "-":
+        click.echo(text, nl=False)
+        return
+    file = Path(os.path.expanduser(out or f"{place.resolve().name}.toml"))
+    try:
+        with file.open("x", encoding="utf-8") as written:
+            written.write(text)
+    except FileExistsError:
+        raise SdaError(f"{file}: exists; nothing is overwritten: name another with --out") from None
+    except OSError as error:
+        raise SdaError(f"{file}: cannot be written: {error.strerror}") from None
+    click.echo(f"{file}: edit what is marked with ?, then: sda doctor {shlex.quote(str(file))} --root {shlex.quote(folder)}")
+
+
 @cli.command()
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
