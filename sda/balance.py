@@ -24,6 +24,11 @@ class ClassBalance(nn.Module):
         self.register_buffer("frequency", torch.zeros(classes))
         self.register_buffer("updates", torch.zeros(()))
 
+    def start(self, frequency: Tensor) -> None:
+        """Start from known class frequencies (C,) rather than from the first batch."""
+        self.frequency.copy_(frequency / frequency.sum().clamp(min=1e-12))
+        self.updates.fill_(1 / (1 - self.momentum))
+
     @torch.no_grad()
     def forward(self, *labels: Tensor) -> Tensor:
         """Take in label maps (any shapes, int64, 255 = ignored) and return the class weights (C,)."""

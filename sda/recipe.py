@@ -74,6 +74,9 @@ class Recipe(shelf.Strict):
     batch_source: Positive = Field(4, description="source images per step")
     batch_labelled: Positive = Field(4, description="labelled target images per step")
     batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
+    rare_class_sampling: NonNegative = Field(
+        0.0, description="temperature at which labelled images are drawn by class, rare ones more often (DAFormer: 0.01); 0: not"
+    )
     in_memory: bool = Field(False, description="decode each set once and keep it, resized, in memory")
     workers: Natural = Field(2, description="loader processes per stream")
 
@@ -108,6 +111,9 @@ class Recipe(shelf.Strict):
         "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), dacs"
     )
     balance_classes: bool = Field(False, description="weight classes by sqrt(median f / f)")
+    class_statistics: bool = Field(
+        False, description="count the classes of all labelled images first (once, then remembered); balancing starts from these"
+    )
     classmix_labelled: Unit = Field(0.0, description="probability of ClassMix per labelled image")
     classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
     views: Positive = Field(2, description="strong views per unlabelled image")

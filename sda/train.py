@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sda import checkpoint
 from sda.data.assemble import Data
-from sda.data.streams import Batch, Labelled, Stream
+from sda.data.streams import Batch, Labelled, RareClassSampling, Stream
 from sda.errors import SdaError
 from sda.evaluate import evaluate
 from sda.methods import METHODS
@@ -54,6 +54,8 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
     settings = maker.Settings(**{field.name: getattr(recipe, field.name) for field in fields(maker.Settings)})
     labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
     method = maker(network, len(names), normalise, labelled_images, settings).to(device)
+    if recipe.class_statistics:
+        method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
     optimizer = make_optimizer(method, recipe)
     streams = open_streams(recipe, data)
 
@@ -133,6 +135,9 @@ def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
             recipe.seed,
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
+            sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling)
+            if recipe.rare_class_sampling and name in data.pixels
+            else None,
         )
         for name, batch in batches.items()
     }

@@ -133,6 +133,24 @@ def test_images_of_unequal_size(sda, tmp_path):
     assert json.loads(sda("eval", run, "--device", "cpu", "--json"))[0]["iou"] == score["iou"]
 
 
+def test_class_statistics(sda, tmp_path, monkeypatch):
+    """Counted once for all labelled images, in the classes trained in; balancing starts from them, sampling uses them."""
+    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
+    world = tiny.write_world(tmp_path / "world")
+    recipe = settings_of(world, rare_class_sampling=0.01, class_statistics=True, balance_classes=True).with_absolute_paths()
+    data = assemble(recipe)
+    for stream in ("source", "labelled"):
+        labels = torch.stack([getattr(data, stream)[n].label for n in range(len(getattr(data, stream)))])
+        expected = [[(label == index).sum().item() for index in range(3)] for label in labels]
+        assert data.pixels[stream].tolist() == expected
+    options = ["--rare-class-sampling", "0.01", "--class-statistics", "true", "--balance-classes", "true"]
+    sda("train", world.recipe, *options, "--out", tmp_path / "run", "--device", "cpu")
+    share = sum(pixels.sum(0) for pixels in data.pixels.values())
+    kept = torch.load(tmp_path / "run/last.pt", weights_only=True)["method"]["balance.frequency"]
+    torch.testing.assert_close(kept, torch.from_numpy(share / share.sum()).float(), atol=0.01, rtol=0)
+    assert assemble(settings_of(world).with_absolute_paths()).pixels == {}
+
+
 def settings_of(world, **changes):
     return recipes.load(str(world.recipe), changes)
 

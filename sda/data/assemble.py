@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from sda.data import descriptor as descriptors
 from sda.data import splits, streets
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
-from sda.data.doctor import bad_pairs
+from sda.data.doctor import bad_pairs, class_pixels
 from sda.data.files import LabelCodec
 from sda.errors import SdaError
 from sda.recipe import Recipe
@@ -29,6 +31,7 @@ class Data:
         table, table_name: the classes trained in.
         lists: stream → its items, as written to the run folder.
         notes: what a user should know: images left out, classes dropped.
+        pixels: labelled stream → (N, C) pixels of the classes trained in, of each image; where the recipe wants statistics.
     """
 
     table: ClassTable
@@ -39,6 +42,7 @@ class Data:
     val: Dataset | None = None
     lists: dict[str, list[Item]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
@@ -50,6 +54,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     target = descriptors.load(recipe.target)
     table_name, table = training_classes(recipe)
     data = Data(table, table_name)
+    labelled = []  # stream, descriptor, root and listing
 
     if recipe.source:
         source = descriptors.load(recipe.source)
@@ -58,6 +63,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         items = _with_labels(data, source, listing.items, root)
         data.source = Dataset(items, _codec(data, source, listing), recipe.source_image_size)
         data.lists["source"] = items
+        labelled.append(("source", source, root, listing))
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
     data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val", recipe.doctor)
@@ -66,6 +72,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     if chosen:
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
         data.lists["labelled"] = chosen
+        labelled.append(("labelled", target, root, listing))
     if recipe.unlabelled:
         if recipe.unlabelled == "target":
             taken = {item.key for item in chosen}
@@ -81,11 +88,30 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
     splits.check_disjoint("labelled", chosen, "unlabelled", data.lists.get("unlabelled", []))
 
+    if recipe.rare_class_sampling or recipe.class_statistics:
+        for stream, described, place, listed in labelled:
+            data.pixels[stream] = _pixels(data, described, place, replace(listed, items=data.lists[stream]), progress)
     if recipe.in_memory:
         for name in ("source", "labelled", "unlabelled", "val"):
             if dataset := getattr(data, name):
                 dataset.preload(lambda done, total, name=name: progress(f"reading {name}", done, total))
     return data
+
+
+def _pixels(data: Data, descriptor: Descriptor, root: Path, listing: Listing, progress: Count) -> np.ndarray:
+    """(N, C) pixels of the training's classes in each image of a listing."""
+
+    def counting(done: int, total: int) -> None:
+        progress("counting classes", done, total)
+
+    counted = class_pixels(descriptor, listing.encoding, listing.items, root, counting)
+    mapping, _ = descriptors.map_classes(descriptor, data.table_name, data.table)
+    pixels = np.zeros((len(listing.items), len(data.table.names)), np.int64)
+    for row, item in zip(pixels, listing.items, strict=True):
+        for index, count in enumerate(counted[item.key]):
+            if mapping[index] != descriptors.IGNORE:
+                row[mapping[index]] += count
+    return pixels
 
 
 def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:

@@ -36,14 +36,42 @@ class Batch:
     unlabelled: Tensor | None
 
 
+class RareClassSampling:
+    """Images drawn by class, rare classes more often: Hoyer et al., DAFormer, CVPR 2022, section 3.3.
+
+    A class is drawn with P(c) ∝ exp((1 - f_c) / T), f_c its share of all pixels; then one of the images that it occurs in.
+
+    Args:
+        pixels: (N, C) pixels of each class in each image.
+        temperature: T > 0; small values draw the rarest classes almost alone. DAFormer: 0.01.
+    """
+
+    def __init__(self, pixels: np.ndarray, temperature: float):
+        share = pixels.sum(axis=0) / max(1, pixels.sum())
+        occurring = np.flatnonzero(share)
+        weight = np.exp((1 - share[occurring]) / temperature - (1 - share[occurring]).max() / temperature)
+        self._steps = np.cumsum(weight / weight.sum())
+        self._images = [np.flatnonzero(pixels[:, index]) for index in occurring]
+
+    def draw(self, random: np.random.Generator) -> int:
+        """The index of an image."""
+        index = min(int(np.searchsorted(self._steps, random.random(), side="right")), len(self._steps) - 1)
+        return int(random.choice(self._images[index]))
+
+
 class _Drawn(torch.utils.data.Dataset):
     """Position n of the infinite stream → a cropped sample, and the faults met on the way to it."""
 
-    def __init__(self, dataset: Dataset, crop: tuple[int, int], seed: int, stream: int, skip: bool):
+    def __init__(
+        self, dataset: Dataset, crop: tuple[int, int], seed: int, stream: int, skip: bool, sampling: "RareClassSampling | None"
+    ):
         self.dataset, self.crop, self.seed, self.stream, self.skip = dataset, crop, seed, stream, skip
+        self.sampling = sampling
         self._epoch, self._order = -1, None
 
     def _index(self, n: int) -> int:
+        if self.sampling is not None:
+            return self.sampling.draw(np.random.default_rng([self.seed, self.stream, 2, n]))
         epoch, place = divmod(n, len(self.dataset))
         if epoch != self._epoch:
             self._epoch = epoch
@@ -115,6 +143,7 @@ class Stream:
         start: the step to begin at.
         workers: loader processes; 0 reads in this process (right for datasets kept in memory).
         skip: leave unusable files out and note them in `faults`, rather than raise.
+        sampling: draw images by class; None takes each once per epoch.
     """
 
     NAMES = ("source", "labelled", "unlabelled")
@@ -129,8 +158,9 @@ class Stream:
         start: int = 0,
         workers: int = 0,
         skip: bool = False,
+        sampling: RareClassSampling | None = None,
     ):
-        drawn = _Drawn(dataset, crop, seed, self.NAMES.index(name), skip)
+        drawn = _Drawn(dataset, crop, seed, self.NAMES.index(name), skip, sampling)
         loader = DataLoader(
             drawn,
             batch,

@@ -1,5 +1,6 @@
 """Streams: what comes when depends on nothing but seed, stream and position; unusable files are named."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from sda.data.assemble import Data
 from sda.data.dataset import Dataset
 from sda.data.descriptor import Descriptor, Item, map_classes
 from sda.data.files import FileError, LabelCodec
-from sda.data.streams import Stream
+from sda.data.streams import RareClassSampling, Stream
 from sda.errors import SdaError
 from sda.recipe import Recipe
 from sda.train import open_streams
@@ -153,6 +154,29 @@ def test_resizing_takes_nearest_labels(items):
     assert set(sample.label.flatten().tolist()) <= set(range(63))
     native = Dataset(items, dataset.codec, (12, 20), native_labels=True)[0]
     assert native.image.shape == (3, 12, 20) and native.label.shape == SIZE
+
+
+def test_rare_classes_are_drawn_by_their_rule(items):
+    """Shares .9, .1 and 0 at T = .5: odds exp(.2) to exp(1.8); class 1 lives in images 2 and 5 alone."""
+    pixels = np.zeros((7, 3), np.int64)
+    pixels[:, 0] = 90
+    pixels[[2, 5], 1] = 35
+    sampling = RareClassSampling(pixels, 0.5)
+    draws = Counter(sampling.draw(np.random.default_rng([1, n])) for n in range(4000))
+    rare = math.exp(1.8) / (math.exp(1.8) + math.exp(0.2))
+    expected = {n: (1 - rare) / 7 + (rare / 2 if n in (2, 5) else 0) for n in range(7)}
+    assert {n: draws[n] / 4000 for n in range(7)} == pytest.approx(expected, abs=0.025)
+    one = RareClassSampling(pixels, 1e-6)  # no overflow
+    assert {one.draw(np.random.default_rng(n)) for n in range(50)} == {2, 5}
+
+
+def test_drawn_by_class_a_stream_still_depends_on_its_position_alone(items):
+    pixels = np.eye(7, dtype=np.int64)
+    dataset, options = labelled(items), {"sampling": RareClassSampling(pixels, 0.1)}
+    whole = take(6, dataset, **options)
+    assert same(whole[4:], take(2, dataset, start=4, **options))
+    assert same(whole, take(6, dataset, workers=2, **options))
+    assert len(set(numbers(whole))) > 3
 
 
 def test_absent_streams_are_none(items):
