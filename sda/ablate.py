@@ -26,7 +26,13 @@ class Row:
 
 
 def make_rows(names: list[str], axes: dict[str, list], extra: list[dict]) -> list[Row]:
-    """For each recipe, every combination of the axes (field → values), then each extra set of changes."""
+    """For each recipe, every combination of the axes (field → values), then each extra set of changes.
+
+    Raises:
+        SdaError: two rows are the same, or one changes the seed, which is the other side of the table.
+    """
+    if "seed" in {*axes, *(key for changes in extra for key in changes)}:
+        raise SdaError("the seed is no row: every row runs with all of --seeds")
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     rows = [Row(_title(name, changes, len(names) > 1), name, changes) for name in names for changes in combinations + extra]
     if len({row.name for row in rows}) < len(rows):
@@ -97,16 +103,22 @@ def _job(row: Row, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.
     return pool.Job(f"{row.name}, seed {seed}", recipe.load(row.recipe, changes).with_absolute_paths(), folder)
 
 
+_IDLE = {"description", "expected", "workers", "root", "eval_every"}  # fields that decide nothing about a score
+
+
 def _finished(job: pool.Job) -> dict | None:
     """The result in a job's folder, if its run came to its end."""
     if not (job.folder / "result.json").exists():
         return None
     there = recipe.load(str(job.folder / "recipe.toml"))
-    changed = [key for key in Recipe.model_fields if getattr(there, key) != getattr(job.recipe, key)]
+    changed = [key for key in Recipe.model_fields if key not in _IDLE and getattr(there, key) != getattr(job.recipe, key)]
     if changed:
         was, wanted = getattr(there, changed[0]), getattr(job.recipe, changed[0])
         raise SdaError(f"{job.folder}: holds a run with {changed[0]} = {was!r}, not {wanted!r}; name another --out")
-    return json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
+    try:
+        return json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # cut off while it was written: as good as interrupted
 
 
 def _set_aside(folder: Path) -> None:

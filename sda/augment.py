@@ -11,7 +11,7 @@ import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
-IGNORE = 255
+from sda.labels import IGNORE
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,13 @@ def classmix(
     return images, labels, None if weights is None else torch.where(paste, weights.roll(shift, dims=0), weights)
 
 
-def half_of_classes(labels: Tensor, classes: int) -> Tensor:
-    """The pixels of a random half, floor(n/2), of the n classes in each label map (B, H, W): (B, H, W) bool."""
+def half_of_classes(labels: Tensor, classes: int, round_up: bool = False) -> Tensor:
+    """The pixels of a random half, floor(n/2) or ceil(n/2), of the n classes in each label map (B, H, W): (B, H, W) bool."""
     flat = torch.where(labels == IGNORE, classes, labels).flatten(1)
     present = torch.zeros(len(labels), classes + 1, device=labels.device).scatter_(1, flat, 1.0)
     present[:, classes] = 0
     order = (present * (1 + torch.rand(present.shape).to(labels.device, non_blocking=True))).argsort(1, descending=True)
     rank = order.argsort(1)  # present classes come first, in random order
-    chosen = rank < present.sum(1, keepdim=True).div(2).floor()
+    half = present.sum(1, keepdim=True) / 2
+    chosen = rank < (half.ceil() if round_up else half.floor())
     return chosen.gather(1, flat).view_as(labels)

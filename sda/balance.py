@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from sda.losses import IGNORE, class_weights
+from sda.labels import IGNORE
+from sda.losses import class_weights
 
 
 class ClassBalance(nn.Module):

@@ -40,10 +40,6 @@ class ClassBank(nn.Module):
         self.valid.copy_(valid.gather(1, keep))
         self.domain.copy_(domain.gather(1, keep))
 
-    def fill(self) -> Tensor:
-        """(C,) share of each queue that is filled, 0 to 1."""
-        return self.valid.float().mean(dim=1)
-
 
 def pixels_by_class(labels: Tensor, valid: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:
     """Up to `most` random pixels of each class, as indices: one sort, and no wait for the device.

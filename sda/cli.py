@@ -12,10 +12,9 @@ from sda import __version__, recipe, report, shelf
 from sda.errors import SdaError
 from sda.progress import Bars
 
+DEVICES = ["auto", "cpu", "cuda", "mps"]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True, help="Where to compute."
-)
+device_option = click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def train_command(name: str) -> click.Command:
     title = title_of(name)
     options = [
         click.Option(["--out"], default="", metavar="DIR", help=f"Run folder.  [default: runs/{title}]"),
-        click.Option(["--device"], type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True),
+        click.Option(["--device"], type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON instead of a table."),
         click.Option(
             ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Any field below, by its name in the recipe."
@@ -70,7 +69,8 @@ def train_command(name: str) -> click.Command:
     help_text = f"{values.setting}: {values.description or title}"
     if values.expected:
         help_text += f"\n\nExpected: {values.expected}"
-    for field, value, changes in recipe.variants(name):
+    path = shelf.find("recipes", name)
+    for field, value, changes in recipe.variants(shelf.parse(path), path):
         also = ", ".join(f"{key} = {json.dumps(changed)}" for key, changed in changes.items())
         help_text += f"\n\n--{field.replace('_', '-')} {value} also changes {also}"
     return click.Command(
@@ -202,6 +202,10 @@ def ablate(
         raise SdaError(f"--seeds {seeds}: expected whole numbers with commas between them, such as 0,1,2") from None
     fixed = dict(recipe.parse_pair(pair, "--set") for pair in pairs) | ({"root": root} if root else {})
     axes = dict(recipe.parse_values(pair, "--over") for pair in over)
+    if len(axes) < len(over):
+        raise SdaError("--over: a field is named twice; give all its values at once, KEY=VALUE,VALUE")
+    if "seed" in fixed or (vary_split and "split_seed" in {*fixed, *axes}):
+        raise SdaError("--set seed: give --seeds; and --vary-split sets split_seed by itself")
     changes = [dict(recipe.parse_pair(pair, "--row") for pair in shlex.split(row)) for row in extra]
 
     from sda import ablate as ablation

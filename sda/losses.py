@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from sda.labels import IGNORE
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_weights: Tensor | None = None) -> Tensor:

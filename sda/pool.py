@@ -1,9 +1,11 @@
 """Several trainings at a time on one machine, each in a process of its own."""
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from sda.data.assemble import find_root
 from sda.errors import SdaError
 from sda.progress import Bars, Relay, play
 from sda.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,19 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
     """Train `jobs` in their order, `at_once` at a time with an even share of the cores each; 1: in this process.
 
     Yields:
-        Each job as it ends, with its result (see `sda.train.train`) or the user's error that ended it.
+        Each job as it ends, with its result (see `sda.train.train`) or the error that ended it.
     """
     if at_once == 1:
         for job in jobs:
             yield job, _train(job, device, bars)
         return
-    for recipe in {(job.recipe.target, job.recipe.target_root): job.recipe for job in jobs}.values():
+    sets = {(job.recipe.target, job.recipe.target_root) for job in jobs} | {
+        (job.recipe.source, job.recipe.source_root) for job in jobs
+    }
+    for name, root in sorted(sets):
         # data that is drawn on first use is drawn once, before two want it
-        target = descriptors.load(recipe.target)
-        if target.generated:
-            find_root(target, recipe.target_root, "--target-root", bars.count)
+        if name and (described := descriptors.load(name)).generated:
+            find_root(described, root, "--root", bars.count)
     threads = max(1, (os.cpu_count() or 1) // at_once)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(at_once, context) as pool:
@@ -56,7 +62,12 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
                 play(queue, bars, seconds=0.2)
                 for future in [future for future in running if future.done()]:
                     play(queue, bars, seconds=0.0)
-                    yield running.pop(future), future.result()
+                    job = running.pop(future)
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        result = SdaError("its process was killed: out of memory?")
+                    yield job, result
         finally:  # the caller gave up: what has not begun does not begin
             for future in running:
                 future.cancel()
@@ -67,6 +78,9 @@ def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
         return experiment.run(job.recipe, job.name, job.folder, device, bars)
     except SdaError as error:
         return error
+    except Exception as error:  # out of memory, a full disk: the other trainings go on
+        logger.exception("%s", job.name)
+        return SdaError(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 
 
 def _train_apart(job: Job, device: torch.device, threads: int, queue) -> dict | SdaError:

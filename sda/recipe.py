@@ -74,6 +74,7 @@ class Recipe(shelf.Strict):
     batch_source: Positive = Field(4, description="source images per step")
     batch_labelled: Positive = Field(4, description="labelled target images per step")
     batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
+    alternate: bool = Field(False, description="source and labelled target images take turns, a step each; false: both in each")
     rare_class_sampling: NonNegative = Field(
         0.0, description="temperature at which labelled images are drawn by class, rare ones more often (DAFormer: 0.01); 0: not"
     )
@@ -88,7 +89,7 @@ class Recipe(shelf.Strict):
     output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's convolutions (autocast)")
     freeze_norm: Literal["none", "affine", "all"] = Field(
-        "none", description="batch norms: train; keep scales and offsets (DeepLabv2); keep running statistics too"
+        "none", description="the backbone's batch norms: train; keep scales and offsets (DeepLabv2); keep running statistics too"
     )
     weights: str = Field("imagenet", description="imagenet or coco (torchvision's), none, or a local .pth file")
     weights_format: Literal["auto", "torchvision", "caffe"] = Field(
@@ -170,6 +171,13 @@ class Recipe(shelf.Strict):
         mixes = self.method in ("mean_teacher", "class_bank") and self.classmix_unlabelled
         if mixes and self.batch_unlabelled == 1:
             raise ValueError("batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or classmix_unlabelled = 0")
+        fed = {"source": bool(self.source), "target": self.labels != 0 or bool(self.split), "both": True}
+        if self.method == "class_bank" and not fed[self.bank_streams]:
+            raise ValueError(f"bank_streams = {self.bank_streams}: there is no such labelled stream to fill the bank from")
+        if self.weights_format != "auto" and self.weights in ("imagenet", "coco", "none"):
+            raise ValueError(f"weights_format is for local files; weights = {self.weights} has its own")
+        if self.alternate and not (self.source and fed["target"]):
+            raise ValueError("alternate = true needs source and target labels, which take turns")
         if self.method == "class_bank" and self.bank_selection == "attention" and not self.attention_features:
             raise ValueError("bank_selection = attention ranks by S_c, which attention_features = false leaves untrained")
         return self
@@ -255,7 +263,7 @@ def load(name: str, changes: dict | None = None) -> Recipe:
     """
     path, changes = shelf.find("recipes", name), changes or {}
     values = shelf.parse(path)
-    when = variants(name)
+    when = variants(values, path)
     values.pop("when", None)
     recipe = shelf.check(Recipe, values, str(path))  # a fault in the file is the file's, not the flags'
     for field, value, variant in when:
@@ -267,10 +275,9 @@ def load(name: str, changes: dict | None = None) -> Recipe:
     return shelf.check(Recipe, {**values, **changes}, f"recipe {name}")
 
 
-def variants(name: str) -> list[tuple[str, object, dict]]:
-    """The tables [when.FIELD.VALUE] of a recipe's file, as (field, value, changes). SdaError for a table of another form."""
-    where = shelf.find("recipes", name)
-    when, variants = shelf.parse(where).get("when", {}), []
+def variants(values: dict, where: Path) -> list[tuple[str, object, dict]]:
+    """The tables [when.FIELD.VALUE] in a recipe's file, as (field, value, changes). SdaError for a table of another form."""
+    when, variants = values.get("when", {}), []
     for field, values in when.items() if isinstance(when, dict) else [("", when)]:
         if field not in Recipe.model_fields or not isinstance(values, dict):
             raise SdaError(f"{where}: when: expected tables [when.FIELD.VALUE]{shelf.hint(field, list(Recipe.model_fields))}")

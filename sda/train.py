@@ -46,7 +46,7 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
     names = data.table.names
     pretrained = read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
     network = build_network(recipe, len(names), pretrained.format)
-    load_weights(network.backbone, recipe.backbone, pretrained)
+    load_weights(network.backbone, recipe.backbone, pretrained, out / "weights.txt")
     normalise = PREPROCESSING[pretrained.format]
     if recipe.freeze_norm != "none":
         network.freeze_norms(statistics=recipe.freeze_norm == "all")
@@ -75,7 +75,9 @@ def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: R
     with (out / "metrics.jsonl").open("w", encoding="utf-8") as log:
         for step in range(recipe.steps):
             torch.manual_seed(step_seed(recipe.seed, step))
-            batch = Batch(**{name: stream and _to(next(stream), device) for name, stream in streams.items()})
+            resting = ("labelled", "source")[step % 2] if recipe.alternate else None
+            drawn = {name: next(stream) if stream and name != resting else None for name, stream in streams.items()}
+            batch = Batch(**{name: part if part is None else _to(part, device) for name, part in drawn.items()})
             factor = (1 - step / recipe.steps) ** recipe.poly_power
             set_rate(optimizer, factor)
 

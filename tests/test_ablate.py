@@ -6,9 +6,11 @@ import re
 
 import pytest
 import tiny
+import torch
 
-from sda import ablate, pool
+from sda import ablate, pool, recipe
 from sda.errors import SdaError
+from sda.progress import Bars
 from sda.recipe import parse_values
 
 
@@ -144,6 +146,53 @@ def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, 
     captured = capsys.readouterr()
     assert "views=1" in captured.out and "failed" in captured.out
     assert captured.err.rstrip().endswith("error: 1 runs failed: views=7, seed 0: no room")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--over", "seed=1,2"], "the seed is no row"),
+        (["--row", "seed=1"], "the seed is no row"),
+        (["--set", "seed=1"], "give --seeds"),
+        (["--over", "split_seed=1,2", "--vary-split"], "--vary-split sets split_seed"),
+        (["--over", "views=1", "--over", "views=2"], "a field is named twice"),
+    ],
+)
+def test_seeds_and_axes_that_would_be_lost(world, monkeypatch, capsys, options, says):
+    assert tiny.run_main(monkeypatch, "ablate", world.recipe, *options) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_another_description_is_the_same_run(world, no_training, monkeypatch, capsys, tmp_path):
+    arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
+    assert tiny.run_main(monkeypatch, *arguments) == 0
+    assert tiny.run_main(monkeypatch, *arguments, "--set", "expected=29 mIoU", "--set", "workers=5") == 0
+    assert len(no_training) == 1
+
+
+def test_a_result_that_was_cut_off_is_made_again(world, no_training, monkeypatch, capsys, tmp_path):
+    arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
+    assert tiny.run_main(monkeypatch, *arguments) == 0
+    [file] = (tmp_path / "out").rglob("result.json")
+    file.write_text(file.read_text()[:10])
+    assert tiny.run_main(monkeypatch, *arguments) == 0
+    assert len(no_training) == 2
+
+
+def test_any_failure_is_the_run_s_own(world, monkeypatch, tmp_path):
+    """Out of memory, a full disk: told, and the next run goes on."""
+    outcomes = iter([MemoryError("no room\nat all"), result(3.0)])
+
+    def run(*_):
+        if isinstance(outcome := next(outcomes), Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(pool.experiment, "run", run)
+    loaded = recipe.load(str(world.recipe))
+    jobs = [pool.Job(name, loaded, tmp_path / name) for name in "ab"]
+    (_, first), (_, second) = pool.train_all(jobs, 1, torch.device("cpu"), Bars())
+    assert str(first) == "MemoryError: no room" and second["miou"] == 3.0
 
 
 def test_seeds_that_are_no_numbers(world, monkeypatch, capsys):

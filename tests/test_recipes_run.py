@@ -20,8 +20,7 @@ VARIANTS = [(name, {}) for name in RECIPES]
 VARIANTS += [
     (name, {field: value})
     for name in RECIPES
-    for field, values in shelf.parse(shelf.find("recipes", name)).get("when", {}).items()
-    for value in values
+    for field, value, _ in recipe.variants(shelf.parse(shelf.find("recipes", name)), shelf.find("recipes", name))
 ]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sda import recipe as recipes
 from sda.data.assemble import assemble
+from sda.methods import Supervised
 from sda.train import build_network, make_optimizer, train
 
 DIFFERS = {"seconds"}  # what two equal runs may differ in
@@ -169,6 +170,25 @@ def test_rates_by_layer(world):
     assert rate[id(method.student.head.classifier.weight)] == rate[id(method.other.weight)] == 4.0
 
 
+def test_source_and_target_take_turns(world, sda, tmp_path, monkeypatch):
+    """Source on even steps, labelled target images on odd ones; each stream then goes on where it was."""
+    seen = []
+    step = Supervised.step
+
+    def recording(self, batch, k):
+        seen.append((batch.source, batch.labelled))
+        return step(self, batch, k)
+
+    monkeypatch.setattr(Supervised, "step", recording)
+    sda("train", world.recipe, "--alternate", "true", "--steps", "4", "--out", tmp_path / "turns", "--device", "cpu")
+    sda("train", world.recipe, "--steps", "2", "--out", tmp_path / "both", "--device", "cpu")
+    turns, both = seen[:4], seen[4:]
+    assert [(source is None, labelled is None) for source, labelled in turns] == [(False, True), (True, False)] * 2
+    for pair in range(2):
+        assert torch.equal(turns[2 * pair][0].images, both[pair][0].images)
+        assert torch.equal(turns[2 * pair + 1][1].images, both[pair][1].images)
+
+
 @pytest.mark.parametrize("freeze", ["none", "affine", "all"])
 def test_frozen_norms(world, tmp_path, freeze):
     recipe = settings_of(world, freeze_norm=freeze, optimizer="adamw").with_absolute_paths()
@@ -180,7 +200,9 @@ def test_frozen_norms(world, tmp_path, freeze):
     names = {"affine": "backbone.features.0.1.weight", "all": "backbone.features.0.1.running_mean"}
     assert torch.equal(trained[names["affine"]], fresh[names["affine"]]) == (freeze != "none")
     assert torch.equal(trained[names["all"]], fresh[names["all"]]) == (freeze == "all")
-    assert not torch.equal(trained["backbone.features.0.0.weight"], fresh["backbone.features.0.0.weight"])
+    head = "head.aspp.branches.0.1.weight"  # no weights were loaded into these
+    for name in ("backbone.features.0.0.weight", head, head.replace("weight", "running_mean")):
+        assert not torch.equal(trained[name], fresh[name])
 
 
 # Reproduction

@@ -14,6 +14,7 @@ from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_fold
 from sda.data.doctor import bad_pairs, class_pixels
 from sda.data.files import LabelCodec
 from sda.errors import SdaError
+from sda.labels import IGNORE
 from sda.recipe import Recipe
 
 Count = Callable[[str, int, int], None]  # what is being done, how many are done, how many there are
@@ -109,7 +110,7 @@ def _pixels(data: Data, descriptor: Descriptor, root: Path, listing: Listing, pr
     pixels = np.zeros((len(listing.items), len(data.table.names)), np.int64)
     for row, item in zip(pixels, listing.items, strict=True):
         for index, count in enumerate(counted[item.key]):
-            if mapping[index] != descriptors.IGNORE:
+            if mapping[index] != IGNORE:
                 row[mapping[index]] += count
     return pixels
 

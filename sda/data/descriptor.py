@@ -11,8 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from sda import shelf
 from sda.errors import SdaError
+from sda.labels import IGNORE
 
-IGNORE = 255  # the one ignore label, in train ids, everywhere
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 Byte = Annotated[int, Field(ge=0, le=255)]

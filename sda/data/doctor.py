@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sda.data.descriptor import IGNORE, Descriptor, Item, find_orphans, label_values, list_items
+from sda.data.descriptor import Descriptor, Item, find_orphans, label_values, list_items
 from sda.data.scan import Finding, cache_folder, scan
 from sda.errors import SdaError
+from sda.labels import IGNORE
 
 Progress = Callable[[int, int], None]
 

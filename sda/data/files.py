@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sda.data.descriptor import IGNORE, Descriptor, label_values
+from sda.data.descriptor import Descriptor, label_values
 from sda.errors import SdaError
+from sda.labels import IGNORE
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
 

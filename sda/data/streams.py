@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sda.data.dataset import Dataset, Sample
-from sda.data.descriptor import IGNORE
 from sda.data.files import FileError
 from sda.errors import SdaError
+from sda.labels import IGNORE
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Labelled:
 
     images: Tensor
     labels: Tensor
+
+    def pin_memory(self) -> "Labelled":
+        """The same in page-locked memory: the loader calls this where there is a GPU."""
+        return Labelled(self.images.pin_memory(), self.labels.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,6 @@ class Stream:
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
         )
-        self.name, self.skip = name, skip
         self.faults: dict[str, None] = {}  # an ordered set
         self._batches = iter(loader)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sda.bank import ClassBank, pixels_by_class
 from sda.data.streams import Batch
-from sda.losses import IGNORE, contrast, mean_one
+from sda.labels import IGNORE
+from sda.losses import contrast, mean_one
 from sda.methods import mean_teacher
 from sda.methods.views import SOURCE, TARGET, shrink
 from sda.models.heads import attention, projection
@@ -39,10 +40,10 @@ class Settings(mean_teacher.Settings):
 class ClassBankMethod(mean_teacher.MeanTeacher):
     """L = L_sup + L_pseudo + 0.01 L_ent + λ_c (L_contr on labelled + L_contr on unlabelled pixels).
 
-    Where the paper leaves a choice open:
-    - B and |X_l| of the bank's admissions count source and target images alike;
-    - contrast and admissions see at most `contrast_pixels` random pixels per class, stream and step: the mean over a class
-      is then an estimate, but all classes cost the same, and nothing waits for the device.
+    Where the paper leaves a choice open: B and |X_l| of the bank's admissions count source and target images alike.
+    Where this departs from it: the contrast sees at most `contrast_pixels` random pixels per class, stream and step, the
+    admissions as many or ψ; the mean over a class is then an estimate, but all classes cost the same, and nothing waits
+    for the device.
 
     Args:
         network: the student θ, images → (logits, features).
@@ -87,7 +88,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         filled = self.bank.valid.sum().item()
         source = (self.bank.valid & (self.bank.domain == SOURCE)).sum().item()
         return {
-            "bank_fill": self.bank.fill().mean().item(),
+            "bank_fill": filled / self.bank.valid.numel(),
             "bank_source": source / filled if filled else 0.0,
             "bank_empty": float((~self.bank.valid.any(dim=1)).sum().item()),
         }
@@ -95,7 +96,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
     def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_contr of features (B, F, h, w) with labels (B, H, W) against the bank."""
         s = self.settings
-        f, chosen, _ = self._gather(features, shrink(labels, features.shape[2:]))
+        f, chosen, _ = self._gather(features, shrink(labels, features.shape[2:]), s.contrast_pixels)
         p = self._heads(f, chosen, self.g, self.q)
         z, valid = self.bank.features, self.bank.valid
         w_p = self._weights(self.S, p.detach(), chosen, s.attention_features)
@@ -118,7 +119,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
             right = (predicted == y) & (confidence > s.bank_confidence)
             if s.bank_streams != "both":
                 right &= domain == (SOURCE if s.bank_streams == "source" else TARGET)
-            f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE))
+            f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE), max(s.contrast_pixels, s.bank_size))
             z = self._heads(f, chosen, self.g_teacher.model)
             count = s.bank_size if s.bank_selection == "recent" else len(x_l) * self.admissions
             self.bank.admit(z, self._scores(z, chosen), chosen, domain.flatten()[indices], count)
@@ -127,19 +128,18 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         """What the candidates z (C, K, D) for the bank are ranked by, (C, K): the highest enter."""
         if self.settings.bank_selection != "attention":
             return torch.rand_like(z[:, :, 0])
-        training = self.S.training
-        scores = self.S.eval()(z, chosen).squeeze(2)
-        self.S.train(training)
+        # normalised by their own statistics: the running ones are those of predicted features p, not of z
+        scores = self.S(z, chosen, note_statistics=False).squeeze(2)
         return -scores if self.settings.released else scores
 
-    def _gather(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Up to `contrast_pixels` random pixels per class of features (B, F, h, w) with labels (B, h, w).
+    def _gather(self, features: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Up to `most` random pixels per class of features (B, F, h, w) with labels (B, h, w).
 
         Returns:
             Their features (C, K, F), which of them are real (C, K), and their indices among the B·h·w pixels (C, K).
         """
         flat, y = features.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
-        indices, chosen = pixels_by_class(y, y != IGNORE, self.classes, self.settings.contrast_pixels)
+        indices, chosen = pixels_by_class(y, y != IGNORE, self.classes, most)
         rows = flat[indices.flatten()].unflatten(0, indices.shape)
         return rows, chosen, indices
 

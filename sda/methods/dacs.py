@@ -7,15 +7,14 @@ any, join the source in L_sup.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sda.augment import half_of_classes
-from sda.balance import ClassBalance
 from sda.data.streams import Batch
 from sda.losses import cross_entropy
+from sda.methods.mean_teacher import MeanTeacher
 from sda.methods.views import enlarge, labelled_views, strong_views
-from sda.models.weights import Preprocessing
-from sda.teacher import Teacher, pseudo_label
+from sda.teacher import pseudo_label
 
 
 @dataclass(frozen=True)
@@ -27,32 +26,21 @@ class Settings:
     classmix_labelled: float
     teacher_momentum: float
     teacher_schedule: str
-    confidence_threshold: float
     weight_pseudo: float
     released: bool
+    confidence_threshold: float
 
 
-class DACS(nn.Module):
+class DACS(MeanTeacher):
     """L = L_sup + L_mix. In L_mix source pixels weigh 1, target pixels the share of their image that the teacher is sure of.
 
-    Augmentation is that of the other methods, so that methods differ in nothing else (the paper: colour jitter and blur).
-
-    Args:
-        network: the student θ, images → (logits, features).
-        classes: C.
-        normalise: the preprocessing of the network's weights.
-        labelled_images: not used here.
+    Where this departs from the paper:
+    - mixed images are augmented like the strong views of the other methods, so that methods differ in nothing else (the
+      paper: colour jitter and blur);
+    - the share is that of each image, as the paper says; its code takes that of the batch.
     """
 
     Settings = Settings
-
-    def __init__(self, network: nn.Module, classes: int, normalise: Preprocessing, labelled_images: int, settings: Settings):
-        super().__init__()
-        s = settings
-        self.student = network
-        self.teacher = Teacher(network, s.teacher_momentum, s.teacher_schedule, s.steps, s.released)
-        self.balance = ClassBalance(classes, s.balance_classes)
-        self.classes, self.normalise, self.settings = classes, normalise, s
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The named losses of one step; their sum is what is minimised."""
@@ -67,24 +55,16 @@ class DACS(nn.Module):
             other = (torch.arange(len(x_u)) + torch.randint(len(batch.source.images), ())) % len(batch.source.images)
             other = other.to(x_u.device, non_blocking=True)
             x_s, y_s = batch.source.images[other].float() / 255, batch.source.labels[other].long()
-            paste = half_of_classes(y_s, self.classes)
+            paste = half_of_classes(y_s, self.classes, round_up=True)
             x_m = torch.where(paste.unsqueeze(1), x_s, x_u)
             y_m = torch.where(paste, y_s, y_u)
             w_m = torch.where(paste, 1.0, sure)
             x_m, y_m, w_m = strong_views(x_m, y_m, w_m, 1, self.classes, 0.0, self.normalise)
 
         logits_l, _ = self.student(x_l)
-        logits_m, _ = self.student(x_m, note_statistics=False)
+        logits_m, _ = self.student(x_m, note_statistics=batch.labelled is None)
         alpha = self.balance(y_l, y_m)
         return {
             "sup": cross_entropy(enlarge(logits_l, y_l.shape[1:]), y_l, alpha),
             "mix": s.weight_pseudo * cross_entropy(enlarge(logits_m, y_m.shape[1:]), y_m, alpha, w_m),
         }
-
-    def follow(self, step: int) -> None:
-        """ξ ← τ ξ + (1 - τ) θ, after the optimizer's step."""
-        self.teacher.follow(self.student, step)
-
-    def diagnostics(self) -> dict[str, float]:
-        """Numbers worth a curve."""
-        return {}

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sda.balance import ClassBalance
 from sda.data.streams import Batch
-from sda.losses import IGNORE, cross_entropy, entropy, ramp
+from sda.labels import IGNORE
+from sda.losses import cross_entropy, entropy, ramp
 from sda.methods.views import enlarge, labelled_views, strong_views
 from sda.models.weights import Preprocessing
 from sda.teacher import Teacher, pseudo_label
@@ -24,16 +25,16 @@ class Settings:
     steps: int
     balance_classes: bool
     classmix_labelled: float
-    classmix_unlabelled: float
-    views: int
     teacher_momentum: float
     teacher_schedule: str
+    weight_pseudo: float
+    released: bool
+    classmix_unlabelled: float
+    views: int
     confidence_power: float
     ramp_steps: int
-    weight_pseudo: float
     weight_entropy: float
     unlabelled_start: int
-    released: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class MeanTeacher(nn.Module):
 
     Where the paper leaves a choice open:
     - labelled images are those of all streams: source and target alike;
-    - only labelled images enter the batch norms' running statistics: strong views are not what evaluation shows.
+    - where there are target labels, strong views stay out of the batch norms' running statistics: they are not what
+      evaluation shows. Without (UDA) they are all that shows the target, and enter.
 
     Args:
         network: the student θ, images → (logits, features).
@@ -94,7 +96,7 @@ class MeanTeacher(nn.Module):
 
         # student
         logits_l, f_l = self.student(x_l)
-        logits_a, f_a = self.student(x_a, note_statistics=False)
+        logits_a, f_a = self.student(x_a, note_statistics=batch.labelled is None)
         logits_l, logits_a = enlarge(logits_l, y_l.shape[1:]), enlarge(logits_a, y_a.shape[1:])
         alpha = self.balance(y_l, y_a)
         losses = {

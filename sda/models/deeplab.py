@@ -45,7 +45,7 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
         """With `note_statistics` False, training leaves the batch norms' running statistics alone."""
         if self.training:
-            for norm in self.norms:
+            for norm in norms_of(self):
                 norm.momentum = NORM_MOMENTUM if note_statistics else 0.0
         images = images.contiguous(memory_format=torch.channels_last)
         lower = self.precision != torch.float32
@@ -56,20 +56,22 @@ class SegmentationNetwork(nn.Module):
     def train(self, mode: bool = True) -> "SegmentationNetwork":
         super().train(mode)
         if self.frozen_norms:
-            for norm in self.norms:
+            for norm in norms_of(self.backbone):
                 norm.eval()
         return self
 
     def freeze_norms(self, statistics: bool) -> None:
-        """No training of the batch norms' scales and offsets; with `statistics`, their running statistics stay for good."""
-        for norm in self.norms:
+        """No training of the backbone's batch norms' scales and offsets; with `statistics`, their running statistics stay for
+        good. The head's, which no weights were loaded into, go on learning."""
+        for norm in norms_of(self.backbone):
             norm.requires_grad_(False)
         self.frozen_norms = statistics
         self.train(self.training)
 
-    @property
-    def norms(self) -> Iterator[nn.BatchNorm2d]:
-        return (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
+
+def norms_of(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    """All batch norms in a module."""
+    return (part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
 
 
 class Float32OnCPU(nn.Conv2d):

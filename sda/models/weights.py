@@ -121,6 +121,17 @@ class LoadReport:
     def complete(self) -> bool:
         return not (self.missing or self.unexpected or self.unfit)
 
+    def details(self, head: str) -> str:
+        """Every name, under what became of it."""
+        lists = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or type": self.unfit}
+        lists |= {"left out": self.left_out, "matched": self.matched}
+        return (
+            "\n".join(
+                [head, *(f"\n{what}:\n" + "\n".join(f"  {name}" for name in names) for what, names in lists.items() if names)]
+            )
+            + "\n"
+        )
+
     def __str__(self) -> str:
         lists = {
             "missing": self.missing,
@@ -158,11 +169,11 @@ def read_weights(name: str, weights: str, form: str = "auto") -> Pretrained:
     return Pretrained(weights, {names[key]: value for key, value in raw.items()}, form, renamed)
 
 
-def load_weights(backbone: nn.Module, name: str, pretrained: Pretrained) -> LoadReport | None:
+def load_weights(backbone: nn.Module, name: str, pretrained: Pretrained, details: Path | None = None) -> LoadReport | None:
     """Copy weights into `backbone`, which `build_backbone(name, ...)` made; None for "none".
 
-    What was loaded, renamed and left out is logged; as a warning where something did not match. Raises SdaError when the
-    weights are those of another network.
+    What was loaded, renamed and left out is logged in short, as a warning where something did not match, and written in full
+    to the file `details`. Raises SdaError when the weights are those of another network.
     """
     weights = pretrained.where
     if weights == "none":
@@ -175,6 +186,8 @@ def load_weights(backbone: nn.Module, name: str, pretrained: Pretrained) -> Load
             f"example {examples(list(pretrained.state))}, expected for example {examples(list(backbone.state_dict()))}"
         )
     facts = f"{report}; {pretrained.format} format" + (f", names as in {pretrained.renamed}" if pretrained.renamed else "")
+    if details is not None:
+        details.write_text(report.details(facts), encoding="utf-8")
     logger.log(logging.INFO if report.complete else logging.WARNING, "weights %s for %s: %s", weights, name, facts)
     return report
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from sda.data import descriptor
-from sda.data.descriptor import IGNORE, label_values, list_folder, list_items, map_classes
+from sda.data.descriptor import label_values, list_folder, list_items, map_classes
 from sda.errors import SdaError
+from sda.labels import IGNORE
 
 CITYSCAPES_IDS = {  # label id → train id, from CONVENTIONS.md
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,

@@ -182,7 +182,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         if step >= s.bank_start:
             logits, f = teacher(x_l)
             y, p = slow_shrink(y_l, stride), logits.softmax(1)
-            candidates = [[] for _ in range(CLASSES)]
+            rows, found = [], []  # features, and (class, domain), of the candidates
             for b in range(len(y)):
                 if s.bank_streams != "both" and domain[b] != ["source", "target"].index(s.bank_streams):
                     continue
@@ -190,15 +190,18 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
                     for j in range(y.shape[2]):
                         c = y[b, i, j].item()
                         if c != IGNORE and p[b, :, i, j].argmax() == c and p[b, c, i, j] > s.bank_confidence:
-                            z = slow_mlp(method.g_teacher.model, 0, f[b, :, i, j][None], False)
-                            score = slow_mlp(method.S, c, z, False).item()
-                            candidates[c].append((score, z[0], domain[b].item()))
+                            rows.append(f[b, :, i, j])
+                            found.append((c, domain[b].item()))
+            z = slow_mlp(method.g_teacher.model, 0, torch.stack(rows), s.released)  # released: the teacher is in train mode
             most = len(y) * max(1, round(s.bank_size / 6))
-            for queue, new in zip(queues, candidates, strict=True):
+            for c, queue in enumerate(queues):
+                mine = [k for k, (class_, _) in enumerate(found) if class_ == c]
+                scores = slow_mlp(method.S, c, z[mine], True)[:, 0].tolist() if mine else []
+                new = [(score, z[k], found[k][1]) for score, k in zip(scores, mine, strict=True)]
                 new.sort(key=lambda entry: entry[0] if s.released else -entry[0])
                 queue[:] = ([(z, d) for _, z, d in new[:most]] + queue)[: s.bank_size]
 
-    x_a, y_a, w_a = torch.cat([x_u, x_u]), torch.cat([y_u, y_u]), torch.cat([confidence, confidence]) ** 6
+    x_a, y_a, w_a = torch.cat([x_u, x_u]), torch.cat([y_u, y_u]), torch.cat([confidence, confidence]) ** s.confidence_power
     (logits_l, f_l), (logits_a, f_a) = method.student(x_l), method.student(x_a)
     logits_l, logits_a = large(logits_l), large(logits_a)
     counts = torch.stack([(y_l == c).sum() + (y_a == c).sum() for c in range(CLASSES)])
@@ -227,7 +230,8 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         ("ssda", {"bank_streams": "target"}),
         ("ssda", {"attention_bank": False, "contrast_on": "labelled"}),
         ("ssda", {"attention_features": False, "attention_bank": False, "contrast_on": "unlabelled"}),
-        ("ssl", {"teacher_schedule": "constant", "teacher_momentum": 0.5}),
+        ("ssl", {"teacher_schedule": "constant", "teacher_momentum": 0.5, "confidence_power": 0.0}),
+        ("ssda", {"released": True, "confidence_power": 1.0}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "paper",
 )
@@ -262,7 +266,7 @@ def test_steps_are_those_of_the_equations(streams, switches, make, batches, unau
             if parameter.grad is not None:
                 # by the norm: in float32 a hidden unit may fall on the other side of its ReLU
                 apart = (parameter.grad - theirs[name].grad).norm()
-                assert apart < 0.01 * theirs[name].grad.norm() + 5e-7, f"gradient of {name} at step {step}"
+                assert apart < 0.02 * theirs[name].grad.norm() + 5e-7, f"gradient of {name} at step {step}"
         optimizer.step()
         method.follow(step)
     assert max(len(queue) for queue in queues) == method.settings.bank_size, "a queue ran full"
@@ -438,17 +442,18 @@ def entrants(make, scene, unaugmented):
 
     def entrants(**changes):
         batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
-        method, scored = make(bank_size=24, labelled_images=6, **changes), []
+        method, seen = make(bank_size=24, labelled_images=6, **changes), []
         admit = method.bank.admit
-        method.bank.admit = lambda z, scores, valid, domain, count: (
-            scored.append((z, valid)),
-            admit(z, scores, valid, domain, count),
-        )
+
+        def recording(z, scores, valid, domain, count):
+            seen.append((z[1, valid[1]], slow_mlp(method.S, 1, z[1, valid[1]], True)[:, 0]))
+            admit(z, scores, valid, domain, count)
+
+        method.bank.admit = recording
         method.step(batch, BANK)
-        (z, valid), method.S = scored[0], method.S.eval()
-        everyone = method.S(z, valid)[1, valid[1], 0]
-        entered = method.S(method.bank.features, method.bank.valid)[1, method.bank.valid[1], 0]
-        return everyone.sort().values, entered.sort().values
+        [(z, everyone)] = seen
+        rows = [(z == entry).all(dim=1).nonzero()[0, 0] for entry in method.bank.features[1, method.bank.valid[1]]]
+        return everyone.sort().values, everyone[torch.stack(rows)].sort().values
 
     return entrants
 
@@ -512,16 +517,15 @@ def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fak
 
 
 def test_few_pixels_of_each_class_suffice(make, batches):
-    """`contrast_pixels` bounds what is chosen per class, for bank and contrast."""
-    method = make(contrast_pixels=3, bank_size=60)
+    """`contrast_pixels` bounds what is chosen per class for the contrast, and, but for ψ, for the bank."""
+    method = make(contrast_pixels=3, bank_size=5)
     seen = []
     method.S.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     method.step(batches["ssda"], BANK)
-    assert (method.bank.valid.sum(dim=1) <= 3).all()
     assert method.bank.valid.any()
     losses = method.step(batches["ssda"], CONTRAST)
     assert losses["contrast_l"] > 0
-    assert set(seen) == {(CLASSES, 3, 256)}
+    assert seen == [(CLASSES, 5, 256)] * 2 + [(CLASSES, 3, 256)] * 2
 
 
 # --- gradients ---
@@ -547,7 +551,7 @@ def test_attention_input_takes_no_gradient_to_the_features(make, batches, unaugm
     class Reader(nn.Module):
         slope = 0.0
 
-        def forward(self, x, valid):
+        def forward(self, x, valid, note_statistics=True):
             assert not x.requires_grad
             return 0.5 * x[..., :1]
 
@@ -662,6 +666,24 @@ def test_teacher_stays_in_eval_mode_and_is_not_trained(make, batches):
     before = {name: value.clone() for name, value in method.teacher.state_dict().items()}
     method.step(batches["ssda"], CONTRAST)
     assert all(torch.equal(value, before[name]) for name, value in method.teacher.state_dict().items())
+
+
+def test_without_target_labels_strong_views_enter_the_running_statistics(make, batches, unaugmented):
+    """In UDA they are all that shows the target: first the source's statistics are noted, then theirs."""
+    method, batch = make(), batches["uda"]
+    noted = torch.zeros(6)
+    for images in (batch.source.images, torch.cat([batch.unlabelled] * 2)):
+        hidden = method.student.embed(F.avg_pool2d(images / 255, 2)).transpose(0, 1).flatten(1)
+        noted = 0.9 * noted + 0.1 * hidden.mean(1)
+    method.step(batch, 0)
+    torch.testing.assert_close(method.student.norm.running_mean, noted, rtol=1e-4, atol=1e-5)
+
+
+def test_ranking_leaves_the_attention_s_statistics_alone(make, batches, unaugmented):
+    method = make()
+    before = method.S.norm.running_mean.clone()
+    method.step(batches["ssda"], BANK)
+    assert method.bank.valid.any() and torch.equal(method.S.norm.running_mean, before)
 
 
 def test_running_statistics_are_those_of_the_labelled_images(make, batches, unaugmented):

@@ -52,16 +52,17 @@ def mixed_input(method, batch):
     return seen[1], losses
 
 
-def test_step_is_that_of_the_equations(make, batch):
+@pytest.mark.parametrize("threshold", [0.968, 0.9])
+def test_step_is_that_of_the_equations(make, batch, threshold):
     """L_mix: the source pixels keep their labels and weigh 1, the others weigh what their image is sure of."""
-    method = make()
+    method = make(confidence_threshold=threshold)
     x_m, losses = mixed_input(method, batch)
     x_u = batch.unlabelled / 255
     pasted = (x_m - x_u).abs().amax(1) > 1e-3
     reference = make()
     logits = reference.teacher.model(x_u)[0].softmax(1)
     confidence, y_u = logits.max(1)
-    sure = (confidence > 0.968).float().mean((1, 2))
+    sure = (confidence > threshold).float().mean((1, 2))
     assert sure.min() > 0 and sure.max() < 1
     total, count = torch.zeros(()), 0
     student = make().student
@@ -109,14 +110,18 @@ def test_teacher_follows(make, batch):
     assert torch.equal(method.teacher.model.classify.bias, method.student.classify.bias)
 
 
-@pytest.mark.parametrize(("present", "taken"), [((), 0), ((1,), 0), ((0, 2), 1), ((0, 1, 3), 1), ((0, 1, 2, 3), 2)])
-def test_half_of_classes(present, taken):
-    """floor(n/2) of n, whole classes, never an ignored pixel, and in time every class."""
+@pytest.mark.parametrize(
+    ("present", "down", "up"), [((), 0, 0), ((1,), 0, 1), ((0, 2), 1, 1), ((0, 1, 3), 1, 2), ((0, 1, 2, 3), 2, 2)]
+)
+@pytest.mark.parametrize("round_up", [False, True])
+def test_half_of_classes(present, down, up, round_up):
+    """floor(n/2) or ceil(n/2) of n, whole classes, never an ignored pixel, and in time every class."""
+    taken = up if round_up else down
     labels = torch.tensor([*present, IGNORE]).repeat(1, 3, 4)
     ever = set()
     for seed in range(30):
         torch.manual_seed(seed)
-        chosen = half_of_classes(labels, CLASSES)
+        chosen = half_of_classes(labels, CLASSES, round_up)
         classes = set(labels[chosen].tolist())
         assert len(classes) == taken and chosen.sum() == 12 * taken
         ever |= classes

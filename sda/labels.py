@@ -1,0 +1,3 @@
+"""The one ignore label, in train ids, everywhere."""
+
+IGNORE = 255
