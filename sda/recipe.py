@@ -63,9 +63,9 @@ class Recipe(shelf.Strict):
     )
     doctor: bool = Field(True, description="leave out the pairs that sda doctor found bad")
     bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or leave out and report")
-    root: str = Field("", description="folder that holds the datasets, each in a folder of its own name, and weights/")
-    source_root: str = Field("", description="folder of the source dataset, if it is not root/NAME")
-    target_root: str = Field("", description="folder of the target dataset, if it is not root/NAME")
+    root: str = Field("", description="folder that holds the datasets, each as a folder (or pack) of its own name, and weights/")
+    source_root: str = Field("", description="folder or pack of the source dataset, if it is not root/NAME")
+    target_root: str = Field("", description="folder or pack of the target dataset, if it is not root/NAME")
 
     # images
     size: SizeOrNative = Field(description="height, width that target images are resized to, or native: not resized")
@@ -200,7 +200,9 @@ class Recipe(shelf.Strict):
         values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
         for stream in ("source", "target"):
             if self.root and values[stream] and not values[f"{stream}_root"]:
-                values[f"{stream}_root"] = str(Path(self.root) / Path(values[stream]).stem)
+                folder = Path(os.path.expanduser(self.root)) / Path(values[stream]).stem
+                pack = folder.with_name(f"{folder.name}.h5")
+                values[f"{stream}_root"] = str(pack if pack.is_file() and not folder.exists() else folder)
         local = Path(os.path.expanduser(self.root)) / "weights" / f"{self.backbone}_{self.weights}.pth"
         if self.root and self.weights in ("imagenet", "coco") and local.is_file():
             values["weights"] = str(local)

@@ -13,6 +13,7 @@ from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
 from sda.data.doctor import bad_pairs, class_pixels
 from sda.data.files import LabelCodec
+from sda.data.pack import list_packed
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.recipe import Recipe
@@ -60,7 +61,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     if recipe.source:
         source = descriptors.load(recipe.source)
         root = find_root(source, recipe.source_root, "--source-root", progress)
-        listing = _without_bad(data, source, list_items(source, root, "train"), root, recipe.doctor)
+        listing = _list(data, source, root, "train", recipe.source_image_size, recipe.doctor)
         items = _with_labels(data, source, listing.items, root)
         data.source = Dataset(items, _codec(data, source, listing), recipe.source_image_size)
         data.lists["source"] = items
@@ -68,7 +69,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
     data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val", recipe.doctor)
-    listing = _without_bad(data, target, list_items(target, root, "train"), root, recipe.doctor)
+    listing = _list(data, target, root, "train", recipe.image_size, recipe.doctor)
     chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
     if chosen:
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
@@ -83,7 +84,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         rest = _without_copies(data, rest, chosen)
         if not rest:
             raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
-        data.unlabelled = Dataset([Item(item.key, item.image, None) for item in rest], None, recipe.image_size)
+        data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
         data.lists["unlabelled"] = rest
     for stream in ("source", "labelled", "unlabelled"):
         splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
@@ -105,7 +106,12 @@ def _pixels(data: Data, descriptor: Descriptor, root: Path, listing: Listing, pr
     def counting(done: int, total: int) -> None:
         progress("counting classes", done, total)
 
-    counted = class_pixels(descriptor, listing.encoding, listing.items, root, counting)
+    if root.is_file():
+        classes = len(descriptor.table().names)
+        labels = (np.bincount(item.stored.label().ravel(), minlength=256) for item in listing.items)
+        counted = {item.key: label[:classes] for item, label in zip(listing.items, labels, strict=True)}
+    else:
+        counted = class_pixels(descriptor, listing.encoding, listing.items, root, counting)
     mapping, _ = descriptors.map_classes(descriptor, data.table_name, data.table)
     pixels = np.zeros((len(listing.items), len(data.table.names)), np.int64)
     for row, item in zip(pixels, listing.items, strict=True):
@@ -142,11 +148,11 @@ def evaluation_set(
 
 
 def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) -> Path:
-    """The folder of a dataset: the one given, or the descriptor's; streets is made there on first use."""
+    """The folder of a dataset, or its pack: the one given, or the descriptor's; streets is made there on first use."""
     if not given and not descriptor.root:
         raise SdaError(f"{descriptor.title}: where is it? Give its folder with {flag}. {descriptor.download}".strip())
     root = Path(os.path.expanduser(given or descriptor.root))
-    if descriptor.generated:
+    if descriptor.generated and not root.is_file():
         streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))
     return root
 
@@ -154,13 +160,16 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
 def _validation(
     data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str, leave_out: bool
 ) -> tuple[Dataset, list[Item]]:
-    listing = _without_bad(data, descriptor, list_items(descriptor, root, split), root, leave_out)
+    listing = _list(data, descriptor, root, split, size, leave_out)
     items = _with_labels(data, descriptor, listing.items, root)
     return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
 
 
-def _without_bad(data: Data, descriptor: Descriptor, listing: Listing, root: Path, leave_out: bool) -> Listing:
-    """The listing less the pairs that `sda doctor` found bad."""
+def _list(data: Data, descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None, leave_out: bool) -> Listing:
+    """The images of a split in a folder or in a pack; with `leave_out`, less the pairs that `sda doctor` found bad."""
+    if root.is_file():
+        return list_packed(root, descriptor, split, size)
+    listing = list_items(descriptor, root, split)
     bad = bad_pairs(root, listing.items) if leave_out else {}
     if not bad:
         return listing

@@ -68,6 +68,9 @@ class Dataset(torch.utils.data.Dataset):
 
     def _read(self, index: int) -> Sample:
         item, label = self.items[index], None
+        if item.stored is not None:
+            label = None if self.codec is None else torch.from_numpy(self.codec.map(item.stored.label()))
+            return Sample(torch.from_numpy(item.stored.image()).permute(2, 0, 1).contiguous(), label)
         if self.codec is None:
             image = read_image(item.image)
         else:

@@ -4,7 +4,7 @@ import glob
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -132,13 +132,27 @@ def load(name: str) -> Descriptor:
     return descriptor
 
 
+class Stored(Protocol):
+    """An image and its label that are read from elsewhere than from files of their own."""
+
+    bytes: int  # of the image's file, and the SHA-256 of these in hexadecimal digits
+    sha256: str
+
+    def image(self) -> np.ndarray: ...  # (H, W, 3) uint8
+    def label(self) -> np.ndarray: ...  # (H, W) uint8, train ids of the dataset's own table
+
+
 @dataclass(frozen=True)
 class Item:
-    """One image: its path relative to the root (the portable name in split lists), its file and its label's, if any."""
+    """One image: its path relative to the root (the portable name in split lists), its file and its label's, if any.
+
+    Where it is `stored` in a pack, the files are the pack's originals and may be gone.
+    """
 
     key: str
     image: Path
     label: Path | None
+    stored: Stored | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +208,20 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     if not tried:
         raise SdaError(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
     raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
+
+
+def splits_of(descriptor: Descriptor, root: Path) -> list[str]:
+    """Those of train and val that have images below `root`. SdaError when neither has."""
+    there, errors = [], []
+    for split in ("train", "val"):
+        try:
+            list_items(descriptor, root, split)
+            there.append(split)
+        except SdaError as error:
+            errors.append(error)
+    if not there:
+        raise errors[0]
+    return there
 
 
 def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listing) -> list[str]:

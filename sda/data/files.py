@@ -54,6 +54,7 @@ class LabelCodec:
     """
 
     def __init__(self, descriptor: Descriptor, encoding: str, mapping: np.ndarray):
+        self._mapping = mapping
         self._red = encoding == "ids_in_red"
         self._lut = np.full(65536, _UNKNOWN, np.uint8)
         for value, train_id in label_values(descriptor, encoding).items():
@@ -63,6 +64,10 @@ class LabelCodec:
         packed = {_pack(np.array(color)): train_id for color, train_id in colors.items()}
         self._colors = np.array(sorted(packed))
         self._color_ids = np.array([packed[color] for color in self._colors], np.uint8)
+
+    def map(self, train_ids: np.ndarray) -> np.ndarray:
+        """Train ids of the descriptor's own table, any shape, as those of the training's."""
+        return self._mapping[train_ids]
 
     def read(self, path: Path) -> np.ndarray:
         """The label in a file as (H, W) uint8 train ids, 255 = ignored.
