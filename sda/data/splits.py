@@ -4,12 +4,11 @@ import hashlib
 from pathlib import Path
 
 from sda.data.descriptor import Item
+from sda.data.split_lists import list_hash, list_text, read_keys, read_list
+from sda.data.split_rules import rank
 from sda.errors import SdaError
 
-
-def rank(keys: list[str], seed: int) -> list[str]:
-    """The keys in the order of SHA-256("seed:key"): the same on every machine, and nested for growing counts."""
-    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest())
+__all__ = ["check_disjoint", "choose", "find_shared", "list_hash", "list_text", "rank", "read_list"]
 
 
 def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "") -> list[Item]:
@@ -17,22 +16,17 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
 
     Args:
         labels: a count, or "all".
-        split_file: a text file, one relative image path per line; replaces count and seed.
+        split_file: a text file in any form that `read_keys` knows; replaces count and seed.
 
     Raises:
         SdaError: a listed image that does not exist or has no label, or more labels asked for than there are.
     """
     by_key = {item.key: item for item in items}
     if split_file:
-        chosen = []
-        for key in read_list(Path(split_file)):
-            if key not in by_key:
-                raise SdaError(
-                    f"{split_file}: {key!r} is not among the {len(items)} target training images, such as {items[0].key!r}"
-                )
-            if by_key[key].label is None:
-                raise SdaError(f"{split_file}: {key!r} has no label file")
-            chosen.append(by_key[key])
+        chosen = [by_key[key] for key in read_keys(Path(split_file), items, "target training images")]
+        for item in chosen:
+            if item.label is None:
+                raise SdaError(f"{split_file}: {item.key!r} has no label file")
         return chosen
     labelled = [item.key for item in items if item.label is not None]
     if labels == "all":
@@ -40,30 +34,6 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
     if labels > len(labelled):
         raise SdaError(f"labels = {labels}, but only {len(labelled)} of the {len(items)} target training images have labels")
     return [by_key[key] for key in rank(labelled, seed)[:labels]]
-
-
-def read_list(path: Path) -> list[str]:
-    """A split list: one relative path per line; empty lines are left out, repeated ones refused."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()]
-    except OSError as error:
-        raise SdaError(f"{path}: the split list cannot be read: {error}") from None
-    keys = [line for line in lines if line]
-    if not keys:
-        raise SdaError(f"{path}: the split list is empty")
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise SdaError(f"{path}: {twice!r} is listed twice")
-    return keys
-
-
-def list_text(items: list[Item]) -> str:
-    return "".join(f"{item.key}\n" for item in items)
-
-
-def list_hash(items: list[Item]) -> str:
-    """SHA-256 of the list as text: two runs with equal hashes saw the same images."""
-    return hashlib.sha256(list_text(items).encode(errors="surrogateescape")).hexdigest()
 
 
 def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
@@ -98,6 +68,8 @@ def check_disjoint(first: str, first_items: list[Item], second: str, second_item
 
 
 def _size(item: Item) -> int:
+    if item.stored is not None:
+        return item.stored.bytes
     try:
         return item.image.stat().st_size
     except OSError:
@@ -105,6 +77,8 @@ def _size(item: Item) -> int:
 
 
 def _digest(item: Item, digests: dict[Path, bytes]) -> bytes:
+    if item.stored is not None:
+        return bytes.fromhex(item.stored.sha256)
     if item.image not in digests:
         try:
             digests[item.image] = hashlib.sha256(item.image.read_bytes()).digest()
