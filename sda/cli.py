@@ -334,6 +334,83 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
 @cli.command()
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
+@click.option("--labels", type=click.IntRange(1), help="How many training images to list.")
+@click.option("--by", default="random", show_default=True, help="random, balanced (rare classes early), or a word of the layout.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--hold-out", type=float, metavar="SHARE", help="Instead, images to validate on; whole groups with --by.")
+@click.option("--from", "given", default="", metavar="FILE", help="Instead, another's list, or pickled indices.")
+@click.option(
+    "--order", type=click.Choice(["sorted", "walk", "given"]), default="sorted", show_default=True, help="What indices count."
+)
+@click.option("--entry", default="", metavar="KEY", help="Of a pickled dict.")
+@click.option("--unimatch", is_flag=True, help="Write image and label path per line, as UniMatch reads them.")
+@click.option("--out", default="", metavar="FILE", help="The list.  [default: DATASET-COUNT.txt here]")
+def split(
+    dataset: str,
+    root: str,
+    labels: int | None,
+    by: str,
+    seed: int,
+    hold_out: float | None,
+    given: str,
+    order: str,
+    entry: str,
+    unimatch: bool,
+    out: str,
+) -> None:
+    """Write a list of training images, for --split or --val-list of a recipe: one relative path per line.
+
+    The same on every machine, and nested: the list of 100 begins the list of 200.
+    """
+    from sda.data import descriptor as descriptors
+    from sda.data import split_rules
+    from sda.data.assemble import find_root
+    from sda.data.doctor import class_pixels
+    from sda.data.split_lists import read_keys, write_list
+
+    if sum(choice is not None for choice in (labels, hold_out, given or None)) != 1 and not (given and labels):
+        raise SdaError("say what to list: --labels N, --hold-out SHARE or --from FILE")
+    described = descriptors.load(dataset)
+    with Bars() as bars:
+        folder = find_root(described, root, "--root", bars.count)
+        listing = descriptors.list_items(described, folder, "train")
+        items = [item for item in listing.items if item.label is not None]
+        keys = [item.key for item in items]
+        if not items:
+            raise SdaError(f"{described.title}: no training image in {folder} has a label file")
+        groups = None if by in ("random", "balanced") else split_rules.groups_by_word(described, items, by)
+        if given.endswith((".pkl", ".pickle", ".p")):
+            from sda.data.split_pickle import from_indices, read_pickle
+
+            chosen = from_indices(read_pickle(Path(given), entry), listing.items, order, given)[:labels]
+        elif given:
+            chosen = read_keys(Path(given), listing.items, "training images")[:labels]
+        elif hold_out is not None:
+            chosen = [item.key for item in split_rules.hold_out(items, hold_out, seed, groups)[1]]
+        elif labels > len(items):
+            raise SdaError(f"--labels {labels}: {described.title} has labels for {len(items)} training images")
+        elif by == "balanced":
+
+            def counting(done: int, total: int) -> None:
+                bars.count("counting classes", done, total)
+
+            pixels = class_pixels(described, listing.encoding, items, folder, counting)
+            chosen = split_rules.balanced(keys, seed, pixels)[:labels]
+            rows = split_rules.class_rows(chosen, pixels, described.table().names)
+            report.show_table(
+                ["class", "images", "% of pixels"], [[row.name, str(row.images), f"{100 * row.share:.2f}"] for row in rows]
+            )
+        else:
+            chosen = (split_rules.by_group(keys, seed, groups) if groups else split_rules.rank(keys, seed))[:labels]
+    file = Path(os.path.expanduser(out or f"{title_of(dataset)}-{len(chosen)}.txt"))
+    by_key = {item.key: item for item in listing.items}
+    write_list(file, [by_key[key] for key in chosen], labels=unimatch)
+    click.echo(f"{file}: {len(chosen)} of {len(items)} labelled training images")
+
+
+@cli.command()
+@click.argument("dataset")
+@click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
 @click.option("--size", nargs=2, type=click.IntRange(32), required=True, metavar="HEIGHT WIDTH", help="As the recipe's size.")
 @click.option(
     "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train, val, those that are there]"

@@ -86,7 +86,9 @@ def load_run(folder: Path, which: str, device: torch.device) -> Run:
 
 def score_run(run: Run, dataset: str, root: str, split: str, skip: bool, device: torch.device, bars: Bars) -> dict:
     """Per-class IoU of a run on one dataset, in the run's own classes."""
-    data = evaluation_set(run.table_name, run.table, run.recipe.input_size, dataset, root, split, bars.count)
+    own = dataset == run.recipe.target and split == "val"
+    val_list = run.recipe.val_list if own else ""
+    data = evaluation_set(run.table_name, run.table, run.recipe.input_size, dataset, root, split, val_list, bars.count)
     for note in data.notes:
         bars.say(note)
     return evaluate(

@@ -58,6 +58,7 @@ class Recipe(shelf.Strict):
     labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="labelled target images: a count, or all")
     split: str = Field("", description="text file of the labelled images, one relative path per line; replaces labels")
     split_seed: Natural = Field(0, description="seed of the rule that picks the labelled images")
+    val_list: str = Field("", description="text file of target training images to validate on, for a target without a val split")
     unlabelled: str = Field(
         "", description="'target': the target's other training images; a folder: all images in it; empty: none"
     )
@@ -244,7 +245,7 @@ def _fixed(size: list[int] | str) -> tuple[int, int] | None:
 
 
 # Fields that hold a path, and those that hold a name or a path.
-_PATHS = ("root", "source_root", "target_root", "split")
+_PATHS = ("root", "source_root", "target_root", "split", "val_list")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sda import __version__
 from sda.data.assemble import Data
-from sda.data.splits import list_hash, list_text
+from sda.data.split_lists import list_hash, list_text
 from sda.errors import SdaError
 from sda.recipe import Recipe
 

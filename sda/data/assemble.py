@@ -14,6 +14,7 @@ from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_fold
 from sda.data.doctor import bad_pairs, class_pixels
 from sda.data.files import LabelCodec
 from sda.data.pack import list_packed
+from sda.data.split_lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.recipe import Recipe
@@ -68,8 +69,11 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         labelled.append(("source", source, root, listing))
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
-    data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val", recipe.doctor)
+    data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val", recipe.val_list, recipe.doctor)
     listing = _list(data, target, root, "train", recipe.image_size, recipe.doctor)
+    if recipe.val_list:
+        held_out = {item.key for item in data.lists["val"]}
+        listing = replace(listing, items=[item for item in listing.items if item.key not in held_out])
     chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
     if chosen:
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
@@ -136,14 +140,15 @@ def evaluation_set(
     dataset: str,
     root: str,
     split: str,
+    val_list: str = "",
     progress: Count = ignore_count,
 ) -> Data:
     """The labelled images of any dataset as `val`, in the classes of `table`, for a network that takes images of `size`,
-    (height, width), or None for their own; less those that the doctor found bad."""
+    (height, width), or None for their own; less those that the doctor found bad. With a `val_list`, its images in `train`."""
     data = Data(table, table_name)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val, data.lists["val"] = _validation(data, descriptor, folder, size, split, leave_out=True)
+    data.val, data.lists["val"] = _validation(data, descriptor, folder, size, split, val_list, leave_out=True)
     return data
 
 
@@ -158,9 +163,14 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
 
 
 def _validation(
-    data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str, leave_out: bool
+    data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str, val_list: str, leave_out: bool
 ) -> tuple[Dataset, list[Item]]:
-    listing = _list(data, descriptor, root, split, size, leave_out)
+    listing = _list(data, descriptor, root, "train" if val_list else split, size, leave_out)
+    if val_list:
+        if root.is_file():
+            raise SdaError(f"{root}: a pack holds training labels at its own size, and scores need theirs: give the folder")
+        wanted = set(read_keys(Path(val_list), listing.items, "training images"))
+        listing = replace(listing, items=[item for item in listing.items if item.key in wanted])
     items = _with_labels(data, descriptor, listing.items, root)
     return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
 

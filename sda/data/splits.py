@@ -4,11 +4,9 @@ import hashlib
 from pathlib import Path
 
 from sda.data.descriptor import Item
-from sda.data.split_lists import list_hash, list_text, read_keys, read_list
+from sda.data.split_lists import read_keys
 from sda.data.split_rules import rank
 from sda.errors import SdaError
-
-__all__ = ["check_disjoint", "choose", "find_shared", "list_hash", "list_text", "rank", "read_list"]
 
 
 def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "") -> list[Item]:

@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 from sda.data.descriptor import Item
-from sda.data.splits import check_disjoint, choose, find_shared, list_hash, list_text, rank, read_list
+from sda.data.split_lists import list_hash, list_text, read_list
+from sda.data.split_rules import rank
+from sda.data.splits import check_disjoint, choose, find_shared
 from sda.errors import SdaError
 
 KEYS = [f"leftImg8bit/train/ulm/ulm_{n:06d}.png" for n in range(40)]
