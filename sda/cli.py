@@ -363,49 +363,21 @@ def split(
     The same on every machine, and nested: the list of 100 begins the list of 200.
     """
     from sda.data import descriptor as descriptors
-    from sda.data import split_rules
     from sda.data.assemble import find_root
-    from sda.data.doctor import class_pixels
-    from sda.data.split_lists import read_keys, write_list
+    from sda.data.make_split import Wish, make_split
+    from sda.data.split_lists import write_list
 
-    if sum(choice is not None for choice in (labels, hold_out, given or None)) != 1 and not (given and labels):
-        raise SdaError("say what to list: --labels N, --hold-out SHARE or --from FILE")
     described = descriptors.load(dataset)
     with Bars() as bars:
         folder = find_root(described, root, "--root", bars.count)
-        listing = descriptors.list_items(described, folder, "train")
-        items = [item for item in listing.items if item.label is not None]
-        keys = [item.key for item in items]
-        if not items:
-            raise SdaError(f"{described.title}: no training image in {folder} has a label file")
-        groups = None if by in ("random", "balanced") else split_rules.groups_by_word(described, items, by)
-        if given.endswith((".pkl", ".pickle", ".p")):
-            from sda.data.split_pickle import from_indices, read_pickle
-
-            chosen = from_indices(read_pickle(Path(given), entry), listing.items, order, given)[:labels]
-        elif given:
-            chosen = read_keys(Path(given), listing.items, "training images")[:labels]
-        elif hold_out is not None:
-            chosen = [item.key for item in split_rules.hold_out(items, hold_out, seed, groups)[1]]
-        elif labels > len(items):
-            raise SdaError(f"--labels {labels}: {described.title} has labels for {len(items)} training images")
-        elif by == "balanced":
-
-            def counting(done: int, total: int) -> None:
-                bars.count("counting classes", done, total)
-
-            pixels = class_pixels(described, listing.encoding, items, folder, counting)
-            chosen = split_rules.balanced(keys, seed, pixels)[:labels]
-            rows = split_rules.class_rows(chosen, pixels, described.table().names)
-            report.show_table(
-                ["class", "images", "% of pixels"], [[row.name, str(row.images), f"{100 * row.share:.2f}"] for row in rows]
-            )
-        else:
-            chosen = (split_rules.by_group(keys, seed, groups) if groups else split_rules.rank(keys, seed))[:labels]
-    file = Path(os.path.expanduser(out or f"{title_of(dataset)}-{len(chosen)}.txt"))
-    by_key = {item.key: item for item in listing.items}
-    write_list(file, [by_key[key] for key in chosen], labels=unimatch)
-    click.echo(f"{file}: {len(chosen)} of {len(items)} labelled training images")
+        wish = Wish(labels, by, seed, hold_out, given, order, entry)
+        items, rows = make_split(described, folder, wish, lambda done, total: bars.count("counting classes", done, total))
+    file = Path(os.path.expanduser(out or f"{title_of(dataset)}-{len(items)}.txt"))
+    write_list(file, items, labels=unimatch)
+    if rows:
+        cells = [[row.name, str(row.images), f"{100 * row.share:.2f}"] for row in rows]
+        report.show_table(["class", "images", "% of pixels"], cells)
+    click.echo(f"{file}: {len(items)} images")
 
 
 @cli.command()
