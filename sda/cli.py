@@ -415,7 +415,7 @@ def pack(
     with Bars() as bars:
         described = descriptors.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
-        wanted = splits or descriptors.splits_of(described, folder)
+        wanted = splits or list(descriptors.list_splits(described, folder))
         faults = write_pack(
             file, dataset, described, folder, size, wanted, compression, processes, bars.count, bad_files == "skip"
         )

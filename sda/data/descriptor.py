@@ -2,6 +2,7 @@
 
 import glob
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -210,18 +211,17 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
 
 
-def splits_of(descriptor: Descriptor, root: Path) -> list[str]:
-    """Those of train and val that have images below `root`. SdaError when neither has."""
-    there, errors = [], []
-    for split in ("train", "val"):
+def list_splits(descriptor: Descriptor, root: Path, splits: Sequence[str] = ("train", "val")) -> dict[str, Listing]:
+    """Those of the splits that have images below `root`. SdaError when none has."""
+    listings, errors = {}, []
+    for split in splits:
         try:
-            list_items(descriptor, root, split)
-            there.append(split)
+            listings[split] = list_items(descriptor, root, split)
         except SdaError as error:
             errors.append(error)
-    if not there:
+    if not listings:
         raise errors[0]
-    return there
+    return listings
 
 
 def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listing) -> list[str]:

@@ -1,15 +1,13 @@
 """`sda doctor`: whether a dataset's files are what its descriptor says, and which pairs training must leave out."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sda.data.descriptor import Descriptor, Item, find_orphans, label_values, list_items
-from sda.data.scan import Finding, cache_folder, scan
-from sda.errors import SdaError
+from sda.data.descriptor import Descriptor, Item, find_orphans, label_values, list_splits
+from sda.data.scan import Finding, cache_file, scan, stat_of
 from sda.labels import IGNORE
 
 Progress = Callable[[int, int], None]
@@ -98,50 +96,80 @@ def examine(
     Raises:
         SdaError: no images at all.
     """
-    listings, errors = {}, []
-    for split in splits:
-        try:
-            listings[split] = list_items(descriptor, root, split)
-        except SdaError as error:
-            errors.append(error)
-    if not listings:
-        raise errors[0]
+    listings = list_splits(descriptor, root, splits)
     items = [item for listing in listings.values() for item in listing.items]
     findings = dict(zip((item.key for item in items), scan(items, root, progress, processes), strict=True))
     encoding = next(iter(listings.values())).encoding
     report = Report(name, str(root.resolve()), encoding)
-    sure = _judge_encodings(report, descriptor, [findings[item.key] for item in items])
+    meaning = _Meaning(descriptor)
+    sure = _judge_encodings(report, meaning, [findings[item.key] for item in items])
+    first: dict[str, tuple[str, str]] = {}  # content → split and key of the first image that has it
     for split, listing in listings.items():
         for item in listing.items:
-            report.problems += _judge(descriptor, listing.encoding, sure, split, item, findings[item.key])
+            report.problems += _judge(meaning, listing.encoding, sure, split, item, findings[item.key])
         for path in find_orphans(descriptor, root, split, listing):
             report.problems.append(Problem("no image", split, path, "a label file, but no image goes with it", False))
-        report.problems += _duplicates(listings, split, findings)
+        report.problems += _duplicates(split, listing.items, findings, first)
         report.splits[split] = {
             "images": len(listing.items),
             "labelled": sum(item.label is not None for item in listing.items),
             "bad": len({problem.key for problem in report.bad if problem.split == split}),
         }
-    _count_classes(report, descriptor, listings, findings)
+    _count_classes(report, meaning, listings, findings)
     report.sizes = dict(Counter(f"{f.size[0]}x{f.size[1]}" for f in findings.values() if f.size).most_common())
     _write_bad(root, report, findings)
     return report, {split: listing.items for split, listing in listings.items()}
 
 
-def _fits(descriptor: Descriptor, finding: Finding) -> set[str]:
-    """The encodings under which every value of a label has a meaning."""
-    if finding.kind == "rgb":
-        colors = {tuple(color) for color in (*descriptor.table().colors.values(), *descriptor.void_colors)}
-        names = {f"#{r << 16 | g << 8 | b:06x}" for r, g, b in colors}
-        fits = {"colours"} if finding.values.keys() <= names else set()
-        red = {int(value) for value in finding.red}
-        return fits | ({"ids_in_red"} if red <= label_values(descriptor, "ids_in_red").keys() else set())
-    values = {int(value) for value in finding.values}
-    encodings = ("ids", "train_ids") if descriptor.ids else ("ids",)  # without [ids], ids are train ids
-    return {encoding for encoding in encodings if values <= label_values(descriptor, encoding).keys()}
+class _Meaning:
+    """What a descriptor makes of the values in label files; worked out once for all of them.
+
+    Attributes:
+        names: the classes. ids: encoding → value as text → train id. colours: "#rrggbb" → train id, 255 for void.
+        encodings: those that a file of one channel can have.
+    """
+
+    def __init__(self, descriptor: Descriptor):
+        table = descriptor.table()
+        self.names = table.names
+        self.ids = {
+            encoding: {str(value): train_id for value, train_id in label_values(descriptor, encoding).items()}
+            for encoding in ("ids", "train_ids", "ids_in_red")
+        }
+        colours = [*((color, IGNORE) for color in descriptor.void_colors)]
+        colours += [(color, train_id) for train_id, color in enumerate(table.colors.values())]
+        self.colours = {f"#{r << 16 | g << 8 | b:06x}": train_id for (r, g, b), train_id in colours}
+        self.encodings = ("ids", "train_ids") if descriptor.ids else ("ids",)  # without [ids], ids are train ids
+
+    def of(self, encoding: str, finding: Finding) -> tuple[dict[str, int], dict[str, int]]:
+        """The values of a label that count under an encoding (value → pixels), and the meaning of values (→ train id)."""
+        if finding.kind == "rgb" and encoding != "ids_in_red":
+            return finding.values, self.colours
+        return (finding.red if finding.kind == "rgb" else finding.values) or {}, self.ids[encoding]
+
+    def fits(self, finding: Finding) -> set[str]:
+        """The encodings under which every value of a label has a meaning."""
+        if finding.kind != "rgb":
+            return {encoding for encoding in self.encodings if finding.values.keys() <= self.ids[encoding].keys()}
+        fits = {"colours"} if finding.values.keys() <= self.colours.keys() else set()
+        return fits | ({"ids_in_red"} if finding.red.keys() <= self.ids["ids_in_red"].keys() else set())
+
+    def unknown(self, encoding: str, finding: Finding) -> list[str]:
+        """The values of a label that have no meaning under an encoding."""
+        values, meaning = self.of(encoding, finding)
+        return [value for value in values if value not in meaning]
+
+    def pixels(self, encoding: str, finding: Finding) -> dict[int, int]:
+        """Train id → pixels of one label, void and unknown values left out."""
+        values, meaning = self.of(encoding, finding)
+        pixels = Counter()
+        for value, count in values.items():
+            if meaning.get(value, IGNORE) != IGNORE:
+                pixels[meaning[value]] += count
+        return dict(pixels)
 
 
-def _judge_encodings(report: Report, descriptor: Descriptor, findings: list[Finding]) -> bool:
+def _judge_encodings(report: Report, meaning: _Meaning, findings: list[Finding]) -> bool:
     """Count what the labels are, and give advice where the files speak for another encoding than the descriptor's.
 
     Returns:
@@ -150,7 +178,7 @@ def _judge_encodings(report: Report, descriptor: Descriptor, findings: list[Find
     told = Counter()
     for finding in findings:
         if finding.values and not finding.label_fault:
-            told[" or ".join(sorted(_fits(descriptor, finding))) or "unknown values"] += 1
+            told[" or ".join(sorted(meaning.fits(finding))) or "unknown values"] += 1
     report.encodings = dict(told.most_common())
     if report.encoding == "ids_in_red":
         return True
@@ -165,7 +193,7 @@ def _judge_encodings(report: Report, descriptor: Descriptor, findings: list[Find
     return not told[other]
 
 
-def _judge(descriptor: Descriptor, encoding: str, sure: bool, split: str, item: Item, finding: Finding) -> list[Problem]:
+def _judge(meaning: _Meaning, encoding: str, sure: bool, split: str, item: Item, finding: Finding) -> list[Problem]:
     def problem(kind: str, detail: str, bad: bool = True) -> Problem:
         return Problem(kind, split, item.key, detail, bad)
 
@@ -181,68 +209,42 @@ def _judge(descriptor: Descriptor, encoding: str, sure: bool, split: str, item: 
     if finding.label_size != finding.size:
         sizes = f"the label is {finding.label_size[0]}x{finding.label_size[1]}, its image {finding.size[0]}x{finding.size[1]}"
         found.append(problem("size mismatch", f"{item.label}: {sizes}"))
-    fits = _fits(descriptor, finding)
+    fits = meaning.fits(finding)
     expected = {encoding, "colours"} if encoding != "ids_in_red" else {"ids_in_red", "ids"}
     if fits and (not fits & expected or (not sure and len(fits) > 1)):
         found.append(problem("other encoding", f"{item.label}: holds {' or '.join(sorted(fits))}, not surely {encoding}"))
     elif not fits & expected:
-        unknown = _unknown(descriptor, encoding, finding)
+        unknown = meaning.unknown(encoding, finding)
         found.append(problem("unknown values", f"{item.label}: {', '.join(unknown[:8])} are not in the descriptor"))
-    elif not _pixels(descriptor, encoding, finding):
+    elif not meaning.pixels(encoding, finding):
         found.append(problem("void label", f"{item.label}: every pixel is void", bad=False))
     return found
 
 
-def _unknown(descriptor: Descriptor, encoding: str, finding: Finding) -> list[str]:
-    if finding.kind == "rgb" and encoding != "ids_in_red":
-        known = {f"#{r << 16 | g << 8 | b:06x}" for r, g, b in (*descriptor.table().colors.values(), *descriptor.void_colors)}
-        return [value for value in finding.values if value not in known]
-    values = finding.red if finding.kind == "rgb" else finding.values
-    return [value for value in values if int(value) not in label_values(descriptor, encoding)]
-
-
-def _pixels(descriptor: Descriptor, encoding: str, finding: Finding) -> dict[int, int]:
-    """Train id → pixels of one label, void and unknown values left out."""
-    if finding.kind == "rgb" and encoding != "ids_in_red":
-        colors = enumerate(descriptor.table().colors.values())
-        meaning = {f"#{r << 16 | g << 8 | b:06x}": train_id for train_id, (r, g, b) in colors}
-        values = finding.values
-    else:
-        meaning = {str(value): train_id for value, train_id in label_values(descriptor, encoding).items()}
-        values = (finding.red if finding.kind == "rgb" else finding.values) or {}
-    pixels = Counter()
-    for value, count in values.items():
-        if meaning.get(value, IGNORE) != IGNORE:
-            pixels[meaning[value]] += count
-    return dict(pixels)
-
-
-def _duplicates(listings: dict, split: str, findings: dict[str, Finding]) -> list[Problem]:
-    """Images whose bytes are those of an image before them, in this split or an earlier one."""
-    first, problems = {}, []
-    for other, listing in listings.items():
-        for item in listing.items:
-            digest = findings[item.key].sha256
-            twin = first.setdefault(digest, (other, item.key)) if digest else (other, item.key)
-            if other == split and twin[1] != item.key:
-                where = f"{twin[1]} of {twin[0]}" if twin[0] != split else twin[1]
-                problems.append(Problem("duplicate", split, item.key, f"{item.image}: the same bytes as {where}", False))
+def _duplicates(split: str, items: list[Item], findings: dict[str, Finding], first: dict[str, tuple[str, str]]) -> list[Problem]:
+    """Images whose bytes are those of an image before them, in this split or an earlier one; `first` is brought up to date."""
+    problems = []
+    for item in items:
+        digest = findings[item.key].sha256
+        before, twin = first.setdefault(digest, (split, item.key)) if digest else (split, item.key)
+        if twin != item.key:
+            where = f"{twin} of {before}" if before != split else twin
+            problems.append(Problem("duplicate", split, item.key, f"{item.image}: the same bytes as {where}", False))
     return problems
 
 
-def _count_classes(report: Report, descriptor: Descriptor, listings: dict, findings: dict[str, Finding]) -> None:
-    names = descriptor.table().names
+def _count_classes(report: Report, meaning: _Meaning, listings: dict, findings: dict[str, Finding]) -> None:
     pixels, images, labelled = Counter(), Counter(), 0
     for listing in listings.values():
         for item in listing.items:
-            counted = _pixels(descriptor, listing.encoding, findings[item.key])
+            counted = meaning.pixels(listing.encoding, findings[item.key])
             pixels.update(counted)
             images.update(counted.keys())
             labelled += item.label is not None
     total = sum(pixels.values())
     report.frequencies = {
         name: {"pixels": pixels[index] / max(total, 1), "images": images[index] / max(labelled, 1)}
-        for index, name in enumerate(names)
+        for index, name in enumerate(meaning.names)
     }
 
 
@@ -250,11 +252,10 @@ def class_pixels(
     descriptor: Descriptor, encoding: str, items: list[Item], root: Path, progress: Progress = lambda done, total: None
 ) -> dict[str, list[int]]:
     """Statistics: item → pixels of each class of the descriptor's own table, (C,) per item; made when first asked for."""
-    classes = len(descriptor.table().names)
-    counted = {}
+    meaning, counted = _Meaning(descriptor), {}
     for item, finding in zip(items, scan(items, root, progress), strict=True):
-        pixels = _pixels(descriptor, encoding, finding)
-        counted[item.key] = [pixels.get(index, 0) for index in range(classes)]
+        pixels = meaning.pixels(encoding, finding)
+        counted[item.key] = [pixels.get(index, 0) for index in range(len(meaning.names))]
     return counted
 
 
@@ -263,8 +264,7 @@ def class_pixels(
 
 def bad_list(root: Path) -> Path:
     """Where the bad pairs of the dataset in `root` are listed."""
-    name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-    return cache_folder() / "bad" / f"{name}.jsonl"
+    return cache_file("bad", root)
 
 
 def _write_bad(root: Path, report: Report, findings: dict[str, Finding]) -> None:
@@ -292,14 +292,7 @@ def bad_pairs(root: Path, items: list[Item]) -> dict[str, str]:
     bad = {}
     for item in items:
         entry = listed.get(item.key)
-        if entry and _same(item.image, entry["image"]) and (item.label is None or _same(item.label, entry["label"])):
+        unchanged = entry and stat_of(item.image) == entry["image"]
+        if unchanged and (item.label is None or stat_of(item.label) == entry["label"]):
             bad[item.key] = entry["detail"]
     return bad
-
-
-def _same(path: Path, stat: list[int] | None) -> bool:
-    try:
-        now = path.stat()
-    except OSError:
-        return stat is None
-    return stat == [now.st_size, now.st_mtime_ns]

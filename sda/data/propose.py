@@ -43,16 +43,12 @@ def propose(root: Path) -> tuple[str, list[str]]:
     if not folders:
         raise SdaError(f"{root}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     labels = {folder: endings for folder, files in folders.items() if (endings := _label_endings(root / folder, files))}
-    images = {
-        folder: files
-        for folder, files in folders.items()
-        if folder not in labels or _holds_photos(root / folder, files, labels[folder])
-    }
+    images = {folder: files for folder, files in folders.items() if folder not in labels or _holds_photos(files, labels[folder])}
     pairs = _pair(images, folders, labels)
     notes = []
     if not pairs:
         notes.append("no label files were found that go with the images: this describes images without labels")
-    layouts = _layouts(images, folders, labels, pairs)
+    layouts = _layouts(images, pairs)
     items = [Item(str(image), root / image, root / label) for image, label in _spread(pairs, SAMPLES)]
     findings = [finding for item in items if not (finding := look_at(item)).label_fault]
     return _toml(root, layouts, findings, notes), notes
@@ -110,7 +106,7 @@ def _values_of_label(path: Path) -> int:
     return different if different <= 256 and changes < 0.25 else 0
 
 
-def _holds_photos(folder: Path, names: list[str], label_endings: list[str]) -> bool:
+def _holds_photos(names: list[str], label_endings: list[str]) -> bool:
     """Whether a folder with labels holds photos beside them."""
     return any(not name.endswith(tuple(label_endings)) for name in names)
 
@@ -147,7 +143,7 @@ def _likeness(first: Path, second: Path) -> int:
     return len(shared) + 10 * len({part for part in shared if part.lower() in SPLITS})
 
 
-def _layouts(images: dict, folders: dict, labels: dict, pairs: list[tuple[Path, Path]]) -> list[tuple[str, str | None]]:
+def _layouts(images: dict, pairs: list[tuple[Path, Path]]) -> list[tuple[str, str | None]]:
     """(images, labels) patterns that cover the pairs, or the images alone where nothing pairs up."""
     if not pairs:
         pairs = [(folder / name, None) for folder, names in images.items() for name in names]

@@ -58,6 +58,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SDA_CACHE") or Path(base) / "sda")
 
 
+def cache_file(kind: str, root: Path) -> Path:
+    """Where the cache keeps what it knows of the dataset in `root`."""
+    name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    return cache_folder() / kind / f"{name}.jsonl"
+
+
+def stat_of(path: Path) -> list[int] | None:
+    """[bytes, mtime in ns] of a file; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 def scan(
     items: list[Item],
     root: Path,
@@ -74,11 +89,7 @@ def scan(
     Returns:
         One finding per item, in order.
     """
-    cache = (
-        cache_folder()
-        / "scans"
-        / f"{hashlib.sha256(str(root.resolve()).encode(errors='surrogateescape')).hexdigest()[:16]}.jsonl"
-    )
+    cache = cache_file("scans", root)
     known = _read_cache(cache)
     found = {item.key: finding for item in items if (finding := known.get(item.key)) and _fresh(finding, item)}
     todo = [item for item in items if item.key not in found]
@@ -117,7 +128,7 @@ def _look_at_chunk(items: list[Item]) -> list[Finding]:
 
 def look_at(item: Item) -> Finding:
     """Read one pair."""
-    facts = {"key": item.key, "image_stat": _stat(item.image), "label_stat": item.label and _stat(item.label)}
+    facts = {"key": item.key, "image_stat": stat_of(item.image), "label_stat": item.label and stat_of(item.label)}
     try:
         facts["sha256"] = hashlib.sha256(item.image.read_bytes()).hexdigest()
         image = read_image(item.image)
@@ -172,13 +183,5 @@ def _read_cache(path: Path) -> dict[str, Finding]:
 
 
 def _fresh(finding: Finding, item: Item) -> bool:
-    label = item.label and _stat(item.label)
-    return not finding.image_fault and finding.image_stat == _stat(item.image) and finding.label_stat == label
-
-
-def _stat(path: Path) -> list[int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
+    label = item.label and stat_of(item.label)
+    return not finding.image_fault and finding.image_stat == stat_of(item.image) and finding.label_stat == label

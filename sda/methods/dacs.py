@@ -12,22 +12,15 @@ from torch import Tensor
 from sda.augment import half_of_classes
 from sda.data.streams import Batch
 from sda.losses import cross_entropy
-from sda.methods.mean_teacher import MeanTeacher
+from sda.methods.mean_teacher import MeanTeacher, TeacherSettings
 from sda.methods.views import enlarge, labelled_views, strong_views
 from sda.teacher import pseudo_label
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TeacherSettings):
     """The fields of the same names in a recipe."""
 
-    steps: int
-    balance_classes: bool
-    classmix_labelled: float
-    teacher_momentum: float
-    teacher_schedule: str
-    weight_pseudo: float
-    released: bool
     confidence_threshold: float
 
 

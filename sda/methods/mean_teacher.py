@@ -19,8 +19,8 @@ from sda.teacher import Teacher, pseudo_label
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The fields of the same names in a recipe."""
+class TeacherSettings:
+    """What every method with a teacher reads: the fields of the same names in a recipe."""
 
     steps: int
     balance_classes: bool
@@ -29,6 +29,12 @@ class Settings:
     teacher_schedule: str
     weight_pseudo: float
     released: bool
+
+
+@dataclass(frozen=True)
+class Settings(TeacherSettings):
+    """The fields of the same names in a recipe."""
+
     classmix_unlabelled: float
     views: int
     confidence_power: float
@@ -70,7 +76,9 @@ class MeanTeacher(nn.Module):
 
     Settings = Settings
 
-    def __init__(self, network: nn.Module, classes: int, normalise: Preprocessing, labelled_images: int, settings: Settings):
+    def __init__(
+        self, network: nn.Module, classes: int, normalise: Preprocessing, labelled_images: int, settings: TeacherSettings
+    ):
         super().__init__()
         s = settings
         self.student = network
