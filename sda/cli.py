@@ -335,12 +335,12 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
 @click.option("--labels", type=click.IntRange(1), help="How many training images to list.")
-@click.option("--by", default="random", show_default=True, help="random, balanced (rare classes early), or a word of the layout.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--by", default="", help="random, balanced (rare classes early), or a word of the layout.  [default: random]")
+@click.option("--seed", type=click.IntRange(0), help="Of the rule.  [default: 0]")
 @click.option("--hold-out", type=float, metavar="SHARE", help="Instead, images to validate on; whole groups with --by.")
 @click.option("--from", "given", default="", metavar="FILE", help="Instead, another's list, or pickled indices.")
 @click.option(
-    "--order", type=click.Choice(["sorted", "walk", "given"]), default="sorted", show_default=True, help="What indices count."
+    "--order", default="sorted", show_default=True, metavar="ORDER", help="What indices count: sorted, walk, or a list's path."
 )
 @click.option("--entry", default="", metavar="KEY", help="Of a pickled dict.")
 @click.option("--unimatch", is_flag=True, help="Write image and label path per line, as UniMatch reads them.")
@@ -350,7 +350,7 @@ def split(
     root: str,
     labels: int | None,
     by: str,
-    seed: int,
+    seed: int | None,
     hold_out: float | None,
     given: str,
     order: str,
@@ -371,7 +371,9 @@ def split(
     with Bars() as bars:
         folder = find_root(described, root, "--root", bars.count)
         wish = Wish(labels, by, seed, hold_out, given, order, entry)
-        items, rows = make_split(described, folder, wish, lambda done, total: bars.count("counting classes", done, total))
+        items, rows, notes = make_split(described, folder, wish, lambda done, total: bars.count("counting classes", done, total))
+        for note in notes:
+            bars.say(note)
     file = Path(os.path.expanduser(out or f"{title_of(dataset)}-{len(items)}.txt"))
     write_list(file, items, labels=unimatch)
     if rows:

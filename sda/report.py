@@ -93,7 +93,7 @@ def write_examination(folder: Path, found: Report, descriptor: Descriptor, items
     colors = descriptor.table().colors
     rows = []
     for item in good[:: max(1, -(-len(good) // CONTACTS))]:
-        image, label = read_pair(item.image, item.label, codec)
+        image, label = _pair(item, codec)
         width = min(image.width, 512)
         size = (width, round(image.height * width / image.width))
         picture = np.asarray(image.resize(size))
@@ -101,6 +101,12 @@ def write_examination(folder: Path, found: Report, descriptor: Descriptor, items
         rows.append([picture, mask, (picture // 2 + mask // 2)])
     if rows:
         picture_table(folder / "contact.png", rows, ["image", "label", "both"], colors)
+
+
+def _pair(item: Item, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
+    if item.stored is not None:
+        return Image.fromarray(item.stored.image()), codec.map(item.stored.label())
+    return read_pair(item.image, item.label, codec)
 
 
 def _console() -> Console:

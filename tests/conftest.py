@@ -1,5 +1,8 @@
 """Set-up for all tests: one thread, and torchvision's shim before anything (torchmetrics) imports torchvision."""
 
+import os
+import tempfile
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,15 @@ from torch.nn import functional as F
 import sda.models.torchvision_shim  # noqa: F401
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache():
+    """What tests remember of data sets stays out of the user's cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SDA_CACHE"] = folder
+        yield
+
 
 # Class c is painted in this colour (0..1): the fake network below reads classes off the colours.
 PALETTE = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))

@@ -11,7 +11,7 @@ from sda.data import descriptor as descriptors
 from sda.data import splits, streets
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
-from sda.data.doctor import bad_pairs, class_pixels
+from sda.data.doctor import bad_pairs, check_encoding, class_pixels
 from sda.data.files import LabelCodec
 from sda.data.pack import list_packed
 from sda.data.split_lists import read_keys
@@ -62,20 +62,28 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     if recipe.source:
         source = descriptors.load(recipe.source)
         root = find_root(source, recipe.source_root, "--source-root", progress)
-        listing = _list(data, source, root, "train", recipe.source_image_size, recipe.doctor)
+        whole = _list(source, root, "train", recipe.source_image_size)
+        listing = _without_bad(data, source, root, whole) if recipe.doctor else whole
+        _check_encoding(data, recipe.source, source, root, listing)
         items = _with_labels(data, source, listing.items, root)
         data.source = Dataset(items, _codec(data, source, listing), recipe.source_image_size)
         data.lists["source"] = items
         labelled.append(("source", source, root, listing))
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
-    data.val, data.lists["val"] = _validation(data, target, root, recipe.input_size, "val", recipe.val_list, recipe.doctor)
-    listing = _list(data, target, root, "train", recipe.image_size, recipe.doctor)
+    _open_validation(data, recipe.target, root, recipe.input_size, "val", recipe.val_list, recipe.doctor)
+    whole = _list(target, root, "train", recipe.image_size)
+    listing = _without_bad(data, target, root, whole) if recipe.doctor else whole
     if recipe.val_list:
-        held_out = {item.key for item in data.lists["val"]}
+        held_out = set(read_keys(Path(recipe.val_list), whole.items, "training images"))
         listing = replace(listing, items=[item for item in listing.items if item.key not in held_out])
-    chosen = splits.choose(listing.items, recipe.labels, recipe.split_seed, recipe.split)
+    sound = {item.key for item in listing.items}
+    others = {item.key for item in whole.items} - sound
+    chosen = splits.choose(whole.items, recipe.labels, recipe.split_seed, recipe.split, passed_over=others)
+    splits.check_disjoint("validation", data.lists["val"], "labelled", chosen)
+    chosen = [item for item in chosen if item.key in sound]
     if chosen:
+        _check_encoding(data, recipe.target, target, root, replace(listing, items=chosen))
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
         data.lists["labelled"] = chosen
         labelled.append(("labelled", target, root, listing))
@@ -90,7 +98,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
             raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
         data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
         data.lists["unlabelled"] = rest
-    for stream in ("source", "labelled", "unlabelled"):
+    for stream in ("source", "unlabelled"):
         splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
     splits.check_disjoint("labelled", chosen, "unlabelled", data.lists.get("unlabelled", []))
 
@@ -110,12 +118,7 @@ def _pixels(data: Data, descriptor: Descriptor, root: Path, listing: Listing, pr
     def counting(done: int, total: int) -> None:
         progress("counting classes", done, total)
 
-    if root.is_file():
-        classes = len(descriptor.table().names)
-        labels = (np.bincount(item.stored.label().ravel(), minlength=256) for item in listing.items)
-        counted = {item.key: label[:classes] for item, label in zip(listing.items, labels, strict=True)}
-    else:
-        counted = class_pixels(descriptor, listing.encoding, listing.items, root, counting)
+    counted = class_pixels(descriptor, listing.encoding, listing.items, root, counting)
     mapping, _ = descriptors.map_classes(descriptor, data.table_name, data.table)
     pixels = np.zeros((len(listing.items), len(data.table.names)), np.int64)
     for row, item in zip(pixels, listing.items, strict=True):
@@ -148,7 +151,7 @@ def evaluation_set(
     data = Data(table, table_name)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val, data.lists["val"] = _validation(data, descriptor, folder, size, split, val_list, leave_out=True)
+    _open_validation(data, dataset, folder, size, split, val_list, leave_out=True)
     return data
 
 
@@ -162,25 +165,37 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
     return root
 
 
-def _validation(
-    data: Data, descriptor: Descriptor, root: Path, size: tuple[int, int] | None, split: str, val_list: str, leave_out: bool
-) -> tuple[Dataset, list[Item]]:
-    listing = _list(data, descriptor, root, "train" if val_list else split, size, leave_out)
+def _open_validation(
+    data: Data, dataset: str, root: Path, size: tuple[int, int] | None, split: str, val_list: str, leave_out: bool
+) -> None:
+    descriptor = descriptors.load(dataset)
+    listing = _list(descriptor, root, "train" if val_list else split, size)
     if val_list:
         if root.is_file():
             raise SdaError(f"{root}: a pack holds training labels at its own size, and scores need theirs: give the folder")
         wanted = set(read_keys(Path(val_list), listing.items, "training images"))
         listing = replace(listing, items=[item for item in listing.items if item.key in wanted])
+    if leave_out:
+        listing = _without_bad(data, descriptor, root, listing)
+    _check_encoding(data, dataset, descriptor, root, listing)
     items = _with_labels(data, descriptor, listing.items, root)
-    return Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
+    data.val, data.lists["val"] = Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
 
 
-def _list(data: Data, descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None, leave_out: bool) -> Listing:
-    """The images of a split in a folder or in a pack; with `leave_out`, less the pairs that `sda doctor` found bad."""
-    if root.is_file():
-        return list_packed(root, descriptor, split, size)
-    listing = list_items(descriptor, root, split)
-    bad = bad_pairs(root, listing.items) if leave_out else {}
+def _list(descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None) -> Listing:
+    """The images of a split in a folder or in a pack."""
+    return list_packed(root, descriptor, split, size) if root.is_file() else list_items(descriptor, root, split)
+
+
+def _check_encoding(data: Data, dataset: str, descriptor: Descriptor, root: Path, listing: Listing) -> None:
+    """Refuse labels that are surely not what the descriptor says, and note what is doubtful."""
+    if doubt := check_encoding(dataset, descriptor, listing, root):
+        data.notes.append(f"{descriptor.title}: {doubt}")
+
+
+def _without_bad(data: Data, descriptor: Descriptor, root: Path, listing: Listing) -> Listing:
+    """A listing less the pairs that `sda doctor` found bad."""
+    bad = bad_pairs(root, listing.items)
     if not bad:
         return listing
     key, why = next(iter(bad.items()))

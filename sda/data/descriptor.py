@@ -1,11 +1,13 @@
 """Dataset descriptors and class tables: TOML in, class names, colours, label ids and file patterns out."""
 
+import fnmatch
 import glob
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, NoReturn, Protocol
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -139,6 +141,9 @@ class Stored(Protocol):
     bytes: int  # of the image's file, and the SHA-256 of these in hexadecimal digits
     sha256: str
 
+    @property
+    def path(self) -> Path: ...  # where it is read from
+
     def image(self) -> np.ndarray: ...  # (H, W, 3) uint8
     def label(self) -> np.ndarray: ...  # (H, W) uint8, train ids of the dataset's own table
 
@@ -175,13 +180,14 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     """
     get = f"; {descriptor.download}" if descriptor.download else ""
     if not root.is_dir():
-        raise SdaError(f"{descriptor.title}: the folder {root} does not exist{get}")
+        what = "is a file: here the folder itself is needed" if root.is_file() else f"does not exist{get}"
+        raise SdaError(f"{descriptor.title}: the folder {root} {what}")
     tried, unlabelled = [], None
     for layout in descriptor.layout:
         if layout.split not in (None, split) or (layout.split is None and not layout.by_split and split != "train"):
             continue
         words = {"split": descriptor.splits.get(split, split)}
-        pattern, expression = _compile(layout.images, words)
+        pattern, expression = compile_pattern(layout.images, words)
         listed, names = root / layout.list.format(**words) if layout.list else None, None
         tried.append(f"{pattern} of {listed.relative_to(root)}" if listed else pattern)
         if listed:
@@ -189,12 +195,12 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
                 continue
             names = _listed(listed)
         items = []
-        for path in root.glob(pattern):
+        for path in _find(root, pattern):
             key = path.relative_to(root).as_posix()
             match = expression.fullmatch(key)
             if match and not path.name.startswith(".") and (names is None or path.stem in names):  # macOS leaves ._files behind
                 label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
-                items.append(Item(key, path, label if label and label.is_file() else None))
+                items.append(Item(key, path, label if label and _is_file(label) else None))
         items.sort(key=lambda item: item.key)
         if names is not None and len(items) < len(names):
             missing = min(names - {item.image.stem for item in items})
@@ -229,9 +235,9 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
     layout = listing.layout
     if layout is None or layout.labels is None or layout.list is not None:
         return []  # beside a list, other labels are nobody's fault
-    pattern, expression = _compile(layout.labels, {"split": descriptor.splits.get(split, split)})
+    pattern, expression = compile_pattern(layout.labels, {"split": descriptor.splits.get(split, split)})
     used = {item.label for item in listing.items}
-    paths = (path for path in root.glob(pattern) if path not in used and not path.name.startswith("."))
+    paths = (path for path in _find(root, pattern) if path not in used and not path.name.startswith("."))
     return sorted(key for path in paths if expression.fullmatch(key := path.relative_to(root).as_posix()))
 
 
@@ -248,11 +254,46 @@ def list_folder(folder: Path) -> Listing:
     """Every image in a folder and the folders below it, without labels."""
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such folder of unlabelled images")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=_no_access, followlinks=True) for name in names)
+    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
     if not paths:
         raise SdaError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
+
+
+def _find(root: Path, pattern: str) -> Iterator[Path]:
+    """What matches a glob pattern below `root`. Unlike pathlib's, this does not pass over folders that cannot be read.
+
+    Raises:
+        SdaError: names the folder.
+    """
+    *heads, last = pattern.split("/")
+    folders = [root]
+    for part in heads:
+        folders = [path for folder in folders for path in _matches(folder, part) if path.is_dir()]
+    for folder in folders:
+        yield from _matches(folder, last)
+
+
+def _matches(folder: Path, part: str) -> list[Path]:
+    """The entries of a folder that match one part of a pattern."""
+    if part == "..":
+        return [folder / part]
+    try:
+        return [folder / name for name in fnmatch.filter(os.listdir(folder), part)]
+    except OSError as error:
+        return _no_access(error)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        return _no_access(error)
+
+
+def _no_access(error: OSError) -> NoReturn:
+    raise SdaError(f"{error.filename}: cannot be looked into ({error.strerror}); mend its permissions") from None
 
 
 def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
@@ -314,7 +355,7 @@ def _words(pattern: str) -> list[str]:
     return re.findall(r"{(\w+)}", pattern)
 
 
-def _compile(pattern: str, words: dict[str, str]) -> tuple[str, re.Pattern]:
+def compile_pattern(pattern: str, words: dict[str, str]) -> tuple[str, re.Pattern]:
     """A layout pattern as a glob and as a regular expression that captures its words."""
     globbed, expression, seen = "", "", set()
     for part in re.split(r"({\w+})", pattern):

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sda.data.descriptor import Descriptor, Item, find_orphans, label_values, list_splits
-from sda.data.scan import Finding, cache_file, scan, stat_of
+from sda.data.descriptor import Descriptor, Item, Listing, find_orphans, label_values, list_splits
+from sda.data.pack import list_packed_splits
+from sda.data.scan import Finding, cache_file, scan, stats_of
+from sda.errors import SdaError
 from sda.labels import IGNORE
 
 Progress = Callable[[int, int], None]
+
+SAMPLE = 8  # labels looked at before a training
+VOID_DOUBT = 0.3  # so much more of void pixels, 0 to 1, makes one encoding less likely than another
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,16 @@ def examine(
 
     Splits that the dataset does not have are passed over, so long as it has one.
 
+    Args:
+        root: the dataset's folder, or a pack of it.
+
     Returns:
         The report, and the items of each split.
 
     Raises:
         SdaError: no images at all.
     """
-    listings = list_splits(descriptor, root, splits)
+    listings = list_packed_splits(root, descriptor, splits) if root.is_file() else list_splits(descriptor, root, splits)
     items = [item for listing in listings.values() for item in listing.items]
     findings = dict(zip((item.key for item in items), scan(items, root, progress, processes), strict=True))
     encoding = next(iter(listings.values())).encoding
@@ -126,7 +134,7 @@ class _Meaning:
 
     Attributes:
         names: the classes. ids: encoding → value as text → train id. colours: "#rrggbb" → train id, 255 for void.
-        encodings: those that a file of one channel can have.
+        distinct: whether ids are other numbers than train ids.
     """
 
     def __init__(self, descriptor: Descriptor):
@@ -139,7 +147,7 @@ class _Meaning:
         colours = [*((color, IGNORE) for color in descriptor.void_colors)]
         colours += [(color, train_id) for train_id, color in enumerate(table.colors.values())]
         self.colours = {f"#{r << 16 | g << 8 | b:06x}": train_id for (r, g, b), train_id in colours}
-        self.encodings = ("ids", "train_ids") if descriptor.ids else ("ids",)  # without [ids], ids are train ids
+        self.distinct = bool(descriptor.ids)
 
     def of(self, encoding: str, finding: Finding) -> tuple[dict[str, int], dict[str, int]]:
         """The values of a label that count under an encoding (value → pixels), and the meaning of values (→ train id)."""
@@ -147,10 +155,11 @@ class _Meaning:
             return finding.values, self.colours
         return (finding.red if finding.kind == "rgb" else finding.values) or {}, self.ids[encoding]
 
-    def fits(self, finding: Finding) -> set[str]:
-        """The encodings under which every value of a label has a meaning."""
+    def fits(self, encoding: str, finding: Finding) -> set[str]:
+        """The encodings under which every value of a label has a meaning, where the descriptor speaks of `encoding`."""
         if finding.kind != "rgb":
-            return {encoding for encoding in self.encodings if finding.values.keys() <= self.ids[encoding].keys()}
+            possible = ("ids", "train_ids") if self.distinct else (encoding,)
+            return {each for each in possible if finding.values.keys() <= self.ids[each].keys()}
         fits = {"colours"} if finding.values.keys() <= self.colours.keys() else set()
         return fits | ({"ids_in_red"} if finding.red.keys() <= self.ids["ids_in_red"].keys() else set())
 
@@ -178,7 +187,7 @@ def _judge_encodings(report: Report, meaning: _Meaning, findings: list[Finding])
     told = Counter()
     for finding in findings:
         if finding.values and not finding.label_fault:
-            told[" or ".join(sorted(meaning.fits(finding))) or "unknown values"] += 1
+            told[" or ".join(sorted(meaning.fits(report.encoding, finding))) or "unknown values"] += 1
     report.encodings = dict(told.most_common())
     if report.encoding == "ids_in_red":
         return True
@@ -190,7 +199,39 @@ def _judge_encodings(report: Report, meaning: _Meaning, findings: list[Finding])
             f"the labels are {other.replace('_', ' ')}, not {report.encoding.replace('_', ' ')} as the descriptor says: copy it "
             f'(sda datasets {report.dataset} > mine.toml), set encoding = "{other}" in its [[layout]], and use mine.toml'
         )
+    elif told.keys() == {"ids or train_ids"}:
+        void, void_else = (_void(meaning, encoding, findings) for encoding in (report.encoding, other))
+        if void > void_else + VOID_DOUBT:
+            report.advice = (
+                f"every label could be ids or train ids. Read as {report.encoding.replace('_', ' ')}, {void:.0%} of the pixels "
+                f"are void, as {other.replace('_', ' ')} {void_else:.0%}: look at the contact sheet, and set encoding = "
+                f'"{other}" in the [[layout]] of a copy of the descriptor if they are (sda datasets {report.dataset} > mine.toml)'
+            )
     return not told[other]
+
+
+def _void(meaning: _Meaning, encoding: str, findings: list[Finding]) -> float:
+    """The share of void pixels, 0 to 1, under an encoding."""
+    known = sum(sum(meaning.pixels(encoding, finding).values()) for finding in findings)
+    return 1 - known / max(sum(sum((finding.values or {}).values()) for finding in findings), 1)
+
+
+def check_encoding(name: str, descriptor: Descriptor, listing: Listing, root: Path) -> str:
+    """Look at SAMPLE labels from all over a listing, before anything is trained on them.
+
+    Returns:
+        What to doubt; empty when they are what the descriptor says.
+
+    Raises:
+        SdaError: none is in the encoding that the descriptor says, and some surely are in another.
+    """
+    items = [item for item in listing.items if item.label is not None]
+    report = Report(name, str(root), listing.encoding)
+    _judge_encodings(report, _Meaning(descriptor), scan(items[:: max(1, -(-len(items) // SAMPLE))], root, processes=1))
+    found = {encoding for words in report.encodings for encoding in words.split(" or ")}
+    if report.advice and report.encoding not in found:
+        raise SdaError(f"{descriptor.title} in {root}: {report.advice}; sda doctor tells more")
+    return report.advice
 
 
 def _judge(meaning: _Meaning, encoding: str, sure: bool, split: str, item: Item, finding: Finding) -> list[Problem]:
@@ -209,7 +250,7 @@ def _judge(meaning: _Meaning, encoding: str, sure: bool, split: str, item: Item,
     if finding.label_size != finding.size:
         sizes = f"the label is {finding.label_size[0]}x{finding.label_size[1]}, its image {finding.size[0]}x{finding.size[1]}"
         found.append(problem("size mismatch", f"{item.label}: {sizes}"))
-    fits = meaning.fits(finding)
+    fits = meaning.fits(encoding, finding)
     expected = {encoding, "colours"} if encoding != "ids_in_red" else {"ids_in_red", "ids"}
     if fits and (not fits & expected or (not sure and len(fits) > 1)):
         found.append(problem("other encoding", f"{item.label}: holds {' or '.join(sorted(fits))}, not surely {encoding}"))
@@ -270,7 +311,7 @@ def bad_list(root: Path) -> Path:
 def _write_bad(root: Path, report: Report, findings: dict[str, Finding]) -> None:
     path = bad_list(root)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines = [json.dumps(entry) + "\n" for entry in _read_bad(path) if entry["key"] not in findings]  # of splits not looked at
     for problem in report.bad:
         finding = findings[problem.key]
         entry = {"key": problem.key, "kind": problem.kind, "image": finding.image_stat, "label": finding.label_stat}
@@ -280,19 +321,18 @@ def _write_bad(root: Path, report: Report, findings: dict[str, Finding]) -> None
     part.replace(path)
 
 
+def _read_bad(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def bad_pairs(root: Path, items: list[Item]) -> dict[str, str]:
     """Of `items`, those that the doctor found bad and that have not changed since: key → why. Empty without a doctor's list."""
-    path = bad_list(root)
-    if not path.is_file():
-        return {}
     listed: dict[str, dict] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in _read_bad(bad_list(root)):
         listed.setdefault(entry["key"], entry)
     bad = {}
     for item in items:
         entry = listed.get(item.key)
-        unchanged = entry and stat_of(item.image) == entry["image"]
-        if unchanged and (item.label is None or stat_of(item.label) == entry["label"]):
+        if entry and [*stats_of(item)] == [entry["image"], entry["label"]]:
             bad[item.key] = entry["detail"]
     return bad

@@ -170,6 +170,10 @@ class Packed:
     bytes: int
     sha256: str
 
+    @property
+    def path(self) -> Path:
+        return self.pack.path
+
     def image(self) -> np.ndarray:
         return self.pack.image(self.split, self.index)
 
@@ -195,11 +199,25 @@ def list_packed(path: Path, descriptor: Descriptor, split: str, size: tuple[int,
         raise SdaError(
             f"{path}: a pack at {pack.size[0]}x{pack.size[1]}, where {wanted} is wanted; pack that, or give the folder"
         )
+    return _listing(pack, split)
+
+
+def list_packed_splits(path: Path, descriptor: Descriptor, splits: Sequence[str]) -> dict[str, Listing]:
+    """Those of the splits that a pack holds, at its own size. SdaError: as `list_packed`, or it holds none of them."""
+    pack = Pack(path)
+    check_fresh(pack, descriptor)
+    listings = {split: _listing(pack, split) for split in splits if split in pack.splits}
+    if not listings:
+        raise SdaError(f"{path}: a pack of {', '.join(pack.splits)}, without {' or '.join(splits)}")
+    return listings
+
+
+def _listing(pack: Pack, split: str) -> Listing:
     items = []
     for index, entry in enumerate(pack.splits[split]):
         stored = Packed(pack, split, index, entry.bytes, entry.sha256)
-        items.append(Item(entry.key, pack.root / entry.key, path if entry.has_label else None, stored))
-    return Listing(items, pack.settings["encodings"][split])
+        items.append(Item(entry.key, pack.root / entry.key, pack.path if entry.has_label else None, stored))
+    return Listing(items, "train_ids")
 
 
 def _read_about(path: Path) -> dict:

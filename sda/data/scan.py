@@ -3,19 +3,25 @@
 Everything that wants to know a whole dataset reads it through here: the doctor, and the class statistics.
 """
 
+import contextlib
 import hashlib
+import io
 import json
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from sda.data.descriptor import Item
 from sda.data.files import FileError, open_file, read_image
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1  # of the cache's lines
 CHUNK = 16  # pairs per task
@@ -64,8 +70,15 @@ def cache_file(kind: str, root: Path) -> Path:
     return cache_folder() / kind / f"{name}.jsonl"
 
 
-def stat_of(path: Path) -> list[int] | None:
-    """[bytes, mtime in ns] of a file; None where there is none."""
+def stats_of(item: Item) -> tuple[list[int] | None, list[int] | None]:
+    """[bytes, mtime in ns] of an item's image and of its label, or of the pack they are in; None where there is none."""
+    if item.stored is not None:
+        stat = _stat(item.stored.path)
+        return stat, item.label and stat
+    return _stat(item.image), item.label and _stat(item.label)
+
+
+def _stat(path: Path) -> list[int] | None:
     try:
         stat = path.stat()
     except OSError:
@@ -83,8 +96,8 @@ def scan(
     cache. Interrupted, it goes on where it stopped.
 
     Args:
-        root: the dataset's folder, which names the cache.
-        processes: as many as there are cores by default.
+        root: the dataset's folder or pack, which names the cache.
+        processes: as many as there are cores by default; packs are read by one.
 
     Returns:
         One finding per item, in order.
@@ -95,9 +108,10 @@ def scan(
     todo = [item for item in items if item.key not in found]
     done = len(found)
     progress(done, len(items))
+    if any(item.stored for item in todo):
+        processes = 1
     if todo:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with cache.open("a", encoding="utf-8") as file:
+        with _append(cache) as file:
             for findings in _look_at_all([todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)], processes):
                 file.write("".join(json.dumps({"version": VERSION, **asdict(finding)}) + "\n" for finding in findings))
                 file.flush()
@@ -105,6 +119,16 @@ def scan(
                 done += len(findings)
                 progress(done, len(items))
     return [found[item.key] for item in items]
+
+
+def _append(cache: Path) -> contextlib.AbstractContextManager[TextIO]:
+    """The cache, to write to; where that cannot be, nothing is remembered."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return cache.open("a", encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s cannot be written, so what is read is not remembered: %s", cache, error.strerror)
+        return contextlib.nullcontext(io.StringIO())
 
 
 def _look_at_all(chunks: list[list[Item]], processes: int | None) -> Iterator[list[Finding]]:
@@ -128,7 +152,10 @@ def _look_at_chunk(items: list[Item]) -> list[Finding]:
 
 def look_at(item: Item) -> Finding:
     """Read one pair."""
-    facts = {"key": item.key, "image_stat": stat_of(item.image), "label_stat": item.label and stat_of(item.label)}
+    image_stat, label_stat = stats_of(item)
+    facts = {"key": item.key, "image_stat": image_stat, "label_stat": label_stat}
+    if item.stored is not None:
+        return _look_at_stored(item, facts)
     try:
         facts["sha256"] = hashlib.sha256(item.image.read_bytes()).hexdigest()
         image = read_image(item.image)
@@ -140,6 +167,23 @@ def look_at(item: Item) -> Finding:
     if item.label is not None:
         try:
             facts |= _look_at_label(item.label)
+        except FileError as fault:
+            facts["label_fault"] = str(fault)
+    return Finding(**facts)
+
+
+def _look_at_stored(item: Item, facts: dict) -> Finding:
+    """One image of a pack, and its label, which may be of another size there."""
+    try:
+        image = item.stored.image()
+        facts |= {"size": [image.shape[1], image.shape[0]], "black": bool(image.max() < 8), "sha256": item.stored.sha256}
+    except FileError as fault:
+        facts["image_fault"] = str(fault)
+    if item.label is not None:
+        try:
+            counts = np.bincount(item.stored.label().ravel())
+            values = {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
+            facts |= {"label_size": facts.get("size"), "kind": "index", "values": values}
         except FileError as fault:
             facts["label_fault"] = str(fault)
     return Finding(**facts)
@@ -183,5 +227,4 @@ def _read_cache(path: Path) -> dict[str, Finding]:
 
 
 def _fresh(finding: Finding, item: Item) -> bool:
-    label = item.label and stat_of(item.label)
-    return not finding.image_fault and finding.image_stat == stat_of(item.image) and finding.label_stat == label
+    return not finding.image_fault and (finding.image_stat, finding.label_stat) == stats_of(item)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sda.data import descriptor as descriptors
-from sda.data.descriptor import Descriptor, Item
+from sda.data.descriptor import Descriptor, Item, compile_pattern
 from sda.errors import SdaError
 
 Counts = Mapping[str, Sequence[int]]  # key → labelled pixels of each class, C whole numbers
@@ -79,7 +78,7 @@ def groups_by_word(descriptor: Descriptor, items: list[Item], word: str, split: 
     for layout in descriptor.layout:
         if layout.split not in (None, split):
             continue
-        _, expression = descriptors._compile(layout.images, {"split": descriptor.splits.get(split, split)})
+        _, expression = compile_pattern(layout.images, {"split": descriptor.splits.get(split, split)})
         matches = {item.key: expression.fullmatch(item.key) for item in items}
         if not all(matches.values()):
             continue
@@ -90,24 +89,6 @@ def groups_by_word(descriptor: Descriptor, items: list[Item], word: str, split: 
         raise SdaError(f"{descriptor.title}: none of its layouts for {split!r} holds images such as {items[0].key!r}")
     words = ", ".join(f"{{{name}}}" for name in known)
     raise SdaError(f"{descriptor.title}: the layout of its images has no word {{{word}}} to group by; it has {words}")
-
-
-def groups_by_folder(items: list[Item], depth: int) -> dict[str, str]:
-    """Key → its first `depth` folders (1 or more), for images whose paths no descriptor explains.
-
-    Raises:
-        SdaError: an image lies in fewer folders.
-    """
-    groups = {}
-    for item in items:
-        *folders, _ = item.key.split("/")
-        if not 1 <= depth <= len(folders):
-            raise SdaError(
-                f"{item.key!r} lies in {len(folders)} folders and cannot be grouped by its first {depth}; "
-                "name a depth from 1 to the number of folders that all images have"
-            )
-        groups[item.key] = "/".join(folders[:depth])
-    return groups
 
 
 def hold_out(

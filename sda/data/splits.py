@@ -1,6 +1,7 @@
 """Which target images carry labels: by rule or from a list; and the check that no stream shares an image with another."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from sda.data.descriptor import Item
@@ -9,12 +10,15 @@ from sda.data.split_rules import rank
 from sda.errors import SdaError
 
 
-def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "") -> list[Item]:
+def choose(
+    items: list[Item], labels: int | str, seed: int, split_file: str = "", passed_over: Collection[str] = ()
+) -> list[Item]:
     """The labelled items: those a list names, or the first `labels` by `rank` of those that have a label file.
 
     Args:
         labels: a count, or "all".
         split_file: a text file in any form that `read_keys` knows; replaces count and seed.
+        passed_over: keys that no rule chooses; a list may.
 
     Raises:
         SdaError: a listed image that does not exist or has no label, or more labels asked for than there are.
@@ -26,8 +30,10 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
             if item.label is None:
                 raise SdaError(f"{split_file}: {item.key!r} has no label file")
         return chosen
-    labelled = [item.key for item in items if item.label is not None]
+    labelled = [item.key for item in items if item.label is not None and item.key not in passed_over]
     if labels == "all":
+        if not labelled:
+            raise SdaError(f"labels = 'all', but none of the {len(items)} target training images has a label file")
         return [by_key[key] for key in labelled]
     if labels > len(labelled):
         raise SdaError(f"labels = {labels}, but only {len(labelled)} of the {len(items)} target training images have labels")

@@ -3,6 +3,7 @@
 import json
 import os
 
+import h5py
 import numpy as np
 import pytest
 import tiny
@@ -212,11 +213,10 @@ def test_a_damaged_cache_is_no_trouble(tmp_path, cache):
     assert diagnose("gta5", root) == first
 
 
-@pytest.mark.slow
-def test_in_parallel(tmp_path):
+def test_in_parallel(tmp_path, monkeypatch):
     root = gta5(tmp_path / "gta5", 40)
     alone = diagnose("gta5", root)
-    os.environ["SDA_CACHE"] = str(tmp_path / "other")
+    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "other"))
     report, _ = examine("gta5", descriptors.load("gta5"), root, processes=2)
     assert report == alone
 
@@ -235,6 +235,89 @@ def test_bad_pairs_until_they_are_mended(tmp_path):
     tiny.save(ids(3), root / "labels/00003.png")
     os.utime(root / "labels/00003.png", ns=(1, 1))
     assert bad_pairs(root, items) == {}
+
+
+def cityscapes(root):
+    """Two training pairs and a validation pair."""
+    for seed, (split, place) in enumerate((("train", "ulm"), ("train", "bonn"), ("val", "lindau"))):
+        stem = f"{split}/{place}/{place}_000000_000019"
+        tiny.save(picture(seed), root / f"leftImg8bit/{stem}_leftImg8bit.png")
+        tiny.save(ids(seed), root / f"gtFine/{stem}_gtFine_labelIds.png")
+    return root
+
+
+def test_a_look_at_one_split_keeps_what_is_known_of_another(tmp_path):
+    root, described = cityscapes(tmp_path / "cs"), descriptors.load("cityscapes")
+    for label in root.rglob("*_labelIds.png"):
+        label.write_bytes(label.read_bytes()[:50])
+    for split in ("train", "val"):
+        diagnose("cityscapes", root, splits=(split,))
+    assert len(bad_pairs(root, list_items(described, root, "train").items)) == 2
+    assert len(bad_pairs(root, list_items(described, root, "val").items)) == 1
+
+
+def test_a_list_may_not_bring_a_bad_pair_back(sda, tmp_path):
+    """It is left out with a note; and names are looked up among all images, so that none becomes clear by what is missing."""
+    world = tiny.write_world(tmp_path / "world")
+    pictures = world.root / "field/pictures/train"
+    label = world.root / "field/labels/train/north/00.png"
+    label.write_bytes(label.read_bytes()[:50])
+    assert sda("doctor", world.field, "--root", world.root / "field", "--processes", 1)[0] == 1
+    (tmp_path / "mine.txt").write_text("north/00\nnorth/02\nsouth/01\n")
+    options = ["--device", "cpu", "--split", tmp_path / "mine.txt"]
+    status, shown = sda("train", world.recipe, *options, "--out", tmp_path / "run")
+    assert status == 0 and "1 pairs that sda doctor found bad are left out" in shown.err
+    listed = (tmp_path / "run/splits/labelled.txt").read_text().splitlines()
+    assert listed == ["pictures/train/north/02.jpg", "pictures/train/south/01.jpg"]
+    (pictures / "south/00.jpg").write_bytes((pictures / "south/01.jpg").read_bytes()[:-1] + b"x")
+    (tmp_path / "mine.txt").write_text("00\n")
+    status, shown = sda("train", world.recipe, *options)
+    assert status == 2 and "'00' fits 2 of the 9 target training images" in shown.err
+
+
+def test_doctor_of_a_pack(sda, tmp_path):
+    """The same counts as of the folder; a damaged image is found, and training leaves it out."""
+    world, pack = tiny.write_world(tmp_path / "world"), tmp_path / "field.h5"
+    folder = world.root / "field"
+    assert sda("pack", world.field, "--root", folder, "--size", 48, 64, "--processes", 1, "--out", pack)[0] == 0
+    status, shown = sda("doctor", world.field, "--root", folder, "--processes", 1, "--json")
+    of_folder = json.loads(shown.out)
+    status, shown = sda("doctor", world.field, "--root", pack, "--json")
+    of_pack = json.loads(shown.out)
+    assert status == 0 and of_pack["frequencies"] == of_folder["frequencies"] and of_pack["splits"] == of_folder["splits"]
+    with h5py.File(pack, "r") as file:
+        key = json.loads(file["about"][()].tobytes())["splits"]["train"][2]["key"]
+        place = file["images/train"].id.get_chunk_info(2).byte_offset
+    with pack.open("r+b") as file:
+        file.seek(place + 100)
+        file.write(b"damage")
+    status, shown = sda("doctor", world.field, "--root", pack, "--json")
+    [problem] = json.loads(shown.out)["problems"]
+    assert status == 1 and problem["kind"] == "unreadable image" and problem["key"] == key and str(pack) in problem["detail"]
+    options = ["--source", "", "--labels", "all", "--target-root", pack, "--device", "cpu", "--out", tmp_path / "run"]
+    status, shown = sda("train", world.recipe, *options)
+    assert status == 0 and "1 pairs that sda doctor found bad are left out" in shown.err
+    assert sda("doctor", world.field, "--root", pack, "--split", "test")[0] == 2
+
+
+def test_train_ids_of_a_set_without_ids(tmp_path):
+    """Where ids are positions anyway, encoding = "train_ids" is no other encoding; 250 is void there."""
+    described = tmp_path / "mine.toml"
+    described.write_text(
+        'title = "Mine"\nclasses = {a = [1, 1, 1], b = [2, 2, 2]}\n'
+        '[[layout]]\nencoding = "train_ids"\nimages = "images/{n}.png"\nlabels = "labels/{n}.png"'
+    )
+    gta5(tmp_path / "data", 3, values=[0, 1])
+    gta5(tmp_path / "data", 3, values=[0, 1, 250], first=3)
+    report, _ = examine("mine", descriptors.load(str(described)), tmp_path / "data", processes=1)
+    assert report.bad == [] and report.advice == "" and report.encodings == {"train_ids": 6}
+
+
+def test_every_label_could_be_either(tmp_path):
+    """Train ids without any 255, read as ids: road, sidewalk and building would be void."""
+    report = diagnose("gta5", gta5(tmp_path, 6, values=[0, 1, 2, 8]))
+    assert report.bad == [] and report.advice.startswith("every label could be ids or train ids. Read as ids, ")
+    assert "as train ids 0%" in report.advice and 'encoding = "train_ids"' in report.advice
 
 
 def test_class_pixels(tmp_path):

@@ -15,7 +15,6 @@ from sda.data.split_rules import (
     balanced,
     by_group,
     class_rows,
-    groups_by_folder,
     groups_by_word,
     hold_out,
     rank,
@@ -180,15 +179,6 @@ def test_the_layout_must_hold_all_items(tmp_path):
     )
     items = [item(f"training/{drive}/1.png", tmp_path) for drive in "ab"]
     assert groups_by_word(descriptor, items, "drive") == {"training/a/1.png": "a", "training/b/1.png": "b"}
-
-
-def test_groups_by_folder(tmp_path):
-    items = [item(key, tmp_path) for key in ("a/x/1.png", "a/y/z/2.png")]
-    assert list(groups_by_folder(items, 1).values()) == ["a", "a"]
-    assert list(groups_by_folder(items, 2).values()) == ["a/x", "a/y"]
-    for depth in (0, 3):
-        with pytest.raises(SdaError, match=f"'a/x/1.png' lies in 2 folders and cannot be grouped by its first {depth}"):
-            groups_by_folder(items, depth)
 
 
 # Hold-out
