@@ -181,9 +181,7 @@ def _look_at_stored(item: Item, facts: dict) -> Finding:
         facts["image_fault"] = str(fault)
     if item.label is not None:
         try:
-            counts = np.bincount(item.stored.label().ravel())
-            values = {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
-            facts |= {"label_size": facts.get("size"), "kind": "index", "values": values}
+            facts |= {"label_size": facts.get("size"), "kind": "index", "values": _count(item.stored.label())}
         except FileError as fault:
             facts["label_fault"] = str(fault)
     return Finding(**facts)
@@ -196,17 +194,26 @@ def _look_at_label(path: Path) -> dict:
         rgb = label[..., :3].astype(np.int32)
         packed, counts = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_counts=True)
         values = {f"#{value:06x}": int(count) for value, count in zip(packed, counts, strict=True)}
-        red = np.bincount(label[..., 0].ravel())
-        facts |= {"kind": "rgb", "red": {str(value): int(red[value]) for value in np.flatnonzero(red)}}
+        facts |= {"kind": "rgb", "red": _count(label[..., 0])}
     elif label.ndim == 2 and label.dtype.kind in "biu":
-        found, counts = np.unique(label, return_counts=True)
-        values = {str(int(value)): int(count) for value, count in zip(found, counts, strict=True)}
+        values = _count(label)
         facts |= {"kind": "index"}
     else:
         raise FileError(f"{path}: a label of {label.dtype} values in the shape {label.shape} is neither ids nor RGB")
     if len(values) > MOST_VALUES:
         return {**facts, "values": {}, "label_fault": f"{path}: {len(values)} different values: not a label, or saved with loss"}
     return {**facts, "values": values}
+
+
+def _count(values: np.ndarray) -> dict[str, int]:
+    """Whole numbers in decimal → how often each occurs."""
+    if values.dtype in (np.uint8, np.uint16):  # several times as fast as to sort
+        every = np.bincount(values.ravel())
+        found = np.flatnonzero(every)
+        counts = every[found]
+    else:
+        found, counts = np.unique(values, return_counts=True)
+    return {str(int(value)): int(count) for value, count in zip(found, counts, strict=True)}
 
 
 def _read_cache(path: Path) -> dict[str, Finding]:
