@@ -2,12 +2,15 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from queue import Empty
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+LINE_EVERY = 15  # seconds between the lines of one count, where there is no terminal
 
 
 class _Rate(ProgressColumn):
@@ -30,7 +33,8 @@ class Bars:
             TextColumn("{task.fields[note]}", markup=False),
         ]
         self._progress = Progress(*columns, console=self.console)
-        self._tasks = {}
+        self._tasks = {}  # what is counted → its bar
+        self._lines = {}  # … → when it began, how far it was then, and when its last line was said
 
     def __enter__(self) -> "Bars":
         if self.console.is_terminal:
@@ -65,12 +69,14 @@ class Bars:
         task = self._progress.tasks[self._tasks[what]]
         if done <= task.completed:
             self._progress.reset(task.id, total=total, visible=True)
-        before = task.completed
+            self._lines.pop(what, None)
         # a bar that is full gives way to a line
         self._progress.update(task.id, completed=done, note=note, visible=done < total)
-        tenth = not self.console.is_terminal and done * 10 // total > before * 10 // total
-        if done == total or tenth:
-            rate = f", {task.speed:.1f}/s" if task.speed else ""
+        now = time.monotonic()
+        began, start, said = self._lines.setdefault(what, (now, done, now))
+        if done == total or (not self.console.is_terminal and now - said >= LINE_EVERY):
+            self._lines[what] = began, start, now
+            rate = f", {(done - start) / (now - began):.1f}/s" if now - began >= 1 else ""
             self.say(f"{what}: {done}/{total}{rate}  {note}".rstrip())
 
     def report(self, name: str, steps: int):
