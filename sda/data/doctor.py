@@ -56,7 +56,7 @@ class Report:
         splits: split → images, labelled images, bad pairs.
         encodings: what the label files hold → how many.
         encoding: the descriptor's, and `advice` where the files speak for another.
-        frequencies: class → share of labelled pixels and share of labelled images it occurs in, 0 to 1.
+        frequencies: class → share of labelled pixels and share of labelled images it occurs in, 0 to 1; images count alike.
         sizes: "WxH" → images.
     """
 
@@ -278,13 +278,15 @@ def _count_classes(report: Report, meaning: _Meaning, listings: dict, findings: 
     pixels, images, labelled = Counter(), Counter(), 0
     for listing in listings.values():
         for item in listing.items:
-            counted = meaning.pixels(listing.encoding, findings[item.key])
-            pixels.update(counted)
+            finding = findings[item.key]
+            counted = meaning.pixels(listing.encoding, finding)
+            size = sum((finding.values or {}).values())  # images count alike, whatever their resolution
+            pixels.update({train_id: count / size for train_id, count in counted.items()})
             images.update(counted.keys())
             labelled += item.label is not None
     total = sum(pixels.values())
     report.frequencies = {
-        name: {"pixels": pixels[index] / max(total, 1), "images": images[index] / max(labelled, 1)}
+        name: {"pixels": pixels[index] / (total or 1), "images": images[index] / max(labelled, 1)}
         for index, name in enumerate(meaning.names)
     }
 
