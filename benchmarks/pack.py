@@ -22,7 +22,8 @@ from sda.data import descriptor as descriptors
 from sda.data.dataset import Dataset, Sample
 from sda.data.descriptor import list_items, map_classes
 from sda.data.files import LabelCodec
-from sda.data.pack import COMPRESSIONS, Pack, write_pack
+from sda.data.make_pack import COMPRESSIONS, write_pack
+from sda.data.pack import Pack
 
 NATIVE, SIZE = (1024, 2048), (512, 1024)
 LABEL_IDS = np.array([0, 3, 7, 7, 7, 8, 11, 11, 17, 21, 21, 23, 24, 26, 26], np.uint8)  # often seen ones more than once

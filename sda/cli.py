@@ -411,7 +411,7 @@ def pack(
     """
     from sda.data import descriptor as descriptors
     from sda.data.assemble import find_root
-    from sda.data.pack import write_pack
+    from sda.data.make_pack import write_pack
 
     file = Path(os.path.expanduser(out or f"{title_of(dataset)}.h5"))
     with Bars() as bars:

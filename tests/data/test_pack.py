@@ -23,11 +23,12 @@ from PIL import Image
 from tiny import files
 
 from sda import recipe
-from sda.data import pack as packs
+from sda.data import make_pack as packs
 from sda.data.dataset import Dataset
 from sda.data.descriptor import Descriptor, list_items
 from sda.data.files import FileError, LabelCodec
-from sda.data.pack import Pack, check_fresh, write_pack
+from sda.data.make_pack import write_pack
+from sda.data.pack import Pack, check_fresh
 from sda.errors import SdaError
 
 SIZE = (16, 24)
@@ -323,7 +324,7 @@ def test_interrupted_while_it_is_written(original, out, finished, reads):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sda.data import pack
+from sda.data import make_pack
 from sda.data.descriptor import Descriptor
 
 def progress(what, done, total):
@@ -331,10 +332,10 @@ def progress(what, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    pack._SHARD = 3
+    make_pack._SHARD = 3
     descriptor = Descriptor.model_validate_json(sys.argv[3])
     out, root = Path(sys.argv[1]), Path(sys.argv[2])
-    pack.write_pack(out, "mine", descriptor, root, {size}, ["train", "val"], processes=1, progress=progress)
+    make_pack.write_pack(out, "mine", descriptor, root, {size}, ["train", "val"], processes=1, progress=progress)
 """
 
 
