@@ -1,24 +1,46 @@
 """State in, state out: files that `torch.load(weights_only=True)` opens, written whole or not at all."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
 
 import torch
 
+from sda.atomic import written_whole
 from sda.errors import SdaError
 
 FORMAT = 1
 
 
-def save(path: Path, state: dict) -> None:
-    """Write `state` (tensors, plain values, dicts and lists of them) to a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def save(path: Path, state: dict, keep: Path | None = None) -> None:
+    """Write `state` (tensors, plain values, dicts and lists of them) whole or not at all.
+
+    Args:
+        keep: what stood under `path` gets this name, for the day when the new file turns out to be damaged.
+
+    Raises:
+        SdaError: it cannot be written; what stood there still does.
+    """
+    try:
+        with written_whole(path) as file:
+            torch.save({"format": FORMAT, **state}, file)
+            if keep is not None and path.exists():
+                _link(path, keep)
+    except (OSError, RuntimeError) as error:  # torch hides a full disk in the latter
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        before = "the one before it is unharmed" if path.exists() else "there is none before it"
+        raise SdaError(f"{path}: the checkpoint cannot be written ({reason}); {before}") from None
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name, where the file system can do that."""
+    link = name.with_name(f"{name.name}.partial")
+    with contextlib.suppress(OSError):
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(name)
 
 
 def load(path: Path) -> dict:

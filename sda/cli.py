@@ -10,6 +10,7 @@ import click
 
 from sda import __version__, recipe, report, shelf
 from sda.errors import SdaError
+from sda.interrupt import Interrupted
 from sda.progress import Bars
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
@@ -24,6 +25,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         cli()
+    except Interrupted as stop:
+        click.echo(f"{stop}; to go on: the same command with --resume auto", err=True)
+        sys.exit(128 + stop.number)
     except SdaError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -59,6 +63,13 @@ def train_command(name: str) -> click.Command:
         click.Option(["--device"], type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON instead of a table."),
         click.Option(
+            ["--resume", "resume_from"],
+            default="",
+            metavar="auto|FILE",
+            help="Go on with an interrupted run: from the newest good checkpoint in its folder, if there is one, or from FILE.",
+        ),
+        click.Option(["--stop-at"], type=click.IntRange(1), metavar="STEP", help="End here, as an interruption would."),
+        click.Option(
             ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Any field below, by its name in the recipe."
         ),
     ]
@@ -86,17 +97,29 @@ def title_of(name: str) -> str:
 
 def _train(name: str, given: dict) -> None:
     out, device, pairs, as_json = (given.pop(key) for key in ("out", "device", "changes", "as_json"))
+    resume_from, stop_at = given.pop("resume_from"), given.pop("stop_at")
     changes = {key: recipe.parse_value(key, text) for key, text in given.items() if text is not None}
     changes.update(recipe.parse_pair(pair, "--set") for pair in pairs)
     wanted = recipe.load(name, changes).with_absolute_paths()
 
-    from sda import experiment, run_folder
+    from sda import experiment, resume, run_folder
 
-    title = title_of(name)
-    folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
+    title, resumed = title_of(name), None
+    if resume_from:
+        folder = resume.folder(resume_from, out, name, title)
+        if (folder / "result.json").exists():
+            raise SdaError(f"{folder}: this run came to its end; there is nothing to go on with")
+        resumed = resume.find(resume_from, folder)
+        if not (resumed.lies_in(folder) if resumed else (folder / "recipe.toml").exists()):
+            run_folder.named(str(folder))
+    else:
+        folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
     with Bars() as bars:
         bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}, into {folder}")
-        result = experiment.run(wanted, title, folder, experiment.pick_device(device), bars)
+        result = experiment.run(wanted, title, folder, experiment.pick_device(device), bars, resumed, stop_at)
+    if result is None:
+        click.echo(f"Stopped at step {stop_at} of {wanted.steps}. To go on: the same command with --resume auto --out {folder}")
+        return
     if as_json:
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
         return

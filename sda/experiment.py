@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sda import checkpoint, run_folder
+from sda import checkpoint, resume, run_folder
 from sda.data.assemble import assemble, evaluation_set
 from sda.data.descriptor import ClassTable
 from sda.errors import SdaError
@@ -14,8 +14,9 @@ from sda.models import SegmentationNetwork
 from sda.models.weights import Preprocessing
 from sda.progress import Bars
 from sda.recipe import Recipe
+from sda.resume import Resumed
 from sda.shelf import check
-from sda.train import build_network, train
+from sda.train import Training, build_network
 
 
 def pick_device(name: str) -> torch.device:
@@ -31,17 +32,37 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def run(recipe: Recipe, name: str, out: Path, device: torch.device, bars: Bars) -> dict:
-    """Train a recipe into the folder `out`, evaluate it, and return the result (see `sda.train.train`)."""
+def run(
+    recipe: Recipe,
+    name: str,
+    out: Path,
+    device: torch.device,
+    bars: Bars,
+    resumed: Resumed | None = None,
+    stop_at: int | None = None,
+) -> dict | None:
+    """Train a recipe into the folder `out`, or go on there, and return the result (see `sda.train.Training.run`)."""
     data = assemble(recipe, bars.count)
     for stream in ("source", "labelled", "unlabelled", "val"):
         if stream in data.lists:
             bars.say(f"{stream}: {len(data.lists[stream])} images")
     for note in data.notes:
         bars.say(note)
-    run_folder.begin(out, recipe, data, str(device))
+    if resumed is not None:
+        resume.check(resumed, recipe, data)
+        bars.say(f"going on from {resumed.path}, step {resumed.step} of {recipe.steps}")
+    if resumed is None or not resumed.lies_in(out):
+        before = run_folder.begin(out, recipe, data, str(device))
+        if before is not None:
+            bars.say(f"{before}: what an interrupted run left, without a checkpoint, is now there")
+    if resumed is not None:
+        resume.take_log(resumed, out)
+        run_folder.note_resumption(out, resumed.step, str(resumed.path), str(device))
     with bars.saying_logs():
-        result = train(recipe, data, out, device, bars.report(name, recipe.steps))
+        report = bars.report(name, recipe.steps)
+        result = Training(recipe, data, out, device, report, resumed and resumed.state).run(stop_at)
+    if result is None:
+        return None
     run_folder.finish(out, result)
     if result["skipped"]:
         bars.say(f"{len(result['skipped'])} unusable files were left out: {out / 'skipped.txt'}")

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sda import __version__
+from sda.atomic import written_whole
 from sda.data.assemble import Data
 from sda.data.split_lists import list_hash, list_text
 from sda.errors import SdaError
@@ -39,8 +40,15 @@ def free(base: Path, name: str) -> Path:
     return folder
 
 
-def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> None:
-    """Write recipe.toml, classes.toml, splits/ and environment.json."""
+def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
+    """Write recipe.toml, classes.toml, splits/ and environment.json.
+
+    Returns:
+        Where an interrupted run that left no checkpoint under this name has been set aside; None: there was none.
+    """
+    before = None
+    if (folder / "recipe.toml").exists():
+        before = folder.rename(free(folder.parent, f"{folder.name}-interrupted"))
     try:
         (folder / "splits").mkdir(parents=True)
     except OSError as error:
@@ -67,6 +75,15 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> None:
             "notes": data.notes,
         },
     )
+    return before
+
+
+def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
+    """Add to environment.json that the run went on from a checkpoint, and where."""
+    path = folder / "environment.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
+    _write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
 
 
 def finish(folder: Path, result: dict) -> None:
@@ -88,9 +105,8 @@ def toml_text(values: dict) -> str:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def _version(package: str) -> str | None:

@@ -1,10 +1,12 @@
 """The only training loop, for every method and every setting."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from sda.data.assemble import Data
 from sda.data.streams import Batch, Labelled, RareClassSampling, Stream
 from sda.errors import SdaError
 from sda.evaluate import evaluate
+from sda.interrupt import Interrupted, Signals
 from sda.methods import METHODS
 from sda.models import SegmentationNetwork, build, load_weights, read_weights
 from sda.models.weights import PREPROCESSING
@@ -31,101 +34,192 @@ class Report:
     scored: Callable[[int, dict], None] = lambda step, score: None
 
 
-def train(recipe: Recipe, data: Data, out: Path, device: torch.device, report: Report = Report()) -> dict:
-    """Train `recipe` on `data` and write metrics, checkpoints and the final score to the folder `out`.
+class Training:
+    """A recipe being trained on its data, into the folder `out`: metrics, checkpoints and the final score.
 
-    Every step's randomness is a function of (seed, step), and the streams' of (seed, stream, position).
+    Every step's randomness is a function of (seed, step), and the streams' of (seed, stream, position). So a training that goes
+    on from a checkpoint does, on the same machine, bit for bit what it would have done.
 
-    Returns:
-        The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation) and `best`.
+    Args:
+        resumed: the state in a `last.pt` of the same training (see `sda.resume`).
 
     Raises:
-        SdaError: an unusable file, or a loss that is no longer finite.
+        SdaError: weights that cannot be used.
     """
-    torch.manual_seed(recipe.seed)
-    names = data.table.names
-    pretrained = read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
-    network = build_network(recipe, len(names), pretrained.format)
-    load_weights(network.backbone, recipe.backbone, pretrained, out / "weights.txt")
-    normalise = PREPROCESSING[pretrained.format]
-    if recipe.freeze_norm != "none":
-        network.freeze_norms(statistics=recipe.freeze_norm == "all")
-    maker = METHODS[recipe.method]
-    settings = maker.Settings(**{field.name: getattr(recipe, field.name) for field in fields(maker.Settings)})
-    labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
-    method = maker(network, len(names), normalise, labelled_images, settings).to(device)
-    if recipe.class_statistics:
-        method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
-    optimizer = make_optimizer(method, recipe)
-    streams = open_streams(recipe, data)
 
-    def state() -> dict:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Data,
+        out: Path,
+        device: torch.device,
+        report: Report = Report(),
+        resumed: dict | None = None,
+    ):
+        self.recipe, self.data, self.out, self.device, self.report = recipe, data, out, device, report
+        torch.manual_seed(recipe.seed)
+        names = data.table.names
+        if resumed is None:
+            pretrained = read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
+            self.weights_format = pretrained.format
+        else:
+            self.weights_format = resumed["weights_format"]
+        network = build_network(recipe, len(names), self.weights_format)
+        if resumed is None:
+            load_weights(network.backbone, recipe.backbone, pretrained, out / "weights.txt")
+        self.normalise = PREPROCESSING[self.weights_format]
+        if recipe.freeze_norm != "none":
+            network.freeze_norms(statistics=recipe.freeze_norm == "all")
+        maker = METHODS[recipe.method]
+        settings = maker.Settings(**{field.name: getattr(recipe, field.name) for field in fields(maker.Settings)})
+        labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
+        self.method = maker(network, len(names), self.normalise, labelled_images, settings).to(device)
+        if recipe.class_statistics and resumed is None:
+            self.method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
+        self.optimizer = make_optimizer(self.method, recipe)
+        self.step, self.best, self.seconds, self.evaluated = 0, None, 0.0, True
+        faults = {}
+        if resumed is not None:
+            self.method.load_state_dict(resumed["method"])
+            self.optimizer.load_state_dict(resumed["optimizer"])
+            self.step, self.best, self.seconds, self.evaluated, faults = (
+                resumed[key] for key in ("step", "best", "seconds", "evaluated", "faults")
+            )
+        self.streams = open_streams(recipe, data, self.step)
+        for name, found in faults.items():
+            self.streams[name].faults.update(dict.fromkeys(found))
+        self._began = time.perf_counter()
+
+    def run(self, stop_at: int | None = None) -> dict | None:
+        """Train to the end, or to the step `stop_at`, as if it were interrupted there.
+
+        Returns:
+            The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation) and `best`; None
+            when `stop_at` ended it.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT came, and the checkpoint is written.
+            SdaError: an unusable file, a loss that is no longer finite, or a checkpoint that cannot be written.
+        """
+        recipe, score = self.recipe, None
+        self._began = time.perf_counter()
+        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log, Signals() as signals:
+            if not self.evaluated or self.step == recipe.steps:  # it was interrupted between a step and its score
+                score = self._score(log)
+                self._save()
+            while self.step < recipe.steps:
+                losses, rate = self._advance()
+                self.step += 1
+                last = self.step == recipe.steps
+                due = last or bool(recipe.eval_every and self.step % recipe.eval_every == 0)
+                stop = signals.caught or self.step == stop_at
+                keep = due or stop or (recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0)
+                logged, values = (self.step - 1) % LOG_EVERY == 0 or last, None
+                if logged or keep:
+                    values = {name: loss.item() for name, loss in losses.items()}
+                    check_finite(values, self.step - 1)
+                if logged:
+                    _write(log, {"step": self.step - 1, **values, **self.method.diagnostics(), "rate": rate})
+                self.report.step(self.step - 1, values)
+                self.evaluated = not due
+                if due and not stop:
+                    score = self._score(log)
+                if keep:
+                    self._save()
+                if stop:
+                    break
+        if not self.evaluated or self.step < recipe.steps:
+            if signals.caught:
+                name = signal.Signals(signals.caught).name
+                raise Interrupted(
+                    signals.caught, f"{name} at step {self.step} of {recipe.steps}: {self.out / 'last.pt'} is written"
+                )
+            return None
+        faults = [fault for stream in self.streams.values() if stream for fault in stream.faults]
         return {
-            "step": step + 1,
-            "recipe": recipe.model_dump(),
-            "table": data.table_name,
-            "classes": data.table.colors,
-            "splits": {stream: [item.key for item in items] for stream, items in data.lists.items()},
-            "weights_format": pretrained.format,
-            "preprocessing": normalise.to_dict(),
-            "student": method.student.state_dict(),
+            **score,
+            "seed": recipe.seed,
+            "steps": recipe.steps,
+            "seconds": round(self.seconds, 1),
+            "best": self.best,
+            "skipped": list(dict.fromkeys(faults + score["skipped"])),
         }
 
-    best, seconds, began = None, 0.0, time.perf_counter()
-    with (out / "metrics.jsonl").open("w", encoding="utf-8") as log:
-        for step in range(recipe.steps):
-            torch.manual_seed(step_seed(recipe.seed, step))
-            resting = ("labelled", "source")[step % 2] if recipe.alternate else None
-            drawn = {name: next(stream) if stream and name != resting else None for name, stream in streams.items()}
-            batch = Batch(**{name: part if part is None else _to(part, device) for name, part in drawn.items()})
-            factor = (1 - step / recipe.steps) ** recipe.poly_power
-            set_rate(optimizer, factor)
+    def _advance(self) -> tuple[dict[str, Tensor], float]:
+        """One step: its losses, and the learning rate."""
+        recipe, step = self.recipe, self.step
+        torch.manual_seed(step_seed(recipe.seed, step))
+        taking = {name: stream for name, stream in self.streams.items() if stream and takes_part(recipe, name, step)}
+        batch = Batch(**{name: _to(next(stream), self.device) for name, stream in taking.items()})
+        factor = (1 - step / recipe.steps) ** recipe.poly_power
+        set_rate(self.optimizer, factor)
+        losses = self.method.step(batch, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        self.method.follow(step)
+        return losses, recipe.learning_rate * factor
 
-            losses = method.step(batch, step)
-            optimizer.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
-            optimizer.step()
-            method.follow(step)
+    def _score(self, log: TextIO) -> dict:
+        """Evaluate the student on the validation set; keep it where it is the best so far."""
+        self._stop_clock()
+        recipe = self.recipe
+        score = evaluate(
+            self.method.student,
+            self.data.val,
+            self.normalise,
+            self.data.table.names,
+            self.device,
+            workers=0 if recipe.in_memory else recipe.workers,
+            skip=recipe.bad_files == "skip",
+            progress=self.report.evaluation,
+        )
+        self.report.scored(self.step, score)
+        _write(log, {"step": self.step, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
+        if self.best is None or score[recipe.best_by] > self.best["value"]:
+            self.best = {"by": recipe.best_by, "step": self.step, "value": score[recipe.best_by], "miou": score["miou"]}
+            checkpoint.save(self.out / "best.pt", {**self._student(), "best": self.best})
+        self.evaluated, self._began = True, time.perf_counter()
+        return score
 
-            last = step + 1 == recipe.steps
-            values = None
-            if step % LOG_EVERY == 0 or last:
-                values = {name: loss.item() for name, loss in losses.items()}
-                check_finite(values, step)
-                _write(log, {"step": step, **values, **method.diagnostics(), "rate": recipe.learning_rate * factor})
-            report.step(step, values)
-            if last or (recipe.eval_every and (step + 1) % recipe.eval_every == 0):
-                seconds += time.perf_counter() - began
-                score = evaluate(
-                    method.student,
-                    data.val,
-                    normalise,
-                    names,
-                    device,
-                    workers=0 if recipe.in_memory else recipe.workers,
-                    skip=recipe.bad_files == "skip",
-                    progress=report.evaluation,
-                )
-                report.scored(step + 1, score)
-                _write(log, {"step": step + 1, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
-                if best is None or score[recipe.best_by] > best["value"]:
-                    best = {"by": recipe.best_by, "step": step + 1, "value": score[recipe.best_by], "miou": score["miou"]}
-                    checkpoint.save(out / "best.pt", {**state(), "best": best})
-                checkpoint.save(out / "last.pt", {**state(), "method": method.state_dict(), "optimizer": optimizer.state_dict()})
-                began = time.perf_counter()
-    faults = [fault for stream in streams.values() if stream for fault in stream.faults]
-    return {
-        **score,
-        "seed": recipe.seed,
-        "steps": recipe.steps,
-        "seconds": round(seconds, 1),
-        "best": best,
-        "skipped": list(dict.fromkeys(faults + score["skipped"])),
-    }
+    def _save(self) -> None:
+        """Write last.pt: all that going on takes."""
+        self._stop_clock()
+        running = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "seconds": self.seconds,
+            "evaluated": self.evaluated,
+            "faults": {name: list(stream.faults) for name, stream in self.streams.items() if stream},
+        }
+        checkpoint.save(self.out / "last.pt", {**self._student(), **running}, keep=self.out / "previous.pt")
+
+    def _student(self) -> dict:
+        """What scoring and prediction take."""
+        return {
+            "step": self.step,
+            "recipe": self.recipe.model_dump(),
+            "table": self.data.table_name,
+            "classes": self.data.table.colors,
+            "splits": {stream: [item.key for item in items] for stream, items in self.data.lists.items()},
+            "weights_format": self.weights_format,
+            "preprocessing": self.normalise.to_dict(),
+            "student": self.method.student.state_dict(),
+        }
+
+    def _stop_clock(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._began = self.seconds + now - self._began, now
 
 
-def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
-    """The three streams of `Batch`, None where the setting has none."""
+def takes_part(recipe: Recipe, stream: str, step: int) -> bool:
+    """Whether a stream is drawn from in a step: with `alternate`, source and labelled target images take turns."""
+    return not recipe.alternate or stream != ("labelled", "source")[step % 2]
+
+
+def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream | None]:
+    """The three streams of `Batch`, from `step` on; None where the setting has none."""
     batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
     return {
         name: getattr(data, name)
@@ -135,6 +229,7 @@ def open_streams(recipe: Recipe, data: Data) -> dict[str, Stream | None]:
             batch,
             recipe.crop_size,
             recipe.seed,
+            start=sum(takes_part(recipe, name, before) for before in range(step)) if recipe.alternate else step,
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
             sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling)

@@ -13,7 +13,7 @@ from PIL import Image
 from sda import recipe as recipes
 from sda.data.assemble import assemble
 from sda.methods import Supervised
-from sda.train import build_network, make_optimizer, train
+from sda.train import Training, build_network, make_optimizer
 
 DIFFERS = {"seconds"}  # what two equal runs may differ in
 
@@ -193,7 +193,7 @@ def test_source_and_target_take_turns(world, sda, tmp_path, monkeypatch):
 def test_frozen_norms(world, tmp_path, freeze):
     recipe = settings_of(world, freeze_norm=freeze, optimizer="adamw").with_absolute_paths()
     tmp_path.joinpath("run").mkdir()
-    train(recipe, assemble(recipe), tmp_path / "run", torch.device("cpu"))
+    Training(recipe, assemble(recipe), tmp_path / "run", torch.device("cpu")).run()
     trained = student(tmp_path / "run")
     torch.manual_seed(recipe.seed)
     fresh = build_network(recipe, 3, "torchvision").state_dict()
@@ -366,7 +366,7 @@ def test_source_pixels_reach_the_loss(world, tmp_path):
             for sample in data.source._memory:
                 sample.image.copy_(255 - sample.image)
         (tmp_path / name).mkdir()
-        train(recipe, data, tmp_path / name, torch.device("cpu"))
+        Training(recipe, data, tmp_path / name, torch.device("cpu")).run()
         [first, *_] = log(tmp_path / name)
         losses.append(first)
     assert losses[0]["sup"] != losses[1]["sup"]
@@ -377,7 +377,7 @@ def test_ignored_source_labels_leave_the_bank_to_the_target(world, tmp_path):
     recipe, data = with_bank(world, steps=3)
     for sample in data.source._memory:
         sample.label.fill_(255)
-    train(recipe, data, tmp_path, torch.device("cpu"))
+    Training(recipe, data, tmp_path, torch.device("cpu")).run()
     assert all(line.get("bank_source", 0) == 0 for line in log(tmp_path))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sda.atomic import written_whole
 from sda.data.descriptor import Descriptor, Item, Listing, find_orphans, label_values, list_splits
 from sda.data.pack import list_packed_splits
 from sda.data.scan import Finding, cache_file, scan, stats_of
@@ -318,9 +319,8 @@ def _write_bad(root: Path, report: Report, findings: dict[str, Finding]) -> None
         finding = findings[problem.key]
         entry = {"key": problem.key, "kind": problem.kind, "image": finding.image_stat, "label": finding.label_stat}
         lines.append(json.dumps({**entry, "detail": problem.detail}) + "\n")
-    part = path.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as file:
+        file.write("".join(lines).encode())
 
 
 def _read_bad(path: Path) -> list[dict]:

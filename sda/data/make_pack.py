@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from sda.atomic import rename, written_whole
 from sda.data.descriptor import Descriptor, Item, Listing, list_items
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding, entry_of, first_line, is_native, native_label
@@ -148,34 +149,10 @@ def _begin(parts: Path, settings: dict) -> None:
     parts.mkdir(parents=True, exist_ok=True)
     there = _read_settings(parts)
     if there is None and not any(path.suffix == ".zip" for path in parts.iterdir()):
-        with _written_whole(parts / "settings.json") as file:
+        with written_whole(parts / "settings.json", f".{os.getpid()}") as file:
             file.write(json.dumps(settings).encode())
     elif other := _difference(there or {}, settings):
         raise SdaError(f"{parts}: holds an unfinished pack ({other}); remove this folder, or name another --out")
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator:
-    """A file to write to, which takes the name `path` once it is whole and on the disk."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _rename(temporary: Path, path: Path) -> None:
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:  # the new name too has to survive a power cut
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @dataclass(frozen=True)
@@ -250,7 +227,7 @@ def _make_shards(
     with contextlib.closing(_run([task for shard in missing.values() for task in shard], processes)) as results:
         for path, shard in missing.items():
             records = []
-            with _written_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+            with written_whole(path, f".{os.getpid()}") as file, zipfile.ZipFile(file, "w") as archive:
                 for record, image, label in itertools.islice(results, len(shard)):
                     if record.entry.fault and not skip:
                         raise FileError(record.entry.fault)
@@ -339,7 +316,7 @@ def _join(parts: Path, shards: list[Path], about: dict, out: Path, progress: Cou
             raise SdaError(
                 f"{out}: was made by somebody else meanwhile; nothing is overwritten: remove it, or name another --out"
             )
-        _rename(temporary, out)
+        rename(temporary, out)
     except RuntimeError as error:  # h5py's other word for a failed write
         raise OSError(first_line(error)) from None
     finally:

@@ -5,9 +5,9 @@ import hashlib
 import os
 import re
 import unicodedata
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from sda.atomic import written_whole
 from sda.data.descriptor import Item
 from sda.errors import SdaError
 
@@ -77,17 +77,11 @@ def write_list(path: Path, items: list[Item] | list[str], labels: bool = False) 
             raise SdaError(f"{path}: {key!r} cannot stand in a list, one image per line: rename the image")
     if os.path.lexists(path):
         raise SdaError(f"{path}: exists already; nothing is overwritten: name another file or remove it")
-    temporary = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with written_whole(path) as file:
             file.write(text.encode(errors="surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise SdaError(f"{path}: cannot be written: {error}") from None
 
 

@@ -4,6 +4,7 @@ So the number of workers changes nothing, and resuming is starting at another n.
 """
 
 import itertools
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,9 +36,9 @@ class Labelled:
 class Batch:
     """One step's images: the streams that a setting does not have are None."""
 
-    source: Labelled | None
-    labelled: Labelled | None
-    unlabelled: Tensor | None
+    source: Labelled | None = None
+    labelled: Labelled | None = None
+    unlabelled: Tensor | None = None
 
 
 class RareClassSampling:
@@ -133,8 +134,11 @@ class _From(torch.utils.data.Sampler):
         return itertools.count(self.start)
 
 
-def _one_thread(_worker: int) -> None:
+def _begin_worker(_worker: int) -> None:
+    """One thread each; signals that ask the training to stop are for the parent, which still wants batches."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Stream:
@@ -171,7 +175,7 @@ class Stream:
             sampler=_From(start * batch),
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
             pin_memory=torch.cuda.is_available(),
         )
         self.faults: dict[str, None] = {}  # an ordered set

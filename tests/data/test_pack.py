@@ -304,7 +304,7 @@ packs_read_pair, packs_read_image = packs.read_pair, packs.read_image
 def test_goes_on_where_it_was_interrupted(original, out, finished, reads, count, kept):
     with pytest.raises(Stop):
         make(out, original, progress=stop_after(count))
-    assert not out.exists() and not list(out.parent.glob("*.parts/*.tmp"))
+    assert not out.exists() and not list(out.parent.glob("*.parts/*.partial"))
     reads.clear()
     seen = []
     make(out, original, progress=lambda *step: seen.append(step))
