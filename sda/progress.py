@@ -97,7 +97,7 @@ class Bars:
         def evaluation(done: int, total: int) -> None:
             self.count(f"{name}, validation", done, total)
 
-        return Report(step=step, evaluation=evaluation, scored=scored)
+        return Report(step=step, evaluation=evaluation, scored=scored, say=lambda text: self.say(f"{name}, {text}"))
 
 
 class Relay(Bars):

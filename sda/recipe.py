@@ -103,6 +103,9 @@ class Recipe(shelf.Strict):
     learning_rate: NonNegative = Field(2e-4, description="of the backbone, at step 0")
     head_rate_factor: NonNegative = Field(1.0, description="learning rate of the other layers, as a multiple")
     layer_decay: Unit = Field(1.0, description="learning rate of each stage of the backbone, as a multiple of the next one's")
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a loss that is NaN or infinite: stop, or leave the step out and count it (waits for the device)"
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
     momentum: Unit = Field(0.9, description="of SGD")
     weight_decay: NonNegative = Field(5e-4, description="of the optimizer")

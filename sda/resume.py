@@ -15,6 +15,20 @@ from sda.recipe import Recipe
 # the images of every stream are compared.
 FREE = {"description", "expected", "workers", "in_memory", "root", "source_root", "target_root", "eval_every", "checkpoint_every"}
 
+NEEDED = {
+    "step",
+    "recipe",
+    "splits",
+    "weights_format",
+    "method",
+    "optimizer",
+    "best",
+    "seconds",
+    "evaluated",
+    "skipped",
+    "faults",
+}
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -63,7 +77,7 @@ def find(wanted: str, folder: Path) -> Resumed | None:
 
 def _read(path: Path) -> Resumed:
     state = checkpoint.load(path)
-    missing = {"step", "recipe", "splits", "method", "optimizer", "best", "seconds", "evaluated", "faults"} - state.keys()
+    missing = NEEDED - state.keys()
     if missing:
         raise SdaError(f"{path}: not a checkpoint to go on from: it lacks {', '.join(sorted(missing))}")
     return Resumed(path, state)

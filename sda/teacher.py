@@ -63,3 +63,10 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     confidence, labels = logits.softmax(dim=1).max(dim=1)
     return labels, confidence
+
+
+def top_share(labels: Tensor, classes: int) -> Tensor:
+    """The share, 0 to 1, of the most frequent class among labels (any shape, int64, none ignored)."""
+    counts = torch.zeros(classes, device=labels.device)
+    flat = labels.flatten()
+    return counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)).max() / flat.numel()

@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from sda.data.assemble import Data
 from sda.data.streams import Batch, Labelled, RareClassSampling, Stream
 from sda.errors import SdaError
 from sda.evaluate import evaluate
+from sda.guard import Guard
 from sda.interrupt import Interrupted, Signals
 from sda.methods import METHODS
 from sda.models import SegmentationNetwork, build, load_weights, read_weights
@@ -23,6 +24,8 @@ from sda.models.weights import PREPROCESSING
 from sda.recipe import Recipe
 
 LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
+MOST_SKIPPED = 100  # steps without a finite loss that a run survives
+KEPT_BATCHES = 3  # of those that gave no finite loss
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Report:
     step: Callable[[int, dict[str, float] | None], None] = lambda step, losses: None
     evaluation: Callable[[int, int], None] = lambda done, total: None
     scored: Callable[[int, dict], None] = lambda step, score: None
+    say: Callable[[str], None] = lambda text: None
 
 
 class Training:
@@ -77,13 +81,13 @@ class Training:
         if recipe.class_statistics and resumed is None:
             self.method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
         self.optimizer = make_optimizer(self.method, recipe)
-        self.step, self.best, self.seconds, self.evaluated = 0, None, 0.0, True
+        self.step, self.best, self.seconds, self.evaluated, self.skipped = 0, None, 0.0, True, 0
         faults = {}
         if resumed is not None:
             self.method.load_state_dict(resumed["method"])
             self.optimizer.load_state_dict(resumed["optimizer"])
-            self.step, self.best, self.seconds, self.evaluated, faults = (
-                resumed[key] for key in ("step", "best", "seconds", "evaluated", "faults")
+            self.step, self.best, self.seconds, self.evaluated, self.skipped, faults = (
+                resumed[key] for key in ("step", "best", "seconds", "evaluated", "skipped", "faults")
             )
         self.streams = open_streams(recipe, data, self.step)
         for name, found in faults.items():
@@ -101,14 +105,18 @@ class Training:
             Interrupted: SIGTERM or SIGINT came, and the checkpoint is written.
             SdaError: an unusable file, a loss that is no longer finite, or a checkpoint that cannot be written.
         """
-        recipe, score = self.recipe, None
+        recipe, score, before = self.recipe, None, None
+        guard = Guard(recipe, self.data.table.names)
         self._began = time.perf_counter()
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log, Signals() as signals:
             if not self.evaluated or self.step == recipe.steps:  # it was interrupted between a step and its score
                 score = self._score(log)
                 self._save()
             while self.step < recipe.steps:
-                losses, rate = self._advance()
+                taken = self._advance()
+                if before is not None:  # a step late, so that the device is not waited for
+                    self._refuse_nonfinite(before)
+                before = taken
                 self.step += 1
                 last = self.step == recipe.steps
                 due = last or bool(recipe.eval_every and self.step % recipe.eval_every == 0)
@@ -116,10 +124,16 @@ class Training:
                 keep = due or stop or (recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0)
                 logged, values = (self.step - 1) % LOG_EVERY == 0 or last, None
                 if logged or keep:
-                    values = {name: loss.item() for name, loss in losses.items()}
-                    check_finite(values, self.step - 1)
-                if logged:
-                    _write(log, {"step": self.step - 1, **values, **self.method.diagnostics(), "rate": rate})
+                    self._refuse_nonfinite(taken)
+                if taken.skipped:
+                    self.report.say(f"step {taken.step}: {taken.nonfinite()} is not finite: skipped{self._keep_batch(taken)}")
+                    _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
+                elif logged:
+                    values = {name: loss.item() for name, loss in taken.losses.items()}
+                    more = {**self.method.diagnostics(), "gradient": taken.gradient.item(), "rate": taken.rate}
+                    _write(log, {"step": taken.step, **values, **more})
+                    for warning in guard.look(taken.step, {**values, **more}, self.method):
+                        self.report.say(warning)
                 self.report.step(self.step - 1, values)
                 self.evaluated = not due
                 if due and not stop:
@@ -141,24 +155,60 @@ class Training:
             "seed": recipe.seed,
             "steps": recipe.steps,
             "seconds": round(self.seconds, 1),
+            "skipped_steps": self.skipped,
             "best": self.best,
             "skipped": list(dict.fromkeys(faults + score["skipped"])),
         }
 
-    def _advance(self) -> tuple[dict[str, Tensor], float]:
-        """One step: its losses, and the learning rate."""
+    def _advance(self) -> "_Taken":
+        """One step."""
         recipe, step = self.recipe, self.step
         torch.manual_seed(step_seed(recipe.seed, step))
         taking = {name: stream for name, stream in self.streams.items() if stream and takes_part(recipe, name, step)}
         batch = Batch(**{name: _to(next(stream), self.device) for name, stream in taking.items()})
         factor = (1 - step / recipe.steps) ** recipe.poly_power
         set_rate(self.optimizer, factor)
-        losses = self.method.step(batch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        losses = self.method.step(batch, step)
+        total = sum(losses.values())
+        taken = _Taken(step, batch, losses, recipe.learning_rate * factor)
+        if recipe.nonfinite == "skip" and not torch.isfinite(total).item():
+            self.skipped += 1
+            if self.skipped > MOST_SKIPPED:
+                raise SdaError(f"step {step}: more than {MOST_SKIPPED} steps had a loss that is not finite; lower learning_rate")
+            return replace(taken, skipped=True)
+        total.backward()
+        if step % LOG_EVERY == 0 or step + 1 == recipe.steps:
+            gradients = [parameter.grad for parameter in self.method.parameters() if parameter.grad is not None]
+            taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
         self.optimizer.step()
         self.method.follow(step)
-        return losses, recipe.learning_rate * factor
+        return taken
+
+    def _refuse_nonfinite(self, taken: "_Taken") -> None:
+        """SdaError when a loss of a step that was not skipped is NaN or infinite; its batch is kept."""
+        if taken.skipped or not (names := taken.nonfinite()):
+            return
+        last = self.out / "last.pt"
+        unharmed = f"; {last} is unharmed: go on from it with --resume auto" if last.exists() else ""
+        raise SdaError(
+            f"step {taken.step}: the loss {names} is no longer finite{self._keep_batch(taken)}; lower learning_rate, or leave "
+            f"such batches out with --nonfinite skip{unharmed}"
+        )
+
+    def _keep_batch(self, taken: "_Taken") -> str:
+        """Write the images and labels of a step to a file, for inspection, and say so; of the first few only."""
+        path = self.out / f"nonfinite-step{taken.step}.pt"
+        if len(list(self.out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES:
+            return ""
+        parts = {name: getattr(taken.batch, name) for name in Stream.NAMES}
+        tensors = {
+            name: {"images": part.images, "labels": part.labels} if isinstance(part, Labelled) else {"images": part}
+            for name, part in parts.items()
+            if part is not None
+        }
+        checkpoint.save(path, {"step": taken.step, "losses": {k: v.item() for k, v in taken.losses.items()}, **tensors})
+        return f"; its batch is in {path}"
 
     def _score(self, log: TextIO) -> dict:
         """Evaluate the student on the validation set; keep it where it is the best so far."""
@@ -191,6 +241,7 @@ class Training:
             "best": self.best,
             "seconds": self.seconds,
             "evaluated": self.evaluated,
+            "skipped": self.skipped,
             "faults": {name: list(stream.faults) for name, stream in self.streams.items() if stream},
         }
         checkpoint.save(self.out / "last.pt", {**self._student(), **running}, keep=self.out / "previous.pt")
@@ -211,6 +262,22 @@ class Training:
     def _stop_clock(self) -> None:
         now = time.perf_counter()
         self.seconds, self._began = self.seconds + now - self._began, now
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step that was taken: its losses are still on the device."""
+
+    step: int
+    batch: Batch
+    losses: dict[str, Tensor]
+    rate: float
+    gradient: Tensor | None = None
+    skipped: bool = False
+
+    def nonfinite(self) -> str:
+        """The losses that are NaN or infinite, in words."""
+        return " and ".join(name for name, loss in self.losses.items() if not torch.isfinite(loss).item())
 
 
 def takes_part(recipe: Recipe, stream: str, step: int) -> bool:
@@ -271,13 +338,6 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def step_seed(seed: int, step: int) -> int:
     """One number for (seed, step): the randomness of a step needs no history."""
     return (seed * 1_000_003 + step) % 2**63
-
-
-def check_finite(values: dict[str, float], step: int) -> None:
-    """SdaError when a loss is NaN or infinite."""
-    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
-    if wrong:
-        raise SdaError(f"step {step}: the loss {' and '.join(wrong)} is no longer finite; lower learning_rate")
 
 
 def _to(part: Labelled | Tensor, device: torch.device) -> Labelled | Tensor:

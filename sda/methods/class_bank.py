@@ -84,10 +84,11 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         self.g_teacher.follow(self.g, step)
 
     def diagnostics(self) -> dict[str, float]:
-        """Bank fill (share), the source's share of what is in it, and the number of classes that are empty."""
+        """Also: bank fill (share), the source's share of what is in it, and the number of classes that are empty."""
         filled = self.bank.valid.sum().item()
         source = (self.bank.valid & (self.bank.domain == SOURCE)).sum().item()
         return {
+            **super().diagnostics(),
             "bank_fill": filled / self.bank.valid.numel(),
             "bank_source": source / filled if filled else 0.0,
             "bank_empty": float((~self.bank.valid.any(dim=1)).sum().item()),

@@ -14,7 +14,7 @@ from sda.data.streams import Batch
 from sda.losses import cross_entropy
 from sda.methods.mean_teacher import MeanTeacher, TeacherSettings
 from sda.methods.views import enlarge, labelled_views, strong_views
-from sda.teacher import pseudo_label
+from sda.teacher import pseudo_label, top_share
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class DACS(MeanTeacher):
         x_u = batch.unlabelled.float() / 255
         with torch.no_grad():
             y_u, confidence = pseudo_label(enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
+            self.teacher_top = top_share(y_u, self.classes)
             sure = (confidence > s.confidence_threshold).float().mean(dim=(1, 2), keepdim=True)
 
             # a random source image for every target image, half of its classes pasted

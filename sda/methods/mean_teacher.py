@@ -15,7 +15,7 @@ from sda.labels import IGNORE
 from sda.losses import cross_entropy, entropy, ramp
 from sda.methods.views import enlarge, labelled_views, strong_views
 from sda.models.weights import Preprocessing
-from sda.teacher import Teacher, pseudo_label
+from sda.teacher import Teacher, pseudo_label, top_share
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class MeanTeacher(nn.Module):
         self.teacher = Teacher(network, s.teacher_momentum, s.teacher_schedule, s.steps, s.released)
         self.balance = ClassBalance(classes, s.balance_classes)
         self.classes, self.normalise, self.settings = classes, normalise, s
+        self.teacher_top: Tensor | None = None
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The named losses of one step, already weighted; their sum is what is minimised."""
@@ -99,6 +100,7 @@ class MeanTeacher(nn.Module):
         # teacher: pseudo-labels ŷ
         with torch.no_grad():
             y_u, confidence = pseudo_label(enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
+        self.teacher_top = top_share(y_u, self.classes)
         mix = s.classmix_unlabelled if step >= s.unlabelled_start else 0.0
         x_a, y_a, w_a = strong_views(x_u, y_u, confidence**s.confidence_power, s.views, self.classes, mix, self.normalise)
 
@@ -119,5 +121,5 @@ class MeanTeacher(nn.Module):
         self.teacher.follow(self.student, step)
 
     def diagnostics(self) -> dict[str, float]:
-        """Numbers worth a curve."""
-        return {}
+        """Share of the unlabelled pixels that the teacher calls by its most frequent class, in the last step."""
+        return {"teacher_top": 0.0 if self.teacher_top is None else self.teacher_top.item()}

@@ -749,7 +749,7 @@ def test_parameters_for_the_optimizer(make):
 
 def test_diagnostics(make, batches, unaugmented):
     method = make()
-    assert method.diagnostics() == {"bank_fill": 0, "bank_source": 0, "bank_empty": CLASSES}
+    assert method.diagnostics() == {"teacher_top": 0, "bank_fill": 0, "bank_source": 0, "bank_empty": CLASSES}
     method.bank.valid[1, :6] = True
     method.bank.domain[1, :2] = 1
-    assert method.diagnostics() == pytest.approx({"bank_fill": 6 / 48, "bank_source": 4 / 6, "bank_empty": 3})
+    assert method.diagnostics() == pytest.approx({"teacher_top": 0, "bank_fill": 6 / 48, "bank_source": 4 / 6, "bank_empty": 3})
