@@ -332,10 +332,11 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     from sda.data.assemble import find_root
     from sda.data.doctor import examine
 
-    with Bars() as bars:
+    place = run_folder.named(out) if out else run_folder.free(Path("runs"), f"doctor-{title_of(dataset)}")
+    with Bars() as bars, bars.saying_logs():
         described = descriptors.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
-        found, items = examine(
+        found, listings = examine(
             dataset,
             described,
             folder,
@@ -343,8 +344,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
             lambda done, total: bars.count("reading", done, total),
             processes,
         )
-    place = run_folder.named(out) if out else run_folder.free(Path("runs"), f"doctor-{title_of(dataset)}")
-    report.write_examination(place, found, described, items)
+    report.write_examination(place, found, described, listings)
     if as_json:
         click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
     else:

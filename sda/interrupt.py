@@ -1,5 +1,7 @@
 """Signals that ask a training to stop: noted, so that it can write a checkpoint first."""
 
+import multiprocessing
+import os
 import signal
 import threading
 from types import FrameType
@@ -42,3 +44,14 @@ class Signals:
         if number == signal.SIGINT and self.caught == signal.SIGINT:
             raise KeyboardInterrupt
         self.caught = number
+
+
+def begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it however it ends: a pool's workers outlive a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sda.data.descriptor import Descriptor, Item
+from sda.data.descriptor import Descriptor, Item, Listing
 from sda.data.doctor import KINDS, Report
 from sda.data.files import LabelCodec, read_pair
 
@@ -59,7 +59,8 @@ def show_examination(found: Report) -> None:
     sizes = ", ".join(f"{count} of {size}" for size, count in list(found.sizes.items())[:6])
     console.print(f"Sizes: {sizes}{', …' if len(found.sizes) > 6 else ''}", markup=False)
     encodings = ", ".join(f"{count} {name}" for name, count in found.encodings.items())
-    console.print(f"Labels: {encodings or 'none'}; the descriptor says {found.encoding}", markup=False)
+    expected = " and ".join(dict.fromkeys(counts["encoding"] for counts in found.splits.values()))
+    console.print(f"Labels: {encodings or 'none'}; the descriptor says {expected}", markup=False)
     table = Table("class", "% of pixels", "% of images", header_style="bold")
     for name, share in found.frequencies.items():
         style = "red" if share["images"] == 0 else None
@@ -83,16 +84,23 @@ def show_examination(found: Report) -> None:
         console.print("Nothing is wrong.")
 
 
-def write_examination(folder: Path, found: Report, descriptor: Descriptor, items: dict[str, list[Item]]) -> None:
+def write_examination(folder: Path, found: Report, descriptor: Descriptor, listings: dict[str, Listing]) -> None:
     """Write report.json, and contact.png: pairs from all over the set, as image, label and both."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
     bad = {problem.key for problem in found.bad}
-    good = [item for listed in items.values() for item in listed if item.label is not None and item.key not in bad]
-    codec = LabelCodec(descriptor, found.encoding, np.arange(256, dtype=np.uint8))
+    codecs = {
+        split: LabelCodec(descriptor, listing.encoding, np.arange(256, dtype=np.uint8)) for split, listing in listings.items()
+    }
+    good = [
+        (item, codecs[split])
+        for split, listing in listings.items()
+        for item in listing.items
+        if item.label is not None and item.key not in bad
+    ]
     colors = descriptor.table().colors
     rows = []
-    for item in good[:: max(1, -(-len(good) // CONTACTS))]:
+    for item, codec in good[:: max(1, -(-len(good) // CONTACTS))]:
         image, label = _pair(item, codec)
         width = min(image.width, 512)
         size = (width, round(image.height * width / image.width))

@@ -1,5 +1,6 @@
 """From a recipe to its datasets: roots found, classes mapped, labels split off, and overlaps ruled out."""
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,10 @@ import numpy as np
 
 from sda.data import descriptor as descriptors
 from sda.data import splits, streets
+from sda.data.bad_pairs import bad_pairs
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
-from sda.data.doctor import bad_pairs, check_encoding, class_pixels
+from sda.data.doctor import check_encoding, class_pixels
 from sda.data.files import LabelCodec
 from sda.data.pack import list_packed
 from sda.data.split_lists import read_keys
@@ -78,10 +80,12 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         held_out = set(read_keys(Path(recipe.val_list), whole.items, "training images"))
         listing = replace(listing, items=[item for item in listing.items if item.key not in held_out])
     sound = {item.key for item in listing.items}
-    others = {item.key for item in whole.items} - sound
-    chosen = splits.choose(whole.items, recipe.labels, recipe.split_seed, recipe.split, passed_over=others)
+    passed_over = {item.key for item in whole.items} - sound
+    passed_over |= {item.key for _, item in splits.find_shared(data.lists["val"], whole.items)}
+    chosen = splits.choose(whole.items, recipe.labels, recipe.split_seed, recipe.split, passed_over)
     splits.check_disjoint("validation", data.lists["val"], "labelled", chosen)
-    chosen = [item for item in chosen if item.key in sound]
+    if recipe.split:
+        chosen = _of_list(data, recipe.split, chosen, sound)
     if chosen:
         _check_encoding(data, recipe.target, target, root, replace(listing, items=chosen))
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
@@ -100,7 +104,8 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         data.lists["unlabelled"] = rest
     for stream in ("source", "unlabelled"):
         splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
-    splits.check_disjoint("labelled", chosen, "unlabelled", data.lists.get("unlabelled", []))
+    for first, second in itertools.combinations(("source", "labelled", "unlabelled"), 2):
+        splits.check_disjoint(first, data.lists.get(first, []), second, data.lists.get(second, []))
 
     if recipe.rare_class_sampling or recipe.class_statistics:
         for stream, described, place, listed in labelled:
@@ -110,6 +115,20 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
             if dataset := getattr(data, name):
                 dataset.preload(lambda done, total, name=name: progress(f"reading {name}", done, total))
     return data
+
+
+def _of_list(data: Data, file: str, listed: list[Item], sound: set[str]) -> list[Item]:
+    """The images of a list that may be trained on."""
+    out = [item.key for item in listed if item.key not in sound]
+    if len(out) == len(listed):
+        raise SdaError(
+            f"{file}: sda doctor found all {len(out)} images of this list bad, such as {out[0]}; mend them, or list others"
+        )
+    if out:
+        data.notes.append(
+            f"{file}: {len(out)} of its {len(listed)} images are left out, such as {out[0]}: sda doctor found them bad"
+        )
+    return [item for item in listed if item.key in sound]
 
 
 def _pixels(data: Data, descriptor: Descriptor, root: Path, listing: Listing, progress: Count) -> np.ndarray:
@@ -195,7 +214,7 @@ def _check_encoding(data: Data, dataset: str, descriptor: Descriptor, root: Path
 
 def _without_bad(data: Data, descriptor: Descriptor, root: Path, listing: Listing) -> Listing:
     """A listing less the pairs that `sda doctor` found bad."""
-    bad = bad_pairs(root, listing.items)
+    bad = bad_pairs(root, listing.items, descriptor)
     if not bad:
         return listing
     key, why = next(iter(bad.items()))

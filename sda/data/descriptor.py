@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from sda import shelf
+from sda.data.split_lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
@@ -99,6 +100,14 @@ class Descriptor(shelf.Strict):
         return ids
 
     @model_validator(mode="after")
+    def _values_have_one_meaning(self):
+        values = [int(key) for key in self.ids]
+        for value in values:
+            if value in self.void or values.count(value) > 1:
+                raise ValueError(f"the value {value} stands for two things in ids and void")
+        return self
+
+    @model_validator(mode="after")
     def _ids_name_classes(self):
         if isinstance(self.classes, dict):
             unknown = set(self.ids.values()) - set(self.classes)
@@ -132,7 +141,15 @@ def load(name: str) -> Descriptor:
     for value, label in descriptor.ids.items():
         if label not in table.colors:
             raise SdaError(f"{path}: ids: {value} = {label!r}: no such class{shelf.hint(label, table.names)}")
+    for name, mapped in descriptor.maps.items():
+        for label in mapped:
+            if label not in table.colors:
+                raise SdaError(f"{path}: maps.{name}: no class {label!r} here{shelf.hint(label, table.names)}")
     return descriptor
+
+
+class NoImages(SdaError):
+    """A dataset without a single image of a split."""
 
 
 class Stored(Protocol):
@@ -179,7 +196,7 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
         SdaError: the root is missing, or no layout finds an image; says what was looked for.
     """
     get = f"; {descriptor.download}" if descriptor.download else ""
-    if not root.is_dir():
+    if not _is_dir(root):
         what = "is a file: here the folder itself is needed" if root.is_file() else f"does not exist{get}"
         raise SdaError(f"{descriptor.title}: the folder {root} {what}")
     tried, unlabelled = [], None
@@ -188,42 +205,39 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
             continue
         words = {"split": descriptor.splits.get(split, split)}
         pattern, expression = compile_pattern(layout.images, words)
-        listed, names = root / layout.list.format(**words) if layout.list else None, None
+        listed = root / layout.list.format(**words) if layout.list else None
         tried.append(f"{pattern} of {listed.relative_to(root)}" if listed else pattern)
-        if listed:
-            if not listed.is_file():
-                continue
-            names = _listed(listed)
+        if listed and not _is_file(listed):
+            continue
         items = []
         for path in _find(root, pattern):
             key = path.relative_to(root).as_posix()
             match = expression.fullmatch(key)
-            if match and not path.name.startswith(".") and (names is None or path.stem in names):  # macOS leaves ._files behind
+            if match and not path.name.startswith("."):  # macOS leaves ._files behind
                 label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
                 items.append(Item(key, path, label if label and _is_file(label) else None))
         items.sort(key=lambda item: item.key)
-        if names is not None and len(items) < len(names):
-            missing = min(names - {item.image.stem for item in items})
-            raise SdaError(
-                f"{descriptor.title}: {listed} lists {missing}, but there is no such image: looked for {root / pattern}"
-            )
+        if listed and items:
+            named = set(read_keys(listed, items, f"images of {pattern}"))
+            items = [item for item in items if item.key in named]
         if any(item.label for item in items):
             return Listing(items, layout.encoding, layout)
         unlabelled = unlabelled or (items and Listing(items, layout.encoding, layout))
     if unlabelled:
         return unlabelled
     if not tried:
-        raise SdaError(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
-    raise SdaError(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {' and '.join(tried)}{get}")
+        raise NoImages(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
+    looked = " and ".join(dict.fromkeys(tried))
+    raise NoImages(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{get}")
 
 
 def list_splits(descriptor: Descriptor, root: Path, splits: Sequence[str] = ("train", "val")) -> dict[str, Listing]:
-    """Those of the splits that have images below `root`. SdaError when none has."""
+    """Those of the splits that have images below `root`. SdaError as `list_items`, and when none of them has images."""
     listings, errors = {}, []
     for split in splits:
         try:
             listings[split] = list_items(descriptor, root, split)
-        except SdaError as error:
+        except NoImages as error:
             errors.append(error)
     if not listings:
         raise errors[0]
@@ -241,24 +255,28 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
     return sorted(key for path in paths if expression.fullmatch(key := path.relative_to(root).as_posix()))
 
 
-def _listed(path: Path) -> set[str]:
-    """The names in a list: of each line the first word, without folders and suffix."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SdaError(f"{path}: cannot be read: {error}") from None
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
-
-
 def list_folder(folder: Path) -> Listing:
     """Every image in a folder and the folders below it, without labels."""
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such folder of unlabelled images")
-    found = (Path(place, name) for place, _, names in os.walk(folder, onerror=_no_access, followlinks=True) for name in names)
-    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+    found = (place / name for place, names in walk(folder) for name in names)
+    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise SdaError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """The folder and all below it, with the names of the files in each; hidden ones are passed over, links followed, once.
+
+    Raises:
+        SdaError: a folder cannot be looked into.
+    """
+    seen = set()
+    for place, below, names in os.walk(folder, onerror=_no_access, followlinks=True):
+        seen.add(os.path.realpath(place))
+        below[:] = [name for name in sorted(below) if name[0] != "." and os.path.realpath(os.path.join(place, name)) not in seen]
+        yield Path(place), sorted(name for name in names if name[0] != ".")
 
 
 def _find(root: Path, pattern: str) -> Iterator[Path]:
@@ -270,7 +288,7 @@ def _find(root: Path, pattern: str) -> Iterator[Path]:
     *heads, last = pattern.split("/")
     folders = [root]
     for part in heads:
-        folders = [path for folder in folders for path in _matches(folder, part) if path.is_dir()]
+        folders = [path for folder in folders for path in _matches(folder, part) if _is_dir(path)]
     for folder in folders:
         yield from _matches(folder, last)
 
@@ -288,6 +306,13 @@ def _matches(folder: Path, part: str) -> list[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
+    except OSError as error:
+        return _no_access(error)
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
     except OSError as error:
         return _no_access(error)
 
@@ -343,6 +368,7 @@ def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tup
         raise SdaError(
             f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
             f"to its descriptor: class here = class there ({', '.join(target.names)})"
+            + (f"; it has maps for {', '.join(source.maps)}" if source.maps else "")
         )
     return lut, dropped
 

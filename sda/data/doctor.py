@@ -1,15 +1,14 @@
 """`sda doctor`: whether a dataset's files are what its descriptor says, and which pairs training must leave out."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sda.atomic import written_whole
+from sda.data.bad_pairs import write_bad
 from sda.data.descriptor import Descriptor, Item, Listing, find_orphans, label_values, list_splits
 from sda.data.pack import list_packed_splits
-from sda.data.scan import Finding, cache_file, scan, stats_of
+from sda.data.scan import Finding, scan
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
@@ -54,17 +53,16 @@ class Report:
     """What was found.
 
     Attributes:
-        splits: split → images, labelled images, bad pairs.
+        splits: split → images, labelled images, bad pairs, and the labels' encoding as the descriptor has it.
         encodings: what the label files hold → how many.
-        encoding: the descriptor's, and `advice` where the files speak for another.
+        advice: what to change, where something is wrong with a whole split.
         frequencies: class → share of labelled pixels and share of labelled images it occurs in, 0 to 1; images count alike.
         sizes: "WxH" → images.
     """
 
     dataset: str
     root: str
-    encoding: str
-    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    splits: dict[str, dict] = field(default_factory=dict)
     encodings: dict[str, int] = field(default_factory=dict)
     advice: str = ""
     problems: list[Problem] = field(default_factory=list)
@@ -91,8 +89,8 @@ def examine(
     splits: tuple[str, ...] = ("train", "val"),
     progress: Progress = lambda done, total: None,
     processes: int | None = None,
-) -> tuple[Report, dict[str, list[Item]]]:
-    """Read everything, judge it, and write the list of bad pairs that training leaves out (see `bad_pairs`).
+) -> tuple[Report, dict[str, Listing]]:
+    """Read everything, judge it, and list the bad pairs, which training then leaves out.
 
     Splits that the dataset does not have are passed over, so long as it has one.
 
@@ -100,7 +98,7 @@ def examine(
         root: the dataset's folder, or a pack of it.
 
     Returns:
-        The report, and the items of each split.
+        The report, and the images of each split.
 
     Raises:
         SdaError: no images at all.
@@ -108,26 +106,39 @@ def examine(
     listings = list_packed_splits(root, descriptor, splits) if root.is_file() else list_splits(descriptor, root, splits)
     items = [item for listing in listings.values() for item in listing.items]
     findings = dict(zip((item.key for item in items), scan(items, root, progress, processes), strict=True))
-    encoding = next(iter(listings.values())).encoding
-    report = Report(name, str(root.resolve()), encoding)
-    meaning = _Meaning(descriptor)
-    sure = _judge_encodings(report, meaning, [findings[item.key] for item in items])
+    report, meaning, advice = Report(name, str(root.resolve())), _Meaning(descriptor), {}
     first: dict[str, tuple[str, str]] = {}  # content → split and key of the first image that has it
     for split, listing in listings.items():
+        read = _Encodings(name, meaning, listing.encoding, [findings[item.key] for item in listing.items])
+        report.encodings = dict((Counter(report.encodings) + read.told).most_common())
+        labelled = sum(item.label is not None for item in listing.items)
+        advice[read.advice or ("" if labelled else _advice_without_labels(listing))] = None
         for item in listing.items:
-            report.problems += _judge(meaning, listing.encoding, sure, split, item, findings[item.key])
+            report.problems += _judge(meaning, read, split, item, findings[item.key], listing)
         for path in find_orphans(descriptor, root, split, listing):
-            report.problems.append(Problem("no image", split, path, "a label file, but no image goes with it", False))
+            report.problems.append(Problem("no image", split, path, f"{root / path}: no image goes with this label file", False))
         report.problems += _duplicates(split, listing.items, findings, first)
         report.splits[split] = {
             "images": len(listing.items),
-            "labelled": sum(item.label is not None for item in listing.items),
+            "labelled": labelled,
             "bad": len({problem.key for problem in report.bad if problem.split == split}),
+            "encoding": listing.encoding,
         }
+    report.advice = "; ".join(filter(None, advice))
     _count_classes(report, meaning, listings, findings)
     report.sizes = dict(Counter(f"{f.size[0]}x{f.size[1]}" for f in findings.values() if f.size).most_common())
-    _write_bad(root, report, findings)
-    return report, {split: listing.items for split, listing in listings.items()}
+    write_bad(
+        root,
+        descriptor,
+        {item.key: item for listing in listings.values() for item in listing.items},
+        [(problem.key, f"{problem.kind}: {problem.detail}") for problem in report.bad],
+    )
+    return report, listings
+
+
+def _advice_without_labels(listing: Listing) -> str:
+    pattern = listing.layout.labels if listing.layout else None
+    return f"not one image has a label file: is the pattern {pattern} right?" if pattern else ""
 
 
 class _Meaning:
@@ -179,36 +190,37 @@ class _Meaning:
         return dict(pixels)
 
 
-def _judge_encodings(report: Report, meaning: _Meaning, findings: list[Finding]) -> bool:
-    """Count what the labels are, and give advice where the files speak for another encoding than the descriptor's.
+class _Encodings:
+    """What the labels of a split are, by their values.
 
-    Returns:
-        Whether a label that could be either is what the descriptor says: not if others are surely something else.
+    Attributes:
+        encoding: what the descriptor says. told: what they are → how many.
+        sure: whether a label that could be either is what the descriptor says: not if others are surely something else.
+        advice: what to change, where the files speak for another encoding; else empty.
     """
-    told = Counter()
-    for finding in findings:
-        if finding.values and not finding.label_fault:
-            told[" or ".join(sorted(meaning.fits(report.encoding, finding))) or "unknown values"] += 1
-    report.encodings = dict(told.most_common())
-    if report.encoding == "ids_in_red":
-        return True
-    other = "train_ids" if report.encoding == "ids" else "ids"
-    if told[other] and told[report.encoding]:
-        report.advice = "some labels are ids and some are train ids: a conversion that stopped half-way? Restore the originals"
-    elif told[other]:
-        report.advice = (
-            f"the labels are {other.replace('_', ' ')}, not {report.encoding.replace('_', ' ')} as the descriptor says: copy it "
-            f'(sda datasets {report.dataset} > mine.toml), set encoding = "{other}" in its [[layout]], and use mine.toml'
-        )
-    elif told.keys() == {"ids or train_ids"}:
-        void, void_else = (_void(meaning, encoding, findings) for encoding in (report.encoding, other))
-        if void > void_else + VOID_DOUBT:
-            report.advice = (
-                f"every label could be ids or train ids. Read as {report.encoding.replace('_', ' ')}, {void:.0%} of the pixels "
-                f"are void, as {other.replace('_', ' ')} {void_else:.0%}: look at the contact sheet, and set encoding = "
-                f'"{other}" in the [[layout]] of a copy of the descriptor if they are (sda datasets {report.dataset} > mine.toml)'
-            )
-    return not told[other]
+
+    def __init__(self, dataset: str, meaning: _Meaning, encoding: str, findings: list[Finding]):
+        self.encoding, self.advice, self.told = encoding, "", Counter()
+        for finding in findings:
+            if finding.values and not finding.label_fault:
+                self.told[" or ".join(sorted(meaning.fits(encoding, finding))) or "unknown values"] += 1
+        other = "train_ids" if encoding == "ids" else "ids"
+        self.sure = encoding == "ids_in_red" or not self.told[other]
+        ours, theirs = encoding.replace("_", " "), other.replace("_", " ")
+        copy = f'copy of the descriptor (sda datasets {dataset} > mine.toml), set encoding = "{other}" in its [[layout]]'
+        if encoding == "ids_in_red":
+            return
+        if self.told[other] and self.told[encoding]:
+            self.advice = "some labels are ids and some are train ids: a conversion that stopped half-way? Restore the originals"
+        elif self.told[other]:
+            self.advice = f"the labels are {theirs}, not {ours} as the descriptor says: in a {copy}, and use mine.toml"
+        elif self.told.keys() == {"ids or train_ids"}:
+            void, void_else = (_void(meaning, each, findings) for each in (encoding, other))
+            if void > void_else + VOID_DOUBT:
+                self.advice = (
+                    f"every label could be ids or train ids. Read as {ours}, {void:.0%} of the pixels are void, as {theirs} "
+                    f"{void_else:.0%}: look at the contact sheet; if they are {theirs}, in a {copy}, and use mine.toml"
+                )
 
 
 def _void(meaning: _Meaning, encoding: str, findings: list[Finding]) -> float:
@@ -227,15 +239,17 @@ def check_encoding(name: str, descriptor: Descriptor, listing: Listing, root: Pa
         SdaError: none is in the encoding that the descriptor says, and some surely are in another.
     """
     items = [item for item in listing.items if item.label is not None]
-    report = Report(name, str(root), listing.encoding)
-    _judge_encodings(report, _Meaning(descriptor), scan(items[:: max(1, -(-len(items) // SAMPLE))], root, processes=1))
-    found = {encoding for words in report.encodings for encoding in words.split(" or ")}
-    if report.advice and report.encoding not in found:
-        raise SdaError(f"{descriptor.title} in {root}: {report.advice}; sda doctor tells more")
-    return report.advice
+    sample = scan(items[:: max(1, -(-len(items) // SAMPLE))], root, processes=1)
+    read = _Encodings(name, _Meaning(descriptor), listing.encoding, sample)
+    found = {encoding for words in read.told for encoding in words.split(" or ")}
+    if read.advice and listing.encoding not in found:
+        raise SdaError(f"{descriptor.title} in {root}: {read.advice}; sda doctor tells more")
+    return read.advice
 
 
-def _judge(meaning: _Meaning, encoding: str, sure: bool, split: str, item: Item, finding: Finding) -> list[Problem]:
+def _judge(meaning: _Meaning, read: _Encodings, split: str, item: Item, finding: Finding, listing: Listing) -> list[Problem]:
+    encoding = listing.encoding
+
     def problem(kind: str, detail: str, bad: bool = True) -> Problem:
         return Problem(kind, split, item.key, detail, bad)
 
@@ -245,7 +259,9 @@ def _judge(meaning: _Meaning, encoding: str, sure: bool, split: str, item: Item,
     if finding.black:
         found.append(problem("black image", f"{item.image}: no pixel is brighter than 7 of 255"))
     if item.label is None:
-        return [*found, problem("no label", f"{item.image}: there is no label file for it", bad=False)]
+        pattern = listing.layout.labels if listing.layout else None
+        looked = f": looked for {pattern}" if pattern else ""
+        return [*found, problem("no label", f"{item.image}: there is no label file for it{looked}", bad=False)]
     if finding.label_fault:
         return [*found, problem("unreadable label", finding.label_fault)]
     if finding.label_size != finding.size:
@@ -253,7 +269,7 @@ def _judge(meaning: _Meaning, encoding: str, sure: bool, split: str, item: Item,
         found.append(problem("size mismatch", f"{item.label}: {sizes}"))
     fits = meaning.fits(encoding, finding)
     expected = {encoding, "colours"} if encoding != "ids_in_red" else {"ids_in_red", "ids"}
-    if fits and (not fits & expected or (not sure and len(fits) > 1)):
+    if fits and (not fits & expected or (not read.sure and len(fits) > 1)):
         found.append(problem("other encoding", f"{item.label}: holds {' or '.join(sorted(fits))}, not surely {encoding}"))
     elif not fits & expected:
         unknown = meaning.unknown(encoding, finding)
@@ -269,7 +285,7 @@ def _duplicates(split: str, items: list[Item], findings: dict[str, Finding], fir
     for item in items:
         digest = findings[item.key].sha256
         before, twin = first.setdefault(digest, (split, item.key)) if digest else (split, item.key)
-        if twin != item.key:
+        if (before, twin) != (split, item.key):
             where = f"{twin} of {before}" if before != split else twin
             problems.append(Problem("duplicate", split, item.key, f"{item.image}: the same bytes as {where}", False))
     return problems
@@ -301,40 +317,3 @@ def class_pixels(
         pixels = meaning.pixels(encoding, finding)
         counted[item.key] = [pixels.get(index, 0) for index in range(len(meaning.names))]
     return counted
-
-
-# The list of bad pairs
-
-
-def bad_list(root: Path) -> Path:
-    """Where the bad pairs of the dataset in `root` are listed."""
-    return cache_file("bad", root)
-
-
-def _write_bad(root: Path, report: Report, findings: dict[str, Finding]) -> None:
-    path = bad_list(root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(entry) + "\n" for entry in _read_bad(path) if entry["key"] not in findings]  # of splits not looked at
-    for problem in report.bad:
-        finding = findings[problem.key]
-        entry = {"key": problem.key, "kind": problem.kind, "image": finding.image_stat, "label": finding.label_stat}
-        lines.append(json.dumps({**entry, "detail": problem.detail}) + "\n")
-    with written_whole(path) as file:
-        file.write("".join(lines).encode())
-
-
-def _read_bad(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def bad_pairs(root: Path, items: list[Item]) -> dict[str, str]:
-    """Of `items`, those that the doctor found bad and that have not changed since: key → why. Empty without a doctor's list."""
-    listed: dict[str, dict] = {}
-    for entry in _read_bad(bad_list(root)):
-        listed.setdefault(entry["key"], entry)
-    bad = {}
-    for item in items:
-        entry = listed.get(item.key)
-        if entry and [*stats_of(item)] == [entry["image"], entry["label"]]:
-            bad[item.key] = entry["detail"]
-    return bad

@@ -12,8 +12,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,10 +25,12 @@ import numpy as np
 from PIL import Image
 
 from sda.atomic import rename, written_whole
+from sda.data.bad_pairs import bad_pairs
 from sda.data.descriptor import Descriptor, Item, Listing, list_items
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding, entry_of, first_line, is_native, native_label
 from sda.errors import SdaError
+from sda.interrupt import begin_worker
 from sda.labels import IGNORE
 
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf"}, "gzip": {"compression": "gzip"}}  # of images
@@ -173,6 +173,7 @@ class _Task:
     codec: LabelCodec
     size: tuple[int, int]
     compression: str
+    fault: str  # what sda doctor found wrong, or nothing
 
     def run(self) -> tuple[_Record, bytes, bytes]:
         """Read the pair, resize it as `Dataset` does, and make chunks of it, empty where there is none.
@@ -180,6 +181,9 @@ class _Task:
         A fault is part of the record: an exception would end the pool.
         """
         item, entry, label = self.item, entry_of(self.item), None
+        if self.fault:
+            fault = f"{self.fault}; sda doctor found that: mend it, or leave such pairs out with --bad-files skip"
+            return _Record(self.split, Entry(*entry.stamps, fault=fault)), b"", b""
         try:
             if item.label is None:
                 image = read_image(item.image)
@@ -218,7 +222,9 @@ def _make_shards(
     tasks = []
     for split, listing in listings.items():
         codec = LabelCodec(descriptor, listing.encoding, np.arange(256, dtype=np.uint8))
-        tasks += [_Task(split, item, codec, tuple(settings["size"]), settings["compression"]) for item in listing.items]
+        bad = bad_pairs(Path(settings["root"]), listing.items, descriptor)
+        size, compression = tuple(settings["size"]), settings["compression"]
+        tasks += [_Task(split, item, codec, size, compression, bad.get(item.key, "")) for item in listing.items]
     places = range(0, len(tasks), _SHARD)
     shards = {parts / f"{number:05}.zip": tasks[place : place + _SHARD] for number, place in enumerate(places)}
     missing = {path: shard for path, shard in shards.items() if not _is_done(path, shard, skip)}
@@ -262,7 +268,7 @@ def _run(tasks: list[_Task], processes: int) -> Iterator[tuple[_Record, bytes, b
         yield from map(_Task.run, tasks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), context, _begin_worker) as pool:
+    with ProcessPoolExecutor(min(processes, len(tasks)), context, begin_worker) as pool:
         waiting = deque()
         try:
             for task in tasks:
@@ -274,17 +280,6 @@ def _run(tasks: list[_Task], processes: int) -> Iterator[tuple[_Record, bytes, b
         finally:  # the caller gave up: what has not begun does not begin
             for future in waiting:
                 future.cancel()
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends: a pool's workers outlive a parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 # From OUT.parts to OUT

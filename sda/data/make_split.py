@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sda.data import split_rules
-from sda.data.descriptor import Descriptor, Item, Listing, list_items
-from sda.data.doctor import bad_pairs, class_pixels
+from sda.data.bad_pairs import bad_pairs
+from sda.data.descriptor import Descriptor, Item, Listing, NoImages, list_items
+from sda.data.doctor import class_pixels
 from sda.data.split_lists import read_keys
 from sda.data.split_pickle import from_indices, read_pickle
+from sda.data.splits import find_shared
 from sda.errors import SdaError
 
 PICKLES = (".pkl", ".pickle", ".p")
@@ -66,11 +68,21 @@ def make_split(descriptor: Descriptor, root: Path, wish: Wish, progress: Callabl
             raise SdaError(f"{wish.given} has an order of its own: leave --by and --seed out")
         keys = _pickled(wish, listing.items) if pickled else read_keys(Path(wish.given), listing.items, "training images")
         return Choice([by_key[key] for key in keys[: _at_most(wish.labels, len(keys), f"{wish.given} names")]], [], [])
-    bad = bad_pairs(root, listing.items)
+    bad = bad_pairs(root, listing.items, descriptor)
+    copies = _copies_of_validation(descriptor, root, listing.items)
     notes = [f"{len(bad)} pairs that sda doctor found bad are passed over"] if bad else []
-    sound = Listing([item for item in listing.items if item.key not in bad], listing.encoding)
+    notes += [f"{len(copies)} images that are copies of validation images are passed over"] if copies else []
+    sound = Listing([item for item in listing.items if item.key not in {*bad, *copies}], listing.encoding)
     keys, rows = _by_rule(descriptor, root, sound, wish, progress)
     return Choice([by_key[key] for key in keys], rows, notes)
+
+
+def _copies_of_validation(descriptor: Descriptor, root: Path, items: list[Item]) -> set[str]:
+    try:
+        validation = list_items(descriptor, root, "val").items
+    except NoImages:
+        return set()
+    return {item.key for _, item in find_shared(validation, items)}
 
 
 def _by_rule(

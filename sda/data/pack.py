@@ -23,7 +23,7 @@ from sda.data.descriptor import Descriptor, Item, Listing, list_items
 from sda.data.files import FileError
 from sda.errors import SdaError
 
-FORMAT = 1
+FORMAT = 2
 KIND = "sda pack"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -238,7 +238,7 @@ def check_fresh(pack: Pack, descriptor: Descriptor) -> None:
             f"{pack.path}: a pack of {pack.title}, where {descriptor.title} is expected; give that one's pack or folder"
         )
     for part, value in decoding(descriptor).items():
-        if pack.settings[part] != value:
+        if pack.settings.get(part) != value:
             raise SdaError(
                 f"{pack.path}: the descriptor of {pack.title} has changed since this was packed: other {part}; "
                 "run sda pack again, into a new file, or undo the change"
@@ -270,6 +270,7 @@ def decoding(descriptor: Descriptor) -> dict:
     """All of a descriptor that decides which train id a label value becomes; the order of the classes counts."""
     return {
         "classes": [[name, *color] for name, color in descriptor.table().colors.items()],
+        "labels": [layout.labels for layout in descriptor.layout],
         "ids": dict(sorted(descriptor.ids.items())),
         "void": sorted(descriptor.void),
         "void_colors": sorted(descriptor.void_colors),

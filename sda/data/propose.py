@@ -1,7 +1,6 @@
 """`sda init-dataset`: look at a folder and propose a descriptor for it, as TOML for the user to edit."""
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from sda import shelf
 from sda.data import descriptor as descriptors
-from sda.data.descriptor import IMAGE_SUFFIXES, Item
+from sda.data.descriptor import IMAGE_SUFFIXES, Item, walk
 from sda.data.files import FileError, open_file
 from sda.data.scan import Finding, look_at
 from sda.errors import SdaError
@@ -38,7 +37,7 @@ def propose(root: Path) -> tuple[str, list[str]]:
         SdaError: no images.
     """
     if not root.is_dir():
-        raise SdaError(f"{root}: no such folder")
+        raise SdaError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
     folders = _folders(root)
     if not folders:
         raise SdaError(f"{root}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -57,11 +56,10 @@ def propose(root: Path) -> tuple[str, list[str]]:
 def _folders(root: Path) -> dict[Path, list[str]]:
     """Folder relative to the root → the names of the images in it, sorted. Hidden files and folders are passed over."""
     folders = {}
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        files = sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."))
+    for folder, names in walk(root):
+        files = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
         if files:
-            folders[Path(folder).relative_to(root)] = files
+            folders[folder.relative_to(root)] = files
     return folders
 
 
@@ -73,7 +71,8 @@ def _label_endings(folder: Path, names: list[str]) -> list[str]:
     """
     found = []
     for ending, group in _by_ending([name for name in names if Path(name).suffix.lower() not in (".jpg", ".jpeg")]).items():
-        values = [_values_of_label(folder / name) for name in _spread(group, FEW)]
+        read = (_values_of_label(folder / name) for name in _spread(group, FEW))
+        values = [count for count in read if count is not None]
         if values and all(values):
             words = ending.lower()
             preferred = ("labelids" in words, "trainid" in words, "label" in words or "mask" in words)
@@ -91,12 +90,12 @@ def _by_ending(names: list[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _values_of_label(path: Path) -> int:
-    """How many different values a label file has; 0 for what is no label: unreadable, or a photo."""
+def _values_of_label(path: Path) -> int | None:
+    """How many different values a label file has; 0 for what is no label, but a photo; None for what cannot be read."""
     try:
         values = np.asarray(open_file(path, "label", low_bytes=True))
     except FileError:
-        return 0
+        return None
     if values.ndim == 3:
         values = values[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     if values.ndim != 2 or values.dtype.kind not in "biu":
@@ -170,7 +169,7 @@ def _generalise(folders: list[tuple[str, ...]]) -> tuple[list[str], dict[int, st
         values = {folder[position] for folder in folders}
         if all(value.lower() in SPLITS for value in values) and "split" not in words.values():
             words[position] = "split"
-        elif len(values) > 1:
+        elif len(values) > 1 or re.search("[{}]", folders[0][position]):  # braces would be words
             words[position] = f"folder{len(words) + 1}"
         parts.append(f"{{{words[position]}}}" if position in words else folders[0][position])
     return parts, words

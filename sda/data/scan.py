@@ -20,10 +20,11 @@ import numpy as np
 
 from sda.data.descriptor import Item
 from sda.data.files import FileError, open_file, read_image
+from sda.interrupt import begin_worker
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the cache's lines
+VERSION = 2  # of the cache's lines
 CHUNK = 16  # pairs per task
 MOST_VALUES = 512  # a label with more different values is no label
 
@@ -34,6 +35,7 @@ class Finding:
 
     Attributes:
         key: the item's.
+        label: the label file, relative to the image's folder; None where there is none.
         image_stat, label_stat: [bytes, mtime in ns]; None where there is no file.
         size, label_size: [width, height].
         sha256: of the image file's bytes.
@@ -45,6 +47,7 @@ class Finding:
     """
 
     key: str
+    label: str | None
     image_stat: list[int] | None
     label_stat: list[int] | None
     size: list[int] | None = None
@@ -137,7 +140,7 @@ def _look_at_all(chunks: list[list[Item]], processes: int | None) -> Iterator[li
         yield from map(_look_at_chunk, chunks)
         return
     # spawn, not fork: the caller may have threads or a GPU in use
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), begin_worker) as pool:
         try:
             for future in as_completed([pool.submit(_look_at_chunk, chunk) for chunk in chunks]):
                 yield future.result()
@@ -153,7 +156,7 @@ def _look_at_chunk(items: list[Item]) -> list[Finding]:
 def look_at(item: Item) -> Finding:
     """Read one pair."""
     image_stat, label_stat = stats_of(item)
-    facts = {"key": item.key, "image_stat": image_stat, "label_stat": label_stat}
+    facts = {"key": item.key, "label": _name_of_label(item), "image_stat": image_stat, "label_stat": label_stat}
     if item.stored is not None:
         return _look_at_stored(item, facts)
     try:
@@ -234,4 +237,9 @@ def _read_cache(path: Path) -> dict[str, Finding]:
 
 
 def _fresh(finding: Finding, item: Item) -> bool:
-    return not finding.image_fault and (finding.image_stat, finding.label_stat) == stats_of(item)
+    same = finding.label == _name_of_label(item) and (finding.image_stat, finding.label_stat) == stats_of(item)
+    return same and not finding.image_fault and not finding.label_fault
+
+
+def _name_of_label(item: Item) -> str | None:
+    return item.label and os.path.relpath(item.label, item.image.parent)

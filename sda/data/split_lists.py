@@ -1,15 +1,20 @@
 """Split lists: text files that name images, read in the forms in circulation and written in ours and in UniMatch's."""
 
+from __future__ import annotations
+
 import codecs
 import hashlib
 import os
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from sda.atomic import written_whole
-from sda.data.descriptor import Item
 from sda.errors import SdaError
+
+if TYPE_CHECKING:
+    from sda.data.descriptor import Item
 
 _LONGEST = 10_000  # characters in a line: more than two paths can have
 

@@ -105,8 +105,9 @@ def hold_out(
     Raises:
         SdaError: one side would be empty.
     """
-    wanted = max(1, round(size * len(items))) if isinstance(size, float) else size
-    if (isinstance(size, float) and not 0 < size < 1) or not 0 < wanted < len(items):
+    share = isinstance(size, float)
+    wanted = size if not share else max(1, round(size * len(items))) if 0 < size < 1 else 0
+    if not 0 < wanted < len(items):
         raise SdaError(
             f"{size} cannot be held out of {len(items)} images, for one side would be empty: "
             f"name a share between 0 and 1, or a count from 1 to {len(items) - 1}"

@@ -192,7 +192,7 @@ def test_links_are_followed(world, field, train, tmp_path):
     for path in list((field / "labels/train/south").iterdir()):
         shutil.move(path, tmp_path / path.name)
         path.symlink_to(tmp_path / path.name)
-    assert diagnose(world).splits["train"] == {"images": 8, "labelled": 8, "bad": 0}
+    assert diagnose(world).splits["train"] == {"images": 8, "labelled": 8, "bad": 0, "encoding": "ids"}
     assert train("--out", "run")[0] == 0
     assert len(list_folder(field / "pictures/train").items) == 8
 

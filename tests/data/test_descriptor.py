@@ -122,7 +122,7 @@ def test_a_listed_image_that_is_missing_is_named(tmp_path):
     touch(tmp_path, f"JPEGImages/{VOC[0]}.jpg", f"SegmentationClassAug/{VOC[0]}.png")
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/trainaug.txt").write_text("\n".join(VOC))
-    with pytest.raises(SdaError, match=f"trainaug.txt lists {VOC[1]}, but there is no such image"):
+    with pytest.raises(SdaError, match=rf"trainaug.txt: line 2: '{VOC[1]}' is not among the 1 images of JPEGImages/\*.jpg"):
         found("voc2012", tmp_path, "train")
 
 

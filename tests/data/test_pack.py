@@ -429,7 +429,7 @@ def full_after(patch, count, full):
 
 
 def test_a_killed_worker(original, out, finished, monkeypatch):
-    monkeypatch.setattr(packs, "_begin_worker", os.abort)
+    monkeypatch.setattr(packs, "begin_worker", os.abort)
     with pytest.raises(SdaError, match="a process that read images was killed.*fewer processes"):
         make(out, original, processes=2)
     make(out, original)
@@ -634,7 +634,7 @@ def test_foreign_files(tmp_path, finished):
     old = shutil.copy(finished, tmp_path / "old.h5")
     with h5py.File(old, "r+") as file:
         file.attrs["format"] = 0
-    with pytest.raises(SdaError, match=r"old\.h5: a pack of format 0, this sda reads format 1; make it anew"):
+    with pytest.raises(SdaError, match=r"old\.h5: a pack of format 0, this sda reads format 2; make it anew"):
         Pack(Path(old))
 
 
