@@ -29,7 +29,7 @@ def save(path: Path, state: dict, keep: Path | None = None) -> None:
                 _link(path, keep)
     except (OSError, RuntimeError) as error:  # torch hides a full disk in the latter
         cause = error if isinstance(error, OSError) else error.__context__
-        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+        reason = (isinstance(cause, OSError) and cause.strerror) or str(error).splitlines()[0]
         before = "the one before it is unharmed" if path.exists() else "there is none before it"
         raise SdaError(f"{path}: the checkpoint cannot be written ({reason}); {before}") from None
 

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out; what is damaged, foreign or hostile is refused in one line."""
 
+import errno
 import os
 import pickle
 import zipfile
@@ -52,10 +53,10 @@ def test_interrupted_write_leaves_the_old_file(path, monkeypatch):
 
     def half(state, file):
         file.write(b"PK half of it")
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(SdaError, match=r"cannot be written \(No space left on device\); the one before it is unharmed"):
         checkpoint.save(path, {**STATE, "step": 4})
     assert path.read_bytes() == before
     monkeypatch.undo()

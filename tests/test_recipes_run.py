@@ -55,7 +55,7 @@ def write_dataset(name, root):
         names = []
         for index in range(count):
             filled = {**words, **{word: f"{word}{index}" for word in re.findall(r"{(\w+)}", layout.images) if word != "split"}}
-            random = np.random.default_rng([index, count])
+            random = np.random.default_rng([*name.encode(), index, count])
             image = random.integers(0, 255, (64, 96, 3), dtype=np.uint8)
             ids = np.array(values, np.uint8)[random.integers(len(values), size=(16, 24))].repeat(4, 0).repeat(4, 1)
             for pattern, array in ((layout.images, image), (layout.labels, ids)):

@@ -343,7 +343,8 @@ def test_validation_image_in_training_is_refused(fails, tmp_path, where):
     shutil.copy(copied, world.root / where)
     label = "field/labels/train/north/99.png" if "field" in where else "toy/train_masks/99_mask.png"
     tiny.save(tiny.draw(0, [0, 0, 0], [(0, 0, 0)] * 3)[1], world.root / label)
-    message = fails("train", world.recipe, "--labels", "9" if "field" in where else "3", "--out", tmp_path / "run")
+    (tmp_path / "mine.txt").write_text("north/99" if "field" in where else "north/02")
+    message = fails("train", world.recipe, "--split", tmp_path / "mine.txt", "--out", tmp_path / "run")
     assert "is the same image as" in message and where in message and copied.name in message
     assert not (tmp_path / "run").exists()
 

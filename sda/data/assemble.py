@@ -81,7 +81,10 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         listing = replace(listing, items=[item for item in listing.items if item.key not in held_out])
     sound = {item.key for item in listing.items}
     passed_over = {item.key for item in whole.items} - sound
-    passed_over |= {item.key for _, item in splits.find_shared(data.lists["val"], whole.items)}
+    copies = {item.key for _, item in splits.find_shared(data.lists["val"], listing.items)}
+    if copies and not recipe.split:
+        data.notes.append(f"{len(copies)} target images are copies of validation images and get no labels, such as {min(copies)}")
+    passed_over |= copies
     chosen = splits.choose(whole.items, recipe.labels, recipe.split_seed, recipe.split, passed_over)
     splits.check_disjoint("validation", data.lists["val"], "labelled", chosen)
     if recipe.split:
