@@ -75,6 +75,9 @@ class Recipe(shelf.Strict):
     batch_source: Positive = Field(4, description="source images per step")
     batch_labelled: Positive = Field(4, description="labelled target images per step")
     batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
+    accumulate: Positive = Field(
+        1, description="parts that a step's images are taken in, one after the other, to save memory; norms see one at a time"
+    )
     alternate: bool = Field(False, description="source and labelled target images take turns, a step each; false: both in each")
     rare_class_sampling: NonNegative = Field(
         0.0, description="temperature at which labelled images are drawn by class, rare ones more often (DAFormer: 0.01); 0: not"
@@ -88,7 +91,13 @@ class Recipe(shelf.Strict):
         description="torchvision backbone"
     )
     output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the network's convolutions (autocast)")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the network's convolutions (autocast); float16 with scaled gradients, for older GPUs"
+    )
+    recompute: bool = Field(
+        False, description="keep few activations and compute them again backwards: less memory, a third slower"
+    )
+    compile: bool = Field(False, description="torch.compile the networks: minutes at the start, faster steps on a GPU")
     freeze_norm: Literal["none", "affine", "all"] = Field(
         "none", description="the backbone's batch norms: train; keep scales and offsets (DeepLabv2); keep running statistics too"
     )
@@ -173,9 +182,6 @@ class Recipe(shelf.Strict):
 
     @model_validator(mode="after")
     def _method_makes_sense(self):
-        mixes = self.method in ("mean_teacher", "class_bank") and self.classmix_unlabelled
-        if mixes and self.batch_unlabelled == 1:
-            raise ValueError("batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or classmix_unlabelled = 0")
         fed = {"source": bool(self.source), "target": self.labels != 0 or bool(self.split), "both": True}
         if self.method == "class_bank" and not fed[self.bank_streams]:
             raise ValueError(f"bank_streams = {self.bank_streams}: there is no such labelled stream to fill the bank from")
@@ -185,6 +191,21 @@ class Recipe(shelf.Strict):
             raise ValueError("alternate = true needs source and target labels, which take turns")
         if self.method == "class_bank" and self.bank_selection == "attention" and not self.attention_features:
             raise ValueError("bank_selection = attention ranks by S_c, which attention_features = false leaves untrained")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self):
+        streams = {"batch_source": self.source, "batch_labelled": self.labels or self.split, "batch_unlabelled": self.unlabelled}
+        for name, used in streams.items():
+            if used and getattr(self, name) % self.accumulate:
+                raise ValueError(f"accumulate = {self.accumulate} cannot part {name} = {getattr(self, name)} evenly")
+        mixes = self.method in ("mean_teacher", "class_bank") and self.classmix_unlabelled
+        if mixes and self.batch_unlabelled == self.accumulate:
+            at_least = "" if self.accumulate == 1 else f" times accumulate = {self.accumulate}"
+            raise ValueError(
+                f"batch_unlabelled = {self.batch_unlabelled} leaves ClassMix no other image; ask for 2{at_least}, or "
+                "classmix_unlabelled = 0"
+            )
         return self
 
     @model_validator(mode="after")

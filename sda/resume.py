@@ -22,6 +22,7 @@ NEEDED = {
     "weights_format",
     "method",
     "optimizer",
+    "scaler",
     "best",
     "seconds",
     "evaluated",

@@ -19,9 +19,10 @@ from sda.evaluate import evaluate
 from sda.guard import Guard
 from sda.interrupt import Interrupted, Signals
 from sda.methods import METHODS
-from sda.models import SegmentationNetwork, build, load_weights, read_weights
+from sda.models import SegmentationNetwork, build, load_weights, read_weights, recompute_activations
 from sda.models.weights import PREPROCESSING
 from sda.recipe import Recipe
+from sda.teacher import Teacher
 
 LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
 MOST_SKIPPED = 100  # steps without a finite loss that a run survives
@@ -80,12 +81,19 @@ class Training:
         self.method = maker(network, len(names), self.normalise, labelled_images, settings).to(device)
         if recipe.class_statistics and resumed is None:
             self.method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
+        if recipe.recompute:
+            recompute_activations(self.method.student)
+        if recipe.compile:
+            for network in (self.method.student, *(part.model for part in self.method.children() if isinstance(part, Teacher))):
+                network.compile()
         self.optimizer = make_optimizer(self.method, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.step, self.best, self.seconds, self.evaluated, self.skipped = 0, None, 0.0, True, 0
         faults = {}
         if resumed is not None:
             self.method.load_state_dict(resumed["method"])
             self.optimizer.load_state_dict(resumed["optimizer"])
+            self.scaler.load_state_dict(resumed["scaler"])
             self.step, self.best, self.seconds, self.evaluated, self.skipped, faults = (
                 resumed[key] for key in ("step", "best", "seconds", "evaluated", "skipped", "faults")
             )
@@ -169,19 +177,24 @@ class Training:
         factor = (1 - step / recipe.steps) ** recipe.poly_power
         set_rate(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.method.step(batch, step)
-        total = sum(losses.values())
+        losses = {}
+        for part in parts_of(batch, recipe.accumulate):
+            found = self.method.step(part, step)
+            self.scaler.scale(sum(found.values()) / recipe.accumulate).backward()
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss.detach() / recipe.accumulate
         taken = _Taken(step, batch, losses, recipe.learning_rate * factor)
-        if recipe.nonfinite == "skip" and not torch.isfinite(total).item():
+        if recipe.nonfinite == "skip" and taken.nonfinite():
             self.skipped += 1
             if self.skipped > MOST_SKIPPED:
                 raise SdaError(f"step {step}: more than {MOST_SKIPPED} steps had a loss that is not finite; lower learning_rate")
             return replace(taken, skipped=True)
-        total.backward()
+        self.scaler.unscale_(self.optimizer)
         if step % LOG_EVERY == 0 or step + 1 == recipe.steps:
             gradients = [parameter.grad for parameter in self.method.parameters() if parameter.grad is not None]
             taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.method.follow(step)
         return taken
 
@@ -238,6 +251,7 @@ class Training:
         running = {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best": self.best,
             "seconds": self.seconds,
             "evaluated": self.evaluated,
@@ -283,6 +297,18 @@ class _Taken:
 def takes_part(recipe: Recipe, stream: str, step: int) -> bool:
     """Whether a stream is drawn from in a step: with `alternate`, source and labelled target images take turns."""
     return not recipe.alternate or stream != ("labelled", "source")[step % 2]
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """A batch in `count` parts of equal size."""
+    if count == 1:
+        return [batch]
+    parts = [{} for _ in range(count)]
+    for name in Stream.NAMES:
+        if (images := getattr(batch, name)) is not None:
+            for part, chunk in zip(parts, images.chunk(count), strict=True):
+                part[name] = chunk
+    return [Batch(**part) for part in parts]
 
 
 def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream | None]:

@@ -27,6 +27,11 @@ class Labelled:
     images: Tensor
     labels: Tensor
 
+    def chunk(self, count: int) -> "list[Labelled]":
+        """In `count` parts."""
+        parts = zip(self.images.chunk(count), self.labels.chunk(count), strict=True)
+        return [Labelled(images, labels) for images, labels in parts]
+
     def pin_memory(self) -> "Labelled":
         """The same in page-locked memory: the loader calls this where there is a GPU."""
         return Labelled(self.images.pin_memory(), self.labels.pin_memory())

@@ -4,7 +4,7 @@ import torch
 
 from sda.errors import SdaError
 from sda.models.backbones import BACKBONES, MOBILENETS, build_backbone
-from sda.models.deeplab import DeepLabV2Head, DeepLabV3PlusHead, SegmentationNetwork
+from sda.models.deeplab import DeepLabV2Head, DeepLabV3PlusHead, SegmentationNetwork, recompute_activations
 from sda.models.weights import Preprocessing, Pretrained, load_weights, read_weights
 
 # Name: the output stride of the backbone when none is asked for.
@@ -19,6 +19,7 @@ __all__ = [
     "build",
     "load_weights",
     "read_weights",
+    "recompute_activations",
 ]
 
 
@@ -40,7 +41,7 @@ def build(
     deeplabv3plus   stride 4                     the decoder's output    256, for MobileNets 128
     ==============  ===========================  ======================  ====================================
 
-    `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `precision` float32 or bfloat16;
+    `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `precision` float32, bfloat16 or float16;
     `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches, as the
     authors' released code does. Weights are random: see `read_weights` and `load_weights`.
     Raises SdaError for unknown names, fewer than two classes, another output stride, and a MobileNet of Caffe.

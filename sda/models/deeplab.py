@@ -5,13 +5,19 @@ Sources: Chen et al., "DeepLab", TPAMI 2018 (v2); Chen et al., "Encoder-Decoder 
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
+from torchvision.models.resnet import Bottleneck
 
+BLOCKS = (Bottleneck, InvertedResidual, InvertedResidualV3)
 V2_RATES = (6, 12, 18, 24)
 V3PLUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 LOW_LEVEL_CHANNELS = 48
@@ -67,6 +73,36 @@ class SegmentationNetwork(nn.Module):
             norm.requires_grad_(False)
         self.frozen_norms = statistics
         self.train(self.training)
+
+
+def recompute_activations(network: SegmentationNetwork) -> None:
+    """Keep only what enters and leaves each block of the backbone, in place, and compute the rest again backwards.
+
+    Not for a network that is still to be copied: the copy would compute with the original's blocks.
+    """
+    for block in network.backbone.modules():
+        if isinstance(block, BLOCKS):
+            block.forward = functools.partial(
+                checkpoint,
+                block.forward,
+                use_reentrant=False,
+                context_fn=lambda block=block: (contextlib.nullcontext(), _statistics_at_rest(block)),
+            )
+
+
+@contextlib.contextmanager
+def _statistics_at_rest(block: nn.Module) -> Iterator[None]:
+    """Meanwhile, a block's norms leave their running statistics alone: they have noted this batch already."""
+    norms = list(norms_of(block))
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 def norms_of(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
