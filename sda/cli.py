@@ -248,6 +248,35 @@ def ablate(
 
 
 @cli.command()
+@click.argument("folder", default="runs", metavar="[DIR]")
+@json_option
+def runs(folder: str, as_json: bool) -> None:
+    """List the runs in a folder, how far they got, and their scores."""
+    from sda import runs as known
+
+    found = known.find(Path(os.path.expanduser(folder)))
+    if as_json:
+        click.echo(json.dumps([run.to_dict() for run in found], indent=2))
+        return
+    columns = ["run", "state", "setting", "method", "seed", "step", "mIoU", "protocol", "last sign of life"]
+    rows = [
+        [
+            run.name,
+            run.state,
+            run.setting,
+            run.method,
+            "" if run.seed is None else str(run.seed),
+            f"{run.step} of {run.steps}",
+            "" if run.miou is None else f"{run.miou:.2f}",
+            run.protocol,
+            report.ago(run.age),
+        ]
+        for run in found
+    ]
+    report.show_table(columns, rows)
+
+
+@cli.command()
 @click.argument("name", required=False)
 @json_option
 def recipes(name: str | None, as_json: bool) -> None:

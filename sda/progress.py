@@ -83,12 +83,13 @@ class Bars:
         """What `sda.train.train` reports to."""
         from sda.train import Report
 
-        notes = {"loss": "", "score": ""}
+        notes = {"loss": "", "bank": "", "score": ""}
 
-        def step(k: int, losses: dict[str, float] | None) -> None:
-            if losses:
-                notes["loss"] = f"loss {sum(losses.values()):.3f}"
-            self.count(name, k + 1, steps, f"{notes['loss']} {notes['score']}".strip())
+        def step(k: int, values: dict[str, float] | None) -> None:
+            if values:
+                notes["loss"] = f"loss {values['loss']:.3f}"
+                notes["bank"] = f"bank {values['bank_fill']:.0%}" if values.get("bank_fill") else ""
+            self.count(name, k + 1, steps, " ".join(filter(None, notes.values())))
 
         def scored(k: int, score: dict) -> None:
             notes["score"] = f"mIoU {score['miou']:.1f}"

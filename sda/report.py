@@ -24,6 +24,14 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
     _console().print(table)
 
 
+def ago(seconds: float) -> str:
+    """A time that has passed, in words: in the largest unit of which there is at least one."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
 def show_scores(scores: dict[str, dict]) -> None:
     """Print per-class IoU in percent, a column per run, with the protocol under which they were made.
 

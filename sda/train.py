@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sda import checkpoint
@@ -31,9 +32,14 @@ KEPT_BATCHES = 3  # of those that gave no finite loss
 
 @dataclass(frozen=True)
 class Report:
-    """What the loop tells whoever watches: `step(k, losses or None)` and `evaluation(done, total)`."""
+    """What the loop tells whoever watches.
 
-    step: Callable[[int, dict[str, float] | None], None] = lambda step, losses: None
+    Attributes:
+        step: a step was taken; on logged steps with all its numbers. evaluation: how many images are scored, of how many.
+        scored: the score after so many steps. say: something in words.
+    """
+
+    step: Callable[[int, dict[str, float] | None], None] = lambda step, values: None
     evaluation: Callable[[int, int], None] = lambda done, total: None
     scored: Callable[[int, dict], None] = lambda step, score: None
     say: Callable[[str], None] = lambda text: None
@@ -130,19 +136,20 @@ class Training:
                 due = last or bool(recipe.eval_every and self.step % recipe.eval_every == 0)
                 stop = signals.caught or self.step == stop_at
                 keep = due or stop or (recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0)
-                logged, values = (self.step - 1) % LOG_EVERY == 0 or last, None
+                logged, numbers = (self.step - 1) % LOG_EVERY == 0 or last, None
                 if logged or keep:
                     self._refuse_nonfinite(taken)
                 if taken.skipped:
                     self.report.say(f"step {taken.step}: {taken.nonfinite()} is not finite: skipped{self._keep_batch(taken)}")
                     _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
                 elif logged:
-                    values = {name: loss.item() for name, loss in taken.losses.items()}
-                    more = {**self.method.diagnostics(), "gradient": taken.gradient.item(), "rate": taken.rate}
-                    _write(log, {"step": taken.step, **values, **more})
-                    for warning in guard.look(taken.step, {**values, **more}, self.method):
+                    numbers = {name: loss.item() for name, loss in taken.losses.items()}
+                    numbers |= {"loss": sum(numbers.values()), **self.method.diagnostics()}
+                    numbers |= {"gradient": taken.gradient.item(), "rate": taken.rate}
+                    _write(log, {"step": taken.step, **numbers})
+                    for warning in guard.look(taken.step, numbers, self.method):
                         self.report.say(warning)
-                self.report.step(self.step - 1, values)
+                self.report.step(self.step - 1, numbers)
                 self.evaluated = not due
                 if due and not stop:
                     score = self._score(log)
@@ -157,6 +164,12 @@ class Training:
                     signals.caught, f"{name} at step {self.step} of {recipe.steps}: {self.out / 'last.pt'} is written"
                 )
             return None
+        about = {key: value for key, value in self._student().items() if key != "student"}
+        save_file(
+            {name: value.contiguous() for name, value in self.method.student.state_dict().items()},
+            self.out / "student.safetensors",
+            metadata={"sda": json.dumps(about)},
+        )
         faults = [fault for stream in self.streams.values() if stream for fault in stream.faults]
         return {
             **score,
