@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from scipy import stats
 
-from sda import pool, recipe, run_folder
+from sda import pool, recipe, resume
 from sda.errors import SdaError
 from sda.progress import Bars
 from sda.recipe import Recipe
@@ -79,8 +79,6 @@ def run(
     results = {key: result for key, job in jobs.items() if (result := _finished(job))}
     missing = [job for key, job in jobs.items() if key not in results]
     bars.say(f"{len(jobs)} runs: {len(results)} are there, {len(missing)} to train")
-    for job in missing:
-        _set_aside(job.folder)
     places = {job.folder: key for key, job in jobs.items()}
     failed = {}
     for number, (job, result) in enumerate(pool.train_all(missing, at_once or pool.default_size(device), device, bars), 1):
@@ -103,7 +101,7 @@ def _job(row: Row, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.
     return pool.Job(f"{row.name}, seed {seed}", recipe.load(row.recipe, changes).with_absolute_paths(), folder)
 
 
-_IDLE = {"description", "expected", "workers", "root", "eval_every"}  # fields that decide nothing about a score
+_PLACES = {"source_root", "target_root"}  # nothing tells whether other folders hold the same images
 
 
 def _finished(job: pool.Job) -> dict | None:
@@ -111,7 +109,8 @@ def _finished(job: pool.Job) -> dict | None:
     if not (job.folder / "result.json").exists():
         return None
     there = recipe.load(str(job.folder / "recipe.toml"))
-    changed = [key for key in Recipe.model_fields if key not in _IDLE and getattr(there, key) != getattr(job.recipe, key)]
+    decisive = Recipe.model_fields.keys() - (resume.FREE - _PLACES)
+    changed = [key for key in Recipe.model_fields if key in decisive and getattr(there, key) != getattr(job.recipe, key)]
     if changed:
         was, wanted = getattr(there, changed[0]), getattr(job.recipe, changed[0])
         raise SdaError(f"{job.folder}: holds a run with {changed[0]} = {was!r}, not {wanted!r}; name another --out")
@@ -119,12 +118,6 @@ def _finished(job: pool.Job) -> dict | None:
         return json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
     except ValueError:
         return None  # cut off while it was written: as good as interrupted
-
-
-def _set_aside(folder: Path) -> None:
-    """Rename what an interrupted run left; nothing is overwritten."""
-    if folder.exists():
-        folder.rename(run_folder.free(folder.parent, f"{folder.name}-interrupted"))
 
 
 def summarise(names: list[str], seeds: list[int], results: dict[tuple[str, int], dict], confidence: float = 0.95) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sda import experiment
+from sda import experiment, resume
 from sda.data import descriptor as descriptors
 from sda.data.assemble import find_root
 from sda.errors import SdaError
@@ -37,6 +37,8 @@ def default_size(device: torch.device) -> int:
 
 def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -> Iterator[tuple[Job, dict | SdaError]]:
     """Train `jobs` in their order, `at_once` at a time with an even share of the cores each; 1: in this process.
+
+    What an interrupted run left in a job's folder is gone on with.
 
     Yields:
         Each job as it ends, with its result (see `sda.train.train`) or the error that ended it.
@@ -75,7 +77,7 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
 
 def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
     try:
-        return experiment.run(job.recipe, job.name, job.folder, device, bars)
+        return experiment.run(job.recipe, job.name, job.folder, device, bars, resume.find("auto", job.folder))
     except SdaError as error:
         return error
     except Exception as error:  # out of memory, a full disk: the other trainings go on

@@ -104,7 +104,7 @@ def no_training(monkeypatch):
     def train_all(jobs, at_once, device, bars):
         for job in jobs:
             trained.append(job)
-            job.folder.mkdir(parents=True)
+            job.folder.mkdir(parents=True, exist_ok=True)
             if job.recipe.views == 7:
                 yield job, SdaError("no room")
                 continue
@@ -129,8 +129,22 @@ def test_goes_on_where_it_stopped(world, no_training, monkeypatch, capsys, tmp_p
     (tmp_path / "out/views=2/seed1/result.json").unlink()  # as if it had been interrupted
     assert tiny.run_main(monkeypatch, *arguments, "views=1,2,3") == 0
     assert [job.name for job in no_training[4:]] == ["views=2, seed 1", "views=3, seed 0", "views=3, seed 1"]
-    assert (tmp_path / "out/views=2/seed1-interrupted/recipe.toml").exists()
     assert "| views=3 | 3.50 ± 0.71 | 3.00, 4.00 | +2.00 [+2.00, +2.00] | 5 |" in (tmp_path / "out/ablation.md").read_text()
+
+
+def test_an_interrupted_run_is_gone_on_with(world, monkeypatch, capsys, tmp_path):
+    """Of which only the last step is left to take; another has left no checkpoint yet, and is set aside."""
+    flags = ["--set", "steps=4", "--device", "cpu"]
+    run = ["train", world.recipe, *flags, "--stop-at", 3, "--out", tmp_path / "out/tiny/seed0"]
+    assert tiny.run_main(monkeypatch, *run) == 0
+    (tmp_path / "out/tiny/seed1").mkdir()
+    (tmp_path / "out/tiny/seed1/recipe.toml").write_text("cut off")
+    capsys.readouterr()
+    assert (
+        tiny.run_main(monkeypatch, "ablate", world.recipe, *flags, "--seeds", "0,1", "--jobs", 1, "--out", tmp_path / "out") == 0
+    )
+    assert "seed0/last.pt, step 3 of 4" in capsys.readouterr().err.replace("\n", "")
+    assert (tmp_path / "out/tiny/seed1-interrupted/recipe.toml").read_text() == "cut off"
 
 
 def test_other_settings_in_the_folder_are_refused(world, no_training, monkeypatch, capsys, tmp_path):
