@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from sda import checkpoint, resume, run_folder
+from sda import checkpoint, memory, resume, run_folder
 from sda.data.assemble import assemble, evaluation_set
 from sda.data.descriptor import ClassTable
 from sda.errors import SdaError
@@ -58,15 +58,29 @@ def run(
     if resumed is not None:
         resume.take_log(resumed, out)
         run_folder.note_resumption(out, resumed.step, str(resumed.path), str(device))
+    if device.type == "cuda":
+        bars.say(_memory(recipe, len(data.table.names), device))
     with bars.saying_logs():
-        report = bars.report(name, recipe.steps)
-        result = Training(recipe, data, out, device, report, resumed and resumed.state).run(stop_at)
+        try:
+            report = bars.report(name, recipe.steps)
+            result = Training(recipe, data, out, device, report, resumed and resumed.state).run(stop_at)
+        except torch.OutOfMemoryError:
+            raise SdaError(f"the memory of {device} is full; try, in this order: {memory.advice(recipe)}") from None
     if result is None:
         return None
     run_folder.finish(out, result)
     if result["skipped"]:
         bars.say(f"{len(result['skipped'])} unusable files were left out: {out / 'skipped.txt'}")
     return result
+
+
+def _memory(recipe: Recipe, classes: int, device: torch.device) -> str:
+    """What the run will need, and, where that is more than there is, what to change."""
+    with torch.device("meta"):
+        network = build_network(recipe, classes, "torchvision")
+    needed, free = memory.estimate(recipe, network, classes), torch.cuda.mem_get_info(device)[0]
+    said = f"{needed}; {free / 2**30:.1f} GiB are free"
+    return said if needed.total < free else f"{said}: too little? Try, in this order: {memory.advice(recipe)}"
 
 
 @dataclass(frozen=True)
