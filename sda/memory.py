@@ -40,11 +40,11 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
         network: the recipe's, on the "meta" device; it is changed.
     """
     height, width = recipe.crop_size
-    labelled = [recipe.batch_source * bool(recipe.source), recipe.batch_labelled * bool(recipe.labels != 0 or recipe.split)]
-    counts = [
-        max(labelled) if recipe.alternate else sum(labelled),
-        recipe.views * recipe.batch_unlabelled * bool(recipe.unlabelled),
-    ]
+    source = recipe.batch_source if recipe.source else 0
+    labelled = recipe.batch_labelled if recipe.labels != 0 or recipe.split else 0
+    unlabelled = recipe.views * recipe.batch_unlabelled if recipe.unlabelled else 0
+    counts = [max(source, labelled) if recipe.alternate else source + labelled, unlabelled]
+    network.precision = torch.float32  # autocast knows no meta device: halved below
     if recipe.recompute:
         recompute_activations(network)
     activations = sum(_kept(network.train(), count // recipe.accumulate, height, width, classes) for count in counts if count)
