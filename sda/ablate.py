@@ -101,15 +101,13 @@ def _job(row: Row, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.
     return pool.Job(f"{row.name}, seed {seed}", recipe.load(row.recipe, changes).with_absolute_paths(), folder)
 
 
-_PLACES = {"source_root", "target_root"}  # nothing tells whether other folders hold the same images
-
-
 def _finished(job: pool.Job) -> dict | None:
     """The result in a job's folder, if its run came to its end."""
     if not (job.folder / "result.json").exists():
         return None
     there = recipe.load(str(job.folder / "recipe.toml"))
-    decisive = Recipe.model_fields.keys() - (resume.FREE - _PLACES)
+    idle = resume.FREE - resume.PLACES | {"root"}  # nothing tells whether other folders hold the same images
+    decisive = Recipe.model_fields.keys() - idle
     changed = [key for key in Recipe.model_fields if key in decisive and getattr(there, key) != getattr(job.recipe, key)]
     if changed:
         was, wanted = getattr(there, changed[0]), getattr(job.recipe, changed[0])

@@ -12,8 +12,9 @@ from sda.errors import SdaError
 from sda.recipe import Recipe
 
 # What may change between an interruption and going on: it decides nothing about the network that comes out. Roots may, since
-# the images of every stream are compared.
-FREE = {"description", "expected", "workers", "in_memory", "root", "source_root", "target_root", "eval_every", "checkpoint_every"}
+# the images of every stream are compared; and the file of the weights, which are in the checkpoint.
+PLACES = {"root", "source_root", "target_root", "weights"}
+FREE = {"description", "expected", "workers", "in_memory", "eval_every", "checkpoint_every", *PLACES}
 
 NEEDED = {
     "step",

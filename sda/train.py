@@ -119,7 +119,7 @@ class Training:
             Interrupted: SIGTERM or SIGINT came, and the checkpoint is written.
             SdaError: an unusable file, a loss that is no longer finite, or a checkpoint that cannot be written.
         """
-        recipe, score, before = self.recipe, None, None
+        recipe, score, unchecked = self.recipe, None, []
         guard = Guard(recipe, self.data.table.names)
         self._began = time.perf_counter()
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log, Signals() as signals:
@@ -128,17 +128,16 @@ class Training:
                 self._save()
             while self.step < recipe.steps:
                 taken = self._advance()
-                if before is not None:  # a step late, so that the device is not waited for
-                    self._refuse_nonfinite(before)
-                before = taken
+                unchecked.append(taken)
                 self.step += 1
                 last = self.step == recipe.steps
                 due = last or bool(recipe.eval_every and self.step % recipe.eval_every == 0)
                 stop = signals.caught or self.step == stop_at
                 keep = due or stop or (recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0)
                 logged, numbers = (self.step - 1) % LOG_EVERY == 0 or last, None
-                if logged or keep:
-                    self._refuse_nonfinite(taken)
+                if logged or keep:  # only now, because to look at a number is to wait for the device
+                    self._refuse_nonfinite(unchecked)
+                    unchecked = []
                 if taken.skipped:
                     self.report.say(f"step {taken.step}: {taken.nonfinite()} is not finite: skipped{self._keep_batch(taken)}")
                     _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
@@ -211,16 +210,16 @@ class Training:
         self.method.follow(step)
         return taken
 
-    def _refuse_nonfinite(self, taken: "_Taken") -> None:
-        """SdaError when a loss of a step that was not skipped is NaN or infinite; its batch is kept."""
-        if taken.skipped or not (names := taken.nonfinite()):
-            return
-        last = self.out / "last.pt"
-        unharmed = f"; {last} is unharmed: go on from it with --resume auto" if last.exists() else ""
-        raise SdaError(
-            f"step {taken.step}: the loss {names} is no longer finite{self._keep_batch(taken)}; lower learning_rate, or leave "
-            f"such batches out with --nonfinite skip{unharmed}"
-        )
+    def _refuse_nonfinite(self, steps: list["_Taken"]) -> None:
+        """SdaError when a loss of a step that was not skipped is NaN or infinite; the batch of the first is kept."""
+        for taken in steps:
+            if not taken.skipped and (names := taken.nonfinite()):
+                last = self.out / "last.pt"
+                unharmed = f"; {last} is unharmed: go on from it with --resume auto" if last.exists() else ""
+                raise SdaError(
+                    f"step {taken.step}: the loss {names} is no longer finite{self._keep_batch(taken)}; lower learning_rate, or "
+                    f"leave such batches out with --nonfinite skip{unharmed}"
+                )
 
     def _keep_batch(self, taken: "_Taken") -> str:
         """Write the images and labels of a step to a file, for inspection, and say so; of the first few only."""
