@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from sda.data.descriptor import Descriptor, Item, Listing
 from sda.data.doctor import KINDS, Report
@@ -18,7 +18,7 @@ GREY = (90, 90, 90)  # ignored pixels
 
 def show_table(columns: list[str], rows: list[list[str]]) -> None:
     """Print a table on stdout."""
-    table = Table(*columns, header_style="bold")
+    table = Table(*(Column(column, overflow="fold") for column in columns), header_style="bold")
     for row in rows:
         table.add_row(*map(escape, row))
     _console().print(table)
