@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sda.distributed import total
 from sda.labels import IGNORE
 from sda.losses import class_weights
 
@@ -39,6 +40,7 @@ class ClassBalance(nn.Module):
             for label in labels:
                 flat = torch.where(label == IGNORE, classes, label).flatten()
                 counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
+            counts = total(counts)
             share = counts[:classes] / counts[:classes].sum().clamp(min=1)
             keep = torch.clamp(1 - 1 / (self.updates + 1), max=self.momentum)
             self.frequency.mul_(keep).add_(share * (1 - keep))

@@ -5,8 +5,12 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import torch
 
 from sda import __version__, recipe, report, shelf
 from sda.errors import SdaError
@@ -102,9 +106,19 @@ def _train(name: str, given: dict) -> None:
     changes.update(recipe.parse_pair(pair, "--set") for pair in pairs)
     wanted = recipe.load(name, changes).with_absolute_paths()
 
-    from sda import experiment, resume, run_folder
+    from sda import distributed, experiment
 
-    title, resumed = title_of(name), None
+    with distributed.joined(experiment.pick_device(device)) as where:
+        _train_here(name, wanted, out, resume_from, stop_at, where, as_json)
+
+
+def _train_here(
+    name: str, wanted: recipe.Recipe, out: str, resume_from: str, stop_at: int | None, device: "torch.device", as_json: bool
+) -> None:
+    """Train in this process, which may be one of several."""
+    from sda import distributed, experiment, resume, run_folder
+
+    title, resumed, leads = title_of(name), None, distributed.rank() == 0
     if resume_from:
         folder = resume.folder(resume_from, out, name, title)
         if (folder / "result.json").exists():
@@ -114,9 +128,11 @@ def _train(name: str, given: dict) -> None:
             run_folder.named(str(folder))
     else:
         folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
-    with Bars() as bars:
+    with Bars(quiet=not leads) as bars:
         bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}, into {folder}")
-        result = experiment.run(wanted, title, folder, experiment.pick_device(device), bars, resumed, stop_at)
+        result = experiment.run(wanted, title, folder, device, bars, resumed, stop_at)
+    if not leads:
+        return
     if result is None:
         click.echo(f"Stopped at step {stop_at} of {wanted.steps}. To go on: the same command with --resume auto --out {folder}")
         return

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sda import distributed
 from sda.data.dataset import Dataset, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
@@ -76,7 +77,9 @@ def evaluate(
     skipped, images_seen = [], 0
     was_training = network.training
     network.eval()
-    for samples in DataLoader(_Guarded(dataset), batch if dataset.size else 1, num_workers=workers, collate_fn=list):
+    mine = range(distributed.rank(), len(dataset), distributed.size())
+    loader = DataLoader(_Guarded(dataset), batch if dataset.size else 1, sampler=mine, num_workers=workers, collate_fn=list)
+    for samples in loader:
         faults = [str(sample) for sample in samples if isinstance(sample, FileError)]
         if faults and not skip:
             raise SdaError(faults[0])
@@ -91,8 +94,11 @@ def evaluate(
                 large = nn.functional.interpolate(one[None], size=sample.label.shape, mode="bilinear", align_corners=False)
                 confusion += confusion_matrix(large[0].argmax(dim=0), sample.label.to(device), classes)
         images_seen += len(samples)
-        progress(images_seen + len(skipped), len(dataset))
+        progress(min(distributed.size() * (images_seen + len(skipped)), len(dataset)), len(dataset))
     network.train(was_training)
+    images_seen = int(distributed.total(torch.tensor(images_seen, device=device)))
+    skipped = distributed.listed(skipped)
+    confusion, mean_p, mean_h = (distributed.total(part) for part in (confusion, mean_p, mean_h))
     if not images_seen:
         raise SdaError(f"no image could be evaluated; the first fault: {skipped[0]}")
     if not confusion.any():

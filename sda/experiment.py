@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from sda import checkpoint, memory, resume, run_folder
-from sda.data.assemble import assemble, evaluation_set
+from sda import checkpoint, distributed, memory, resume, run_folder
+from sda.data.assemble import Data, assemble, evaluation_set
 from sda.data.descriptor import ClassTable
 from sda.errors import SdaError
 from sda.evaluate import evaluate
@@ -42,7 +42,8 @@ def run(
     stop_at: int | None = None,
 ) -> dict | None:
     """Train a recipe into the folder `out`, or go on there, and return the result (see `sda.train.Training.run`)."""
-    data = assemble(recipe, bars.count)
+    with distributed.leader_first():
+        data = assemble(recipe, bars.count)
     for stream in ("source", "labelled", "unlabelled", "val"):
         if stream in data.lists:
             bars.say(f"{stream}: {len(data.lists[stream])} images")
@@ -51,13 +52,15 @@ def run(
     if resumed is not None:
         resume.check(resumed, recipe, data)
         bars.say(f"going on from {resumed.path}, step {resumed.step} of {recipe.steps}")
-    if resumed is None or not resumed.lies_in(out):
-        before = run_folder.begin(out, recipe, data, str(device))
-        if before is not None:
-            bars.say(f"{before}: what an interrupted run left, without a checkpoint, is now there")
-    if resumed is not None:
-        resume.take_log(resumed, out)
-        run_folder.note_resumption(out, resumed.step, str(resumed.path), str(device))
+    if distributed.size() > 1:
+        batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
+        each = ", ".join(f"{distributed.size() * batch} {name}" for name, batch in batches.items() if name in data.lists)
+        bars.say(
+            f"{distributed.size()} processes: {each} images per step in all; learning_rate = {recipe.learning_rate}, not scaled"
+        )
+    with distributed.leader_first():
+        if distributed.rank() == 0:
+            _begin_folder(out, recipe, data, str(device), resumed, bars)
     if device.type == "cuda":
         bars.say(_memory(recipe, len(data.table.names), device))
     with bars.saying_logs():
@@ -66,12 +69,22 @@ def run(
             result = Training(recipe, data, out, device, report, resumed and resumed.state).run(stop_at)
         except torch.OutOfMemoryError:
             raise SdaError(f"the memory of {device} is full; try, in this order: {memory.advice(recipe)}") from None
-    if result is None:
+    if result is None or distributed.rank() > 0:
         return None
     run_folder.finish(out, result)
     if result["skipped"]:
         bars.say(f"{len(result['skipped'])} unusable files were left out: {out / 'skipped.txt'}")
     return result
+
+
+def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: Resumed | None, bars: Bars) -> None:
+    if resumed is None or not resumed.lies_in(out):
+        before = run_folder.begin(out, recipe, data, device)
+        if before is not None:
+            bars.say(f"{before}: what an interrupted run left, without a checkpoint, is now there")
+    if resumed is not None:
+        resume.take_log(resumed, out)
+        run_folder.note_resumption(out, resumed.step, str(resumed.path), device)
 
 
 def _memory(recipe: Recipe, classes: int, device: torch.device) -> str:

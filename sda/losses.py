@@ -1,7 +1,7 @@
 """The method's losses and weights: pure functions of tensors. Symbols and equations as in Alonso et al., ICCV 2021.
 
 Everywhere: C classes, labels are int64 with 255 = ignored, ignored pixels are out of every mean, and nothing here
-branches on values, so that a device is never waited for.
+branches on values, so that a device is never waited for. Where several processes train, means are over the pixels of all.
 """
 
 import math
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sda.distributed import total
 from sda.labels import IGNORE
 
 
@@ -29,7 +30,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_w
     loss = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="none")
     if pixel_weights is not None:
         loss = loss * pixel_weights
-    return loss.sum() / valid.sum().clamp(min=1)
+    return total(loss.sum()) / total(valid.sum()).clamp(min=1)
 
 
 def entropy(logits: Tensor, valid: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def entropy(logits: Tensor, valid: Tensor) -> Tensor:
     """
     log_p = F.log_softmax(logits, dim=1)
     h = -(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])
-    return torch.where(valid, h, 0.0).sum() / valid.sum().clamp(min=1)
+    return total(torch.where(valid, h, 0.0).sum()) / total(valid.sum()).clamp(min=1)
 
 
 def contrast(p: Tensor, w_p: Tensor, z: Tensor, w_z: Tensor) -> Tensor:
@@ -59,26 +60,26 @@ def contrast(p: Tensor, w_p: Tensor, z: Tensor, w_z: Tensor) -> Tensor:
     Returns:
         A scalar ≥ 0. Classes without pixels or without bank entries add 0 (and still count in 1/C).
     """
-    u = _weighted_mean(F.normalize(p, dim=2), w_p)
-    v = _weighted_mean(F.normalize(z, dim=2), w_z)
-    both = (w_p.sum(dim=1) > 0) & (w_z.sum(dim=1) > 0)
+    count_p, count_z = total(w_p.sum(dim=1, keepdim=True)), w_z.sum(dim=1, keepdim=True)  # the weights have mean 1
+    u = total(torch.einsum("cn,cnd->cd", w_p, F.normalize(p, dim=2))) / count_p.clamp(min=1e-6)
+    v = torch.einsum("cn,cnd->cd", w_z, F.normalize(z, dim=2)) / count_z.clamp(min=1e-6)
+    both = ((count_p > 0) & (count_z > 0)).squeeze(1)
     return torch.where(both, 1 - (u * v).sum(dim=1), 0.0).mean()
 
 
-def _weighted_mean(x: Tensor, weights: Tensor) -> Tensor:
-    """Σ w x / Σ w: the weights have mean 1, so Σ w is the count."""
-    return torch.einsum("cn,cnd->cd", weights, x) / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)
-
-
-def mean_one(scores: Tensor, valid: Tensor) -> Tensor:
+def mean_one(scores: Tensor, valid: Tensor, shared: bool = False) -> Tensor:
     """w = N·s / Σ s over the valid entries of each row, 0 elsewhere: attention scores as weights of mean 1.
 
     Args:
         scores: (C, N) in (0, 1).
         valid: (C, N) bool.
+        shared: every process has the same entries; otherwise each has its share of them.
     """
     scores = torch.where(valid, scores, 0.0)
-    return scores * (valid.sum(dim=1, keepdim=True) / scores.sum(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny))
+    count, mass = valid.sum(dim=1, keepdim=True), scores.sum(dim=1, keepdim=True)
+    if not shared:
+        count, mass = total(count), total(mass)
+    return scores * (count / mass.clamp(min=torch.finfo(scores.dtype).tiny))
 
 
 def class_weights(frequency: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ class _Rate(ProgressColumn):
 class Bars:
     """A context in which things report how far they are: a bar each, on top of which lines scroll away."""
 
-    def __init__(self):
-        self.console = Console(stderr=True)
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet)
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),

@@ -94,6 +94,10 @@ class Recipe(shelf.Strict):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network's convolutions (autocast); float16 with scaled gradients, for older GPUs"
     )
+    sync_norm: bool = Field(
+        True,
+        description="several processes: batch norms see the images of all, as one would; false: each its own, faster",
+    )
     recompute: bool = Field(
         False, description="keep few activations and compute them again backwards: less memory, a third slower"
     )

@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sda.distributed import total
+
 
 class Teacher(nn.Module):
     """ξ ← τ_k ξ + (1 - τ_k) θ, for parameters and for batch-norm statistics, of any module. Without gradients.
@@ -69,4 +71,5 @@ def top_share(labels: Tensor, classes: int) -> Tensor:
     """The share, 0 to 1, of the most frequent class among labels (any shape, int64, none ignored)."""
     counts = torch.zeros(classes, device=labels.device)
     flat = labels.flatten()
-    return counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)).max() / flat.numel()
+    counts = total(counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)))
+    return counts.max() / counts.sum()

@@ -1,6 +1,8 @@
 """The only training loop, for every method and every setting."""
 
+import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -11,8 +13,9 @@ from typing import TextIO
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from sda import checkpoint
+from sda import checkpoint, distributed
 from sda.data.assemble import Data
 from sda.data.streams import Batch, Labelled, RareClassSampling, Stream
 from sda.errors import SdaError
@@ -20,7 +23,7 @@ from sda.evaluate import evaluate
 from sda.guard import Guard
 from sda.interrupt import Interrupted, Signals
 from sda.methods import METHODS
-from sda.models import SegmentationNetwork, build, load_weights, read_weights, recompute_activations
+from sda.models import SegmentationNetwork, build, load_weights, read_weights, recompute_activations, synchronise_norms
 from sda.models.weights import PREPROCESSING
 from sda.recipe import Recipe
 from sda.teacher import Teacher
@@ -77,7 +80,8 @@ class Training:
             self.weights_format = resumed["weights_format"]
         network = build_network(recipe, len(names), self.weights_format)
         if resumed is None:
-            load_weights(network.backbone, recipe.backbone, pretrained, out / "weights.txt")
+            details = out / "weights.txt" if distributed.rank() == 0 else None
+            load_weights(network.backbone, recipe.backbone, pretrained, details)
         self.normalise = PREPROCESSING[self.weights_format]
         if recipe.freeze_norm != "none":
             network.freeze_norms(statistics=recipe.freeze_norm == "all")
@@ -87,6 +91,8 @@ class Training:
         self.method = maker(network, len(names), self.normalise, labelled_images, settings).to(device)
         if recipe.class_statistics and resumed is None:
             self.method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
+        if distributed.size() > 1 and recipe.sync_norm:
+            synchronise_norms(self.method.student)
         if recipe.recompute:
             recompute_activations(self.method.student)
         if recipe.compile:
@@ -106,6 +112,9 @@ class Training:
         self.streams = open_streams(recipe, data, self.step)
         for name, found in faults.items():
             self.streams[name].faults.update(dict.fromkeys(found))
+        self._losses = _Losses(self.method)
+        if distributed.size() > 1:  # buffers are made equal by what they are made of
+            self._losses = DistributedDataParallel(self._losses, find_unused_parameters=True, broadcast_buffers=False)
         self._began = time.perf_counter()
 
     def run(self, stop_at: int | None = None) -> dict | None:
@@ -122,7 +131,8 @@ class Training:
         recipe, score, unchecked = self.recipe, None, []
         guard = Guard(recipe, self.data.table.names)
         self._began = time.perf_counter()
-        with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as log, Signals() as signals:
+        log_file = self.out / "metrics.jsonl" if distributed.rank() == 0 else Path(os.devnull)
+        with log_file.open("a", encoding="utf-8") as log, Signals() as signals:
             if not self.evaluated or self.step == recipe.steps:  # it was interrupted between a step and its score
                 score = self._score(log)
                 self._save()
@@ -132,7 +142,7 @@ class Training:
                 self.step += 1
                 last = self.step == recipe.steps
                 due = last or bool(recipe.eval_every and self.step % recipe.eval_every == 0)
-                stop = signals.caught or self.step == stop_at
+                stop = self._asked_to_stop(signals) or self.step == stop_at
                 keep = due or stop or (recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0)
                 logged, numbers = (self.step - 1) % LOG_EVERY == 0 or last, None
                 if logged or keep:  # only now, because to look at a number is to wait for the device
@@ -163,12 +173,10 @@ class Training:
                     signals.caught, f"{name} at step {self.step} of {recipe.steps}: {self.out / 'last.pt'} is written"
                 )
             return None
-        about = {key: value for key, value in self._student().items() if key != "student"}
-        save_file(
-            {name: value.contiguous() for name, value in self.method.student.state_dict().items()},
-            self.out / "student.safetensors",
-            metadata={"sda": json.dumps(about)},
-        )
+        if distributed.rank() == 0:
+            about = {key: value for key, value in self._student().items() if key != "student"}
+            weights = {name: value.contiguous() for name, value in self.method.student.state_dict().items()}
+            save_file(weights, self.out / "student.safetensors", metadata={"sda": json.dumps(about)})
         faults = [fault for stream in self.streams.values() if stream for fault in stream.faults]
         return {
             **score,
@@ -180,19 +188,29 @@ class Training:
             "skipped": list(dict.fromkeys(faults + score["skipped"])),
         }
 
+    def _asked_to_stop(self, signals: Signals) -> int:
+        """The signal that came to any process, or 0: all stop at the same step."""
+        if distributed.size() > 1 and self.step % LOG_EVERY:
+            return 0
+        signals.caught = distributed.largest(signals.caught or 0)
+        return signals.caught
+
     def _advance(self) -> "_Taken":
         """One step."""
         recipe, step = self.recipe, self.step
-        torch.manual_seed(step_seed(recipe.seed, step))
+        torch.manual_seed(step_seed(recipe.seed, step, distributed.rank()))
         taking = {name: stream for name, stream in self.streams.items() if stream and takes_part(recipe, name, step)}
         batch = Batch(**{name: _to(next(stream), self.device) for name, stream in taking.items()})
         factor = (1 - step / recipe.steps) ** recipe.poly_power
         set_rate(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
         losses = {}
-        for part in parts_of(batch, recipe.accumulate):
-            found = self.method.step(part, step)
-            self.scaler.scale(sum(found.values()) / recipe.accumulate).backward()
+        parts = parts_of(batch, recipe.accumulate)
+        for part in parts:
+            apart = distributed.size() > 1 and part is not parts[-1]  # gradients are exchanged once
+            with self._losses.no_sync() if apart else contextlib.nullcontext():
+                found = self._losses(part, step)
+                self.scaler.scale(sum(found.values()) / recipe.accumulate).backward()
             for name, loss in found.items():
                 losses[name] = losses.get(name, 0.0) + loss.detach() / recipe.accumulate
         taken = _Taken(step, batch, losses, recipe.learning_rate * factor)
@@ -207,6 +225,8 @@ class Training:
             taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if distributed.size() > 1 and not recipe.sync_norm:
+            share_statistics(self.method.student)
         self.method.follow(step)
         return taken
 
@@ -224,7 +244,9 @@ class Training:
     def _keep_batch(self, taken: "_Taken") -> str:
         """Write the images and labels of a step to a file, for inspection, and say so; of the first few only."""
         path = self.out / f"nonfinite-step{taken.step}.pt"
-        if len(list(self.out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES:
+        if distributed.rank() > 0:
+            path = path.with_stem(f"{path.stem}-process{distributed.rank()}")
+        if len(list(self.out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES * distributed.size():
             return ""
         parts = {name: getattr(taken.batch, name) for name in Stream.NAMES}
         tensors = {
@@ -253,7 +275,7 @@ class Training:
         _write(log, {"step": self.step, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
         if self.best is None or score[recipe.best_by] > self.best["value"]:
             self.best = {"by": recipe.best_by, "step": self.step, "value": score[recipe.best_by], "miou": score["miou"]}
-            checkpoint.save(self.out / "best.pt", {**self._student(), "best": self.best})
+            self._write_checkpoint("best.pt", {**self._student(), "best": self.best})
         self.evaluated, self._began = True, time.perf_counter()
         return score
 
@@ -270,7 +292,12 @@ class Training:
             "skipped": self.skipped,
             "faults": {name: list(stream.faults) for name, stream in self.streams.items() if stream},
         }
-        checkpoint.save(self.out / "last.pt", {**self._student(), **running}, keep=self.out / "previous.pt")
+        self._write_checkpoint("last.pt", {**self._student(), **running}, keep=self.out / "previous.pt")
+
+    def _write_checkpoint(self, name: str, state: dict, keep: Path | None = None) -> None:
+        """Of several processes, which have the same state, the first writes."""
+        if distributed.rank() == 0:
+            checkpoint.save(self.out / name, state, keep)
 
     def _student(self) -> dict:
         """What scoring and prediction take."""
@@ -290,6 +317,17 @@ class Training:
         self.seconds, self._began = self.seconds + now - self._began, now
 
 
+class _Losses(torch.nn.Module):
+    """A method's step as a forward pass, which DistributedDataParallel wraps."""
+
+    def __init__(self, method: torch.nn.Module):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.method.step(batch, step)
+
+
 @dataclass(frozen=True)
 class _Taken:
     """A step that was taken: its losses are still on the device."""
@@ -304,6 +342,13 @@ class _Taken:
     def nonfinite(self) -> str:
         """The losses that are NaN or infinite, in words."""
         return " and ".join(name for name, loss in self.losses.items() if not torch.isfinite(loss).item())
+
+
+def share_statistics(network: torch.nn.Module) -> None:
+    """Make the batch norms' running statistics the means over all processes."""
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(distributed.total(buffer) / distributed.size())
 
 
 def takes_part(recipe: Recipe, stream: str, step: int) -> bool:
@@ -373,9 +418,9 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base"] * factor
 
 
-def step_seed(seed: int, step: int) -> int:
-    """One number for (seed, step): the randomness of a step needs no history."""
-    return (seed * 1_000_003 + step) % 2**63
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """One number for (seed, step, process): the randomness of a step needs no history."""
+    return (seed * 1_000_003 + step + rank * 7_368_787_000_003) % 2**63
 
 
 def _to(part: Labelled | Tensor, device: torch.device) -> Labelled | Tensor:

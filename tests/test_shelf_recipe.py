@@ -424,15 +424,16 @@ def breaches(path, allowed=None, forbidden=()):
 LEAVES = {
     "augment.py": (),
     "bank.py": (),
-    "losses.py": (),
-    "teacher.py": (),
+    "distributed.py": (),
+    "losses.py": ("sda.distributed",),
+    "teacher.py": ("sda.distributed",),
     "metrics.py": (),
     "errors.py": (),
     "labels.py": (),
     "atomic.py": (),
     "checkpoint.py": ("sda.atomic",),
     "shelf.py": (),
-    "balance.py": ("sda.losses",),
+    "balance.py": ("sda.losses", "sda.distributed"),
     "recipe.py": ("sda.shelf",),
 }
 

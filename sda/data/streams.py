@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sda import distributed
 from sda.data.dataset import Dataset, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
@@ -132,11 +133,15 @@ def _collate(drawn: list[tuple[Sample | None, list[str]]]) -> tuple[Labelled | T
 
 
 class _From(torch.utils.data.Sampler):
-    def __init__(self, start: int):
-        self.start = start
+    """Positions from a step on: of each step's those of one process."""
+
+    def __init__(self, start: int, batch: int, rank: int, size: int):
+        self.start, self.batch, self.rank, self.size = start, batch, rank, size
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start)
+        for step in itertools.count(self.start):
+            first = (step * self.size + self.rank) * self.batch
+            yield from range(first, first + self.batch)
 
 
 def _begin_worker(_worker: int) -> None:
@@ -151,7 +156,7 @@ class Stream:
 
     Args:
         name: one of `source`, `labelled`, `unlabelled`; part of the seed.
-        batch: samples per step.
+        batch: samples per step and process; no two processes get the same position.
         crop: (height, width); images that are smaller are padded.
         start: the step to begin at.
         workers: loader processes; 0 reads in this process (right for datasets kept in memory).
@@ -177,7 +182,7 @@ class Stream:
         loader = DataLoader(
             drawn,
             batch,
-            sampler=_From(start * batch),
+            sampler=_From(start, batch, distributed.rank(), distributed.size()),
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=_begin_worker,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sda import distributed
 from sda.bank import ClassBank, pixels_by_class
 from sda.data.streams import Batch
 from sda.labels import IGNORE
@@ -60,7 +61,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         self.g = projection(network.feature_channels, FEATURES)
         self.q = projection(FEATURES, FEATURES)
         self.S = attention(classes, FEATURES)  # S_c of features
-        self.S_bank = attention(classes, FEATURES)  # S_c of bank entries
+        self.S_bank = attention(classes, FEATURES, shared=True)  # S_c of bank entries
         self.g_teacher = Teacher(self.g, s.teacher_momentum, s.teacher_schedule, s.steps, s.released)
         self.bank = ClassBank(classes, s.bank_size, FEATURES)
         self.admissions = max(1, round(s.bank_size / labelled_images))  # per class and labelled image of a batch
@@ -102,13 +103,14 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         z, valid = self.bank.features, self.bank.valid
         w_p = self._weights(self.S, p.detach(), chosen, s.attention_features)
         # released: these weights are normalised along the wrong axis, and cancel to 1
-        w_z = self._weights(self.S_bank, z, valid, s.attention_bank and not s.released)
+        w_z = self._weights(self.S_bank, z, valid, s.attention_bank and not s.released, shared=True)
         return contrast(p, w_p, z, w_z)
 
     @staticmethod
-    def _weights(attention: nn.Module, rows: Tensor, valid: Tensor, attentive: bool) -> Tensor:
+    def _weights(attention: nn.Module, rows: Tensor, valid: Tensor, attentive: bool, shared: bool = False) -> Tensor:
         """w = N·S_c / Σ S_c over a class's rows; 1 for all of them without attention."""
-        return mean_one(attention(rows, valid).sigmoid().squeeze(2) if attentive else torch.ones_like(rows[:, :, 0]), valid)
+        scores = attention(rows, valid).sigmoid().squeeze(2) if attentive else torch.ones_like(rows[:, :, 0])
+        return mean_one(scores, valid, shared)
 
     def _fill_bank(self, x_l: Tensor, y_l: Tensor, domain: Tensor) -> None:
         """Admit labelled pixels that the teacher gets right with confidence, of each class the highest-scored by S_c first."""
@@ -122,8 +124,10 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
                 right &= domain == (SOURCE if s.bank_streams == "source" else TARGET)
             f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE), max(s.contrast_pixels, s.bank_size))
             z = self._heads(f, chosen, self.g_teacher.model)
-            count = s.bank_size if s.bank_selection == "recent" else len(x_l) * self.admissions
-            self.bank.admit(z, self._scores(z, chosen), chosen, domain.flatten()[indices], count)
+            count = s.bank_size if s.bank_selection == "recent" else distributed.size() * len(x_l) * self.admissions
+            # the candidates of all processes: the bank is the same in each
+            candidates = (z, self._scores(z, chosen), chosen, domain.flatten()[indices])
+            self.bank.admit(*(distributed.gathered(part, dim=1) for part in candidates), count)
 
     def _scores(self, z: Tensor, chosen: Tensor) -> Tensor:
         """What the candidates z (C, K, D) for the bank are ranked by, (C, K): the highest enter."""

@@ -4,7 +4,7 @@ import torch
 
 from sda.errors import SdaError
 from sda.models.backbones import BACKBONES, MOBILENETS, build_backbone
-from sda.models.deeplab import DeepLabV2Head, DeepLabV3PlusHead, SegmentationNetwork, recompute_activations
+from sda.models.deeplab import DeepLabV2Head, DeepLabV3PlusHead, SegmentationNetwork, recompute_activations, synchronise_norms
 from sda.models.weights import Preprocessing, Pretrained, load_weights, read_weights
 
 # Name: the output stride of the backbone when none is asked for.
@@ -20,6 +20,7 @@ __all__ = [
     "load_weights",
     "read_weights",
     "recompute_activations",
+    "synchronise_norms",
 ]
 
 

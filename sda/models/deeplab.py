@@ -17,6 +17,8 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
 from torchvision.models.resnet import Bottleneck
 
+from sda import distributed
+
 BLOCKS = (Bottleneck, InvertedResidual, InvertedResidualV3)
 V2_RATES = (6, 12, 18, 24)
 V3PLUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -108,6 +110,30 @@ def _statistics_at_rest(block: nn.Module) -> Iterator[None]:
 def norms_of(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
     """All batch norms in a module."""
     return (part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+
+
+class SyncedBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm whose statistics are those of all processes' images, on any device (PyTorch's own needs a GPU)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.size() == 1:
+            return super().forward(x)
+        wide = x.float()
+        count = distributed.total(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
+        mean = distributed.total(wide.sum(dim=(0, 2, 3))) / count
+        var = distributed.total((wide - mean[:, None, None]).square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = (var + self.eps).rsqrt() * self.weight
+        return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+def synchronise_norms(network: nn.Module) -> None:
+    """Make the batch norms of a network `SyncedBatchNorm2d`, in place."""
+    for norm in norms_of(network):
+        norm.__class__ = SyncedBatchNorm2d
 
 
 class Float32OnCPU(nn.Conv2d):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from sda.distributed import total
+
 
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation of padded rows, one set of statistics per group: padding takes no part in anything.
@@ -12,11 +14,12 @@ class MaskedBatchNorm(nn.Module):
 
     Args:
         groups: G. channels: D.
+        shared: every process normalises the same rows; otherwise each has its share of them.
     """
 
-    def __init__(self, groups: int, channels: int, momentum: float = 0.1, eps: float = 1e-5):
+    def __init__(self, groups: int, channels: int, shared: bool = False, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.shared, self.momentum, self.eps = shared, momentum, eps
         self.weight = nn.Parameter(torch.ones(groups, 1, channels))
         self.bias = nn.Parameter(torch.zeros(groups, 1, channels))
         self.register_buffer("running_mean", torch.zeros(groups, 1, channels))
@@ -26,9 +29,10 @@ class MaskedBatchNorm(nn.Module):
         """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D). Without `note_statistics` the running ones are left alone."""
         if self.training:
             rows = valid.unsqueeze(2)
-            count = valid.sum(dim=1)[:, None, None]
-            mean = torch.where(rows, x, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
-            var = torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True) / count.clamp(min=1)
+            add = (lambda part: part) if self.shared else total
+            count = add(valid.sum(dim=1)[:, None, None])
+            mean = add(torch.where(rows, x, 0.0).sum(dim=1, keepdim=True)) / count.clamp(min=1)
+            var = add(torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True)) / count.clamp(min=1)
             if note_statistics:
                 with torch.no_grad():
                     rate = torch.where(count > 1, self.momentum, 0.0).to(x.dtype)
@@ -48,13 +52,14 @@ class GroupedMLP(nn.Module):
     Args:
         groups, inputs, hidden, outputs: sizes.
         slope: of the LeakyReLU; 0 for ReLU.
+        shared: see `MaskedBatchNorm`.
     """
 
-    def __init__(self, groups: int, inputs: int, hidden: int, outputs: int, slope: float = 0.0):
+    def __init__(self, groups: int, inputs: int, hidden: int, outputs: int, slope: float = 0.0, shared: bool = False):
         super().__init__()
         self.weight1 = nn.Parameter(_uniform(groups, inputs, hidden, fan_in=inputs))
         self.bias1 = nn.Parameter(_uniform(groups, 1, hidden, fan_in=inputs))
-        self.norm = MaskedBatchNorm(groups, hidden)
+        self.norm = MaskedBatchNorm(groups, hidden, shared)
         self.weight2 = nn.Parameter(_uniform(groups, hidden, outputs, fan_in=hidden))
         self.bias2 = nn.Parameter(_uniform(groups, 1, outputs, fan_in=hidden))
         self.slope = slope
@@ -76,6 +81,6 @@ def projection(inputs: int, size: int) -> GroupedMLP:
     return GroupedMLP(1, inputs, size, size)
 
 
-def attention(classes: int, size: int) -> GroupedMLP:
+def attention(classes: int, size: int, shared: bool = False) -> GroupedMLP:
     """S_c for all classes: Linear-BN-LeakyReLU(0.2)-Linear(1); its sigmoid is the score."""
-    return GroupedMLP(classes, size, size, 1, slope=0.2)
+    return GroupedMLP(classes, size, size, 1, slope=0.2, shared=shared)

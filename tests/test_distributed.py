@@ -1,0 +1,129 @@
+"""Two processes that train one network, against one process with the double batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing import spawn
+
+from sda import distributed
+from sda.augment import Augment, Strength
+from sda.data.assemble import assemble
+from sda.data.streams import Stream
+from sda.methods import views
+from sda.recipe import load
+from sda.train import Training, open_streams
+
+NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
+STEPS = 4
+CHANGES = {
+    "method": "class_bank", "unlabelled": "target", "labels": 4, "steps": STEPS, "classmix_unlabelled": 0.0, "bank_start": 0,
+    "unlabelled_start": 1, "bank_size": 16, "contrast_pixels": 10_000, "bank_confidence": 0.0, "balance_classes": True,
+    "batch_source": 2, "batch_labelled": 2, "batch_unlabelled": 2, "views": 1, "teacher_momentum": 0.5, "learning_rate": 0.01,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tiny.write_world(tmp_path_factory.mktemp("world"))
+
+
+def train(recipe_path, changes, out):
+    """The steps' losses, and the method's state; without any randomness that depends on the process."""
+    views._weak = views._strong = Augment(NOTHING)
+    recipe = load(recipe_path, changes).with_absolute_paths()
+    training = Training(recipe, assemble(recipe), out, torch.device("cpu"))
+    for module in training.method.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    losses = []
+    for _ in range(STEPS):
+        taken = training._advance()
+        training.step += 1
+        losses.append({name: loss.item() for name, loss in taken.losses.items()})
+    return losses, training.method.state_dict()
+
+
+def in_one_of_two(rank, recipe_path, changes, folder):
+    os.environ["SDA_CACHE"] = str(folder / f"cache{rank}")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    losses, state = train(recipe_path, changes, folder)
+    torch.save((losses, state), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def two(world, folder, **changes):
+    folder.mkdir()
+    spawn(in_one_of_two, (str(world.recipe), {**CHANGES, **changes}, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_are_one_with_the_double_batch(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(views, "_weak", views._weak)
+    monkeypatch.setattr(views, "_strong", views._strong)
+    (first, state), (second, other) = two(world, tmp_path / "two")
+    double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
+    (tmp_path / "one").mkdir()
+    alone, whole = train(str(world.recipe), {**CHANGES, **double}, tmp_path / "one")
+    assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
+    for mine, theirs in zip(first, alone, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+    for name, value in state.items():
+        assert torch.equal(value, other[name]), f"{name} differs between the processes"
+    assert state["bank.valid"].any() and torch.equal(state["bank.valid"], whole["bank.valid"])
+    assert torch.allclose(state["balance.frequency"], whole["balance.frequency"], atol=1e-6)
+    mine, theirs = (part["bank.features"].sum(dim=1) for part in (state, whole))
+    assert torch.allclose(mine, theirs, rtol=1e-2, atol=1e-2)
+
+
+def test_without_synchronised_norms_the_processes_still_agree(world, tmp_path):
+    (_, state), (_, other) = two(world, tmp_path / "two", sync_norm=False, accumulate=2)
+    for name, value in state.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_no_position_is_drawn_twice(world, monkeypatch):
+    """The streams of two processes, together, are that of one with the double batch; also from a later step on."""
+    recipe = load(str(world.recipe), {"labels": "all"}).with_absolute_paths()
+    data = assemble(recipe)
+    for start in (0, 3):
+        whole = Stream("labelled", data.labelled, 4, (48, 64), 0, start=start)
+        halves = []
+        for rank in range(2):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(distributed, "size", lambda: 2)
+            halves.append(open_streams(recipe, data, start)["labelled"])
+        monkeypatch.undo()
+        for _ in range(4):
+            both = torch.cat([next(half).images for half in halves])
+            assert torch.equal(both, next(whole).images)
+
+
+def torchrun(world, out, *flags, port):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port, "-m", "sda"]
+    command = [sys.executable, *launcher, "train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags]
+    command += ["--device", "cpu", "--out", out, "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_torchrun(world, tmp_path):
+    """The command as users give it: one writes, stops and goes on as one process would."""
+    flags = ["--steps", 6, "--eval-every", 3]
+    done = torchrun(world, tmp_path / "run", *flags, port=29611)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in all" in done.stderr
+    assert done.stdout.count("mIoU, classes present") == 1
+    for part in (["--stop-at", 3], []):
+        done = torchrun(world, tmp_path / "cut", *flags, *part, port=29612)
+        assert done.returncode == 0, done.stderr
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("run", "cut")]
+    assert results[0]["iou"] == results[1]["iou"] and results[0]["images"] == 3
