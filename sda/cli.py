@@ -122,7 +122,11 @@ def _train_here(
     if resume_from:
         folder = resume.folder(resume_from, out, name, title)
         if (folder / "result.json").exists():
-            raise SdaError(f"{folder}: this run came to its end; there is nothing to go on with")
+            if resume_from != "auto":
+                raise SdaError(f"{folder}: this run came to its end; there is nothing to go on with")
+            if leads:
+                click.echo(f"{folder}: this run has come to its end")
+            return
         resumed = resume.find(resume_from, folder)
         if not (resumed.lies_in(folder) if resumed else (folder / "recipe.toml").exists()):
             run_folder.named(str(folder))

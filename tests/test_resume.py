@@ -144,6 +144,9 @@ def test_nothing_to_resume_is_a_start(world, whole, sda, tmp_path, monkeypatch):
     assert status == 0 and "run-interrupted: what an interrupted run left" in shown.err
     assert (tmp_path / "run-interrupted/recipe.toml").read_text() == "cut off"
     same_run(whole(*SSDA), tmp_path / "run")
+    before = tiny.files(tmp_path / "run")
+    status, shown = sda(*command)
+    assert status == 0 and "this run has come to its end" in shown.out and tiny.files(tmp_path / "run") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("precious")
     assert "exists and is not empty" in sda(*command[:-4], "--out", tmp_path / "mine", "--resume", "auto")[1].err
