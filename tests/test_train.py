@@ -85,6 +85,7 @@ def test_setting(world, sda, tmp_path, setting):
     assert tiny.files(world.root) == before  # nothing of the user's is written
 
     wanted = ["best.pt", "environment.json", "iou.csv", "last.pt", "metrics.jsonl", "recipe.toml", "result.json", "splits"]
+    wanted.append("student.safetensors")
     assert sorted(path.name for path in run.iterdir()) == wanted
     environment = json.loads((run / "environment.json").read_text())
     assert environment["setting"] == setting and environment["packages"]["torch"] and environment["device"] == "cpu"
