@@ -10,12 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TextIO
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sda import checkpoint, distributed
+from sda.atomic import written_whole
 from sda.data.assemble import Data
 from sda.data.streams import Batch, Labelled, RareClassSampling, Stream
 from sda.errors import SdaError
@@ -176,7 +177,8 @@ class Training:
         if distributed.rank() == 0:
             about = {key: value for key, value in self._student().items() if key != "student"}
             weights = {name: value.contiguous() for name, value in self.method.student.state_dict().items()}
-            save_file(weights, self.out / "student.safetensors", metadata={"sda": json.dumps(about)})
+            with written_whole(self.out / "student.safetensors") as file:
+                file.write(safetensors.torch.save(weights, metadata={"sda": json.dumps(about)}))
         faults = [fault for stream in self.streams.values() if stream for fault in stream.faults]
         return {
             **score,
