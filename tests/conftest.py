@@ -4,11 +4,12 @@ import os
 import tempfile
 
 import pytest
+import tiny
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-import sda.models.torchvision_shim  # noqa: F401
+import sda.models.torchvision_shim
 
 torch.set_num_threads(1)
 
@@ -23,6 +24,17 @@ def _own_cache():
 
 # Class c is painted in this colour (0..1): the fake network below reads classes off the colours.
 PALETTE = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+@pytest.fixture
+def sda(monkeypatch, capsys):
+    """`sda(arguments)` → the exit status, and what was shown."""
+
+    def sda(*arguments):
+        status = tiny.run_main(monkeypatch, *arguments)
+        return status, capsys.readouterr()
+
+    return sda
 
 
 class FakeNetwork(nn.Module):

@@ -21,15 +21,6 @@ def world(tmp_path_factory):
     return tiny.write_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture
-def sda(monkeypatch, capsys):
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
-
-
 def test_parts_of_a_batch():
     images, labels = torch.arange(24).view(6, 1, 2, 2), torch.arange(6).view(6, 1, 1)
     batch = Batch(Labelled(images, labels), None, images[:2])

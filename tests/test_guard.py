@@ -67,15 +67,6 @@ def world(tmp_path, monkeypatch):
     return tiny.write_world(tmp_path / "world")
 
 
-@pytest.fixture
-def sda(monkeypatch, capsys):
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
-
-
 def poison(monkeypatch, method, *steps):
     """Losses of NaN in these steps."""
     original = method.step

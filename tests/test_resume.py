@@ -25,17 +25,6 @@ def world(tmp_path_factory):
     return tiny.write_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture
-def sda(monkeypatch, capsys):
-    """`sda(arguments)` → status and what was shown."""
-
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
-
-
 def equal(a, b):
     """Whether two checkpoints are the same, bit for bit, but for the time they took."""
     if isinstance(a, dict):

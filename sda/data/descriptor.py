@@ -186,6 +186,11 @@ class Listing:
     encoding: str
     layout: Layout | None = None
 
+    @property
+    def label_pattern(self) -> str | None:
+        """Where its layout looks for labels; None where there is no layout, or it has no labels."""
+        return self.layout.labels if self.layout else None
+
 
 def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     """Find the images of `split` below `root` and the label of each, in the first layout that finds any labels.

@@ -130,14 +130,14 @@ def examine(
     write_bad(
         root,
         descriptor,
-        {item.key: item for listing in listings.values() for item in listing.items},
+        {item.key: item for item in items},
         [(problem.key, f"{problem.kind}: {problem.detail}") for problem in report.bad],
     )
     return report, listings
 
 
 def _advice_without_labels(listing: Listing) -> str:
-    pattern = listing.layout.labels if listing.layout else None
+    pattern = listing.label_pattern
     return f"not one image has a label file: is the pattern {pattern} right?" if pattern else ""
 
 
@@ -194,13 +194,13 @@ class _Encodings:
     """What the labels of a split are, by their values.
 
     Attributes:
-        encoding: what the descriptor says. told: what they are → how many.
+        told: what they are → how many.
         sure: whether a label that could be either is what the descriptor says: not if others are surely something else.
         advice: what to change, where the files speak for another encoding; else empty.
     """
 
     def __init__(self, dataset: str, meaning: _Meaning, encoding: str, findings: list[Finding]):
-        self.encoding, self.advice, self.told = encoding, "", Counter()
+        self.advice, self.told = "", Counter()
         for finding in findings:
             if finding.values and not finding.label_fault:
                 self.told[" or ".join(sorted(meaning.fits(encoding, finding))) or "unknown values"] += 1
@@ -259,8 +259,7 @@ def _judge(meaning: _Meaning, read: _Encodings, split: str, item: Item, finding:
     if finding.black:
         found.append(problem("black image", f"{item.image}: no pixel is brighter than 7 of 255"))
     if item.label is None:
-        pattern = listing.layout.labels if listing.layout else None
-        looked = f": looked for {pattern}" if pattern else ""
+        looked = f": looked for {listing.label_pattern}" if listing.label_pattern else ""
         return [*found, problem("no label", f"{item.image}: there is no label file for it{looked}", bad=False)]
     if finding.label_fault:
         return [*found, problem("unreadable label", finding.label_fault)]

@@ -33,15 +33,6 @@ def field(world):
 
 
 @pytest.fixture
-def sda(monkeypatch, capsys):
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
-
-
-@pytest.fixture
 def train(sda, world):
     """Train once through all of the target's images; the exit status and what was shown."""
     flags = ["--steps", 4, "--labels", "all", "--source", "", "--device", "cpu"]

@@ -42,15 +42,6 @@ def field(world):
 
 
 @pytest.fixture
-def sda(monkeypatch, capsys):
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
-
-
-@pytest.fixture
 def listed(tmp_path, monkeypatch):
     """Images of two places with the same names, and lists that name some of each; the descriptor's path and the root."""
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
