@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
-from sda import experiment, pool, report, run_folder
+from sda import experiment, pool, run_folder
 from sda import recipe as recipes
 from sda.data.assemble import evaluation_set
 from sda.errors import SdaError
+from sda.gallery import spread, truth_and_predictions
 from sda.progress import Bars
 
 RECIPES = {"streets-target-only": "target-only", "streets-source-only": "source-only", "streets-ssda": "semi-supervised DA"}
@@ -51,22 +50,11 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     return summary
 
 
-@torch.no_grad()
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     """Target images, truth, and each network's prediction, side by side."""
     runs = {name: experiment.load_run(folder, "last", device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
     recipe = first.recipe
     data = evaluation_set(first.table_name, first.table, recipe.input_size, recipe.target, recipe.target_root, "val")
-    colors = list(data.table.colors.values())
-    rows = []
-    for index in range(0, len(data.val), len(data.val) // PICTURES)[:PICTURES]:
-        sample = data.val[index]
-        image = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(sample.label.shape[::-1])
-        row = [np.asarray(image), report.colorize(sample.label.numpy(), colors)]
-        for trained in runs.values():
-            logits = trained.network(trained.normalise(sample.image[None].to(device)))[0]
-            large = torch.nn.functional.interpolate(logits, size=sample.label.shape, mode="bilinear", align_corners=False)
-            row.append(report.colorize(large[0].argmax(dim=0).byte().cpu().numpy(), colors))
-        rows.append(row)
-    report.picture_table(path, rows, ["target image", "truth", *(RECIPES[name] for name in runs)], data.table.colors)
+    networks = {RECIPES[name]: (run.network, run.normalise) for name, run in runs.items()}
+    truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device).save(path)

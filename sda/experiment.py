@@ -1,11 +1,13 @@
 """One run from recipe to result, and a trained run read back: what the commands share."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sda import checkpoint, distributed, memory, resume, run_folder
+from sda import boards, checkpoint, distributed, memory, resume, run_folder
 from sda.data.assemble import Data, assemble, evaluation_set
 from sda.data.descriptor import ClassTable
 from sda.errors import SdaError
@@ -16,7 +18,7 @@ from sda.progress import Bars
 from sda.recipe import Recipe
 from sda.resume import Resumed
 from sda.shelf import check
-from sda.train import Training, build_network
+from sda.train import Report, Training, build_network
 
 
 def pick_device(name: str) -> torch.device:
@@ -42,6 +44,8 @@ def run(
     stop_at: int | None = None,
 ) -> dict | None:
     """Train a recipe into the folder `out`, or go on there, and return the result (see `sda.train.Training.run`)."""
+    if recipe.board != "none":
+        boards.check_installed(recipe.board)
     with distributed.leader_first():
         data = assemble(recipe, bars.count)
     for stream in ("source", "labelled", "unlabelled", "val"):
@@ -65,8 +69,8 @@ def run(
         bars.say(_memory(recipe, len(data.table.names), device))
     with bars.saying_logs():
         try:
-            report = bars.report(name, recipe.steps)
-            result = Training(recipe, data, out, device, report, resumed and resumed.state).run(stop_at)
+            with _reporting(recipe, name, out, bars, resumed.step if resumed else 0) as report:
+                result = Training(recipe, data, out, device, report, resumed and resumed.state).run(stop_at)
         except torch.OutOfMemoryError:
             raise SdaError(f"the memory of {device} is full; try, in this order: {memory.advice(recipe)}") from None
     if result is None or distributed.rank() > 0:
@@ -75,6 +79,20 @@ def run(
     if result["skipped"]:
         bars.say(f"{len(result['skipped'])} unusable files were left out: {out / 'skipped.txt'}")
     return result
+
+
+@contextlib.contextmanager
+def _reporting(recipe: Recipe, name: str, out: Path, bars: Bars, step: int) -> Iterator[Report]:
+    """What is reported goes to the bars and to the recipe's board."""
+    report = bars.report(name, recipe.steps)
+    if recipe.board == "none" or distributed.rank() > 0:
+        yield report
+        return
+    board = boards.open_board(recipe.board, out, name, recipe.model_dump(), step)
+    try:
+        yield boards.reporting(board, report)
+    finally:
+        board.close()
 
 
 def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: Resumed | None, bars: Bars) -> None:

@@ -9,6 +9,7 @@ from sda.recipe import Recipe
 
 MEAN_OF = 10  # logged steps that a running mean takes in
 RISEN = 2.0  # times its lowest mean: a supervised loss that grew so much, and above its first mean, diverges
+LONGEST_WAIT = 5000  # steps until the bank is looked into; a quarter of the training, where that is less
 COLLAPSED = 0.98  # share of the teacher's pixels in one class
 
 
@@ -37,7 +38,7 @@ class Guard:
         return [f"step {step}: {text}" for text in new.values()]
 
     def _bank(self, step: int, method: nn.Module) -> str:
-        if not hasattr(method, "bank") or step < max(self.recipe.unlabelled_start, self.recipe.bank_start + MEAN_OF):
+        if not hasattr(method, "bank") or step < self.recipe.bank_start + min(self.recipe.steps // 4, LONGEST_WAIT):
             return ""
         empty = [self.names[index] for index in torch.nonzero(~method.bank.valid.any(dim=1)).flatten().tolist()]
         if not empty:

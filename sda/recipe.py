@@ -166,6 +166,9 @@ class Recipe(shelf.Strict):
     eval_size: SizeOrNative | None = Field(None, description="size of the network's input in evaluation; empty for size")
     eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
     checkpoint_every: Natural = Field(500, description="steps between checkpoints to resume from; 0: only when it is evaluated")
+    board: Literal["none", "tensorboard", "wandb"] = Field(
+        "none", description="curves and pictures while it trains; Weights & Biases by its own environment variables"
+    )
     best_by: Literal["miou", "infomax"] = Field(
         "miou", description="criterion of best.pt: miou reads validation labels, infomax (information maximisation) none"
     )

@@ -1,10 +1,10 @@
-"""What a person looks at: tables on the terminal, pictures of predictions."""
+"""What a person reads on the terminal: tables of scores, and what the doctor found."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -12,8 +12,7 @@ from rich.table import Column, Table
 from sda.data.descriptor import Descriptor, Item, Listing
 from sda.data.doctor import KINDS, Report
 from sda.data.files import LabelCodec, read_pair
-
-GREY = (90, 90, 90)  # ignored pixels
+from sda.pictures import colorize, overlay, picture_table
 
 
 def show_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -114,9 +113,9 @@ def write_examination(folder: Path, found: Report, descriptor: Descriptor, listi
         size = (width, round(image.height * width / image.width))
         picture = np.asarray(image.resize(size))
         mask = colorize(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)), list(colors.values()))
-        rows.append([picture, mask, (picture // 2 + mask // 2)])
+        rows.append([picture, mask, overlay(picture, mask)])
     if rows:
-        picture_table(folder / "contact.png", rows, ["image", "label", "both"], colors)
+        picture_table(rows, ["image", "label", "both"], colors).save(folder / "contact.png")
 
 
 def _pair(item: Item, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
@@ -138,39 +137,3 @@ def _protocols(scores: dict[str, dict]) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
-
-
-def colorize(label: np.ndarray, colors: list[list[int]]) -> np.ndarray:
-    """Train ids (H, W) as RGB (H, W, 3) in the colours of the class table; 255 is grey."""
-    lut = np.full((256, 3), GREY, np.uint8)
-    lut[: len(colors)] = colors
-    return lut[label]
-
-
-def picture_table(
-    path: Path, rows: list[list[np.ndarray]], titles: list[str], colors: dict[str, list[int]], width: int = 384
-) -> None:
-    """Write a PNG of pictures in rows under column titles, with a legend of the classes below.
-
-    Args:
-        rows: RGB (H, W, 3) uint8 pictures, all of one size; one per title.
-        width: of each picture in the PNG.
-    """
-    height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
-    font = ImageFont.load_default(16)
-    gap, head = 6, 30
-    per_line = max(1, (len(titles) * (width + gap)) // 150)
-    lines = -(-len(colors) // per_line)
-    sheet = Image.new("RGB", (len(titles) * (width + gap) + gap, head + len(rows) * (height + gap) + lines * 26 + 8), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        draw.text((gap + column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
-        for line, row in enumerate(rows):
-            picture = Image.fromarray(row[column]).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(picture, (gap + column * (width + gap), head + line * (height + gap)))
-    top = head + len(rows) * (height + gap) + 6
-    for place, (name, color) in enumerate(colors.items()):
-        x, y = gap + place % per_line * 150, top + place // per_line * 26
-        draw.rectangle((x, y, x + 18, y + 18), tuple(color), "black")
-        draw.text((x + 24, y + 9), name, "black", font, anchor="lm")
-    sheet.save(path)

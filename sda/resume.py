@@ -14,7 +14,7 @@ from sda.recipe import Recipe
 # What may change between an interruption and going on: it decides nothing about the network that comes out. Roots may, since
 # the images of every stream are compared; and the file of the weights, which are in the checkpoint.
 PLACES = {"root", "source_root", "target_root", "weights"}
-FREE = {"description", "expected", "workers", "in_memory", "eval_every", "checkpoint_every", *PLACES}
+FREE = {"description", "expected", "workers", "in_memory", "eval_every", "checkpoint_every", "board", *PLACES}
 
 NEEDED = {
     "step",

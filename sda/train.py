@@ -40,12 +40,14 @@ class Report:
 
     Attributes:
         step: a step was taken; on logged steps with all its numbers. evaluation: how many images are scored, of how many.
-        scored: the score after so many steps. say: something in words.
+        scored: the score after so many steps. look: then, a moment to look at the training, and to change nothing. say: something
+            in words.
     """
 
     step: Callable[[int, dict[str, float] | None], None] = lambda step, values: None
     evaluation: Callable[[int, int], None] = lambda done, total: None
     scored: Callable[[int, dict], None] = lambda step, score: None
+    look: Callable[["Training"], None] = lambda training: None
     say: Callable[[str], None] = lambda text: None
 
 
@@ -274,6 +276,7 @@ class Training:
             progress=self.report.evaluation,
         )
         self.report.scored(self.step, score)
+        self.report.look(self)
         _write(log, {"step": self.step, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
         if self.best is None or score[recipe.best_by] > self.best["value"]:
             self.best = {"by": recipe.best_by, "step": self.step, "value": score[recipe.best_by], "miou": score["miou"]}

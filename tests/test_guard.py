@@ -49,9 +49,9 @@ def test_a_teacher_that_calls_everything_one_class():
 def test_a_class_that_never_enters_the_bank():
     valid = torch.tensor([[True, False], [False, False], [False, False]])
     method = SimpleNamespace(bank=SimpleNamespace(valid=valid))
-    assert looks([{}] * 2, method, [0, 19]) == []
-    [said] = looks([{}] * 3, method, [0, 20, 30])
-    assert said.startswith("step 20: the bank holds nothing of sky, train, although it has been filling since step 10")
+    assert looks([{}] * 2, method, [0, 34]) == []
+    [said] = looks([{}] * 3, method, [0, 35, 40])
+    assert said.startswith("step 35: the bank holds nothing of sky, train, although it has been filling since step 10")
 
 
 def test_top_share_by_hand():

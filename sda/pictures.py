@@ -1,0 +1,50 @@
+"""Pictures of what a network sees: labels in their colours, overlays, tables of pictures."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GREY = (90, 90, 90)  # ignored pixels
+
+
+def colorize(label: np.ndarray, colors: list[list[int]]) -> np.ndarray:
+    """Train ids (H, W) as RGB (H, W, 3) in the colours of the class table; 255 is grey."""
+    lut = np.full((256, 3), GREY, np.uint8)
+    lut[: len(colors)] = colors
+    return lut[label]
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """An RGB image and the colours of its label, both (H, W, 3) uint8, one over the other."""
+    return np.round(image * (1 - opacity) + mask * opacity).astype(np.uint8)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Numbers from 0 to 1, (H, W), as grey RGB (H, W, 3): 1 is white."""
+    return np.repeat(np.round(255 * values.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[str, list[int]], width: int = 384) -> Image.Image:
+    """Pictures in rows under column titles, with a legend of the classes below.
+
+    Args:
+        rows: RGB (H, W, 3) uint8 pictures, all of one size; one per title.
+        width: of each picture in the table.
+    """
+    height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
+    font = ImageFont.load_default(16)
+    gap, head = 6, 30
+    per_line = max(1, (len(titles) * (width + gap)) // 150)
+    lines = -(-len(colors) // per_line)
+    sheet = Image.new("RGB", (len(titles) * (width + gap) + gap, head + len(rows) * (height + gap) + lines * 26 + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
+        for line, row in enumerate(rows):
+            picture = Image.fromarray(row[column]).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (gap + column * (width + gap), head + line * (height + gap)))
+    top = head + len(rows) * (height + gap) + 6
+    for place, (name, color) in enumerate(colors.items()):
+        x, y = gap + place % per_line * 150, top + place // per_line * 26
+        draw.rectangle((x, y, x + 18, y + 18), tuple(color), "black")
+        draw.text((x + 24, y + 9), name, "black", font, anchor="lm")
+    return sheet
