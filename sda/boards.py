@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class WeightsAndBiases:
         if step and remembered.exists():
             run_id = remembered.read_text(encoding="utf-8").strip()
         else:
-            run_id = wandb.util.generate_id()
+            run_id = uuid.uuid4().hex[:8]
             remembered.write_text(run_id + "\n", encoding="utf-8")
         try:
             self._run = wandb.init(dir=str(folder), id=run_id, name=name, config=recipe, resume="allow")

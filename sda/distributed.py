@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 from sda.errors import SdaError
 
@@ -29,6 +28,22 @@ def size() -> int:
 def is_launched() -> bool:
     """Whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
 
 
 @contextmanager
@@ -73,7 +88,7 @@ def total(x: Tensor) -> Tensor:
     if size() == 1:
         return x
     if x.requires_grad:
-        return all_reduce(x)
+        return _Total.apply(x)
     x = x.clone()
     dist.all_reduce(x)
     return x

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -116,8 +117,11 @@ class Training:
         for name, found in faults.items():
             self.streams[name].faults.update(dict.fromkeys(found))
         self._losses = _Losses(self.method)
-        if distributed.size() > 1:  # buffers are made equal by what they are made of
-            self._losses = DistributedDataParallel(self._losses, find_unused_parameters=True, broadcast_buffers=False)
+        if distributed.size() > 1:
+            with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers; 2.11 does not know the new name
+                warnings.simplefilter("ignore", FutureWarning)
+                # buffers are made equal by what they are made of
+                self._losses = DistributedDataParallel(self._losses, find_unused_parameters=True, broadcast_buffers=False)
         self._began = time.perf_counter()
 
     def run(self, stop_at: int | None = None) -> dict | None:

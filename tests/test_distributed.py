@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -106,24 +109,95 @@ def test_no_position_is_drawn_twice(world, monkeypatch):
             assert torch.equal(both, next(whole).images)
 
 
-def torchrun(world, out, *flags, port):
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", port, "-m", "sda"]
+def torchrun(world, out, *flags, port, launch=("--nproc-per-node", 2)):
+    """The command as users give it, started."""
+    launcher = ["-m", "torch.distributed.run", *launch, "--master-port", port, "-m", "sda"]
     command = [sys.executable, *launcher, "train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags]
     command += ["--device", "cpu", "--out", out, "--resume", "auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen(
+        [*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def ended(process, status=0):
+    """What it showed."""
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode == 0) == (status == 0), err
+    return out, err
+
+
+def wait_for(path, process):
+    for _ in range(1200):
+        if path.exists():
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} was never written")
+
+
+def iou(folder):
+    return json.loads((folder / "result.json").read_text())["iou"]
 
 
 @pytest.mark.slow
 def test_torchrun(world, tmp_path):
-    """The command as users give it: one writes, stops and goes on as one process would."""
+    """One writes, stops and goes on as one process would."""
     flags = ["--steps", 6, "--eval-every", 3]
-    done = torchrun(world, tmp_path / "run", *flags, port=29611)
-    assert done.returncode == 0, done.stderr
-    assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in all" in done.stderr
-    assert done.stdout.count("mIoU, classes present") == 1
+    out, err = ended(torchrun(world, tmp_path / "run", *flags, port=29611))
+    assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in all" in err
+    assert out.count("mIoU, classes present") == 1
     for part in (["--stop-at", 3], []):
-        done = torchrun(world, tmp_path / "cut", *flags, *part, port=29612)
-        assert done.returncode == 0, done.stderr
-    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("run", "cut")]
-    assert results[0]["iou"] == results[1]["iou"] and results[0]["images"] == 3
+        ended(torchrun(world, tmp_path / "cut", *flags, *part, port=29612))
+    assert iou(tmp_path / "run") == iou(tmp_path / "cut")
+    assert json.loads((tmp_path / "run/result.json").read_text())["images"] == 3
+
+
+@pytest.mark.slow
+def test_torchrun_survives_a_killed_worker_and_a_signal(world, tmp_path):
+    """Elastic: torchrun starts all again when one is killed; SIGTERM to torchrun writes a checkpoint first."""
+    flags = ["--steps", 40, "--checkpoint-every", 5]
+    ended(torchrun(world, tmp_path / "run", *flags, port=29613))
+    elastic = ("--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
+    killed = torchrun(world, tmp_path / "killed", *flags, port=29614, launch=elastic)
+    wait_for(tmp_path / "killed/last.pt", killed)
+    worker = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()[-1]
+    os.kill(int(worker), signal.SIGKILL)
+    ended(killed)
+    facts = json.loads((tmp_path / "killed/environment.json").read_text())
+    assert [entry["step"] % 5 for entry in facts["resumed"]] == [0] and iou(tmp_path / "killed") == iou(tmp_path / "run")
+
+    stopped = torchrun(world, tmp_path / "stopped", "--steps", 40, "--checkpoint-every", 0, port=29615)
+    wait_for(tmp_path / "stopped/metrics.jsonl", stopped)
+    os.kill(stopped.pid, signal.SIGTERM)
+    ended(stopped, status=1)
+    assert 0 < torch.load(tmp_path / "stopped/last.pt", weights_only=True)["step"] < 40
+    ended(torchrun(world, tmp_path / "stopped", "--steps", 40, "--checkpoint-every", 0, port=29616))
+    assert iou(tmp_path / "stopped") == iou(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_launchers_as_on_two_hosts(world, tmp_path):
+    """Two torchruns that meet over the network, a process each, train what one with two processes does."""
+    flags = ["--steps", 4]
+    ended(torchrun(world, tmp_path / "one", *flags, port=29617))
+    meet = (
+        "--nnodes",
+        2,
+        "--nproc-per-node",
+        1,
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-id",
+        "a",
+        "--rdzv-endpoint",
+        "127.0.0.1:29618",
+    )
+    hosts = [torchrun(world, tmp_path / "two", *flags, port=29619, launch=meet) for _ in range(2)]
+    shown = [ended(host)[0] for host in hosts]
+    assert sum("mIoU, classes present" in out for out in shown) == 1
+    assert iou(tmp_path / "two") == iou(tmp_path / "one")
