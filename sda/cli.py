@@ -34,7 +34,7 @@ def cli() -> None:
 
 for command in (
     *(training.train, training.ablate, training.demo, training.runs, training.recipes),
-    *(results.evaluate,),
+    *(results.evaluate, results.compare),
     *(data.datasets, data.init_dataset, data.doctor, data.split, data.pack),
 ):
     cli.add_command(command)

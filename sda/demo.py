@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from sda import experiment, pool, run_folder
+from sda import pool, run_folder, trained
 from sda import recipe as recipes
 from sda.data.assemble import evaluation_set
+from sda.devices import pick_device
 from sda.errors import SdaError
 from sda.gallery import spread, truth_and_predictions
 from sda.progress import Bars
@@ -25,7 +26,7 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     Returns:
         The summary: `protocol`, and per recipe its mIoU and IoU (percent), seed, steps and seconds of training.
     """
-    device = experiment.pick_device(device_name)
+    device = pick_device(device_name)
     loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
     folders = {name: run_folder.free(out, f"{name}-seed{seed}") for name in RECIPES}
     longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
@@ -52,9 +53,9 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
 
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     """Target images, truth, and each network's prediction, side by side."""
-    runs = {name: experiment.load_run(folder, "last", device) for name, folder in folders.items()}
+    runs = {name: trained.load_run(folder, "last", device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
     recipe = first.recipe
-    data = evaluation_set(first.table_name, first.table, recipe.input_size, recipe.target, recipe.target_root, "val")
+    data = evaluation_set(first.table_name, first.table, recipe.scoring.input, recipe.target, recipe.target_root, "val")
     networks = {RECIPES[name]: (run.network, run.normalise) for name, run in runs.items()}
     truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device).save(path)

@@ -103,7 +103,7 @@ def gathered(x: Tensor, dim: int) -> Tensor:
     return torch.cat(parts, dim=dim)
 
 
-def listed(things: list[str]) -> list[str]:
+def listed(things: list) -> list:
     """The things of all processes, in one list; the same in each."""
     if size() == 1:
         return things

@@ -4,15 +4,21 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from sda import distributed
+from sda import distributed, metrics
 from sda.data.dataset import Dataset, Sample
+from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
-from sda.metrics import confusion_matrix, score
+from sda.inference import predict_logits
 from sda.models.weights import Preprocessing
+from sda.protocol import Protocol
+
+BATCH_PIXELS = 2**20  # that enter a network at a time: scores need logits at the labels' size as well
+SUBSETS = ("cityscapes16", "cityscapes13")  # class tables whose mean is given too, where all their classes are there
 
 
 class _Guarded(torch.utils.data.Dataset):
@@ -24,27 +30,11 @@ class _Guarded(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sample | FileError:
+    def __getitem__(self, index: int) -> tuple[int, Sample | FileError]:
         try:
-            return self.dataset[index]
+            return index, self.dataset[index]
         except FileError as error:
-            return error
-
-
-def protocol(size: tuple[int, int] | None) -> dict:
-    """How scores are made: the whole image at `size` in, logits enlarged to each label's own size, one scale, no flip.
-
-    Args:
-        size: (height, width), or None for each image's own.
-    """
-    return {
-        "name": f"whole-{'x'.join(map(str, size)) if size else 'native'}-native",
-        "input": list(size) if size else "native size",
-        "labels": "native size",
-        "window": "whole image",
-        "scales": [1.0],
-        "flip": False,
-    }
+            return index, error
 
 
 @torch.no_grad()
@@ -54,7 +44,8 @@ def evaluate(
     normalise: Preprocessing,
     names: list[str],
     device: torch.device,
-    batch: int = 8,
+    protocol: Protocol = Protocol(),
+    teacher: nn.Module | None = None,
     workers: int = 0,
     skip: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -65,55 +56,105 @@ def evaluate(
         network: images → (logits, features); its training mode is restored afterwards.
         dataset: samples resized to the protocol's input size, labels at their own. Without a size they go one by one.
         names: the C classes.
+        teacher: another network, whose agreement with this one is measured.
         skip: leave unusable files out (they are listed under `skipped`) rather than raise.
 
     Returns:
-        `protocol`, `images`, `skipped`, the fields of `sda.metrics.score`, `confusion` (C×C list), and `infomax`:
-        entropy of the mean prediction less the mean entropy, over log C, a criterion that needs no labels.
+        - `protocol`, `images`, `skipped`, the fields of `sda.metrics.score`, `confusion` (C×C list);
+        - `miou16`, `miou13`: where the classes hold those of SYNTHIA → Cityscapes, the mean over these;
+        - `interval`: of `miou`, 95 %, over images drawn with replacement; `image_miou`: image → mIoU of it alone, percent;
+        - `boundary_miou` and `boundary_iou`: Boundary IoU, mean over the classes present and per class, percent;
+        - `ece` and `reliability`: see `sda.metrics.calibration`;
+        - criteria that need no labels, from 0 to 1: `entropy`, mean entropy of the predictions over log C; `infomax`, entropy of
+          the mean prediction less the mean entropy, over log C; `agreement`, share of pixels that the teacher calls the same.
     """
+    if dataset.size != protocol.input:
+        raise ValueError(f"images of {dataset.size} for the protocol {protocol.name}")
+    networks = [network] if teacher is None else [network, teacher]
+    were_training = [each.training for each in networks]
+    for each in networks:
+        each.eval()
     classes = len(names)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-    mean_p, mean_h = torch.zeros(classes, device=device), torch.zeros((), device=device)
-    skipped, images_seen = [], 0
-    was_training = network.training
-    network.eval()
+    mean_p = torch.zeros(classes, device=device)
+    mean_h, agreeing = torch.zeros((), device=device), torch.zeros((), device=device)
+    edges = torch.zeros(3, classes, dtype=torch.int64, device=device)
+    sureness = torch.zeros(3, metrics.BINS, dtype=torch.float64, device=device)
+    matrices: dict[int, Tensor] = {}
+    skipped = []
     mine = range(distributed.rank(), len(dataset), distributed.size())
-    loader = DataLoader(_Guarded(dataset), batch if dataset.size else 1, sampler=mine, num_workers=workers, collate_fn=list)
-    for samples in loader:
-        faults = [str(sample) for sample in samples if isinstance(sample, FileError)]
+    batch = max(1, min(8, BATCH_PIXELS // math.prod(protocol.input))) if protocol.input else 1
+    loader = DataLoader(_Guarded(dataset), batch, sampler=mine, num_workers=workers, collate_fn=list)
+    for found in loader:
+        faults = [str(sample) for _, sample in found if isinstance(sample, FileError)]
         if faults and not skip:
             raise SdaError(faults[0])
         skipped += faults
-        samples = [sample for sample in samples if isinstance(sample, Sample)]
-        if samples:
-            logits = network(normalise(torch.stack([sample.image for sample in samples]).to(device)))[0]
-            p = logits.softmax(dim=1)
-            mean_p += p.mean(dim=(2, 3)).sum(dim=0)
-            mean_h -= (p * p.clamp(min=1e-12).log()).sum(dim=1).mean(dim=(1, 2)).sum()
-            for one, sample in zip(logits, samples, strict=True):
-                large = nn.functional.interpolate(one[None], size=sample.label.shape, mode="bilinear", align_corners=False)
-                confusion += confusion_matrix(large[0].argmax(dim=0), sample.label.to(device), classes)
-        images_seen += len(samples)
-        progress(min(distributed.size() * (images_seen + len(skipped)), len(dataset)), len(dataset))
-    network.train(was_training)
-    images_seen = int(distributed.total(torch.tensor(images_seen, device=device)))
+        for group in _of_one_size([(index, sample) for index, sample in found if isinstance(sample, Sample)], protocol):
+            images = torch.stack([sample.image for _, sample, _ in group]).to(device)
+            size = tuple(group[0][2].shape)
+            logits = predict_logits(network, normalise, images, size, protocol)
+            if teacher is not None:
+                theirs = predict_logits(teacher, normalise, images, size, protocol).argmax(dim=1)
+                agreeing += (theirs == logits.argmax(dim=1)).float().mean(dim=(1, 2)).sum()
+            for one, (index, _, label) in zip(logits, group, strict=True):
+                label, predicted, p = label.to(device), one.argmax(dim=0), one.softmax(dim=0)
+                mean_p += p.mean(dim=(1, 2))
+                mean_h -= (p * p.clamp(min=1e-12).log()).sum(dim=0).mean()
+                matrices[index] = metrics.confusion_matrix(predicted, label, classes)
+                edges += metrics.boundary_counts(predicted, label, classes)
+                counted = label < classes
+                sureness += metrics.calibration_counts(p.amax(dim=0)[counted], (predicted == label)[counted])
+        progress(min(distributed.size() * (len(matrices) + len(skipped)), len(dataset)), len(dataset))
+    for each, training in zip(networks, were_training, strict=True):
+        each.train(training)
     skipped = distributed.listed(skipped)
-    confusion, mean_p, mean_h = (distributed.total(part) for part in (confusion, mean_p, mean_h))
-    if not images_seen:
+    matrices = {index: matrix.cpu() for index, matrix in matrices.items()}
+    matrices = dict(sorted(pair for part in distributed.listed([matrices]) for pair in part.items()))
+    mean_p, mean_h, agreeing, edges, sureness = (distributed.total(x) for x in (mean_p, mean_h, agreeing, edges, sureness))
+    if not matrices:
         raise SdaError(f"no image could be evaluated; the first fault: {skipped[0]}")
+    each_image = torch.stack(list(matrices.values()))
+    confusion = each_image.sum(dim=0)
     if not confusion.any():
         raise SdaError(
-            f"no labelled pixel in the {images_seen} images to evaluate: every label, such as "
+            f"no labelled pixel in the {len(matrices)} images to evaluate: every label, such as "
             f"{dataset.items[0].label}, is void in the classes {', '.join(names)}"
         )
-    mean_p = mean_p / images_seen
-    marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum()
-    infomax = ((marginal - mean_h / images_seen) / math.log(classes)).item()
+    mean_p, mean_h = mean_p / len(matrices), (mean_h / len(matrices)).item() / math.log(classes)
+    marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum().item() / math.log(classes)
+    scores = metrics.score(confusion, names)
+    along_edges = {
+        name: None if value.isnan() else 100 * value.item()
+        for name, value in zip(names, metrics.boundary_iou(edges.cpu()), strict=True)
+    }
     return {
-        "protocol": protocol(dataset.size),
-        "images": images_seen,
+        "protocol": protocol.to_dict(),
+        "images": len(matrices),
         "skipped": skipped,
-        **score(confusion, names),
-        "infomax": infomax,
+        **scores,
+        **{f"miou{len(subset)}": metrics.mean_over(scores["iou"], subset) for subset in _subsets(names)},
+        "interval": metrics.bootstrap(each_image.numpy()),
+        "boundary_miou": metrics.mean_over(along_edges, names),
+        "boundary_iou": along_edges,
+        **metrics.calibration(sureness),
+        "entropy": mean_h,
+        "infomax": marginal - mean_h,
+        **({} if teacher is None else {"agreement": agreeing.item() / len(matrices)}),
+        "image_miou": {dataset.items[i].key: metrics.score(matrix, names)["miou"] for i, matrix in matrices.items()},
         "confusion": confusion.tolist(),
     }
+
+
+def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[list[tuple[int, Sample, Tensor]]]:
+    """(index, sample, label at the size that is scored), in groups whose labels are of one size."""
+    groups: dict[torch.Size, list[tuple[int, Sample, Tensor]]] = {}
+    for index, sample in samples:
+        label = sample.label
+        if protocol.score and label.shape != protocol.score:
+            label = F.interpolate(label[None, None], protocol.score, mode="nearest-exact")[0, 0]
+        groups.setdefault(label.shape, []).append((index, sample, label))
+    return list(groups.values())
+
+
+def _subsets(names: list[str]) -> list[list[str]]:
+    return [subset for subset in (class_table(name).names for name in SUBSETS) if set(subset) < set(names)]

@@ -1,37 +1,18 @@
-"""One run from recipe to result, and a trained run read back: what the commands share."""
+"""One run from recipe to result: what the commands share."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sda import boards, checkpoint, distributed, memory, resume, run_folder
-from sda.data.assemble import Data, assemble, evaluation_set
-from sda.data.descriptor import ClassTable
+from sda import boards, distributed, memory, resume, run_folder
+from sda.data.assemble import Data, assemble
 from sda.errors import SdaError
-from sda.evaluate import evaluate
-from sda.models import SegmentationNetwork
-from sda.models.weights import Preprocessing
 from sda.progress import Bars
 from sda.recipe import Recipe
 from sda.resume import Resumed
-from sda.shelf import check
 from sda.train import Report, Training, build_network
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, else mps, else cpu. SdaError when the device asked for is not there."""
-    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, there in have.items() if there)
-    if not have[name]:
-        raise SdaError(
-            f"--device {name}: PyTorch sees no such device here (there is: "
-            f"{', '.join(device for device, there in have.items() if there)})"
-        )
-    return torch.device(name)
 
 
 def run(
@@ -112,58 +93,3 @@ def _memory(recipe: Recipe, classes: int, device: torch.device) -> str:
     needed, free = memory.estimate(recipe, network, classes), torch.cuda.mem_get_info(device)[0]
     said = f"{needed}; {free / 2**30:.1f} GiB are free"
     return said if needed.total < free else f"{said}: too little? Try, in this order: {memory.advice(recipe)}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained network, and what it was trained as."""
-
-    recipe: Recipe
-    table: ClassTable
-    table_name: str
-    network: SegmentationNetwork
-    normalise: Preprocessing
-    step: int
-
-
-def load_run(folder: Path, which: str, device: torch.device) -> Run:
-    """Read `last.pt` or `best.pt` of a run folder.
-
-    Raises:
-        SdaError: no such run, or a checkpoint that cannot be read.
-    """
-    if not folder.is_dir():
-        raise SdaError(f"{folder}: no such run folder")
-    path = folder / f"{which}.pt"
-    state = checkpoint.load(path)
-    missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
-    if missing:
-        raise SdaError(f"{path}: not a checkpoint of a training: it lacks {', '.join(sorted(missing))}")
-    recipe = check(Recipe, state["recipe"], f"{path}: recipe")
-    table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
-    network = build_network(recipe, len(table.names), state["weights_format"])
-    try:
-        network.load_state_dict(state["student"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise SdaError(f"{path}: its weights do not fit its recipe: {str(error).splitlines()[0]}") from None
-    normalise = Preprocessing.from_dict(state["preprocessing"])
-    return Run(recipe, table, state["table"], network.to(device).eval(), normalise, state["step"])
-
-
-def score_run(run: Run, dataset: str, root: str, split: str, skip: bool, device: torch.device, bars: Bars) -> dict:
-    """Per-class IoU of a run on one dataset, in the run's own classes."""
-    own = dataset == run.recipe.target and split == "val"
-    val_list = run.recipe.val_list if own else ""
-    data = evaluation_set(run.table_name, run.table, run.recipe.input_size, dataset, root, split, val_list, bars.count)
-    for note in data.notes:
-        bars.say(note)
-    return evaluate(
-        run.network,
-        data.val,
-        run.normalise,
-        run.table.names,
-        device,
-        workers=run.recipe.workers,
-        skip=skip,
-        progress=lambda done, total: bars.count(f"evaluating on {dataset}", done, total),
-    )

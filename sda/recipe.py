@@ -9,6 +9,7 @@ from pydantic import Field, PlainValidator, model_validator
 
 from sda import shelf
 from sda.errors import SdaError
+from sda.protocol import Protocol, preset
 
 
 def _count_or_all(value: object) -> object:
@@ -169,8 +170,12 @@ class Recipe(shelf.Strict):
     board: Literal["none", "tensorboard", "wandb"] = Field(
         "none", description="curves and pictures while it trains; Weights & Biases by its own environment variables"
     )
-    best_by: Literal["miou", "infomax"] = Field(
-        "miou", description="criterion of best.pt: miou reads validation labels, infomax (information maximisation) none"
+    protocol: Literal["whole", "paper", "full-1024x2048", "half-512x1024", "slide"] = Field(
+        "whole", description="how it is scored: whole images at eval_size and labels at their own, or another preset"
+    )
+    hold_out: Natural = Field(0, description="labelled target images that are not trained on, to choose a checkpoint by")
+    best_by: Literal["miou", "infomax", "entropy", "agreement", "held_out"] = Field(
+        "miou", description="criterion of best.pt: miou reads validation labels, the others do not"
     )
 
     @model_validator(mode="after")
@@ -213,6 +218,16 @@ class Recipe(shelf.Strict):
                 f"batch_unlabelled = {self.batch_unlabelled} leaves ClassMix no other image; ask for 2{at_least}, or "
                 "classmix_unlabelled = 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _criterion_can_be_had(self):
+        if self.best_by == "held_out" and not self.hold_out:
+            raise ValueError("best_by = held_out needs labelled images for it: hold_out = N")
+        if self.best_by == "agreement" and not (self.unlabelled and self.eval_every):
+            raise ValueError("best_by = agreement compares student and teacher: it needs unlabelled images, and eval_every")
+        if self.hold_out and self.labels != "all" and not self.split and self.hold_out >= self.labels:
+            raise ValueError(f"hold_out = {self.hold_out} leaves none of {self.labels} labelled images to train on")
         return self
 
     @model_validator(mode="after")
@@ -260,6 +275,11 @@ class Recipe(shelf.Strict):
     def input_size(self) -> tuple[int, int] | None:
         """Height, width of the network's input in evaluation; None: each image's own."""
         return _fixed(self.eval_size or self.size)
+
+    @property
+    def scoring(self) -> Protocol:
+        """How its network is scored."""
+        return preset(self.protocol, self.network, self.target, self.input_size, self.crop_size)
 
     @property
     def setting(self) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from sda import compare
 from sda.data.descriptor import Descriptor, Item, Listing
 from sda.data.doctor import KINDS, Report
 from sda.data.files import LabelCodec, read_pair
@@ -48,6 +49,31 @@ def show_scores(scores: dict[str, dict]) -> None:
     if all("miou_all" in score for score in scores.values()):
         table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
     _console().print(table)
+
+
+def show_summary(scores: dict[str, dict]) -> None:
+    """Print a row per score: the means, their interval, and what IoU does not say."""
+    columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]
+    keys = ["miou16", "miou13", "boundary_miou", "accuracy", "fwiou", "ece"]
+    shown = [(column, key) for column, key in zip(columns[3:], keys, strict=True) if any(key in s for s in scores.values())]
+    rows = [
+        [
+            name,
+            _percent(score["miou"]),
+            f"{score['interval'][0]:.1f} to {score['interval'][1]:.1f}",
+            *(_percent(score.get(key)) for _, key in shown),
+        ]
+        for name, score in scores.items()
+    ]
+    show_table([*columns[:3], *(column for column, _ in shown)], rows)
+
+
+def show_comparison(rows: list[compare.Row]) -> None:
+    """Print rows of a comparison as columns: there are more classes than runs."""
+    lines = zip(compare.columns(rows), *(compare.cells(row) for row in rows), strict=True)
+    head, *body = [list(line) for line in lines]
+    show_table(head, body)
+    _console().print(compare.caption(rows), markup=False)
 
 
 # What the doctor found

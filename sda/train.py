@@ -28,6 +28,7 @@ from sda.methods import METHODS
 from sda.models import SegmentationNetwork, build, load_weights, read_weights, recompute_activations, synchronise_norms
 from sda.models.weights import PREPROCESSING
 from sda.recipe import Recipe
+from sda.selection import CRITERIA, is_better, selection
 from sda.teacher import Teacher
 
 LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
@@ -193,6 +194,7 @@ class Training:
             "seconds": round(self.seconds, 1),
             "skipped_steps": self.skipped,
             "best": self.best,
+            "selection": selection(self.out / "metrics.jsonl"),
             "skipped": list(dict.fromkeys(faults + score["skipped"])),
         }
 
@@ -275,14 +277,22 @@ class Training:
             self.normalise,
             self.data.table.names,
             self.device,
+            recipe.scoring,
+            # with one evaluation there is nothing to choose
+            teacher=self.method.teacher.model if recipe.unlabelled and recipe.eval_every else None,
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
             progress=self.report.evaluation,
         )
+        if self.data.held_out is not None:
+            network, names = self.method.student, self.data.table.names
+            few = evaluate(network, self.data.held_out, self.normalise, names, self.device, recipe.scoring)
+            score["held_out"] = few["miou"]
         self.report.scored(self.step, score)
         self.report.look(self)
-        _write(log, {"step": self.step, "val": {key: score[key] for key in ("miou", "miou_all", "infomax", "iou")}})
-        if self.best is None or score[recipe.best_by] > self.best["value"]:
+        values = {key: score[key] for key in ("miou", "miou_all", *CRITERIA, "iou") if key in score}
+        _write(log, {"step": self.step, "val": values})
+        if self.best is None or is_better(recipe.best_by, score[recipe.best_by], self.best["value"]):
             self.best = {"by": recipe.best_by, "step": self.step, "value": score[recipe.best_by], "miou": score["miou"]}
             self._write_checkpoint("best.pt", {**self._student(), "best": self.best})
         self.evaluated, self._began = True, time.perf_counter()

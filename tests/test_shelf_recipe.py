@@ -434,7 +434,7 @@ LEAVES = {
     "checkpoint.py": ("sda.atomic",),
     "shelf.py": (),
     "balance.py": ("sda.losses", "sda.distributed"),
-    "recipe.py": ("sda.shelf",),
+    "recipe.py": ("sda.shelf", "sda.protocol"),
 }
 
 

@@ -1,4 +1,4 @@
-"""eval."""
+"""eval, compare."""
 
 import json
 import os
@@ -10,6 +10,22 @@ from sda import report
 from sda.commands.options import device_option, json_option
 from sda.errors import SdaError
 from sda.progress import Bars
+from sda.protocol import PRESETS, why_not_comparable
+
+checkpoint_option = click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
+network_option = click.option(
+    "--network", type=click.Choice(["student", "teacher"]), default="student", show_default=True, help="Whose weights."
+)
+scales_option = click.option("--scales", default="1", show_default=True, metavar="S,…", help="Average over these input scales.")
+flip_option = click.option("--flip", is_flag=True, help="Average over the image and its mirror image.")
+
+
+def parse_scales(text: str) -> tuple[float, ...]:
+    """The numbers of --scales."""
+    try:
+        return tuple(float(scale) for scale in text.split(","))
+    except ValueError:
+        raise SdaError(f"--scales {text}: expected numbers with commas between them, such as 0.75,1,1.25") from None
 
 
 @click.command("eval")
@@ -17,7 +33,11 @@ from sda.progress import Bars
 @click.option("--dataset", "datasets", multiple=True, help="Dataset or TOML; repeat for several.  [default: the run's target]")
 @click.option("--root", "roots", multiple=True, help="Folder of the dataset of the same position.")
 @click.option("--split", default="val", show_default=True, help="Split to score.")
-@click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
+@click.option("--protocol", "protocol_name", type=click.Choice(PRESETS), help="How to score.  [default: the run's]")
+@scales_option
+@flip_option
+@network_option
+@checkpoint_option
 @click.option(
     "--bad-files", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="Stop, or report and go on."
 )
@@ -28,41 +48,74 @@ def evaluate(
     datasets: tuple[str, ...],
     roots: tuple[str, ...],
     split: str,
+    protocol_name: str | None,
+    scales: str,
+    flip: bool,
+    network: str,
     checkpoint: str,
     bad_files: str,
     device: str,
     as_json: bool,
 ) -> None:
-    """Per-class IoU of trained runs on one or several target domains."""
+    """Score trained runs on one or several target domains: a row for each, and IoU per class.
+
+    The scores are kept in RUN/evaluations/, for sda compare and sda report.
+    """
     if len(roots) > max(len(datasets), 1):
         raise SdaError(f"{len(roots)} --root for {max(len(datasets), 1)} --dataset: give one root per dataset, in the same order")
+    factors = parse_scales(scales)
 
-    from sda import experiment
-    from sda.evaluate import protocol
+    from sda import evaluations, trained
+    from sda.devices import pick_device
 
-    where, scores = experiment.pick_device(device), {}
+    where, scores = pick_device(device), {}
     with Bars() as bars:
-        loaded = {folder: experiment.load_run(Path(folder), checkpoint, where) for folder in runs}
-        protocols = {protocol(run.recipe.input_size)["name"] for run in loaded.values()}
-        tables = {tuple(run.table.names) for run in loaded.values()}
-        if len(protocols) > 1 or len(tables) > 1:
-            raise SdaError(
-                f"these runs cannot stand in one table: their scores have different "
-                f"{'protocols: ' + ', '.join(sorted(protocols)) if len(protocols) > 1 else 'classes'}; "
-                "evaluate them one by one"
-            )
+        loaded = {folder: trained.load_run(Path(folder), checkpoint, where, network) for folder in runs}
+        protocols = {folder: run.protocol(protocol_name or "", factors, flip) for folder, run in loaded.items()}
+        why = why_not_comparable(
+            {
+                folder: {"protocol": protocols[folder].to_dict(), "iou": dict.fromkeys(run.table.names)}
+                for folder, run in loaded.items()
+            }
+        )
+        if why:
+            raise SdaError(f"these runs cannot stand in one table: {why}; evaluate them one by one, or with one --protocol")
         for folder, run in loaded.items():
             target = run.recipe.target
             for place, dataset in enumerate(datasets or (target,)):
                 own = dataset == target or (dataset.endswith(".toml") and os.path.abspath(dataset) == target)
                 root = roots[place] if place < len(roots) else run.recipe.target_root if own else ""
-                score = experiment.score_run(run, dataset, root, split, bad_files == "skip", where, bars)
+                score = evaluations.evaluate_run(run, protocols[folder], dataset, root, split, bad_files == "skip", bars)
                 for fault in score["skipped"]:
                     bars.say(f"left out: {fault}")
+                bars.say(evaluations.cost(score))
+                if note := evaluations.keep(run, score):
+                    bars.say(note)
                 title = f"{os.path.relpath(folder)} on {dataset}" if datasets else os.path.relpath(folder)
-                facts = {"run": folder, "dataset": dataset, "split": split, "checkpoint": checkpoint, "step": run.step}
-                scores[title] = {**facts, **score}
+                scores[title] = score
     if as_json:
         click.echo(json.dumps(list(scores.values()), indent=2))
+        return
+    report.show_scores(scores)
+    report.show_summary(scores)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|FILE...")
+@click.option("--seeds", "merge", is_flag=True, help="Runs that differ by their seeds alone are one row: mean and deviation.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "latex", "csv", "json"]), default="table", show_default=True
+)
+def compare(runs: tuple[str, ...], merge: bool, form: str) -> None:
+    """The scores of several runs in one table: IoU per class, and mIoU.
+
+    A run's own score, or any in its evaluations/ by the path of its file. Scores of different protocols, data sets or classes are
+    not mixed.
+    """
+    from sda import compare as comparison
+
+    rows = comparison.rows([comparison.read(Path(run)) for run in runs], merge)
+    if form == "table":
+        report.show_comparison(rows)
     else:
-        report.show_scores(scores)
+        click.echo(comparison.render(rows, form))

@@ -74,9 +74,10 @@ def _train(name: str, given: dict) -> None:
     changes.update(recipe.parse_pair(pair, "--set") for pair in pairs)
     wanted = recipe.load(name, changes).with_absolute_paths()
 
-    from sda import distributed, experiment
+    from sda import distributed
+    from sda.devices import pick_device
 
-    with distributed.joined(experiment.pick_device(device)) as where:
+    with distributed.joined(pick_device(device)) as where:
         _train_here(name, wanted, out, resume_from, stop_at, where, as_json)
 
 
@@ -164,11 +165,11 @@ def ablate(
     changes = [dict(recipe.parse_pair(pair, "--row") for pair in shlex.split(row)) for row in extra]
 
     from sda import ablate as ablation
-    from sda import experiment
+    from sda.devices import pick_device
 
     rows = ablation.make_rows(list(recipes), axes, changes)
     with Bars() as bars:
-        where = experiment.pick_device(device)
+        where = pick_device(device)
         table = ablation.run(rows, fixed, numbers, vary_split, Path(os.path.expanduser(out)), jobs, where, bars)
     if as_json:
         click.echo(json.dumps(table, indent=2))

@@ -34,6 +34,7 @@ class Data:
 
     Attributes:
         table, table_name: the classes trained in.
+        held_out: labelled images that are not trained on, to choose a checkpoint by.
         lists: stream → its items, as written to the run folder.
         notes: what a user should know: images left out, classes dropped.
         pixels: labelled stream → (N, C) pixels of the classes trained in, of each image; where the recipe wants statistics.
@@ -45,6 +46,7 @@ class Data:
     labelled: Dataset | None = None
     unlabelled: Dataset | None = None
     val: Dataset | None = None
+    held_out: Dataset | None = None
     lists: dict[str, list[Item]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
@@ -73,7 +75,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         labelled.append(("source", source, root, listing))
 
     root = find_root(target, recipe.target_root, "--target-root", progress)
-    _open_validation(data, recipe.target, root, recipe.input_size, "val", recipe.val_list, recipe.doctor)
+    _open_validation(data, recipe.target, root, recipe.scoring.input, "val", recipe.val_list, recipe.doctor)
     whole = _list(target, root, "train", recipe.image_size)
     listing = _without_bad(data, target, root, whole) if recipe.doctor else whole
     if recipe.val_list:
@@ -89,6 +91,14 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     splits.check_disjoint("validation", data.lists["val"], "labelled", chosen)
     if recipe.split:
         chosen = _of_list(data, recipe.split, chosen, sound)
+    if recipe.hold_out:
+        if root.is_file():
+            raise SdaError(f"{root}: hold_out scores training images, whose labels a pack holds at its own size: give the folder")
+        if recipe.hold_out >= len(chosen):
+            raise SdaError(f"hold_out = {recipe.hold_out} leaves none of the {len(chosen)} labelled images to train on")
+        chosen, kept = chosen[: -recipe.hold_out], chosen[-recipe.hold_out :]
+        data.held_out = Dataset(kept, _codec(data, target, listing), recipe.scoring.input, native_labels=True)
+        data.lists["held_out"] = kept
     if chosen:
         _check_encoding(data, recipe.target, target, root, replace(listing, items=chosen))
         data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
@@ -96,16 +106,17 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         labelled.append(("labelled", target, root, listing))
     if recipe.unlabelled:
         if recipe.unlabelled == "target":
-            taken = {item.key for item in chosen}
+            taken = {item.key for item in chosen + data.lists.get("held_out", [])}
             rest = [item for item in listing.items if item.key not in taken]
         else:
             rest = list_folder(Path(recipe.unlabelled)).items
-        rest = _without_copies(data, rest, chosen)
+        rest = _without_copies(data, rest, chosen + data.lists.get("held_out", []))
         if not rest:
             raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
         data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
         data.lists["unlabelled"] = rest
     for stream in ("source", "unlabelled"):
+        splits.check_disjoint("held-out", data.lists.get("held_out", []), stream, data.lists.get(stream, []))
         splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
     for first, second in itertools.combinations(("source", "labelled", "unlabelled"), 2):
         splits.check_disjoint(first, data.lists.get(first, []), second, data.lists.get(second, []))

@@ -1,0 +1,162 @@
+"""A trained run read back: to score it, and to predict with it."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sda import checkpoint
+from sda.data.descriptor import ClassTable
+from sda.data.files import read_image
+from sda.devices import pick_device
+from sda.errors import SdaError
+from sda.inference import predict_logits
+from sda.models import SegmentationNetwork
+from sda.models.weights import Preprocessing
+from sda.protocol import Protocol, preset
+from sda.recipe import Recipe
+from sda.shelf import check
+from sda.train import build_network
+
+LARGE = 2.0  # times the pixels of the training's images: such an image is taken in windows
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network makes of one image.
+
+    Attributes:
+        labels: (H, W) uint8 train ids, at the image's own size. confidence: (H, W) float32, probability of that class, 0 to 1.
+        table: the classes, names and colours in the order of the train ids.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    table: ClassTable
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network in eval mode, and what it was trained as.
+
+    Attributes:
+        folder: of the run. which: "last" or "best" checkpoint. network_name: "student" or "teacher".
+        table, table_name: the classes. normalise: the preprocessing of its weights. step: of the checkpoint.
+    """
+
+    folder: Path
+    which: str
+    network_name: str
+    recipe: Recipe
+    table: ClassTable
+    table_name: str
+    network: SegmentationNetwork
+    normalise: Preprocessing
+    step: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def protocol(self, name: str = "", scales: tuple[float, ...] = (1.0,), flip: bool = False) -> Protocol:
+        """A preset for this run (see `sda.protocol.preset`); its own by default."""
+        r = self.recipe
+        return preset(name or r.protocol, r.network, r.target, r.input_size, r.crop_size, scales, flip)
+
+    def predict(
+        self, image, size: str | tuple[int, int] = "fit", scales: tuple[float, ...] = (1.0,), flip: bool = False
+    ) -> Prediction:
+        """Segment one image of any size.
+
+        Args:
+            image: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8 RGB or grey.
+            size: of the network's input. "fit": the image's own shape, its shorter side that of the training's images;
+                "native": its own; or (height, width). An image that has more than twice the training's pixels then is taken
+                in overlapping windows.
+            scales, flip: average the probabilities over scales of it and over its mirror image.
+
+        Raises:
+            SdaError: no such file, or not an image.
+        """
+        image = as_picture(image)
+        protocol = replace(self.fit(image.size[::-1], size), scales=scales, flip=flip)
+        return self.segment(image, protocol)
+
+    def fit(self, image: tuple[int, int], size: str | tuple[int, int] = "fit") -> Protocol:
+        """How an image of (height, width) is taken (see `predict`)."""
+        trained = self.recipe.input_size or self.recipe.crop_size
+        if size == "fit" and self.recipe.input_size:
+            factor = min(trained) / min(image)
+            size = tuple(max(32, round(side * factor)) for side in image)
+        elif size in ("fit", "native"):
+            size = image
+        large = size[0] * size[1] > LARGE * trained[0] * trained[1]
+        return Protocol(tuple(size), window=self.recipe.crop_size if large else None)
+
+    def segment(self, image: Image.Image, protocol: Protocol) -> Prediction:
+        """The prediction for an RGB picture, resized to the protocol's input, at the picture's own size."""
+        own = image.size[::-1]
+        if protocol.input and own != tuple(protocol.input):
+            image = image.resize(protocol.input[::-1], Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self.device)
+        logits = predict_logits(self.network, self.normalise, pixels, own, protocol)
+        confidence, labels = logits[0].softmax(dim=0).max(dim=0)
+        return Prediction(labels.byte().cpu().numpy(), confidence.cpu().numpy(), self.table)
+
+
+def as_picture(image) -> Image.Image:
+    """An RGB picture of a path, a PIL image or an array (see `Run.predict`). SdaError when it is none."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise SdaError(f"an array {array.shape} of {array.dtype}: expected uint8, (H, W, 3) RGB or (H, W) grey")
+    return Image.fromarray(array).convert("RGB")
+
+
+def load(folder: str | Path, checkpoint: str = "last", network: str = "student", device: str = "auto") -> Run:
+    """A trained run from its folder (or the path of one of its checkpoints).
+
+    Args:
+        checkpoint: "last", or "best" (see the recipe's best_by). network: "student", which scores are reported of, or "teacher".
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        SdaError: no such run, or a checkpoint that cannot be read or has no teacher.
+    """
+    return load_run(Path(folder), checkpoint, pick_device(device), network)
+
+
+def load_run(folder: Path, which: str, device: torch.device, network_name: str = "student") -> Run:
+    """See `load`."""
+    if folder.is_file() and folder.suffix == ".pt":
+        folder, which = folder.parent, folder.stem
+    if not folder.is_dir():
+        raise SdaError(f"{folder}: no such run folder")
+    path = folder / f"{which}.pt"
+    state = checkpoint.load(path)
+    missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
+    if missing:
+        raise SdaError(f"{path}: not a checkpoint of a training: it lacks {', '.join(sorted(missing))}")
+    recipe = check(Recipe, state["recipe"], f"{path}: recipe")
+    table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
+    weights = state["student"]
+    if network_name == "teacher":
+        prefix = "teacher.model."
+        weights = {k.removeprefix(prefix): v for k, v in state.get("method", {}).items() if k.startswith(prefix)}
+        if not weights:
+            reason = "best.pt keeps the student alone" if which == "best" else f"method {recipe.method} has none"
+            raise SdaError(f"{path}: there is no teacher in it: {reason}")
+    network = build_network(recipe, len(table.names), state["weights_format"])
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise SdaError(f"{path}: its weights do not fit its recipe: {str(error).splitlines()[0]}") from None
+    normalise = Preprocessing.from_dict(state["preprocessing"])
+    network = network.to(device).eval().requires_grad_(False)
+    return Run(folder, which, network_name, recipe, table, state["table"], network, normalise, state["step"])
