@@ -428,6 +428,8 @@ LEAVES = {
     "losses.py": ("sda.distributed",),
     "teacher.py": ("sda.distributed",),
     "metrics.py": (),
+    "protocol.py": (),
+    "selection.py": (),
     "errors.py": (),
     "labels.py": (),
     "atomic.py": (),
