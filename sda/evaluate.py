@@ -18,6 +18,7 @@ from sda.models.weights import Preprocessing
 from sda.protocol import Protocol
 
 BATCH_PIXELS = 2**20  # that enter a network at a time: scores need logits at the labels' size as well
+BATCH = 8  # images, at most
 SUBSETS = ("cityscapes16", "cityscapes13")  # class tables whose mean is given too, where all their classes are there
 
 
@@ -82,8 +83,7 @@ def evaluate(
     matrices: dict[int, Tensor] = {}
     skipped = []
     mine = range(distributed.rank(), len(dataset), distributed.size())
-    batch = max(1, min(8, BATCH_PIXELS // math.prod(protocol.input))) if protocol.input else 1
-    loader = DataLoader(_Guarded(dataset), batch, sampler=mine, num_workers=workers, collate_fn=list)
+    loader = DataLoader(_Guarded(dataset), batch_size(protocol), sampler=mine, num_workers=workers, collate_fn=list)
     for found in loader:
         faults = [str(sample) for _, sample in found if isinstance(sample, FileError)]
         if faults and not skip:
@@ -143,6 +143,11 @@ def evaluate(
         "image_miou": {dataset.items[i].key: metrics.score(matrix, names)["miou"] for i, matrix in matrices.items()},
         "confusion": confusion.tolist(),
     }
+
+
+def batch_size(protocol: Protocol) -> int:
+    """How many images are taken at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(protocol.input))) if protocol.input else 1
 
 
 def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[list[tuple[int, Sample, Tensor]]]:

@@ -75,7 +75,7 @@ def preset(
 
     ==============  ====================================================================================================
     whole           the whole image at `size`, scored at each label's own size
-    paper           half-512x1024 for deeplabv2, full-1024x2048 for deeplabv3plus; on VOC whole images at their own size
+    paper           on Cityscapes half-512x1024 for deeplabv2, full-1024x2048 for deeplabv3plus; elsewhere whole
     full-1024x2048  input and labels at 1024×2048
     half-512x1024   input and labels at 512×1024
     slide           windows of the training's `crop`, each overlapping the next by a third, over the image at `size`
@@ -88,10 +88,9 @@ def preset(
         SdaError: no such preset.
     """
     if name == "paper":
-        name = "whole-native" if target == "voc2012" else "half-512x1024" if network == "deeplabv2" else "full-1024x2048"
+        name = "whole" if target != "cityscapes" else "half-512x1024" if network == "deeplabv2" else "full-1024x2048"
     protocols = {
         "whole": Protocol(size),
-        "whole-native": Protocol(),
         "full-1024x2048": Protocol(FULL, FULL),
         "half-512x1024": Protocol(HALF, HALF),
         "slide": Protocol(size, window=crop),

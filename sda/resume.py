@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sda import checkpoint
+from sda import checkpoint, shelf
 from sda.atomic import written_whole
 from sda.data.assemble import Data
 from sda.errors import SdaError
@@ -91,11 +91,11 @@ def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
     Raises:
         SdaError: another recipe (but for FREE), or other images in a stream.
     """
-    before = resumed.state["recipe"]
+    before = shelf.check(Recipe, resumed.state["recipe"], f"{resumed.path}: recipe").model_dump()
     for key, value in recipe.model_dump().items():
-        if key not in FREE and before.get(key) != value:
+        if key not in FREE and before[key] != value:
             raise SdaError(
-                f"{resumed.path}: was trained with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}: leave it "
+                f"{resumed.path}: was trained with {key} = {json.dumps(before[key])}, not {json.dumps(value)}: leave it "
                 f"as it was, or start anew in another --out (only {', '.join(sorted(FREE))} may change)"
             )
     for stream in {*resumed.state["splits"], *data.lists}:

@@ -1,4 +1,4 @@
-"""Confusion matrix and IoU against a loop, hand numbers, torchmetrics and cityscapesscripts."""
+"""Scores against loops, hand numbers, torchmetrics, cityscapesscripts and the definitions of their authors."""
 
 import math
 import types
@@ -6,8 +6,10 @@ import types
 import numpy as np
 import pytest
 import torch
-from torchmetrics import JaccardIndex
+from scipy import ndimage
+from torchmetrics import CalibrationError, JaccardIndex
 
+from sda import metrics
 from sda.metrics import confusion_matrix, iou, score
 
 NAMES = ["road", "car", "sky", "train", "bus"]
@@ -115,3 +117,85 @@ def test_score_agrees_with_cityscapesscripts(labels, predictions):
     for name, value in result["iou"].items():
         assert math.isnan(theirs[name]) if value is None else value == pytest.approx(100 * theirs[name])
     assert result["miou"] == pytest.approx(100 * evaluation.getScoreAverage(theirs, args))
+
+
+def test_frequency_weighted_iou_by_hand():
+    """Class a: 8 of 10 labelled pixels, IoU 6/8; b: 2 of 10, IoU 1; c is never a label."""
+    matrix = torch.tensor([[6, 0, 2], [0, 2, 0], [0, 0, 0]])
+    assert score(matrix, ["a", "b", "c"])["fwiou"] == pytest.approx(100 * (0.8 * 6 / 8 + 0.2))
+
+
+def test_mean_over_some_classes():
+    iou_of = {"a": 10.0, "b": None, "c": 30.0}
+    assert metrics.mean_over(iou_of, ["a", "b", "c"]) == 20 and metrics.mean_over(iou_of, ["b"]) is None
+
+
+def test_bootstrap_is_that_of_a_loop():
+    random = np.random.default_rng(3)
+    matrices = random.integers(0, 50, (12, 4, 4))
+    matrices[:, 3] = 0  # a class that is only predicted
+    low, high = metrics.bootstrap(matrices, draws=400)
+    means = []
+    for _ in range(400):
+        drawn = matrices[random.integers(0, 12, 12)].sum(axis=0)
+        means.append(score(torch.from_numpy(drawn), list("abcd"))["miou"])
+    assert low == pytest.approx(np.percentile(means, 2.5), abs=0.8) and high == pytest.approx(np.percentile(means, 97.5), abs=0.8)
+    assert low < score(torch.from_numpy(matrices.sum(axis=0)), list("abcd"))["miou"] < high
+    assert metrics.bootstrap(np.repeat(matrices[:1], 5, axis=0))[0] == pytest.approx(
+        metrics.bootstrap(np.repeat(matrices[:1], 5, axis=0))[1]
+    )
+
+
+def authors_boundary(mask, d):
+    """As in the authors' code: the mask less itself, eroded d times by a 3x3 square, with nothing around the image."""
+    return mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=d, border_value=0)
+
+
+def blobs(seed, size=(60, 90)):
+    random = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(random.normal(size=(CLASSES, *size)), (0, 5, 5))
+    return noise.argmax(axis=0)
+
+
+def test_boundary_iou_is_the_authors_per_class():
+    counts, both, either = 0, np.zeros(CLASSES), np.zeros(CLASSES)
+    for seed in range(3):
+        label, predicted = blobs(seed), blobs(seed + 10)
+        predicted[:, :40] = label[:, :40]
+        counts = counts + metrics.boundary_counts(torch.from_numpy(predicted), torch.from_numpy(label), CLASSES)
+        d = max(1, round(0.02 * math.hypot(60, 90)))
+        for c in range(CLASSES):
+            truly, claimed = authors_boundary(label == c, d), authors_boundary(predicted == c, d)
+            both[c] += (truly & claimed).sum()
+            either[c] += (truly | claimed).sum()
+    assert metrics.boundary_iou(counts).tolist() == pytest.approx((both / either).tolist())
+    assert (either > 0).all()
+
+
+def test_ignored_pixels_have_no_boundary_of_their_own():
+    """What is predicted inside of an ignored region changes nothing."""
+    label = blobs(1)
+    label[20:40, 30:60] = 255
+    one, other = blobs(2), blobs(2)
+    other[20:40, 30:60] = blobs(5)[20:40, 30:60]
+    counts = [metrics.boundary_counts(torch.from_numpy(p), torch.from_numpy(label), CLASSES) for p in (one, other)]
+    assert torch.equal(*counts)
+    perfect = np.where(label == 255, 3, label)
+    found = metrics.boundary_iou(metrics.boundary_counts(torch.from_numpy(perfect), torch.from_numpy(label), CLASSES))
+    assert found.tolist() == [1.0] * CLASSES
+
+
+def test_calibration_error_is_torchmetrics():
+    draw = torch.Generator().manual_seed(4)
+    p = (2 * torch.randn(5000, CLASSES, generator=draw)).softmax(dim=1)
+    label = torch.randint(CLASSES, (5000,), generator=draw)
+    confidence, predicted = p.max(dim=1)
+    counts = sum(
+        metrics.calibration_counts(confidence[part], (predicted == label)[part]) for part in (slice(0, 2000), slice(2000, None))
+    )
+    found = metrics.calibration(counts)
+    theirs = CalibrationError(task="multiclass", num_classes=CLASSES, n_bins=metrics.BINS, norm="l1")(p, label)
+    assert found["ece"] == pytest.approx(100 * theirs.item(), rel=1e-4)
+    assert sum(row["share"] for row in found["reliability"]) == pytest.approx(1)
+    certain = metrics.calibration(metrics.calibration_counts(torch.ones(4), torch.tensor([True, True, True, False])))
+    assert certain["ece"] == pytest.approx(25) and certain["reliability"] == [{"confidence": 100, "accuracy": 75, "share": 1}]
