@@ -51,6 +51,12 @@ def show_scores(scores: dict[str, dict]) -> None:
     _console().print(table)
 
 
+def show_selection(selection: dict[str, dict]) -> None:
+    """Print which evaluated checkpoint each criterion would have taken, and how far that is behind the best one."""
+    rows = [[name, str(found["step"]), f"{found['miou']:.2f}", f"{found['behind']:.2f}"] for name, found in selection.items()]
+    show_table(["checkpoint chosen by", "step", "mIoU", "behind the oracle"], rows)
+
+
 def show_summary(scores: dict[str, dict]) -> None:
     """Print a row per score: the means, their interval, and what IoU does not say."""
     columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]

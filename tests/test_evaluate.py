@@ -111,6 +111,13 @@ def test_a_training_says_what_each_criterion_would_have_taken(world, run):
         assert choice["behind"] == result["selection"]["oracle"]["miou"] - choice["miou"] >= 0
 
 
+def test_the_choices_are_shown_after_a_training(sda, world, tmp_path):
+    flags = ["--eval-every", 1, "--learning-rate", 0.02, "--out", tmp_path / "run", "--device", "cpu"]
+    status, shown = sda("train", world.recipe, *tiny.BANK, *flags)
+    assert status == 0 and "checkpoint chosen by" in shown.out and "behind the oracle" in shown.out
+    assert all(name in shown.out for name in ("last", "oracle", "entropy", "infomax", "agreement"))
+
+
 def test_held_out_images_are_not_trained_on(world, run):
     lists = {path.stem: set(path.read_text().split()) for path in (run / "splits").iterdir()}
     assert len(lists["labelled"]) == 3 and len(lists["held_out"]) == 2

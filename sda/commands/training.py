@@ -113,6 +113,8 @@ def _train_here(
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
         return
     report.show_scores({title: result})
+    if len({choice["step"] for choice in result["selection"].values()}) > 1:
+        report.show_selection(result["selection"])
     click.echo(f"Run folder: {folder}")
 
 
