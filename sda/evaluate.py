@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from sda import distributed, metrics
-from sda.data.dataset import Dataset, Sample
+from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
@@ -20,22 +20,6 @@ from sda.protocol import Protocol
 BATCH_PIXELS = 2**20  # that enter a network at a time: scores need logits at the labels' size as well
 BATCH = 8  # images, at most
 SUBSETS = ("cityscapes16", "cityscapes13")  # class tables whose mean is given too, where all their classes are there
-
-
-class _Guarded(torch.utils.data.Dataset):
-    """Samples, or the faults in their place, so that a loader process can report a file by name."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Sample | FileError]:
-        try:
-            return index, self.dataset[index]
-        except FileError as error:
-            return index, error
 
 
 @torch.no_grad()
@@ -83,7 +67,7 @@ def evaluate(
     matrices: dict[int, Tensor] = {}
     skipped = []
     mine = range(distributed.rank(), len(dataset), distributed.size())
-    loader = DataLoader(_Guarded(dataset), batch_size(protocol), sampler=mine, num_workers=workers, collate_fn=list)
+    loader = DataLoader(Guarded(dataset), batch_size(protocol), sampler=mine, num_workers=workers, collate_fn=list)
     for found in loader:
         faults = [str(sample) for _, sample in found if isinstance(sample, FileError)]
         if faults and not skip:

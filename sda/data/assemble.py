@@ -188,6 +188,36 @@ def evaluation_set(
     return data
 
 
+def all_images(
+    table_name: str,
+    table: ClassTable,
+    size: tuple[int, int] | None,
+    dataset: str,
+    root: str,
+    split: str,
+    progress: Count = ignore_count,
+) -> tuple[Dataset, Path, list[str]]:
+    """Every image of a split of any dataset, or of a folder, at `size`; with its label, at its own size, where it has one.
+
+    Args:
+        dataset: a name, a TOML path, or a folder of images. table: the classes of the labels.
+
+    Returns:
+        The images, where they lie, and notes for the user.
+    """
+    if Path(dataset).is_dir():
+        return Dataset(list_folder(Path(dataset)).items, None, size), Path(dataset), []
+    data = Data(table, table_name)
+    descriptor = descriptors.load(dataset)
+    folder = find_root(descriptor, root, "--root", progress)
+    listing = _without_bad(data, descriptor, folder, _list(descriptor, folder, split, size))
+    codec = None
+    if any(item.label for item in listing.items):
+        _check_encoding(data, dataset, descriptor, folder, listing)
+        codec = _codec(data, descriptor, listing)
+    return Dataset(listing.items, codec, size, native_labels=True), folder, data.notes
+
+
 def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) -> Path:
     """The folder of a dataset, or its pack: the one given, or the descriptor's; streets is made there on first use."""
     if not given and not descriptor.root:

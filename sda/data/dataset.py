@@ -25,8 +25,8 @@ class Dataset(torch.utils.data.Dataset):
     """Items, resized to one size or not at all.
 
     Args:
-        items: what to read; with a codec every item must have a label.
-        codec: decodes the labels; None reads images alone.
+        items: what to read.
+        codec: decodes the labels of those items that have one; None reads images alone.
         size: (height, width) that images are resized to (bilinear, antialiased); None leaves each at its own.
         native_labels: keep labels at their own size (evaluation) rather than resizing them (nearest) with the image.
     """
@@ -69,9 +69,9 @@ class Dataset(torch.utils.data.Dataset):
     def _read(self, index: int) -> Sample:
         item, label = self.items[index], None
         if item.stored is not None:
-            label = None if self.codec is None else torch.from_numpy(self.codec.map(item.stored.label()))
+            label = None if self.codec is None or item.label is None else torch.from_numpy(self.codec.map(item.stored.label()))
             return Sample(torch.from_numpy(item.stored.image()).permute(2, 0, 1).contiguous(), label)
-        if self.codec is None:
+        if self.codec is None or item.label is None:
             image = read_image(item.image)
         else:
             image, label = read_pair(item.image, item.label, self.codec)
@@ -81,3 +81,19 @@ class Dataset(torch.utils.data.Dataset):
         if self.size and image.size != self.size[::-1]:
             image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
         return Sample(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), label)
+
+
+class Guarded(torch.utils.data.Dataset):
+    """Samples, or the faults in their place, so that a loader process can report a file by name."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Sample | FileError]:
+        try:
+            return index, self.dataset[index]
+        except FileError as error:
+            return index, error

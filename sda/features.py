@@ -1,0 +1,529 @@
+"""The feature cache: what a network makes of the pixels of one or several domains, in one HDF5 file (docs/features.md).
+
+A run over a large set takes long, so what is done is kept in OUT.parts, and the same command goes on from there. Nothing
+stands under the name OUT before it is complete.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import ConcatDataset, DataLoader
+
+from sda import __version__, checkpoint
+from sda.atomic import rename, written_whole
+from sda.data.dataset import Dataset, Guarded, Sample
+from sda.data.files import FileError
+from sda.errors import SdaError
+from sda.evaluate import batch_size
+from sda.labels import IGNORE
+from sda.models.heads import projection
+from sda.trained import Run
+
+FORMAT = 1
+KIND = "sda features"
+COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
+SHARD_BYTES = 64 * 2**20  # of a file in OUT.parts: what memory holds, and what a kill can lose
+CHUNK_BYTES = 2**18  # of a chunk in the cache: the least that is read at a time
+
+# What there is of each pixel and of each image: name → type, unit, and what it is.
+PIXELS = {
+    "features": ("float16", "", "(N, F) what the classifier reads, before it"),
+    "projected": ("float16", "", "(N, D) features through the head g: the space of the bank; only of runs that have one"),
+    "label": ("uint8", "train id", "(N,) from the label file; 255: none, or ignored"),
+    "prediction": ("uint8", "train id", "(N,) the most probable class: the pseudo-label"),
+    "confidence": ("float32", "probability, 0 to 1", "(N,) of that class"),
+    "entropy": ("float32", "0 to 1", "(N,) of the prediction, over log C"),
+    "image": ("int32", "index into /images", "(N,) where the pixel comes from; ascending"),
+    "position": ("int32", "pixels of the network's input", "(N, 2) row and column of the pixel's centre"),
+}
+IMAGES = {
+    "path": ("text", "", "(M,) relative to the root of its dataset"),
+    "domain": ("uint8", "index into the attribute domains", "(M,)"),
+    "size": ("int32", "pixels", "(M, 2) height and width of the network's input"),
+    "pixels": ("int64", "index into the pixels", "(M, 2) first row of the image's pixels, and the row after the last"),
+    "mean": ("float16", "", "(M, F) mean of the features over all of the image"),
+    "share": ("float32", "0 to 1", "(M, C) share of the image's pixels that is predicted as each class"),
+    "class_entropy": ("float32", "0 to 1", "(M, C) mean entropy of these, over log C; 0 where there are none"),
+}
+
+Count = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The images of one split of one dataset, with labels where they have any."""
+
+    name: str
+    split: str
+    root: str
+    dataset: Dataset
+
+
+def network_hash(*modules: nn.Module | None) -> str:
+    """SHA-256 over the names and values of all weights and statistics."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in ({} if module is None else module.state_dict()).items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_projection(run: Run) -> nn.Module | None:
+    """The head g of a run's student or teacher, into the space of its bank; None for methods without a bank, and for best.pt."""
+    state = checkpoint.load(run.folder / f"{run.which}.pt").get("method", {})
+    prefix = "g_teacher.model." if run.network_name == "teacher" else "g."
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not weights:
+        return None
+    head = projection(*weights["weight1"].shape[1:])
+    head.load_state_dict(weights)
+    return head.to(run.device).eval().requires_grad_(False)
+
+
+def write_features(
+    out: Path,
+    run: Run,
+    domains: list[Domain],
+    per_class: int = 32,
+    compression: str = "lzf",
+    progress: Count = lambda what, done, total: None,
+    skip: bool = False,
+) -> list[str]:
+    """Cache the features of all images of `domains` in the file `out`, or go on with what an interrupted run left in `out`.parts.
+
+    A cache that is there already, made by this network of these files, is left as it is.
+
+    Args:
+        domains: their datasets at the size of the network's input, labels at their own.
+        per_class: pixels of each class that are kept of an image, at random: by label where it has one, else by prediction;
+            0: all pixels. The choice is the same in every run.
+        skip: leave unusable files out rather than raise.
+
+    Returns:
+        Why files were left out.
+
+    Raises:
+        SdaError: `out` is there and is of another network, other images or settings; an unusable file; a full disk.
+    """
+    head = load_projection(run)
+    settings = {
+        "format": FORMAT,
+        "network": network_hash(run.network, head),
+        "preprocessing": run.normalise.to_dict(),
+        "per_class": per_class,
+        "compression": compression,
+        "images": _digest(domains),
+    }
+    if out.exists():
+        if other := _difference(FeatureCache(out).settings, settings):
+            raise SdaError(f"{out}: exists, and was made otherwise ({other}); nothing is overwritten: name another --out")
+        return FeatureCache(out).left_out
+    parts = out.with_name(f"{out.name}.parts")
+    try:
+        _begin(parts, settings)
+        left_out = _compute(parts, run, head, domains, per_class, progress, skip)
+        about = {
+            "run": str(run.folder),
+            "checkpoint": run.which,
+            "weights": run.network_name,
+            "step": run.step,
+            "input": list(run.protocol().input or ()) or "native size",
+            "classes": run.table.colors,
+            "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
+            "left_out": left_out,
+        }
+        _join(parts, out, settings, about, progress)
+        shutil.rmtree(parts, ignore_errors=True)
+    except OSError as error:
+        raise SdaError(
+            f"{out}: cannot be written ({error.strerror or error}); mend that, or make room, and run the same command again: it "
+            f"goes on from {parts}"
+        ) from None
+    return left_out
+
+
+def _digest(domains: list[Domain]) -> str:
+    """Of all files as they are now: names, sizes and times."""
+    digest = hashlib.sha256()
+    for domain in domains:
+        digest.update(f"{domain.name}\n{domain.split}\n".encode())
+        for item in domain.dataset.items:
+            for file in (item.image, item.label):
+                stat = file.stat() if file is not None and file.exists() else None
+                digest.update(f"{item.key}\n{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _difference(there: dict, here: dict) -> str:
+    words = {
+        "network": "another network, or other weights",
+        "preprocessing": "another preprocessing",
+        "images": "other images, or files that have changed since",
+    }
+    for key, value in here.items():
+        if there.get(key) != value:
+            return words.get(key, f"{key} {there.get(key)}, not {value}")
+    return ""
+
+
+def _begin(parts: Path, settings: dict) -> None:
+    """Make the folder of an unfinished cache, or see that it is this one's."""
+    parts.mkdir(parents=True, exist_ok=True)
+    file = parts / "settings.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if there is None:
+        with written_whole(file) as made:
+            made.write(json.dumps(settings).encode())
+    elif other := _difference(there, settings):
+        raise SdaError(f"{parts}: holds an unfinished cache ({other}); remove this folder, or name another --out")
+
+
+# What the network makes of the images
+
+
+@torch.no_grad()
+def _compute(
+    parts: Path, run: Run, head: nn.Module | None, domains: list[Domain], per_class: int, progress: Count, skip: bool
+) -> list[str]:
+    """Write those shards that are not there yet: NUMBER-NUMBER.npz, of the images from one to before the other. The faults."""
+    whole = ConcatDataset([Guarded(domain.dataset) for domain in domains])
+    domain_of = [place for place, domain in enumerate(domains) for _ in domain.dataset.items]
+    keys = [item.key for domain in domains for item in domain.dataset.items]
+    shards = _shards(parts)
+    first = shards[-1][1] if shards else 0
+    progress("features", first, len(whole))
+    batch = batch_size(run.protocol())
+    loader = DataLoader(whole, batch, sampler=range(first, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
+    shard, begun = _Shard(), first
+    with _Writer() as writer:
+        done = first
+        for found in loader:
+            samples = []
+            for number, (_, sample) in enumerate(found, start=done):
+                if isinstance(sample, FileError):
+                    if not skip:
+                        raise sample
+                    shard.faults.append(str(sample))
+                else:
+                    samples.append((number, sample))
+            for group in _of_one_size(samples):
+                images = torch.stack([sample.image for _, sample in group]).to(run.device)
+                logits, features = run.network(run.normalise(images))
+                for one, f, (number, sample) in zip(logits, features, group, strict=True):
+                    shard.add(number, domain_of[number], *_rows(one, f, sample, keys[number], head, per_class))
+            done += len(found)
+            if shard.bytes > SHARD_BYTES or done == len(whole):
+                writer.write(parts / f"{begun:08}-{done:08}.npz", shard)
+                shard, begun = _Shard(), done
+            progress("features", done, len(whole))
+    return [fault for path, _ in _shards(parts) for fault in _read(path)["faults"].tolist()]
+
+
+def _rows(
+    logits: Tensor, features: Tensor, sample: Sample, path: str, head: nn.Module | None, per_class: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What is kept of the pixels of one image, and of the image; logits (C, h, w), features (F, h, w). By its path it is decided
+    which pixels these are."""
+    classes, (height, width) = len(logits), features.shape[1:]
+    p = logits.softmax(dim=0)
+    entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=0) / np.log(classes)
+    confidence, prediction = p.max(dim=0)
+    flat = prediction.flatten()
+    count = torch.zeros(classes, device=p.device).index_add_(0, flat, torch.ones_like(confidence).flatten())
+    uncertain = torch.zeros(classes, device=p.device).index_add_(0, flat, entropy.flatten())
+    of_image = {
+        "path": np.array(path),
+        "size": np.array(sample.image.shape[1:]),
+        "mean": features.mean(dim=(1, 2)).cpu().numpy(),
+        "share": (count / (height * width)).cpu().numpy(),
+        "class_entropy": (uncertain / count.clamp(min=1)).cpu().numpy(),
+    }
+    groups = prediction.byte().cpu().numpy()
+    label = np.full((height, width), IGNORE, np.uint8)
+    if sample.label is not None:
+        label = F.interpolate(sample.label[None, None], (height, width), mode="nearest-exact")[0, 0].numpy()
+        groups = label
+    seed = int.from_bytes(hashlib.sha256(path.encode(errors="surrogateescape")).digest()[:8])
+    chosen = _choose(groups.ravel(), per_class, np.random.default_rng(seed))
+    here = torch.from_numpy(chosen).to(p.device)
+    rows = features.flatten(1).T[here]
+    row, column = np.divmod(chosen, width)
+    image_height, image_width = sample.image.shape[1:]
+    of_pixels = {
+        "features": rows.half().cpu().numpy(),
+        "label": label.ravel()[chosen],
+        "prediction": flat[here].byte().cpu().numpy(),
+        "confidence": confidence.flatten()[here].cpu().numpy(),
+        "entropy": entropy.flatten()[here].cpu().numpy(),
+        "position": np.stack([(row + 0.5) * image_height / height, (column + 0.5) * image_width / width], axis=1),
+    }
+    if head is not None:
+        valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
+        of_pixels["projected"] = head(rows[None], valid)[0].half().cpu().numpy()
+    return of_pixels, of_image
+
+
+def _choose(groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Up to `most` indices of each value but IGNORE, at random, ascending; with 0 all indices."""
+    if not most:
+        return np.arange(len(groups))
+    order = random.permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]
+    values = groups[order]
+    place = np.arange(len(order)) - np.searchsorted(values, values)  # within its value
+    return np.sort(order[(place < most) & (values != IGNORE)])
+
+
+def _of_one_size(samples: list[tuple[int, Sample]]) -> list[list[tuple[int, Sample]]]:
+    groups: dict[torch.Size, list[tuple[int, Sample]]] = {}
+    for number, sample in samples:
+        groups.setdefault(sample.image.shape, []).append((number, sample))
+    return list(groups.values())
+
+
+# OUT.parts
+
+
+class _Shard:
+    """What was made of some images that follow each other."""
+
+    def __init__(self):
+        self.rows: dict[int, tuple[int, dict, dict]] = {}
+        self.faults: list[str] = []
+        self.bytes = 0
+
+    def add(self, number: int, domain: int, of_pixels: dict[str, np.ndarray], of_image: dict[str, np.ndarray]) -> None:
+        self.rows[number] = domain, of_pixels, of_image
+        self.bytes += sum(part.nbytes for part in of_pixels.values())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Side by side, pixels under their names and images under image_NAME."""
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        whole = {
+            "numbers": np.array(sorted(self.rows), np.int64),
+            "domains": np.array([domain for domain, _, _ in rows], np.uint8),
+            "counts": np.array([len(of_pixels["label"]) for _, of_pixels, _ in rows], np.int64),
+            "faults": np.array(self.faults, dtype=np.str_),
+        }
+        if rows:
+            whole |= {name: np.concatenate([part[name] for _, part, _ in rows]) for name in rows[0][1]}
+            whole |= {f"image_{name}": np.stack([part[name] for _, _, part in rows]) for name in rows[0][2]}
+        return whole
+
+
+class _Writer:
+    """Writes shards beside the computation, one at a time."""
+
+    def __enter__(self) -> "_Writer":
+        self._pool, self._waiting = ThreadPoolExecutor(1), None
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def write(self, path: Path, shard: _Shard) -> None:
+        self._wait()
+        self._waiting: Future | None = self._pool.submit(self._save, path, shard)
+
+    def _wait(self) -> None:
+        if self._waiting is not None:
+            self._waiting.result()
+
+    @staticmethod
+    def _save(path: Path, shard: _Shard) -> None:
+        with written_whole(path) as file:
+            np.savez(file, **shard.arrays())
+
+
+def _shards(parts: Path) -> list[tuple[Path, int]]:
+    """Those that follow each other from image 0 on, each with the number of the image after it; others are removed."""
+    found, end = [], 0
+    for path in sorted(parts.glob("*-*.npz")):
+        begin, after = (int(number) for number in path.stem.split("-"))
+        if begin != end:
+            path.unlink()
+            continue
+        found.append((path, after))
+        end = after
+    return found
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (ValueError, zipfile.BadZipFile) as error:
+        path.unlink()
+        raise SdaError(f"{path}: damaged on the disk ({error}) and therefore removed; run the same command again") from None
+
+
+# From OUT.parts to OUT
+
+
+def _join(parts: Path, out: Path, settings: dict, about: dict, progress: Count) -> None:
+    """Put all shards into one HDF5 file, and give it the name `out`."""
+    shards = [path for path, _ in _shards(parts)]
+    temporary = parts / "features.h5.tmp"
+    try:
+        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:  # the oldest with checksums in its indices
+            _fill(file, shards, settings["compression"], progress)
+            if not len(file["images/path"]):
+                raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
+            about = {**about, "settings": settings, "sda": __version__}
+            file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
+            file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
+            file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
+            file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key != "left_out"})
+            _create(file, "left_out", (len(about["left_out"]),), h5py.string_dtype(), "none")[:] = about["left_out"]
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        rename(temporary, out)
+    except RuntimeError as error:  # h5py's other word for a failed write
+        raise OSError(str(error).splitlines()[0]) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _fill(file: h5py.File, shards: list[Path], compression: str, progress: Count) -> None:
+    """Write shard after shard: datasets that grow."""
+    for done, path in enumerate(shards, start=1):
+        part = _read(path)
+        images = len(part["numbers"])
+        if images:
+            _append(file, "images/path", part["image_path"].astype(object), "none")
+            _append(file, "images/domain", part["domains"], "none")
+            ends = (len(file["label"]) if "label" in file else 0) + part["counts"].cumsum()
+            _append(file, "images/pixels", np.stack([ends - part["counts"], ends], axis=1), "none")
+            for name in ("size", "mean", "share", "class_entropy"):
+                _append(file, f"images/{name}", part[f"image_{name}"].astype(IMAGES[name][0]), compression)
+            first = len(file["images/path"]) - images
+            part["image"] = np.repeat(np.arange(first, first + images), part["counts"])
+            for name, (kind, _, _) in PIXELS.items():
+                if name in part:
+                    _append(file, name, part[name].astype(kind), compression)
+        progress("writing the cache", done, len(shards))
+
+
+def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) -> None:
+    """Add rows to a dataset, which the first rows make."""
+    if name not in file:
+        kind = h5py.string_dtype() if values.dtype == object else values.dtype
+        _create(file, name, (0, *values.shape[1:]), kind, compression)
+    dataset = file[name]
+    dataset.resize(len(dataset) + len(values), axis=0)
+    dataset[len(dataset) - len(values) :] = values
+
+
+def _create(file: h5py.File, name: str, shape: tuple, kind: object, compression: str) -> h5py.Dataset:
+    """A dataset that may grow, checksummed, with its unit and meaning as attributes."""
+    row = 16 * (np.dtype(kind).itemsize if kind != h5py.string_dtype() else 64) * max(1, int(np.prod(shape[1:])))
+    chunk = (max(16, 16 * (CHUNK_BYTES // row)), *shape[1:])
+    options = {} if kind == h5py.string_dtype() else {**COMPRESSIONS[compression], "fletcher32": True}  # HDF5 checks no text
+    dataset = file.create_dataset(name, shape, kind, maxshape=(None, *shape[1:]), chunks=chunk, **options)
+    table = IMAGES if name.startswith("images/") else PIXELS
+    if (about := table.get(name.removeprefix("images/"))) is not None:
+        dataset.attrs["unit"], dataset.attrs["about"] = about[1:]
+    return dataset
+
+
+# Reading
+
+
+class FeatureCache(torch.utils.data.Dataset):
+    """A cache that is read: image after image, or in blocks of pixels. May be pickled and forked: every process opens the file
+    itself, when it first reads.
+
+    Attributes:
+        classes: name → colour, in the order of the train ids. domains: their names. about: how it was made. settings: what
+            decides what is in it.
+
+    Raises:
+        SdaError: no such file, cut short, damaged, or no cache of this format.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._opened = Path(path), None
+        with self._reading():
+            file = self._file()
+            if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
+                raise SdaError(f"{path}: not a feature cache of this version of sda; make it anew with sda features")
+            self.about: dict = json.loads(file.attrs["about"])
+            self.left_out = [text.decode(errors="surrogateescape") for text in file["left_out"][:]]
+            self.has_projection = "projected" in file
+            self._rows = file["images/pixels"][:]
+            self.paths = [text.decode(errors="surrogateescape") for text in file["images/path"][:]]
+            self.domain = file["images/domain"][:]
+        self.classes: dict = self.about["classes"]
+        self.domains = [domain["name"] for domain in self.about["domains"]]
+        self.settings: dict = self.about["settings"]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_opened": None}
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """All pixels of one image, by the names in PIXELS."""
+        return self.block(*self._rows[index])
+
+    @property
+    def pixels(self) -> int:
+        """How many there are."""
+        return int(self._rows[-1, 1])
+
+    def block(self, begin: int, end: int, *names: str) -> dict[str, np.ndarray]:
+        """The pixels from `begin` to before `end`: those datasets that are named, or all."""
+        with self._reading():
+            file = self._file()
+            return {name: file[name][begin:end] for name in names or [name for name in PIXELS if name in file]}
+
+    def blocks(self, *names: str, rows: int = 65536) -> Iterator[dict[str, np.ndarray]]:
+        """All pixels in blocks, so that memory stays bounded."""
+        for begin in range(0, self.pixels, rows):
+            yield self.block(begin, min(begin + rows, self.pixels), *names)
+
+    def of_images(self, name: str) -> np.ndarray:
+        """One of the datasets of images."""
+        with self._reading():
+            return self._file()[f"images/{name}"][:]
+
+    def check_made_by(self, run: Run) -> None:
+        """SdaError when the network, or its preprocessing, is not the one that made the cache."""
+        now = {"network": network_hash(run.network, load_projection(run)), "preprocessing": run.normalise.to_dict()}
+        if other := _difference(self.settings, now):
+            raise SdaError(f"{self.path}: made by {other} than {run.folder} has now; make it anew with sda features")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py knows no exception of its own
+            reason = "no such file" if not self.path.exists() else f"cannot be read ({str(error).splitlines()[0]})"
+            raise SdaError(f"{self.path}: {reason}; make it with sda features") from None
+
+    def _file(self) -> h5py.File:
+        if self._opened is None or self._opened[0] != os.getpid():
+            if self._opened is not None:  # inherited by a fork: HDF5 would hand out the parent's handle again
+                self._opened[1].close()
+            self._opened = os.getpid(), h5py.File(self.path, "r", locking=False)
+        return self._opened[1]

@@ -1,0 +1,256 @@
+"""The feature cache: what is in it, kills, stale and damaged files, and readers."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from sda import features as cache
+from sda import trained
+from sda.errors import SdaError
+from sda.features import FeatureCache
+
+CPU = torch.device("cpu")
+DOCUMENT = Path(__file__).parent.parent / "docs/features.md"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tiny.write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, "--out", out, "--device", "cpu") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+    """A cache of all pixels."""
+    file = tmp_path_factory.mktemp("cache") / "all.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        assert tiny.run_main(patch, "features", run, "--per-class", 0, "--out", file, "--device", "cpu") == 0
+    return file
+
+
+def contents(file):
+    with h5py.File(file, locking=False) as opened:
+        found = {}
+        opened.visititems(lambda name, part: found.update({name: part[:]}) if isinstance(part, h5py.Dataset) else None)
+        return found
+
+
+def test_every_number_is_that_of_a_plain_forward_pass(world, run, made):
+    """Of both domains: the teacher's features at each position, its head g, and the label file's pixel there."""
+    network = trained.load_run(run, "last", CPU, "teacher")
+    head = cache.load_projection(network)
+    found = FeatureCache(made)
+    assert found.domains == ["toy", "field"] and len(found) == 4 + 8
+    assert found.about["weights"] == "teacher"
+    for index in (0, 3, 4, 11):
+        toy = index < 4
+        file = world.root / ("toy" if toy else "field") / found.paths[index]
+        with Image.open(file) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+        logits, f = network.network(network.normalise(pixels))
+        label = (
+            file.parents[1] / "train_masks" / f"{file.stem}_mask.png"
+            if toy
+            else world.root / "field/labels" / "/".join((*file.parts[-3:-1], f"{file.stem}.png"))
+        )
+        with Image.open(label) as opened:
+            label = np.asarray(opened).astype(int)
+        if toy:
+            label = np.select([label == 7, label == 8, label == 9], [0, 1, 2], 255)
+        rows = found[index]
+        height, width = f.shape[2:]
+        assert len(rows["label"]) == height * width
+        for place in (0, 7, len(rows["label"]) - 1):
+            row, column = divmod(place, width)
+            assert tuple(rows["position"][place]) == (row * 4 + 2, column * 4 + 2)
+            assert np.allclose(rows["features"][place], f[0, :, row, column], atol=2e-3, rtol=2e-3)
+            p = logits[0, :, row, column].softmax(dim=0)
+            assert rows["prediction"][place] == p.argmax() and rows["confidence"][place] == pytest.approx(
+                p.max().item(), rel=1e-4
+            )
+            assert rows["entropy"][place] == pytest.approx(-(p * p.log()).sum().item() / np.log(3), rel=1e-4)
+            assert rows["label"][place] == label[row * 4 + 2, column * 4 + 2]
+            z = head(f[0, :, row, column][None, None], torch.ones(1, 1, dtype=torch.bool))[0, 0]
+            assert np.allclose(rows["projected"][place], z, atol=5e-3, rtol=5e-3)
+        prediction = F.one_hot(logits[0].argmax(dim=0), 3).double()
+        assert np.allclose(found.of_images("share")[index], prediction.mean(dim=(0, 1)), atol=1e-6)
+        assert np.allclose(found.of_images("mean")[index], f[0].mean(dim=(1, 2)), atol=2e-3, rtol=2e-3)
+        assert (rows["image"] == index).all()
+
+
+def test_so_many_pixels_of_a_class(sda, run, made, tmp_path):
+    assert sda("features", run, "--per-class", 5, "--out", tmp_path / "few.h5", "--device", "cpu")[0] == 0
+    few, whole = FeatureCache(tmp_path / "few.h5"), FeatureCache(made)
+    for index in range(len(few)):
+        rows, everything = few[index], whole[index]
+        of_each = np.bincount(everything["label"][everything["label"] < 3], minlength=3)
+        assert np.bincount(rows["label"], minlength=3).tolist() == np.minimum(of_each, 5).tolist()
+        place = (rows["position"][:, 0] // 4) * 16 + rows["position"][:, 1] // 4
+        assert np.array_equal(rows["features"], everything["features"][place])
+
+
+def test_a_folder_without_labels(sda, run, world, tmp_path):
+    """Then the pixels are chosen by what is predicted, and there are no labels."""
+    folder = world.root / "field/pictures/train"
+    status, shown = sda(
+        "features", run, "--dataset", folder, "--per-class", 3, "--out", tmp_path / "f.h5", "--json", "--device", "cpu"
+    )
+    assert status == 0, shown.err
+    assert json.loads(shown.out)["images"] == 8
+    found = contents(tmp_path / "f.h5")
+    assert (found["label"] == 255).all()
+    assert max(np.bincount(found["prediction"][found["image"] == 0])) == 3
+
+
+def test_a_run_without_a_bank_has_no_projection(sda, world, tmp_path):
+    assert sda("train", world.recipe, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
+    assert sda("features", tmp_path / "run", "--device", "cpu")[0] == 0
+    found = FeatureCache(tmp_path / "run/features.h5")
+    assert not found.has_projection and found.about["weights"] == "student" and "projected" not in found[0]
+
+
+def test_the_same_again_leaves_it(sda, run, made):
+    before = made.stat()
+    assert sda("features", run, "--per-class", 0, "--out", made, "--device", "cpu")[0] == 0
+    assert (made.stat().st_mtime_ns, made.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--per-class", 7], "per_class 0, not 7"), (["--network", "student"], "another network, or other weights"),
+     (["--dataset", "FIELD"], "other images")],
+)  # fmt: skip
+def test_a_cache_that_was_made_otherwise_is_refused(sda, world, run, made, flags, words):
+    before = made.read_bytes()
+    flags = [str(world.field) if flag == "FIELD" else flag for flag in flags]
+    status, shown = sda("features", run, "--per-class", 0, *flags, "--out", made, "--device", "cpu")
+    assert status == 2 and words in shown.err and "nothing is overwritten" in shown.err and made.read_bytes() == before
+
+
+def test_a_stale_cache_is_noticed(run, made, tmp_path):
+    FeatureCache(made).check_made_by(trained.load_run(run, "last", CPU, "teacher"))
+    with pytest.raises(SdaError, match="made by another network, or other weights than"):
+        FeatureCache(made).check_made_by(trained.load_run(run, "last", CPU, "student"))
+
+
+def test_loader_workers(made):
+    """Opened before the fork and read in every process."""
+    found = FeatureCache(made)
+    first = found[0]
+    for index, rows in enumerate(DataLoader(found, batch_size=None, num_workers=2)):
+        assert torch.equal(rows["features"], torch.from_numpy(found[index]["features"]))
+    assert np.array_equal(found[0]["features"], first["features"])
+    blocks = [block["label"] for block in found.blocks("label", rows=100)]
+    assert max(map(len, blocks)) == 100 and np.array_equal(np.concatenate(blocks), contents(made)["label"])
+
+
+def test_a_damaged_cache_is_noticed(made, tmp_path):
+    file = tmp_path / "damaged.h5"
+    data = bytearray(made.read_bytes())
+    with h5py.File(made, locking=False) as opened:
+        place = opened["features"].id.get_chunk_info(0).byte_offset + 50
+    data[place] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(SdaError, match="cannot be read"):
+        FeatureCache(file)[0]
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(SdaError, match="cannot be read"):
+        FeatureCache(file)
+    with pytest.raises(SdaError, match="no such file"):
+        FeatureCache(tmp_path / "nothing.h5")
+    with h5py.File(tmp_path / "foreign.h5", "w") as foreign:
+        foreign["features"] = [1]
+    with pytest.raises(SdaError, match="not a feature cache"):
+        FeatureCache(tmp_path / "foreign.h5")
+
+
+def test_a_bad_file(sda, run, world, tmp_path):
+    folder = tmp_path / "photos"
+    for index in range(3):
+        tiny.save(tiny.draw(index, [0, 1, 2], [(9, 9, 9), (90, 90, 9), (9, 90, 90)])[0], folder / f"{index}.png")
+    (folder / "1.png").write_bytes(b"no picture")
+    status, shown = sda("features", run, "--dataset", folder, "--out", tmp_path / "f.h5", "--device", "cpu")
+    assert status == 2 and "1.png: this image cannot be read" in shown.err and not (tmp_path / "f.h5").exists()
+    status, shown = sda(
+        "features", run, "--dataset", folder, "--out", tmp_path / "f.h5", "--bad-files", "skip", "--device", "cpu"
+    )
+    assert status == 0 and "left out" in shown.err
+    found = FeatureCache(tmp_path / "f.h5")
+    assert found.paths == ["0.png", "2.png"] and len(found.left_out) == 1
+
+
+def launch(run, file, said, limit=None):
+    """The command in a process of its own, with small shards; what it says goes to the file `said`."""
+    code = "from sda import features; features.SHARD_BYTES = 60_000; from sda.cli import main; main()"
+    command = [sys.executable, "-c", code, "features", run, "--per-class", 0, "--out", file, "--device", "cpu"]
+    limits = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DOCUMENT.parent.parent)}
+    return subprocess.Popen([*map(str, command)], env=environment, stderr=said, preexec_fn=limits)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment(run, made, tmp_path):
+    """Killed again and again, the cache ends up as if nothing had happened."""
+    file, kills = tmp_path / "killed.h5", 0
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        process = launch(run, file, subprocess.DEVNULL)
+        parts = file.with_name("killed.h5.parts")
+        before = len(list(parts.glob("*.npz"))) if parts.exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if parts.exists() and len(list(parts.glob("*.npz"))) > before:
+                time.sleep(random.random() * 0.05)
+                break
+            time.sleep(0.002)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert launch(run, file, subprocess.DEVNULL).wait() == 0 and kills >= 2 and not file.with_name("killed.h5.parts").exists()
+    mine, theirs = contents(file), contents(made)
+    assert mine.keys() == theirs.keys()
+    for name, values in theirs.items():
+        assert np.array_equal(mine[name], values), name
+
+
+@pytest.mark.slow
+def test_a_full_disk(run, made, tmp_path):
+    with (tmp_path / "said").open("w") as said:
+        assert launch(run, tmp_path / "full.h5", said, limit=300_000).wait() == 2
+    text = (tmp_path / "said").read_text()
+    assert "full.h5: cannot be written" in text and "it goes on from" in text
+    assert launch(run, tmp_path / "full.h5", subprocess.DEVNULL).wait() == 0
+    assert np.array_equal(contents(tmp_path / "full.h5")["features"], contents(made)["features"])
+
+
+def test_plain_h5py_reads_it(made, tmp_path):
+    """The lines of docs/features.md, in a process that has no sda."""
+    [code] = re.findall(r"```python\n(import h5py.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 6
+    code = "import sys; sys.modules['sda'] = None; sys.modules['torch'] = None\n" + code.replace("features.h5", str(made))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0 and done.stdout, done.stderr
