@@ -13,7 +13,8 @@ class ClassBank(nn.Module):
         classes: C. size: ψ. channels: D.
 
     Attributes:
-        features: (C, ψ, D). valid: (C, ψ) bool, which entries are filled. domain: (C, ψ) int64, whence they came.
+        features: (C, ψ, D). valid: (C, ψ) bool, which entries are filled.
+        domain: (C, ψ) int64, whence they came. confidence: (C, ψ), the teacher's, 0 to 1. step: (C, ψ) int64, of admission.
     """
 
     def __init__(self, classes: int, size: int, channels: int):
@@ -21,24 +22,31 @@ class ClassBank(nn.Module):
         self.register_buffer("features", torch.zeros(classes, size, channels))
         self.register_buffer("valid", torch.zeros(classes, size, dtype=torch.bool))
         self.register_buffer("domain", torch.zeros(classes, size, dtype=torch.int64))
+        self.register_buffer("confidence", torch.zeros(classes, size))
+        self.register_buffer("step", torch.zeros(classes, size, dtype=torch.int64))
 
     @torch.no_grad()
-    def admit(self, features: Tensor, scores: Tensor, valid: Tensor, domain: Tensor, count: int) -> None:
+    def admit(
+        self, features: Tensor, scores: Tensor, valid: Tensor, domain: Tensor, confidence: Tensor, step: int, count: int
+    ) -> None:
         """Let the `count` highest-scored valid candidates of each class in; the oldest leave.
 
         Args:
-            features: (C, N, D) candidates by class. scores: (C, N). valid: (C, N) bool. domain: (C, N) int64.
-            count: most admissions per class.
+            features: (C, N, D) candidates by class. scores, domain, confidence: (C, N). valid: (C, N) bool.
+            step: now. count: most admissions per class.
         """
         order = torch.where(valid, scores, -torch.inf).topk(min(count, scores.shape[1]), dim=1).indices
-        rows = order.unsqueeze(2).expand(-1, -1, features.shape[2])
-        features = torch.cat([features.gather(1, rows), self.features], dim=1)
-        valid = torch.cat([valid.gather(1, order), self.valid], dim=1)
-        domain = torch.cat([domain.gather(1, order), self.domain], dim=1)
-        keep = torch.argsort(~valid, dim=1, stable=True)[:, : self.valid.shape[1]]
-        self.features.copy_(features.gather(1, keep.unsqueeze(2).expand(-1, -1, features.shape[2])))
-        self.valid.copy_(valid.gather(1, keep))
-        self.domain.copy_(domain.gather(1, keep))
+        candidates = {"features": features, "valid": valid, "domain": domain, "confidence": confidence}
+        whole = {name: torch.cat([_rows(new, order), getattr(self, name)], dim=1) for name, new in candidates.items()}
+        whole["step"] = torch.cat([torch.full_like(order, step), self.step], dim=1)
+        keep = torch.argsort(~whole["valid"], dim=1, stable=True)[:, : self.valid.shape[1]]
+        for name, values in whole.items():
+            getattr(self, name).copy_(_rows(values, keep))
+
+
+def _rows(values: Tensor, order: Tensor) -> Tensor:
+    """Of (C, N) or (C, N, D) the rows (C, K) named."""
+    return values.gather(1, order if values.ndim == 2 else order.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
 
 def pixels_by_class(labels: Tensor, valid: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:

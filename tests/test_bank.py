@@ -15,27 +15,27 @@ CHANNELS = 3
 
 
 def candidates(draw, classes, n, share):
-    """Features, scores, validity and domains of n candidates per class. Invalid ones score highest, to tempt."""
+    """Features, scores, validity, domains and confidences of n candidates per class. Invalid ones score highest, to tempt."""
     features = torch.randn(classes, n, CHANNELS, generator=draw)
     scores = torch.stack([torch.randperm(n, generator=draw) for _ in range(classes)]).float()
     valid = torch.rand(classes, n, generator=draw) < share
     scores = torch.where(valid, scores, scores + 100) - n / 2  # scores are logits: also negative
-    return features, scores, valid, torch.randint(2, (classes, n), generator=draw)
+    return features, scores, valid, torch.randint(2, (classes, n), generator=draw), torch.rand(classes, n, generator=draw)
 
 
-def admit_slowly(queues, features, scores, valid, domain, count):
+def admit_slowly(queues, features, scores, valid, domain, confidence, step, count):
     """Newest on the left: of one admission the highest-scored is leftmost. The right end falls off."""
     for c, queue in enumerate(queues):
         best = sorted((k for k in range(scores.shape[1]) if valid[c, k]), key=lambda k: -scores[c, k].item())[:count]
         for k in reversed(best):
-            queue.appendleft((features[c, k].tolist(), domain[c, k].item()))
+            queue.appendleft((features[c, k].tolist(), domain[c, k].item(), confidence[c, k].item(), step))
 
 
 def contents(bank):
     """Per class, the filled entries in order."""
     return [
-        [(f.tolist(), d.item()) for f, d, filled in zip(*rows, strict=True) if filled]
-        for rows in zip(bank.features, bank.domain, bank.valid, strict=True)
+        [(f.tolist(), d.item(), sure.item(), step.item()) for f, d, sure, step, filled in zip(*rows, strict=True) if filled]
+        for rows in zip(bank.features, bank.domain, bank.confidence, bank.step, bank.valid, strict=True)
     ]
 
 
@@ -47,10 +47,10 @@ admissions = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled
 def test_bank_is_a_deque_per_class(seed, classes, size, sequence):
     draw = torch.Generator().manual_seed(seed)
     bank, queues = ClassBank(classes, size, CHANNELS), [deque() for _ in range(classes)]
-    for n, count, share in sequence:
+    for step, (n, count, share) in enumerate(sequence):
         new = candidates(draw, classes, n, share)
-        bank.admit(*new, count)
-        admit_slowly(queues, *new, count)
+        bank.admit(*new, step, count)
+        admit_slowly(queues, *new, step, count)
         for queue in queues:
             while len(queue) > size:
                 queue.pop()
@@ -61,8 +61,8 @@ def test_bank_is_a_deque_per_class(seed, classes, size, sequence):
 
 
 def scalar_admit(bank, values, scores, valid, count):
-    domain = torch.zeros(1, len(values), dtype=torch.int64)
-    bank.admit(torch.tensor(values)[None, :, None], torch.tensor([scores]), torch.tensor([valid]), domain, count)
+    domain, confidence = torch.zeros(1, len(values), dtype=torch.int64), torch.ones(1, len(values))
+    bank.admit(torch.tensor(values)[None, :, None], torch.tensor([scores]), torch.tensor([valid]), domain, confidence, 0, count)
 
 
 def test_bank_by_hand():
@@ -82,7 +82,8 @@ def test_bank_starts_empty_and_without_gradient():
     bank = ClassBank(2, 3, CHANNELS)
     assert bank.valid.sum(dim=1).tolist() == [0, 0]
     features = torch.randn(2, 4, CHANNELS, requires_grad=True)
-    bank.admit(features, torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4, dtype=torch.int64), 4)
+    domain = torch.zeros(2, 4, dtype=torch.int64)
+    bank.admit(features, torch.rand(2, 4), torch.ones(2, 4, dtype=torch.bool), domain, torch.rand(2, 4), 0, 4)
     assert not bank.features.requires_grad
     assert bank.valid.all()
 
@@ -90,14 +91,14 @@ def test_bank_starts_empty_and_without_gradient():
 def test_bank_is_saved_and_loaded():
     draw = torch.Generator().manual_seed(0)
     bank = ClassBank(3, 4, CHANNELS)
-    bank.admit(*candidates(draw, 3, 5, 0.5), 2)
+    bank.admit(*candidates(draw, 3, 5, 0.5), 0, 2)
     copy = ClassBank(3, 4, CHANNELS)
     copy.load_state_dict(bank.state_dict())
     assert sum(map(len, contents(bank))) > 0
     assert contents(copy) == contents(bank)
     new = candidates(draw, 3, 5, 0.5)
-    bank.admit(*new, 2)
-    copy.admit(*new, 2)
+    bank.admit(*new, 1, 2)
+    copy.admit(*new, 1, 2)
     assert contents(copy) == contents(bank)
 
 

@@ -71,7 +71,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         s = self.settings
         losses, views = self.self_training(batch, step)
         if step >= s.bank_start and s.weight_contrast > 0:
-            self._fill_bank(views.x_l, views.y_l, views.domain)
+            self._fill_bank(views.x_l, views.y_l, views.domain, step)
         if step >= s.unlabelled_start and s.weight_contrast > 0:
             if s.contrast_on != "unlabelled":
                 losses["contrast_l"] = s.weight_contrast * self._contrast(views.f_l, views.y_l)
@@ -112,7 +112,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         scores = attention(rows, valid).sigmoid().squeeze(2) if attentive else torch.ones_like(rows[:, :, 0])
         return mean_one(scores, valid, shared)
 
-    def _fill_bank(self, x_l: Tensor, y_l: Tensor, domain: Tensor) -> None:
+    def _fill_bank(self, x_l: Tensor, y_l: Tensor, domain: Tensor, step: int) -> None:
         """Admit labelled pixels that the teacher gets right with confidence, of each class the highest-scored by S_c first."""
         s = self.settings
         with torch.no_grad():
@@ -126,8 +126,8 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
             z = self._heads(f, chosen, self.g_teacher.model)
             count = s.bank_size if s.bank_selection == "recent" else distributed.size() * len(x_l) * self.admissions
             # the candidates of all processes: the bank is the same in each
-            candidates = (z, self._scores(z, chosen), chosen, domain.flatten()[indices])
-            self.bank.admit(*(distributed.gathered(part, dim=1) for part in candidates), count)
+            candidates = (z, self._scores(z, chosen), chosen, domain.flatten()[indices], confidence.flatten()[indices])
+            self.bank.admit(*(distributed.gathered(part, dim=1) for part in candidates), step, count)
 
     def _scores(self, z: Tensor, chosen: Tensor) -> Tensor:
         """What the candidates z (C, K, D) for the bank are ranked by, (C, K): the highest enter."""

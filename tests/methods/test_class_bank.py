@@ -445,9 +445,9 @@ def entrants(make, scene, unaugmented):
         method, seen = make(bank_size=24, labelled_images=6, **changes), []
         admit = method.bank.admit
 
-        def recording(z, scores, valid, domain, count):
+        def recording(z, scores, valid, *rest):
             seen.append((z[1, valid[1]], slow_mlp(method.S, 1, z[1, valid[1]], True)[:, 0]))
-            admit(z, scores, valid, domain, count)
+            admit(z, scores, valid, *rest)
 
         method.bank.admit = recording
         method.step(batch, BANK)
