@@ -157,6 +157,7 @@ class Recipe(shelf.Strict):
     )
     bank_confidence: Unit = Field(0.95, description="teacher confidence that admits a pixel, φ")
     bank_start: Natural = Field(1000, description="step at which the bank starts to fill")
+    bank: str = Field("", description="file that the bank starts from (sda bank RUN --export FILE); empty: it starts empty")
     released: bool = Field(
         False,
         description="as the authors' released code does: no weights on bank entries, the lowest-scored candidates enter, v2 sums "
@@ -197,6 +198,8 @@ class Recipe(shelf.Strict):
         fed = {"source": bool(self.source), "target": self.labels != 0 or bool(self.split), "both": True}
         if self.method == "class_bank" and not fed[self.bank_streams]:
             raise ValueError(f"bank_streams = {self.bank_streams}: there is no such labelled stream to fill the bank from")
+        if self.bank and self.method != "class_bank":
+            raise ValueError(f"bank = {self.bank}: method {self.method} has none")
         if self.weights_format != "auto" and self.weights in ("imagenet", "coco", "none"):
             raise ValueError(f"weights_format is for local files; weights = {self.weights} has its own")
         if self.alternate and not (self.source and fed["target"]):
@@ -297,7 +300,7 @@ def _fixed(size: list[int] | str) -> tuple[int, int] | None:
 
 
 # Fields that hold a path, and those that hold a name or a path.
-_PATHS = ("root", "source_root", "target_root", "split", "val_list")
+_PATHS = ("root", "source_root", "target_root", "split", "val_list", "bank")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")
 
 

@@ -57,6 +57,29 @@ def show_selection(selection: dict[str, dict]) -> None:
     show_table(["checkpoint chosen by", "step", "mIoU", "behind the oracle"], rows)
 
 
+def show_bank(rows: list[dict]) -> None:
+    """Print what a bank holds (see `sda.bank_contents.Contents.rows`)."""
+    columns = ["class", "entries", "filled", "from source", "confidence", "age, mean", "oldest", "cosine within", "nearest class"]
+
+    def shown(value: object, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    show_table(
+        [*columns, "cosine to it"],
+        [
+            [
+                row["class"],
+                str(row["entries"]),
+                *(shown(row[key], form) for key, form in (("fill", ".0%"), ("source", ".0%"), ("confidence", ".3f"))),
+                *(shown(row[key], form) for key, form in (("age", ".0f"), ("oldest", "d"), ("within", ".2f"))),
+                row["nearest"] or "–",
+                shown(row["between"], ".2f"),
+            ]
+            for row in rows
+        ],
+    )
+
+
 def show_summary(scores: dict[str, dict]) -> None:
     """Print a row per score: the means, their interval, and what IoU does not say."""
     columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]

@@ -1,4 +1,4 @@
-"""features."""
+"""features, bank."""
 
 import json
 import os
@@ -92,3 +92,38 @@ def features(
     else:
         megabytes = facts["bytes"] / 1e6
         click.echo(f"{file}: {made.pixels} pixels of {len(made)} images of {' and '.join(made.domains)}, {megabytes:.0f} MB")
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--features", "file", default="", metavar="FILE.h5", help="Cache of the run's teacher: draws what is nearest to entries."
+)
+@click.option("--out", default="", metavar="FILE.png", help="That picture.  [default: RUN/bank.png]")
+@click.option("--export", default="", metavar="FILE.h5", help="Write the bank: another training starts from it with --bank FILE.")
+@json_option
+def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
+    """What the memory bank of a trained run holds, class by class, and pictures of the pixels nearest to its entries."""
+    from sda import bank_contents, bank_pictures, report, trained
+    from sda.devices import pick_device
+    from sda.features import FeatureCache
+
+    folder = Path(run)
+    contents = bank_contents.of_run(folder)
+    rows = contents.rows()
+    said = []
+    if file:
+        cache = FeatureCache(Path(file))
+        cache.check_made_by(trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
+        place = Path(os.path.expanduser(out)) if out else folder / "bank.png"
+        bank_pictures.picture(contents, cache, bank_pictures.neighbours(contents, cache)).save(place)
+        said.append(f"Picture: {place}")
+    if export:
+        bank_contents.export(contents, Path(os.path.expanduser(export)), str(folder))
+        said.append(f"Bank: {export}")
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    report.show_bank(rows)
+    for line in said:
+        click.echo(line)

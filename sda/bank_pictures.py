@@ -1,0 +1,123 @@
+"""The pixels that are nearest to a bank's entries, as pictures: a person sees whether the bank holds what it should."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sda.bank_contents import Contents
+from sda.data.files import read_image
+from sda.errors import SdaError
+from sda.features import FeatureCache
+from sda.labels import IGNORE
+from sda.pictures import GREY
+
+CROP = 88  # side of a picture in the sheet
+SEEN = 0.3  # of the image's height, that a crop shows
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A pixel near to an entry: its cosine, its index in the cache, its image and place there, and its train id."""
+
+    cosine: float
+    pixel: int
+    image: int
+    position: tuple[int, int]
+    label: int
+
+
+def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, nearest: int = 3) -> dict[str, list[list[Neighbour]]]:
+    """The pixels of a cache that are nearest to some entries of each class, each of another image.
+
+    Args:
+        entries: how many of a class: from the newest to the oldest. nearest: pixels per entry.
+
+    Returns:
+        class → entry → its neighbours, the nearest first.
+
+    Raises:
+        SdaError: a cache without projected features.
+    """
+    if not cache.has_projection:
+        raise SdaError(f"{cache.path}: holds no projected features, so nothing of it can be compared with a bank")
+    chosen = {}
+    for c, name in enumerate(contents.classes):
+        there = np.flatnonzero(contents.valid[c])
+        picks = np.unique(np.linspace(0, len(there) - 1, min(entries, len(there))).round().astype(int)) if len(there) else []
+        chosen[name] = [contents.unit()[c, there[pick]] for pick in picks]
+    queries = [(name, place) for name, vectors in chosen.items() for place in range(len(vectors))]
+    found: dict[tuple[str, int], dict[int, Neighbour]] = {query: {} for query in queries}
+    if not queries:
+        return {name: [] for name in chosen}
+    matrix = np.stack([chosen[name][place] for name, place in queries]).astype(np.float32)
+    begin = 0
+    for block in cache.blocks("projected", "image", "position", "label", "prediction"):
+        z = block["projected"].astype(np.float32)
+        cosines = matrix @ (z / np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)).T
+        labels = np.where(block["label"] == IGNORE, block["prediction"], block["label"])
+        for query, row in zip(queries, cosines, strict=True):
+            best = found[query]
+            for index in np.argsort(-row)[: 8 * nearest]:  # several may lie in one image
+                image = int(block["image"][index])
+                if image not in best or row[index] > best[image].cosine:
+                    place = tuple(int(side) for side in block["position"][index])
+                    best[image] = Neighbour(float(row[index]), begin + int(index), image, place, int(labels[index]))
+            kept = sorted(best.values(), key=lambda one: -one.cosine)[:nearest]
+            found[query] = {one.image: one for one in kept}
+        begin += len(z)
+    return {
+        name: [sorted(found[name, place].values(), key=lambda one: -one.cosine) for place in range(len(vectors))]
+        for name, vectors in chosen.items()
+    }
+
+
+def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[Neighbour]]]) -> Image.Image:
+    """A row per class: the surroundings of each entry's neighbours, framed in the colour of the class that the pixel is of.
+
+    Raises:
+        FileError: an image of the cache is gone.
+    """
+    font, head, gap = ImageFont.load_default(14), 150, 6
+    entries = max([len(lists) for lists in found.values()] + [1])
+    nearest = max([len(one) for lists in found.values() for one in lists] + [1])
+    width = head + entries * (nearest * (CROP + gap) + 18)
+    sheet = Image.new("RGB", (width, 34 + len(found) * (CROP + 28)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for entry in range(entries):
+        title = "newest entry" if entry == 0 else "oldest entry" if entry == entries - 1 else "between"
+        draw.text((head + entry * (nearest * (CROP + gap) + 18), 17), title, "black", font, anchor="lm")
+    colors, names = list(contents.classes.values()), list(contents.classes)
+    opened: dict[int, Image.Image] = {}
+    sizes, roots = cache.of_images("size"), [Path(domain["root"]) for domain in cache.about["domains"]]
+    for line, (name, lists) in enumerate(found.items()):
+        top = 34 + line * (CROP + 28)
+        draw.text((8, top + CROP / 2), name if lists else f"{name}: empty", "black", font, anchor="lm")
+        for entry, pixels in enumerate(lists):
+            for place, pixel in enumerate(pixels):
+                left = head + entry * (nearest * (CROP + gap) + 18) + place * (CROP + gap)
+                if pixel.image not in opened:
+                    image = read_image(roots[cache.domain[pixel.image]] / cache.paths[pixel.image])
+                    opened = {
+                        **dict(list(opened.items())[-32:]),
+                        pixel.image: image.resize(tuple(sizes[pixel.image][::-1].tolist())),
+                    }
+                sheet.paste(_surroundings(opened[pixel.image], pixel.position), (left, top))
+                color = tuple(colors[pixel.label]) if pixel.label < len(colors) else GREY
+                draw.rectangle((left - 2, top - 2, left + CROP + 1, top + CROP + 1), outline=color, width=4)
+                said = names[pixel.label] if pixel.label < len(names) else "ignored"
+                draw.text((left, top + CROP + 11), f"{pixel.cosine:.2f} {said}"[:15], "black", font, anchor="lm")
+    return sheet
+
+
+def _surroundings(image: Image.Image, position: tuple[int, int]) -> Image.Image:
+    """A square around a pixel, which a small frame marks."""
+    half = max(8, round(SEEN * image.height / 2))
+    row, column = position
+    crop = image.crop((column - half, row - half, column + half, row + half)).resize((CROP, CROP), Image.Resampling.BILINEAR)
+    middle = CROP // 2
+    draw = ImageDraw.Draw(crop)
+    draw.rectangle((middle - 5, middle - 5, middle + 5, middle + 5), outline="black")
+    draw.rectangle((middle - 4, middle - 4, middle + 4, middle + 4), outline="white")
+    return crop
