@@ -1,16 +1,21 @@
 """State in, state out: files that `torch.load(weights_only=True)` opens, written whole or not at all."""
 
 import contextlib
+import json
 import os
 import warnings
 from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from sda.atomic import written_whole
 from sda.errors import SdaError
 
 FORMAT = 1
+ALONE = "model.safetensors"  # an exported network
 
 
 def save(path: Path, state: dict, keep: Path | None = None) -> None:
@@ -60,3 +65,29 @@ def load(path: Path) -> dict:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise SdaError(f"{path}: not a checkpoint of this version of sda (format {FORMAT})")
     return state
+
+
+def alone(weights: dict[str, Tensor], about: dict) -> bytes:
+    """A network alone, as the content of a .safetensors file; `about` (plain values) is in its metadata, as JSON under "sda"."""
+    weights = {name: value.contiguous() for name, value in weights.items()}
+    return safetensors.torch.save(weights, metadata={"sda": json.dumps(about)})
+
+
+def load_alone(path: Path) -> dict:
+    """Read what `alone` made: `about`, with the weights as `student`.
+
+    Raises:
+        SdaError: missing, cut short, or not written by sda.
+    """
+    if not path.is_file():
+        raise SdaError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("sda", "null"))
+            names = file.keys()
+            weights = {name: file.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise SdaError(f"{path}: not a readable .safetensors file ({str(error).splitlines()[0]})") from None
+    if not isinstance(about, dict):
+        raise SdaError(f"{path}: not written by sda: its metadata do not say what was trained")
+    return {**about, "student": weights}

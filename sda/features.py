@@ -59,6 +59,8 @@ IMAGES = {
     "class_entropy": ("float32", "0 to 1", "(M, C) mean entropy of these, over log C; 0 where there are none"),
 }
 
+LISTS = ("left_out", "labelled")  # why files were left out; the target images whose labels the network was trained on
+
 Count = Callable[[str, int, int], None]
 
 
@@ -142,8 +144,10 @@ def write_features(
             "step": run.step,
             "input": list(run.protocol().input or ()) or "native size",
             "classes": run.table.colors,
+            "target": Path(run.recipe.target).stem,
             "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
             "left_out": left_out,
+            "labelled": run.splits.get("labelled", []),
         }
         _join(parts, out, settings, about, progress)
         shutil.rmtree(parts, ignore_errors=True)
@@ -390,8 +394,9 @@ def _join(parts: Path, out: Path, settings: dict, about: dict, progress: Count) 
             file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
             file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
             file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
-            file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key != "left_out"})
-            _create(file, "left_out", (len(about["left_out"]),), h5py.string_dtype(), "none")[:] = about["left_out"]
+            file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
+            for name in LISTS:
+                _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         rename(temporary, out)
@@ -452,8 +457,9 @@ class FeatureCache(torch.utils.data.Dataset):
     itself, when it first reads.
 
     Attributes:
-        classes: name → colour, in the order of the train ids. domains: their names. about: how it was made. settings: what
-            decides what is in it.
+        classes: name → colour, in the order of the train ids. domains: their names. paths, domain: of each image.
+        labelled: the target images whose labels the network was trained on. left_out: why files are not in it.
+        about: how it was made. settings: what decides what is in it.
 
     Raises:
         SdaError: no such file, cut short, damaged, or no cache of this format.
@@ -466,7 +472,7 @@ class FeatureCache(torch.utils.data.Dataset):
             if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
                 raise SdaError(f"{path}: not a feature cache of this version of sda; make it anew with sda features")
             self.about: dict = json.loads(file.attrs["about"])
-            self.left_out = [text.decode(errors="surrogateescape") for text in file["left_out"][:]]
+            self.left_out, self.labelled = ([text.decode(errors="surrogateescape") for text in file[name][:]] for name in LISTS)
             self.has_projection = "projected" in file
             self._rows = file["images/pixels"][:]
             self.paths = [text.decode(errors="surrogateescape") for text in file["images/path"][:]]
@@ -506,6 +512,31 @@ class FeatureCache(torch.utils.data.Dataset):
         """One of the datasets of images."""
         with self._reading():
             return self._file()[f"images/{name}"][:]
+
+    def image_row(self, name: str, index: int) -> np.ndarray:
+        """One row of such a dataset."""
+        with self._reading():
+            return self._file()[f"images/{name}"][index]
+
+    def blocks_of_images(self, name: str, megabytes: int) -> Callable[[], Iterator[tuple[int, np.ndarray]]]:
+        """A way to go through such a dataset, again and again: (first row, rows). It is kept in memory where that suffices."""
+        with self._reading():
+            dataset = self._file()[f"images/{name}"]
+            row, total = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])), len(dataset)
+        room = megabytes * 2**20 // (4 * row)  # beside a block there are copies of it
+        whole = self.of_images(name) if total <= room else None
+
+        def go() -> Iterator[tuple[int, np.ndarray]]:
+            for first in range(0, total, max(1, min(room, 8192))):
+                last = first + max(1, min(room, 8192))
+                if whole is not None:
+                    yield first, whole[first:last]
+                else:
+                    with self._reading():
+                        block = self._file()[f"images/{name}"][first:last]
+                    yield first, block
+
+        return go
 
     def check_made_by(self, run: Run) -> None:
         """SdaError when the network, or its preprocessing, is not the one that made the cache."""

@@ -15,7 +15,7 @@ def colorize(label: np.ndarray, colors: list[list[int]]) -> np.ndarray:
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.ndarray:
     """An RGB image and the colours of its label, both (H, W, 3) uint8, one over the other."""
-    return np.round(image * (1 - opacity) + mask * opacity).astype(np.uint8)
+    return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(mask), opacity))
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -33,18 +33,28 @@ def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[
     height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
     font = ImageFont.load_default(16)
     gap, head = 6, 30
-    per_line = max(1, (len(titles) * (width + gap)) // 150)
-    lines = -(-len(colors) // per_line)
-    sheet = Image.new("RGB", (len(titles) * (width + gap) + gap, head + len(rows) * (height + gap) + lines * 26 + 8), "white")
+    names = legend(colors, max(1, (len(titles) * (width + gap)) // 150))
+    body = head + len(rows) * (height + gap)
+    sheet = Image.new("RGB", (len(titles) * (width + gap) + gap, body + names.height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((gap + column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
         for line, row in enumerate(rows):
             picture = Image.fromarray(row[column]).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(picture, (gap + column * (width + gap), head + line * (height + gap)))
-    top = head + len(rows) * (height + gap) + 6
+    sheet.paste(names, (0, body))
+    return sheet
+
+
+def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
+    """The classes' colours with their names."""
+    font = ImageFont.load_default(16)
+    last = max(150, *(30 + round(font.getlength(name)) for name in colors))
+    size = 6 + 150 * (min(per_line, len(colors)) - 1) + last, -(-len(colors) // per_line) * 26 + 8
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
     for place, (name, color) in enumerate(colors.items()):
-        x, y = gap + place % per_line * 150, top + place // per_line * 26
+        x, y = 6 + place % per_line * 150, 6 + place // per_line * 26
         draw.rectangle((x, y, x + 18, y + 18), tuple(color), "black")
         draw.text((x + 24, y + 9), name, "black", font, anchor="lm")
     return sheet

@@ -11,12 +11,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TextIO
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sda import checkpoint, distributed
+from sda import bank_contents, checkpoint, distributed
 from sda.atomic import written_whole
 from sda.data.assemble import Data
 from sda.data.streams import Batch, Labelled, RareClassSampling, Stream
@@ -96,6 +95,8 @@ class Training:
         self.method = maker(network, len(names), self.normalise, labelled_images, settings).to(device)
         if recipe.class_statistics and resumed is None:
             self.method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
+        if recipe.bank and resumed is None:
+            bank_contents.fill(self.method.bank, Path(recipe.bank), names)
         if distributed.size() > 1 and recipe.sync_norm:
             synchronise_norms(self.method.student)
         if recipe.recompute:
@@ -183,9 +184,8 @@ class Training:
             return None
         if distributed.rank() == 0:
             about = {key: value for key, value in self._student().items() if key != "student"}
-            weights = {name: value.contiguous() for name, value in self.method.student.state_dict().items()}
             with written_whole(self.out / "student.safetensors") as file:
-                file.write(safetensors.torch.save(weights, metadata={"sda": json.dumps(about)}))
+                file.write(checkpoint.alone(self.method.student.state_dict(), about))
         faults = [fault for stream in self.streams.values() if stream for fault in stream.faults]
         return {
             **score,

@@ -1,5 +1,6 @@
 """A trained run read back: to score it, and to predict with it."""
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from sda.shelf import check
 from sda.train import build_network
 
 LARGE = 2.0  # times the pixels of the training's images: such an image is taken in windows
+VALUES = 2**29  # logits at a time (2 GiB); a photo of more pixels is decided at fewer, and enlarged
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Run:
 
     Attributes:
         folder: of the run. which: "last" or "best" checkpoint. network_name: "student" or "teacher".
-        table, table_name: the classes. normalise: the preprocessing of its weights. step: of the checkpoint.
+        table, table_name: the classes. normalise: the preprocessing of its weights, and weights_format what they are of. step: of
+            the checkpoint. splits: stream → the images it was trained and scored on.
     """
 
     folder: Path
@@ -55,7 +58,9 @@ class Run:
     table_name: str
     network: SegmentationNetwork
     normalise: Preprocessing
+    weights_format: str
     step: int
+    splits: dict[str, list[str]]
 
     @property
     def device(self) -> torch.device:
@@ -73,9 +78,10 @@ class Run:
 
         Args:
             image: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8 RGB or grey.
-            size: of the network's input. "fit": the image's own shape, its shorter side that of the training's images;
-                "native": its own; or (height, width). An image that has more than twice the training's pixels then is taken
-                in overlapping windows.
+            size: of the network's input. "eval": as the run is scored, whatever the image's shape; "fit": the same for an image
+                of about that shape, another keeps its own, with the shorter side of the training's images; "native": the
+                image's own; or (height, width). What has more than twice the training's pixels then is taken in overlapping
+                windows (but for "eval").
             scales, flip: average the probabilities over scales of it and over its mirror image.
 
         Raises:
@@ -87,6 +93,9 @@ class Run:
 
     def fit(self, image: tuple[int, int], size: str | tuple[int, int] = "fit") -> Protocol:
         """How an image of (height, width) is taken (see `predict`)."""
+        own = self.protocol()
+        if size == "eval" or (size == "fit" and own.input and _alike(image, own.input)):
+            return own
         trained = self.recipe.input_size or self.recipe.crop_size
         if size == "fit" and self.recipe.input_size:
             factor = min(trained) / min(image)
@@ -98,13 +107,41 @@ class Run:
 
     def segment(self, image: Image.Image, protocol: Protocol) -> Prediction:
         """The prediction for an RGB picture, resized to the protocol's input, at the picture's own size."""
-        own = image.size[::-1]
+        return self.segment_all([image], protocol)[0]
+
+    def segment_all(self, images: list[Image.Image], protocol: Protocol) -> list[Prediction]:
+        """The same for several pictures of one size, at once."""
+        own = images[0].size[::-1]
         if protocol.input and own != tuple(protocol.input):
-            image = image.resize(protocol.input[::-1], Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self.device)
-        logits = predict_logits(self.network, self.normalise, pixels, own, protocol)
-        confidence, labels = logits[0].softmax(dim=0).max(dim=0)
-        return Prediction(labels.byte().cpu().numpy(), confidence.cpu().numpy(), self.table)
+            inputs = [image.resize(protocol.input[::-1], Image.Resampling.BILINEAR) for image in images]
+        else:
+            inputs = images
+        pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in inputs]).to(self.device)
+        shrink = min(1.0, math.sqrt(VALUES / (len(self.table.names) * math.prod(own))))
+        size = tuple(max(1, int(side * shrink)) for side in own)
+        logits = predict_logits(self.network, self.normalise, pixels, size, protocol)
+        return [Prediction(*(_at(part, own) for part in _decide(one)), self.table) for one in logits]
+
+
+def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have the same shape, but for 5 %."""
+    return abs(math.log(one[0] * other[1] / (one[1] * other[0]))) < math.log(1.05)
+
+
+def _decide(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Train ids (uint8) and their probability (float32) from logits (C, H, W), by parts: what is big is the logits alone."""
+    labels, confidence = [], []
+    for rows in logits.split(256, dim=1):
+        labels.append(rows.argmax(dim=0).byte())
+        confidence.append(rows.softmax(dim=0).amax(dim=0))
+    return torch.cat(labels).cpu().numpy(), torch.cat(confidence).cpu().numpy()
+
+
+def _at(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Values (h, w) at a size (height, width): the nearest."""
+    if values.shape == tuple(size):
+        return values
+    return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def as_picture(image) -> Image.Image:
@@ -120,7 +157,8 @@ def as_picture(image) -> Image.Image:
 
 
 def load(folder: str | Path, checkpoint: str = "last", network: str = "student", device: str = "auto") -> Run:
-    """A trained run from its folder (or the path of one of its checkpoints).
+    """A trained run from its folder (or the path of one of its checkpoints), or a network that sda export wrote (its folder, or
+    the .safetensors file).
 
     Args:
         checkpoint: "last", or "best" (see the recipe's best_by). network: "student", which scores are reported of, or "teacher".
@@ -134,19 +172,24 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
 
 def load_run(folder: Path, which: str, device: torch.device, network_name: str = "student") -> Run:
     """See `load`."""
-    if folder.is_file() and folder.suffix == ".pt":
-        folder, which = folder.parent, folder.stem
-    if not folder.is_dir():
-        raise SdaError(f"{folder}: no such run folder")
-    path = folder / f"{which}.pt"
-    state = checkpoint.load(path)
+    path = _file(folder, which)
+    folder = path.parent
+    if path.suffix == ".safetensors":
+        state = checkpoint.load_alone(path)
+        held = state.get("checkpoint", "last"), state.get("network", "student")
+        for asked, default, holds in zip((which, network_name), ("last", "student"), held, strict=True):
+            if asked not in (default, holds):
+                raise SdaError(f"{path}: there is no {asked} network in it: it holds the {held[1]} of {held[0]}.pt alone")
+        which, network_name = held
+    else:
+        which, state = path.stem, checkpoint.load(path)
     missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
     if missing:
         raise SdaError(f"{path}: not a checkpoint of a training: it lacks {', '.join(sorted(missing))}")
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
-    if network_name == "teacher":
+    if network_name == "teacher" and path.suffix == ".pt":
         prefix = "teacher.model."
         weights = {k.removeprefix(prefix): v for k, v in state.get("method", {}).items() if k.startswith(prefix)}
         if not weights:
@@ -159,4 +202,17 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
         raise SdaError(f"{path}: its weights do not fit its recipe: {str(error).splitlines()[0]}") from None
     normalise = Preprocessing.from_dict(state["preprocessing"])
     network = network.to(device).eval().requires_grad_(False)
-    return Run(folder, which, network_name, recipe, table, state["table"], network, normalise, state["step"])
+    return Run(
+        *(folder, which, network_name, recipe, table, state["table"], network, normalise, state["weights_format"], state["step"]),
+        splits=state.get("splits", {}),
+    )
+
+
+def _file(folder: Path, which: str) -> Path:
+    """The file that a run's network is in. SdaError when there is no such folder."""
+    if folder.is_file() and folder.suffix in (".pt", ".safetensors"):
+        return folder
+    if not folder.is_dir():
+        raise SdaError(f"{folder}: no such run folder")
+    exported = folder / checkpoint.ALONE
+    return exported if exported.exists() and not (folder / "last.pt").exists() else folder / f"{which}.pt"

@@ -1,0 +1,151 @@
+"""Which images of a target domain to label next, from what a network makes of them now: a feature cache."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sda import bank_contents
+from sda.bank_contents import Contents
+from sda.data.split_rules import rank
+from sda.errors import SdaError
+from sda.features import FeatureCache
+
+STRATEGIES = {
+    "random": "the recipes' own rule: by the rank of SHA-256(seed, path)",
+    "k-centre": "image after image the one whose mean feature is farthest from all that are labelled or chosen",
+    "entropy": "by turns over the classes, rare ones first, the image that is most uncertain of this class",
+    "bank": "the same, by how far its pixels of this class are from all that the memory bank holds of it",
+}
+
+
+def select(
+    cache: FeatureCache,
+    domain: str,
+    budget: int,
+    strategy: str,
+    labelled: list[str],
+    seed: int = 0,
+    bank: Contents | None = None,
+    megabytes: int = 1024,
+) -> list[str]:
+    """The paths of `budget` images, in the order in which they were chosen: a shorter list is the beginning of a longer one.
+
+    Labels in the cache are not looked at.
+
+    Args:
+        domain: whose images. labelled: paths of those that have labels already; they are not proposed.
+        strategy: a name in STRATEGIES. seed: of random; others have no choice to make. bank: of the network that made the cache.
+        megabytes: of memory that features may take at a time.
+
+    Raises:
+        SdaError: no such domain, fewer images than asked for, or no bank to compare with.
+    """
+    if domain not in cache.domains:
+        raise SdaError(f"{cache.path}: holds no domain {domain!r}; it has {', '.join(cache.domains)}")
+    known = set(labelled)
+    mine = np.flatnonzero(cache.domain == cache.domains.index(domain))
+    open_to = np.array([index for index in mine if cache.paths[index] not in known], dtype=int)
+    if budget > len(open_to):
+        raise SdaError(f"{cache.path}: {budget} images are asked for, {len(open_to)} of {domain} have no labels yet")
+    if strategy == "random":
+        return rank([cache.paths[index] for index in open_to], seed)[:budget]
+    if strategy == "k-centre":
+        chosen = k_centre(cache, open_to, [index for index in mine if cache.paths[index] in known], budget, megabytes)
+    else:
+        share = cache.of_images("share")[open_to]
+        if strategy == "entropy":
+            worth = share * cache.of_images("class_entropy")[open_to]
+        else:
+            if bank is None:
+                raise SdaError("strategy bank compares with a memory bank: give one, or the run that has it, with --bank")
+            worth = share * unknown_to(bank, cache, megabytes)[open_to]
+        chosen = open_to[by_turns(worth, share.mean(axis=0), budget)]
+    return [cache.paths[index] for index in chosen]
+
+
+def k_centre(cache: FeatureCache, candidates: np.ndarray, centres: list[int], budget: int, megabytes: int = 1024) -> list[int]:
+    """Greedy k-centre (Sener and Savarese, ICLR 2018) on the images' mean features: the farthest from its nearest centre is next.
+
+    Without any centre the first is the one nearest to the mean of all.
+    """
+    means = cache.blocks_of_images("mean", megabytes)
+    nearest = np.full(len(cache), np.inf)
+    for centre in centres:
+        _approach(nearest, means, cache.image_row("mean", centre))
+    chosen: list[int] = []
+    while len(chosen) < budget:
+        if np.isinf(nearest).all():
+            total = 0.0
+            for first, block in means():
+                inside = candidates[(candidates >= first) & (candidates < first + len(block))]
+                total = total + block[inside - first].astype(np.float64).sum(axis=0)
+            away = np.full(len(cache), np.inf)
+            _approach(away, means, total / len(candidates))
+            best = int(candidates[away[candidates].argmin()])
+        else:
+            best = int(candidates[nearest[candidates].argmax()])
+        chosen.append(best)
+        _approach(nearest, means, cache.image_row("mean", best))
+        nearest[best] = -1.0
+    return chosen
+
+
+def _approach(nearest: np.ndarray, blocks: Callable[[], Iterator[tuple[int, np.ndarray]]], centre: np.ndarray) -> None:
+    """Lower each image's squared distance to its nearest centre, where `centre` is nearer."""
+    centre = centre.astype(np.float32)
+    for first, block in blocks():
+        part = nearest[first : first + len(block)]
+        np.minimum(part, np.square(block.astype(np.float32) - centre).sum(axis=1), out=part)
+
+
+def unknown_to(bank: Contents, cache: FeatureCache, megabytes: int = 1024) -> np.ndarray:
+    """(M, C) mean, over an image's pixels that are predicted as a class, of 1 less the cosine to the nearest entry of that class
+    in the bank: 0 to 2; 2 for a class of which the bank holds nothing; 0 where no pixel is so predicted."""
+    if not cache.has_projection:
+        raise SdaError(f"{cache.path}: holds no projected features, so nothing of it can be compared with a bank")
+    if list(bank.classes) != list(cache.classes):
+        raise SdaError(f"{cache.path}: a cache in other classes than those of the bank")
+    classes, unit = len(cache.classes), bank.unit().astype(np.float32)
+    total, count = np.zeros((len(cache), classes)), np.zeros((len(cache), classes))
+    rows = max(1, megabytes * 2**20 // (8 * (unit.shape[2] + unit.shape[1])))
+    for block in cache.blocks("projected", "image", "prediction", rows=rows):
+        z = block["projected"].astype(np.float32)
+        z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+        away = np.full(len(z), 2.0)
+        for c in range(classes):
+            pixels = np.flatnonzero(block["prediction"] == c)
+            if bank.valid[c].any():
+                away[pixels] = 1 - (z[pixels] @ unit[c, bank.valid[c]].T).max(axis=1, initial=-1)
+        np.add.at(total, (block["image"], block["prediction"]), away)
+        np.add.at(count, (block["image"], block["prediction"]), 1)
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+def by_turns(worth: np.ndarray, frequency: np.ndarray, budget: int) -> list[int]:
+    """Rows of `worth` (M, C): by turns over the classes, the rarest first, the row that is worth most to this class.
+
+    A class that is worth nothing in any row that is left passes its turn.
+    """
+    worth, chosen = worth.copy(), []
+    order = np.argsort(frequency, kind="stable")
+    while len(chosen) < budget:
+        before = len(chosen)
+        for c in order:
+            best = int(worth[:, c].argmax())
+            if worth[best, c] > 0 and len(chosen) < budget:
+                chosen.append(best)
+                worth[best] = -1.0
+        if len(chosen) == before:  # nothing is worth anything any more: the rest as they come
+            rest = np.flatnonzero(worth[:, 0] >= 0)
+            chosen += rest[: budget - len(chosen)].tolist()
+    return chosen
+
+
+def bank_for(given: str, cache: FeatureCache) -> Contents:
+    """The bank of the run that `given` names, or of the run that made the cache.
+
+    Raises:
+        SdaError: a run that is gone or has no bank.
+    """
+    return bank_contents.of_run(Path(given or cache.about["run"]))
