@@ -25,6 +25,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from sda import __version__, checkpoint
 from sda.atomic import rename, written_whole
 from sda.data.dataset import Dataset, Guarded, Sample
+from sda.data.descriptor import Item
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.evaluate import batch_size
@@ -492,6 +493,18 @@ class FeatureCache(torch.utils.data.Dataset):
         """All pixels of one image, by the names in PIXELS."""
         return self.block(*self._rows[index])
 
+    def items(self, domain: str) -> list[Item]:
+        """The images of a domain. SdaError when the cache does not hold it."""
+        mine = self.images_of(domain)
+        root = Path(self.about["domains"][self.domains.index(domain)]["root"])
+        return [Item(self.paths[index], root / self.paths[index], None) for index in mine]
+
+    def images_of(self, domain: str) -> np.ndarray:
+        """The numbers of a domain's images. SdaError when the cache does not hold it."""
+        if domain not in self.domains:
+            raise SdaError(f"{self.path}: holds no domain {domain!r}; it has {', '.join(self.domains)}")
+        return np.flatnonzero(self.domain == self.domains.index(domain))
+
     @property
     def pixels(self) -> int:
         """How many there are."""
@@ -523,7 +536,7 @@ class FeatureCache(torch.utils.data.Dataset):
         with self._reading():
             dataset = self._file()[f"images/{name}"]
             row, total = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])), len(dataset)
-        room = megabytes * 2**20 // (4 * row)  # beside a block there are copies of it
+        room = int(megabytes * 2**20) // (4 * row)  # beside a block there are copies of it
         whole = self.of_images(name) if total <= room else None
 
         def go() -> Iterator[tuple[int, np.ndarray]]:

@@ -58,3 +58,20 @@ def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
         draw.rectangle((x, y, x + 18, y + 18), tuple(color), "black")
         draw.text((x + 24, y + 9), name, "black", font, anchor="lm")
     return sheet
+
+
+def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 240, columns: int = 5) -> Image.Image:
+    """Pictures of any size, each under its title, in rows."""
+    font = ImageFont.load_default(13)
+    small = [picture.resize((width, max(1, round(width * picture.height / picture.width)))) for picture in pictures]
+    gap, head = 8, 20
+    height = head + max(picture.height for picture in small) + gap
+    lines = -(-len(small) // columns)
+    sheet = Image.new("RGB", (gap + min(columns, len(small)) * (width + gap), gap + lines * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (picture, title) in enumerate(zip(small, titles, strict=True)):
+        x, y = gap + place % columns * (width + gap), gap + place // columns * height
+        most = width // 7  # characters of 7 px
+        draw.text((x, y + head / 2), title if len(title) <= most else f"…{title[1 - most :]}", "black", font, anchor="lm")
+        sheet.paste(picture, (x, y + head))
+    return sheet

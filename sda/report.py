@@ -80,6 +80,33 @@ def show_bank(rows: list[dict]) -> None:
     )
 
 
+def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
+    """Print the distances of two domains (see `sda.gap.measure`), networks side by side."""
+    several = len(networks) > 1
+    columns = ["class"]
+    for name in networks:
+        columns += [f"{name}: {what}" if several else what for what in ("centroid", "MMD", "p", "domain accuracy")]
+    classes = list(dict.fromkeys(row["class"] for found in networks.values() for row in found["classes"]))
+    keys = {"centroid": ".2f", "mmd": ".3f", "p": ".3f", "domain_accuracy": ".1f"}
+    lines = []
+    for name in classes:
+        line = [name]
+        for found in networks.values():
+            row = next((row for row in found["classes"] if row["class"] == name), {})
+            line += [format(row[key], form) if row else "–" for key, form in keys.items()]
+        lines.append(line)
+    means = ["" if key == "p" else format(found["mean"][key], form) for found in networks.values() for key, form in keys.items()]
+    show_table(columns, [*lines, ["mean", *means]])
+    one, other = domains
+    for name, found in networks.items():
+        own = " and ".join(f"{value:.1f} %" for value in found["within"])
+        _console().print(
+            f"{name}: nearest neighbours in {one} name {found['probe']:.1f} % of {other}'s pixels right, those in {other} "
+            f"{found['probe_back']:.1f} % of {one}'s; in their own domain {own}",
+            markup=False,
+        )
+
+
 def show_summary(scores: dict[str, dict]) -> None:
     """Print a row per score: the means, their interval, and what IoU does not say."""
     columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]

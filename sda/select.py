@@ -1,11 +1,9 @@
 """Which images of a target domain to label next, from what a network makes of them now: a feature cache."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
-from sda import bank_contents
 from sda.bank_contents import Contents
 from sda.data.split_rules import rank
 from sda.errors import SdaError
@@ -41,10 +39,7 @@ def select(
     Raises:
         SdaError: no such domain, fewer images than asked for, or no bank to compare with.
     """
-    if domain not in cache.domains:
-        raise SdaError(f"{cache.path}: holds no domain {domain!r}; it has {', '.join(cache.domains)}")
-    known = set(labelled)
-    mine = np.flatnonzero(cache.domain == cache.domains.index(domain))
+    known, mine = set(labelled), cache.images_of(domain)
     open_to = np.array([index for index in mine if cache.paths[index] not in known], dtype=int)
     if budget > len(open_to):
         raise SdaError(f"{cache.path}: {budget} images are asked for, {len(open_to)} of {domain} have no labels yet")
@@ -108,7 +103,7 @@ def unknown_to(bank: Contents, cache: FeatureCache, megabytes: int = 1024) -> np
         raise SdaError(f"{cache.path}: a cache in other classes than those of the bank")
     classes, unit = len(cache.classes), bank.unit().astype(np.float32)
     total, count = np.zeros((len(cache), classes)), np.zeros((len(cache), classes))
-    rows = max(1, megabytes * 2**20 // (8 * (unit.shape[2] + unit.shape[1])))
+    rows = max(1, int(megabytes * 2**20) // (8 * (unit.shape[2] + unit.shape[1])))
     for block in cache.blocks("projected", "image", "prediction", rows=rows):
         z = block["projected"].astype(np.float32)
         z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
@@ -140,12 +135,3 @@ def by_turns(worth: np.ndarray, frequency: np.ndarray, budget: int) -> list[int]
             rest = np.flatnonzero(worth[:, 0] >= 0)
             chosen += rest[: budget - len(chosen)].tolist()
     return chosen
-
-
-def bank_for(given: str, cache: FeatureCache) -> Contents:
-    """The bank of the run that `given` names, or of the run that made the cache.
-
-    Raises:
-        SdaError: a run that is gone or has no bank.
-    """
-    return bank_contents.of_run(Path(given or cache.about["run"]))

@@ -1,4 +1,4 @@
-"""features, bank."""
+"""features, bank, gap, select."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from sda.commands.options import device_option, json_option
 from sda.commands.results import checkpoint_option
 from sda.errors import SdaError
 from sda.progress import Bars
+
+MOST_CONTACTS = 100  # pictures on a contact sheet
 
 
 @click.command()
@@ -80,7 +82,7 @@ def features(
             )
             for note in notes:
                 bars.say(note)
-            domains.append(cache.Domain(Path(dataset).stem, split, str(folder), images))
+            domains.append(cache.Domain(Path(dataset).stem, split, os.path.abspath(folder), images))
         file = Path(os.path.expanduser(out)) if out else loaded.folder / "features.h5"
         left_out = cache.write_features(file, loaded, domains, per_class, compression, bars.count, bad_files == "skip")
         for fault in left_out:
@@ -127,3 +129,112 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     report.show_bank(rows)
     for line in said:
         click.echo(line)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE.h5...")
+@click.option("--domains", default="", metavar="A,B", help="Which two.  [default: those in the caches, if they are two]")
+@click.option("--space", type=click.Choice(["features", "projected"]), default="features", show_default=True)
+@click.option("--per-class", type=click.IntRange(10), default=300, show_default=True, help="Pixels of a class and domain.")
+@click.option(
+    "--projection", type=click.Choice(["pca", "tsne", "umap"]), default="pca", show_default=True, help="Of the picture."
+)
+@click.option("--out", default="gap.png", show_default=True, metavar="FILE.png", help="The picture.")
+@json_option
+def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projection: str, out: str, as_json: bool) -> None:
+    """How far apart two domains are in a network's features, class by class, and a picture of both.
+
+    Caches of several networks, such as before and after adaptation, stand side by side:
+
+    \b
+    sda features runs/source-only --dataset gta5 --dataset cityscapes
+    sda features runs/ssda
+    sda gap runs/source-only/features.h5 runs/ssda/features.h5
+    """
+    from sda import gap as gaps
+    from sda import gap_picture, report
+    from sda.features import FeatureCache
+
+    networks: dict[str, list[FeatureCache]] = {}
+    for file in files:
+        cache = FeatureCache(Path(file))
+        networks.setdefault(cache.settings["network"], []).append(cache)
+    first = next(iter(networks.values()))[0]
+    both = [word.strip() for word in domains.split(",")] if domains else []
+    found, planes = {}, {}
+    with Bars() as bars:
+        for place, caches in enumerate(networks.values()):
+            title = Path(caches[0].about["run"]).name
+            title = f"{title} ({place + 1})" if title in found else title
+            if list(caches[0].classes) != list(first.classes):
+                raise SdaError(f"{caches[0].path} and {first.path}: caches in other classes do not stand side by side")
+            there = both or list(dict.fromkeys(domain for cache in caches for domain in cache.domains))
+            if len(there) != 2 or (both and set(there) != set(both)):
+                raise SdaError(f"{caches[0].path}: {len(there)} domains ({', '.join(there)}): name two with --domains A,B")
+            both = there
+            bars.count("networks", place, len(networks))
+            pixels = [gaps.read(caches, domain, per_class, space) for domain in both]
+            found[title] = gaps.measure(*pixels, list(caches[0].classes))
+            few = [gaps.read(caches, domain, min(per_class, 80), space) for domain in both]
+            planes[title] = list(zip(gaps.project(few, projection), few, strict=True))
+        bars.count("networks", len(networks), len(networks))
+    file = Path(os.path.expanduser(out))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    gap_picture.draw(file, planes, both, first.classes)
+    if as_json:
+        click.echo(json.dumps({"domains": both, "space": space, "networks": found, "picture": str(file)}, indent=2))
+        return
+    report.show_gap(found, both)
+    click.echo(f"Picture: {file}")
+
+
+@click.command()
+@click.argument("file", metavar="FILE.h5")
+@click.option("--budget", type=click.IntRange(1), required=True, metavar="N", help="How many images.")
+@click.option("--strategy", type=click.Choice(["k-centre", "entropy", "bank", "random"]), default="k-centre", show_default=True)
+@click.option("--domain", default="", help="Whose images.  [default: the target of the run that made the cache]")
+@click.option("--labelled", default="", metavar="FILE", help="List of images that have labels.  [default: those of the run]")
+@click.option("--bank", "bank_run", default="", metavar="RUN", help="Of strategy bank.  [default: the run that made the cache]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of strategy random.")
+@click.option("--memory", type=click.IntRange(1), default=1024, show_default=True, metavar="MB", help="For features at a time.")
+@click.option("--out", default="", metavar="FILE.txt", help="The list, with FILE.png beside it.  [default: STRATEGY-N.txt here]")
+def select(
+    file: str, budget: int, strategy: str, domain: str, labelled: str, bank_run: str, seed: int, memory: int, out: str
+) -> None:
+    """Which images of the target to label next: a list for --split of a recipe, and a contact sheet.
+
+    \b
+      k-centre   image after image the one that is farthest from all that are labelled or chosen
+      entropy    by turns over the classes, rare ones first, the image that is most uncertain of this class
+      bank       the same, by how far its pixels are from what the memory bank holds of this class
+      random     the recipes' own rule
+
+    Labels are not looked at. Images that the run was trained on with labels are not proposed, and come first in the list.
+    """
+    from sda import bank_contents
+    from sda import select as selection
+    from sda.data.files import read_image
+    from sda.data.split_lists import read_keys, write_list
+    from sda.features import FeatureCache
+    from sda.pictures import contact_sheet
+
+    cache = FeatureCache(Path(file))
+    wanted = domain or cache.about["target"]
+    images = cache.items(wanted)
+    known = cache.labelled if wanted == cache.about["target"] else []
+    if labelled:
+        known = read_keys(Path(labelled), images, f"images of {wanted}")
+    bank = bank_contents.of_run(Path(bank_run or cache.about["run"])) if strategy == "bank" else None
+    chosen = selection.select(cache, wanted, budget, strategy, known, seed, bank, memory)
+    place = Path(os.path.expanduser(out or f"{strategy}-{budget}.txt"))
+    write_list(place, [*known, *chosen])
+    click.echo(f"{place}: {budget} images to label" + (f", after the {len(known)} that have labels" if known else ""))
+    files = {item.key: item.image for item in images}
+    gone = [str(files[key]) for key in chosen[:MOST_CONTACTS] if not files[key].exists()]
+    if gone:
+        click.echo(f"No contact sheet: {gone[0]} is not there any more", err=True)
+        return
+    pictures = [read_image(files[key]) for key in chosen[:MOST_CONTACTS]]
+    titles = [f"{number}  {key}" for number, key in enumerate(chosen[:MOST_CONTACTS], start=1)]
+    contact_sheet(pictures, titles).save(place.with_suffix(".png"))
+    click.echo(f"Contact sheet: {place.with_suffix('.png')}")

@@ -1,0 +1,145 @@
+"""Which images to label next: each strategy against a plain reference, and the list that a recipe takes."""
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from sda import bank_contents
+from sda import select as selection
+from sda.data.split_rules import rank
+from sda.features import FeatureCache
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return tiny.write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu") == 0
+        assert tiny.run_main(patch, "features", out, "--device", "cpu") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def cache(run):
+    return FeatureCache(run / "features.h5")
+
+
+@pytest.fixture(scope="module")
+def unlabelled(cache):
+    return [item.key for item in cache.items("field") if item.key not in cache.labelled]
+
+
+def test_the_cache_knows_what_has_labels(cache, unlabelled):
+    assert len(cache.labelled) == 3 and len(unlabelled) == 5
+
+
+def test_random_is_the_rule_of_the_recipes(cache, unlabelled):
+    assert selection.select(cache, "field", 4, "random", cache.labelled, seed=3) == rank(unlabelled, 3)[:4]
+
+
+@pytest.mark.parametrize("megabytes", [1024, 0.001])
+def test_k_centre_is_farthest_first(cache, unlabelled, megabytes):
+    means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
+    centres, rest, expected = list(cache.labelled), list(unlabelled), []
+    for _ in range(5):
+        distances = cdist([means[key] for key in rest], [means[key] for key in centres]).min(axis=1)
+        expected.append(rest.pop(int(distances.argmax())))
+        centres.append(expected[-1])
+    assert selection.select(cache, "field", 5, "k-centre", cache.labelled, megabytes=megabytes) == expected
+
+
+def test_k_centre_without_any_labels_begins_in_the_middle(cache):
+    keys = [item.key for item in cache.items("field")]
+    means = cache.of_images("mean").astype(float)[cache.images_of("field")]
+    middle = keys[int(cdist(means, means.mean(axis=0)[None])[:, 0].argmin())]
+    assert selection.select(cache, "field", 3, "k-centre", [])[0] == middle
+
+
+def test_by_turns_by_hand():
+    """Class 1 is rare and has the first turn; class 2 is worth nothing anywhere."""
+    worth = np.array([[0.9, 0.0, 0.0], [0.5, 0.3, 0.0], [0.1, 0.8, 0.0], [0.7, 0.2, 0.0]])
+    assert selection.by_turns(worth, np.array([0.6, 0.3, 0.1]), 3) == [2, 0, 1]
+    assert selection.by_turns(worth, np.array([0.6, 0.3, 0.1]), 4) == [2, 0, 1, 3]
+    assert selection.by_turns(np.zeros((3, 2)), np.array([0.5, 0.5]), 2) == [0, 1]
+
+
+def test_entropy_takes_the_most_uncertain_image_of_the_rarest_class_first(cache, unlabelled):
+    place = [cache.paths.index(key) for key in unlabelled]
+    share, entropy = cache.of_images("share")[place], cache.of_images("class_entropy")[place]
+    order = share.mean(axis=0).argsort()
+    rarest = next(c for c in order if (share[:, c] * entropy[:, c]).any())
+    first = unlabelled[int((share[:, rarest] * entropy[:, rarest]).argmax())]
+    assert selection.select(cache, "field", 2, "entropy", cache.labelled)[0] == first
+
+
+@pytest.mark.parametrize("megabytes", [1024, 0.01])
+def test_distance_from_the_bank_is_that_of_a_loop(run, cache, megabytes):
+    bank = bank_contents.of_run(run)
+    found = selection.unknown_to(bank, cache, megabytes)
+    for index in (0, 5, len(cache) - 1):
+        rows = cache[index]
+        for c in range(3):
+            away = []
+            for z, prediction in zip(rows["projected"].astype(float), rows["prediction"], strict=True):
+                if prediction == c:
+                    entries = bank.features[c][bank.valid[c]].astype(float)
+                    cosines = [z @ e / np.linalg.norm(z) / np.linalg.norm(e) for e in entries]
+                    away.append(1 - max(cosines) if cosines else 2.0)
+            assert found[index, c] == pytest.approx(np.mean(away) if away else 0, abs=1e-3)
+
+
+@pytest.mark.parametrize("strategy", selection.STRATEGIES)
+def test_a_shorter_list_begins_a_longer_one(run, cache, unlabelled, strategy):
+    bank = bank_contents.of_run(run)
+    lists = [selection.select(cache, "field", budget, strategy, cache.labelled, bank=bank) for budget in (2, 5)]
+    assert lists[0] == lists[1][:2] and sorted(lists[1]) == sorted(unlabelled)
+
+
+@pytest.mark.parametrize("strategy", selection.STRATEGIES)
+def test_a_recipe_takes_the_list(sda, world, run, cache, tmp_path, strategy):
+    """Those that have labels come first, the budget's images after them; beside it lies a picture of the latter."""
+    file = tmp_path / "lists" / "mine.txt"
+    status, shown = sda("select", run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
+    assert status == 0, shown.err
+    assert file.read_text().splitlines()[:3] == cache.labelled and len(file.read_text().splitlines()) == 5
+    with Image.open(file.with_suffix(".png")) as sheet:
+        assert sheet.width > 2 * 240
+    status, shown = sda("train", world.recipe, "--split", file, "--steps", 1, "--out", tmp_path / "run", "--device", "cpu")
+    assert status == 0 and "labelled: 5 images" in shown.err
+    status, shown = sda("select", run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
+    assert status == 2 and "nothing is overwritten" in shown.err
+
+
+def test_labels_are_not_looked_at(run, cache, tmp_path, monkeypatch):
+    chosen = {
+        name: selection.select(cache, "field", 3, name, [], bank=bank_contents.of_run(run)) for name in selection.STRATEGIES
+    }
+    block = FeatureCache.block
+
+    def without_labels(self, begin, end, *names):
+        assert names and "label" not in names
+        return block(self, begin, end, *names)
+
+    monkeypatch.setattr(FeatureCache, "block", without_labels)
+    for name, images in chosen.items():
+        assert selection.select(cache, "field", 3, name, [], bank=bank_contents.of_run(run)) == images
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--budget", 6], "6 images are asked for, 5 of field have no labels yet"),
+        (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
+        (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
+    ],
+)
+def test_what_cannot_be_chosen(sda, run, tmp_path, flags, words):
+    status, shown = sda("select", run / "features.h5", *flags, "--out", tmp_path / "list.txt")
+    assert status == 2 and words in shown.err and not (tmp_path / "list.txt").exists()
