@@ -6,7 +6,7 @@ import sys
 import click
 
 from sda import __version__
-from sda.commands import data, results, training
+from sda.commands import data, export, features, page, predict, results, training
 from sda.errors import SdaError
 from sda.interrupt import Interrupted
 
@@ -34,7 +34,8 @@ def cli() -> None:
 
 for command in (
     *(training.train, training.ablate, training.demo, training.runs, training.recipes),
-    *(results.evaluate, results.compare),
+    *(results.evaluate, results.compare, predict.predict, page.report, export.export),
+    *(features.features, features.bank, features.gap, features.select),
     *(data.datasets, data.init_dataset, data.doctor, data.split, data.pack),
 ):
     cli.add_command(command)

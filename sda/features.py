@@ -11,14 +11,14 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader
 
@@ -36,7 +36,7 @@ from sda.trained import Run
 FORMAT = 1
 KIND = "sda features"
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
-SHARD_BYTES = 64 * 2**20  # of a file in OUT.parts: what memory holds, and what a kill can lose
+SHARD_BYTES = 16 * 2**20  # of a file in OUT.parts: what memory holds, and what a kill can lose
 CHUNK_BYTES = 2**18  # of a chunk in the cache: the least that is read at a time
 
 # What there is of each pixel and of each image: name → type, unit, and what it is.
@@ -137,7 +137,7 @@ def write_features(
     parts = out.with_name(f"{out.name}.parts")
     try:
         _begin(parts, settings)
-        left_out = _compute(parts, run, head, domains, per_class, progress, skip)
+        left_out = _compute(parts, run, head, domains, settings, progress, skip)
         about = {
             "run": str(run.folder),
             "checkpoint": run.which,
@@ -150,12 +150,13 @@ def write_features(
             "left_out": left_out,
             "labelled": run.splits.get("labelled", []),
         }
-        _join(parts, out, settings, about, progress)
+        _finish(parts, out, settings, about)
         shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
         raise SdaError(
-            f"{out}: cannot be written ({error.strerror or error}); mend that, or make room, and run the same command again: it "
-            f"goes on from {parts}"
+            f"{out}: cannot be written ({reason}); mend that, or make room, and run the same command again: it goes on "
+            f"from {parts}"
         ) from None
     return left_out
 
@@ -201,20 +202,19 @@ def _begin(parts: Path, settings: dict) -> None:
 
 @torch.no_grad()
 def _compute(
-    parts: Path, run: Run, head: nn.Module | None, domains: list[Domain], per_class: int, progress: Count, skip: bool
+    parts: Path, run: Run, head: nn.Module | None, domains: list[Domain], settings: dict, progress: Count, skip: bool
 ) -> list[str]:
-    """Write those shards that are not there yet: NUMBER-NUMBER.npz, of the images from one to before the other. The faults."""
+    """Write those shards that are not there yet, NUMBER-NUMBER.npz of the images from one to before the other, and all of them
+    into features.h5.tmp. The faults."""
     whole = ConcatDataset([Guarded(domain.dataset) for domain in domains])
     domain_of = [place for place, domain in enumerate(domains) for _ in domain.dataset.items]
     keys = [item.key for domain in domains for item in domain.dataset.items]
-    shards = _shards(parts)
-    first = shards[-1][1] if shards else 0
-    progress("features", first, len(whole))
-    batch = batch_size(run.protocol())
-    loader = DataLoader(whole, batch, sampler=range(first, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
-    shard, begun = _Shard(), first
-    with _Writer() as writer:
-        done = first
+    with _Writer(parts, settings["compression"]) as writer:
+        begun = done = writer.images
+        progress("features", done, len(whole))
+        batch = batch_size(run.protocol())
+        shard = _Shard()
+        loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
         for found in loader:
             samples = []
             for number, (_, sample) in enumerate(found, start=done):
@@ -225,66 +225,83 @@ def _compute(
                 else:
                     samples.append((number, sample))
             for group in _of_one_size(samples):
-                images = torch.stack([sample.image for _, sample in group]).to(run.device)
-                logits, features = run.network(run.normalise(images))
-                for one, f, (number, sample) in zip(logits, features, group, strict=True):
-                    shard.add(number, domain_of[number], *_rows(one, f, sample, keys[number], head, per_class))
+                names = [keys[number] for number, _ in group]
+                rows = _rows(run, head, [sample for _, sample in group], names, settings["per_class"])
+                for (number, _), (of_pixels, of_image) in zip(group, rows, strict=True):
+                    shard.add(number, domain_of[number], of_pixels, of_image)
             done += len(found)
             if shard.bytes > SHARD_BYTES or done == len(whole):
                 writer.write(parts / f"{begun:08}-{done:08}.npz", shard)
                 shard, begun = _Shard(), done
             progress("features", done, len(whole))
-    return [fault for path, _ in _shards(parts) for fault in _read(path)["faults"].tolist()]
+    return writer.faults
 
 
 def _rows(
-    logits: Tensor, features: Tensor, sample: Sample, path: str, head: nn.Module | None, per_class: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What is kept of the pixels of one image, and of the image; logits (C, h, w), features (F, h, w). By its path it is decided
-    which pixels these are."""
-    classes, (height, width) = len(logits), features.shape[1:]
-    p = logits.softmax(dim=0)
-    entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=0) / np.log(classes)
-    confidence, prediction = p.max(dim=0)
-    flat = prediction.flatten()
-    count = torch.zeros(classes, device=p.device).index_add_(0, flat, torch.ones_like(confidence).flatten())
-    uncertain = torch.zeros(classes, device=p.device).index_add_(0, flat, entropy.flatten())
-    of_image = {
-        "path": np.array(path),
-        "size": np.array(sample.image.shape[1:]),
-        "mean": features.mean(dim=(1, 2)).cpu().numpy(),
-        "share": (count / (height * width)).cpu().numpy(),
-        "class_entropy": (uncertain / count.clamp(min=1)).cpu().numpy(),
-    }
-    groups = prediction.byte().cpu().numpy()
-    label = np.full((height, width), IGNORE, np.uint8)
-    if sample.label is not None:
-        label = F.interpolate(sample.label[None, None], (height, width), mode="nearest-exact")[0, 0].numpy()
-        groups = label
-    seed = int.from_bytes(hashlib.sha256(path.encode(errors="surrogateescape")).digest()[:8])
-    chosen = _choose(groups.ravel(), per_class, np.random.default_rng(seed))
-    here = torch.from_numpy(chosen).to(p.device)
-    rows = features.flatten(1).T[here]
-    row, column = np.divmod(chosen, width)
-    image_height, image_width = sample.image.shape[1:]
-    of_pixels = {
+    run: Run, head: nn.Module | None, samples: list[Sample], paths: list[str], per_class: int
+) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """What is kept of the pixels of some images of one size, and of these images; few copies from the device for all of them.
+
+    By its path it is decided which pixels of an image these are.
+    """
+    logits, features = run.network(run.normalise(torch.stack([sample.image for sample in samples]).to(run.device)))
+    if logits.shape[2:] != features.shape[2:]:
+        logits = F.interpolate(logits, features.shape[2:], mode="bilinear")
+    (count, classes, height, width), (image_height, image_width) = logits.shape, samples[0].image.shape[1:]
+    p = logits.softmax(dim=1)
+    entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1).flatten() / np.log(classes)
+    confidence, prediction = (part.flatten() for part in p.max(dim=1))
+
+    # of each image
+    cell = torch.arange(count, device=p.device).repeat_interleave(height * width) * classes + prediction
+    pixels = torch.zeros(count * classes, device=p.device).index_add_(0, cell, torch.ones_like(entropy))
+    uncertain = torch.zeros_like(pixels).index_add_(0, cell, entropy)
+    share, uncertain = (pixels / (height * width)).cpu(), (uncertain / pixels.clamp(min=1)).cpu()
+    mean = features.mean(dim=(2, 3)).cpu().numpy()
+
+    # of the pixels that are chosen
+    predicted = prediction.byte().cpu().numpy().reshape(count, -1)
+    labels = np.full_like(predicted, IGNORE)
+    for row, sample in zip(labels, samples, strict=True):
+        if sample.label is not None:
+            row[:] = F.interpolate(sample.label[None, None], (height, width), mode="nearest-exact").flatten().numpy()
+    chosen = [
+        _choose(mine if sample.label is None else label, per_class, path)
+        for mine, label, sample, path in zip(predicted, labels, samples, paths, strict=True)
+    ]
+    here = torch.from_numpy(np.concatenate([place + image * height * width for image, place in enumerate(chosen)])).to(p.device)
+    rows = features.permute(0, 2, 3, 1).reshape(count * height * width, -1)[here]
+    found = {
         "features": rows.half().cpu().numpy(),
-        "label": label.ravel()[chosen],
-        "prediction": flat[here].byte().cpu().numpy(),
-        "confidence": confidence.flatten()[here].cpu().numpy(),
-        "entropy": entropy.flatten()[here].cpu().numpy(),
-        "position": np.stack([(row + 0.5) * image_height / height, (column + 0.5) * image_width / width], axis=1),
+        "confidence": confidence[here].cpu().numpy(),
+        "entropy": entropy[here].cpu().numpy(),
     }
     if head is not None:
         valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
-        of_pixels["projected"] = head(rows[None], valid)[0].half().cpu().numpy()
-    return of_pixels, of_image
+        found["projected"] = head(rows[None], valid)[0].half().cpu().numpy()
+    ends, made = np.cumsum([len(place) for place in chosen]), []
+    for image, place in enumerate(chosen):
+        mine = slice(ends[image] - len(place), ends[image])
+        row, column = np.divmod(place, width)
+        centres = [(row + 0.5) * image_height / height, (column + 0.5) * image_width / width]
+        of_pixels = {name: values[mine] for name, values in found.items()}
+        of_pixels |= {"label": labels[image, place], "prediction": predicted[image, place], "position": np.stack(centres, axis=1)}
+        of_image = {
+            "path": np.array(paths[image]),
+            "size": np.array([image_height, image_width]),
+            "mean": mean[image],
+            "share": share[image * classes : (image + 1) * classes].numpy(),
+            "class_entropy": uncertain[image * classes : (image + 1) * classes].numpy(),
+        }
+        made.append((of_pixels, of_image))
+    return made
 
 
-def _choose(groups: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    """Up to `most` indices of each value but IGNORE, at random, ascending; with 0 all indices."""
+def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
+    """Up to `most` indices of each value but IGNORE, at random by the path, ascending; with 0 all indices."""
     if not most:
         return np.arange(len(groups))
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(path.encode(errors="surrogateescape")).digest()[:8]))
     order = random.permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]
     values = groups[order]
@@ -330,44 +347,70 @@ class _Shard:
 
 
 class _Writer:
-    """Writes shards beside the computation, one at a time."""
+    """Writes shards, one at a time, beside the computation: each as a file of its own, and into features.h5.tmp.
+
+    Attributes:
+        images: how many are in the shards that an interrupted run left. faults: why files were left out, at the end.
+    """
+
+    def __init__(self, parts: Path, compression: str):
+        self._parts, self._compression = parts, compression
+        self._there, self.images = [], 0
+        for path in sorted(parts.glob("*-*.npz")):
+            begin, after = (int(number) for number in path.stem.split("-"))
+            if begin != self.images:
+                path.unlink()
+                continue
+            self._there.append(path)
+            self.images = after
+        self.faults: list[str] = []
 
     def __enter__(self) -> "_Writer":
-        self._pool, self._waiting = ThreadPoolExecutor(1), None
+        self._pool = ThreadPoolExecutor(1)
+        # the oldest format with checksums in its indices
+        self._file = h5py.File(self._parts / "features.h5.tmp", "w", libver=("v110", "v110"))
+        self._waiting = self._pool.submit(lambda: [self._append(_read(path)) for path in self._there])
         return self
 
     def __exit__(self, kind, *_) -> None:
         try:
             if kind is None:
-                self._wait()
+                self._waiting.result()
         finally:
             self._pool.shutdown()
+            self._file.close()
 
     def write(self, path: Path, shard: _Shard) -> None:
-        self._wait()
-        self._waiting: Future | None = self._pool.submit(self._save, path, shard)
+        """Soon. Waits for the shard before it."""
+        self._waiting.result()
+        self._waiting = self._pool.submit(self._save, path, shard)
 
-    def _wait(self) -> None:
-        if self._waiting is not None:
-            self._waiting.result()
-
-    @staticmethod
-    def _save(path: Path, shard: _Shard) -> None:
+    def _save(self, path: Path, shard: _Shard) -> None:
+        arrays = shard.arrays()
         with written_whole(path) as file:
-            np.savez(file, **shard.arrays())
+            np.savez(file, **arrays)
+        try:
+            self._append(arrays)
+        except RuntimeError as error:  # h5py's other word for a failed write
+            raise OSError(str(error).splitlines()[0]) from None
 
-
-def _shards(parts: Path) -> list[tuple[Path, int]]:
-    """Those that follow each other from image 0 on, each with the number of the image after it; others are removed."""
-    found, end = [], 0
-    for path in sorted(parts.glob("*-*.npz")):
-        begin, after = (int(number) for number in path.stem.split("-"))
-        if begin != end:
-            path.unlink()
-            continue
-        found.append((path, after))
-        end = after
-    return found
+    def _append(self, part: dict[str, np.ndarray]) -> None:
+        """Write a shard behind those before it."""
+        self.faults += part["faults"].tolist()
+        images, file, compression = len(part["numbers"]), self._file, self._compression
+        if not images:
+            return
+        _append(file, "images/path", part["image_path"].astype(object), "none")
+        _append(file, "images/domain", part["domains"], "none")
+        ends = (len(file["label"]) if "label" in file else 0) + part["counts"].cumsum()
+        _append(file, "images/pixels", np.stack([ends - part["counts"], ends], axis=1), "none")
+        for name in ("size", "mean", "share", "class_entropy"):
+            _append(file, f"images/{name}", part[f"image_{name}"].astype(IMAGES[name][0]), compression)
+        first = len(file["images/path"]) - images
+        part = {**part, "image": np.repeat(np.arange(first, first + images), part["counts"])}
+        for name, (kind, _, _) in PIXELS.items():
+            if name in part:
+                _append(file, name, part[name].astype(kind), compression)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -377,55 +420,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, zipfile.BadZipFile) as error:
         path.unlink()
         raise SdaError(f"{path}: damaged on the disk ({error}) and therefore removed; run the same command again") from None
-
-
-# From OUT.parts to OUT
-
-
-def _join(parts: Path, out: Path, settings: dict, about: dict, progress: Count) -> None:
-    """Put all shards into one HDF5 file, and give it the name `out`."""
-    shards = [path for path, _ in _shards(parts)]
-    temporary = parts / "features.h5.tmp"
-    try:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:  # the oldest with checksums in its indices
-            _fill(file, shards, settings["compression"], progress)
-            if not len(file["images/path"]):
-                raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
-            about = {**about, "settings": settings, "sda": __version__}
-            file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
-            file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
-            file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
-            file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
-            for name in LISTS:
-                _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        rename(temporary, out)
-    except RuntimeError as error:  # h5py's other word for a failed write
-        raise OSError(str(error).splitlines()[0]) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _fill(file: h5py.File, shards: list[Path], compression: str, progress: Count) -> None:
-    """Write shard after shard: datasets that grow."""
-    for done, path in enumerate(shards, start=1):
-        part = _read(path)
-        images = len(part["numbers"])
-        if images:
-            _append(file, "images/path", part["image_path"].astype(object), "none")
-            _append(file, "images/domain", part["domains"], "none")
-            ends = (len(file["label"]) if "label" in file else 0) + part["counts"].cumsum()
-            _append(file, "images/pixels", np.stack([ends - part["counts"], ends], axis=1), "none")
-            for name in ("size", "mean", "share", "class_entropy"):
-                _append(file, f"images/{name}", part[f"image_{name}"].astype(IMAGES[name][0]), compression)
-            first = len(file["images/path"]) - images
-            part["image"] = np.repeat(np.arange(first, first + images), part["counts"])
-            for name, (kind, _, _) in PIXELS.items():
-                if name in part:
-                    _append(file, name, part[name].astype(kind), compression)
-        progress("writing the cache", done, len(shards))
 
 
 def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) -> None:
@@ -448,6 +442,24 @@ def _create(file: h5py.File, name: str, shape: tuple, kind: object, compression:
     if (about := table.get(name.removeprefix("images/"))) is not None:
         dataset.attrs["unit"], dataset.attrs["about"] = about[1:]
     return dataset
+
+
+def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
+    """Write about features.h5.tmp what it is, and give it the name `out`."""
+    temporary = parts / "features.h5.tmp"
+    with h5py.File(temporary, "r+", libver=("v110", "v110")) as file:
+        if "images/path" not in file:
+            raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
+        about = {**about, "settings": settings, "sda": __version__}
+        file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
+        file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
+        file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
+        file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
+        for name in LISTS:
+            _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    rename(temporary, out)
 
 
 # Reading

@@ -1,0 +1,66 @@
+"""How much slower `sda features` is than the bare forward pass over the same images: rounds of both, side by side.
+
+python benchmarks/features.py RUN [--rounds 3] [--images 24] [--per-class 32] [--dataset NAME --root DIR]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from sda import features, trained
+from sda.data.assemble import all_images
+from sda.data.dataset import Guarded
+from sda.devices import pick_device
+from sda.evaluate import batch_size
+
+
+@torch.no_grad()
+def forward(run: trained.Run, images) -> float:
+    """Seconds to read all images and let the network see them, and nothing else."""
+    began = time.perf_counter()
+    for found in DataLoader(Guarded(images), batch_size(run.protocol()), num_workers=run.recipe.workers, collate_fn=list):
+        run.network(run.normalise(torch.stack([sample.image for _, sample in found]).to(run.device)))
+    if run.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def cached(run: trained.Run, name: str, images, per_class: int) -> float:
+    """Seconds of the whole of sda features: the same, and all that the file takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        features.write_features(Path(folder) / "f.h5", run, [features.Domain(name, "train", "", images)], per_class)
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, help="only so many of them")
+    parser.add_argument("--per-class", type=int, default=32)
+    parser.add_argument("--dataset", default="")
+    parser.add_argument("--root", default="")
+    given = parser.parse_args()
+    run = trained.load_run(given.run, "last", pick_device("auto"))
+    dataset = given.dataset or run.recipe.target
+    root = given.root or (run.recipe.target_root if dataset == run.recipe.target else "")
+    images, _, _ = all_images(run.table_name, run.table, run.protocol().input, dataset, root, "train")
+    images.items = images.items[: given.images]
+    forward(run, images)  # files into the cache of the system
+    shares = []
+    for turn in range(given.rounds):
+        bare, whole = forward(run, images), cached(run, Path(dataset).stem, images, given.per_class)
+        shares.append(bare / whole)
+        rates = f"bare {len(images) / bare:.1f} images/s, sda features {len(images) / whole:.1f}/s"
+        print(f"round {turn + 1}: {rates}: {shares[-1]:.0%}")
+    print(f"median: {statistics.median(shares):.0%} of the bare forward pass, {len(images)} images, {run.device}")
+
+
+if __name__ == "__main__":
+    main()
