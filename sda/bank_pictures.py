@@ -79,7 +79,7 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
     Raises:
         FileError: an image of the cache is gone.
     """
-    font, head, gap = ImageFont.load_default(14), 150, 6
+    font, head, gap = ImageFont.load_default(12), 130, 8
     entries = max([len(lists) for lists in found.values()] + [1])
     nearest = max([len(one) for lists in found.values() for one in lists] + [1])
     width = head + entries * (nearest * (CROP + gap) + 18)
@@ -107,7 +107,7 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
                 color = tuple(colors[pixel.label]) if pixel.label < len(colors) else GREY
                 draw.rectangle((left - 2, top - 2, left + CROP + 1, top + CROP + 1), outline=color, width=4)
                 said = names[pixel.label] if pixel.label < len(names) else "ignored"
-                draw.text((left, top + CROP + 11), f"{pixel.cosine:.2f} {said}"[:15], "black", font, anchor="lm")
+                draw.text((left, top + CROP + 11), f"{pixel.cosine:.2f} {said}"[:14], "black", font, anchor="lm")
     return sheet
 
 
