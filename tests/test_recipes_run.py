@@ -95,6 +95,7 @@ def test_two_steps(variant, root, tmp_path):
         "bank_confidence": 0.0, "contrast_pixels": 16,
     }  # fmt: skip
     loaded = recipe.load(name, changes)
+    small["protocol"] = "whole"  # at the size below, not at that of the paper
     small |= {key: [64, 96] for key in ("size", "source_size") if getattr(loaded, key) not in (None, "native")}
     if loaded.labels not in (0, "all"):
         small["labels"] = 2
