@@ -78,7 +78,8 @@ def preset(
     paper           on Cityscapes half-512x1024 for deeplabv2, full-1024x2048 for deeplabv3plus; elsewhere whole
     full-1024x2048  input and labels at 1024×2048
     half-512x1024   input and labels at 512×1024
-    slide           windows of the training's `crop`, each overlapping the next by a third, over the image at `size`
+    slide           windows of the training's `crop`, each overlapping the next by a third, over the image at `size`; whole
+                    where the training crops nothing
     ==============  ====================================================================================================
 
     Args:
@@ -93,7 +94,7 @@ def preset(
         "whole": Protocol(size),
         "full-1024x2048": Protocol(FULL, FULL),
         "half-512x1024": Protocol(HALF, HALF),
-        "slide": Protocol(size, window=crop),
+        "slide": Protocol(size, window=None if size and crop[0] >= size[0] and crop[1] >= size[1] else crop),
     }
     if name not in protocols:
         raise SdaError(f"unknown protocol {name!r}: expected one of {', '.join(PRESETS)}")

@@ -30,7 +30,7 @@ def run(world, tmp_path_factory):
     """A run of class_bank, scored at every step, with two images held out."""
     out = tmp_path_factory.mktemp("runs") / "a"
     with pytest.MonkeyPatch.context() as patch:
-        flags = ["--eval-every", 1, "--labels", 5, "--hold-out", 2, "--best-by", "entropy", "--learning-rate", 0.02]
+        flags = ["--eval-every", 1, "--labels", 5, "--hold-out", 2, "--best-by", "entropy", "--learning-rate", 0.02, "--crop", "[32, 48]"]
         assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, *flags, "--out", out, "--device", "cpu") == 0
     return out
 
@@ -151,7 +151,7 @@ def test_eval_with_a_protocol_is_kept_in_the_run(sda, mine):
     status, shown = sda("eval", mine, *flags, "--json", "--device", "cpu")
     assert status == 0, shown.err
     [found] = json.loads(shown.out)
-    name = "slide48x64-48x64-native-scales0.5,1-flip"
+    name = "slide32x48-48x64-native-scales0.5,1-flip"
     assert found["protocol"]["name"] == name and found["network"] == "teacher"
     assert f"{name}: 4 passes per image, 2.5 times the pixels of one" in shown.err
     [kept] = (mine / "evaluations").iterdir()
@@ -163,8 +163,8 @@ def test_the_teacher_is_another_network(sda, mine):
     for network in ("student", "teacher"):
         status, shown = sda("eval", mine, "--network", network, "--json", "--device", "cpu")
         assert status == 0
-        scores[network] = json.loads(shown.out)[0]["confusion"]
-    assert scores["student"] == read(mine / "result.json")["confusion"] != scores["teacher"]
+        scores[network] = json.loads(shown.out)[0]["entropy"]
+    assert scores["student"] == read(mine / "result.json")["entropy"] != scores["teacher"]
     status, shown = sda("eval", mine, "--network", "teacher", "--checkpoint", "best", "--device", "cpu")
     assert status == 2 and "there is no teacher in it: best.pt keeps the student alone" in shown.err
 

@@ -24,6 +24,11 @@ def test_presets(name, network, target, found):
     assert preset(name, network, target, SIZE, CROP).name == found
 
 
+def test_a_window_of_the_whole_image_is_the_whole_image():
+    assert preset("slide", "deeplabv2", "cityscapes", SIZE, SIZE) == preset("whole", "deeplabv2", "cityscapes", SIZE, SIZE)
+    assert preset("slide", "deeplabv2", "voc2012", None, CROP).window == CROP
+
+
 def test_every_preset_is_known_and_no_other():
     for name in PRESETS:
         preset(name, "deeplabv2", "cityscapes", SIZE, CROP)
