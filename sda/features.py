@@ -126,6 +126,7 @@ def write_features(
         "format": FORMAT,
         "network": network_hash(run.network, head),
         "preprocessing": run.normalise.to_dict(),
+        "input": list(run.protocol().input or ()) or "native size",
         "per_class": per_class,
         "compression": compression,
         "images": _digest(domains),
@@ -139,11 +140,10 @@ def write_features(
         _begin(parts, settings)
         left_out = _compute(parts, run, head, domains, settings, progress, skip)
         about = {
-            "run": str(run.folder),
+            "run": os.path.abspath(run.folder),
             "checkpoint": run.which,
             "weights": run.network_name,
             "step": run.step,
-            "input": list(run.protocol().input or ()) or "native size",
             "classes": run.table.colors,
             "target": Path(run.recipe.target).stem,
             "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],

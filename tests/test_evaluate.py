@@ -30,7 +30,20 @@ def run(world, tmp_path_factory):
     """A run of class_bank, scored at every step, with two images held out."""
     out = tmp_path_factory.mktemp("runs") / "a"
     with pytest.MonkeyPatch.context() as patch:
-        flags = ["--eval-every", 1, "--labels", 5, "--hold-out", 2, "--best-by", "entropy", "--learning-rate", 0.02, "--crop", "[32, 48]"]
+        flags = [
+            "--eval-every",
+            1,
+            "--labels",
+            5,
+            "--hold-out",
+            2,
+            "--best-by",
+            "entropy",
+            "--learning-rate",
+            0.02,
+            "--crop",
+            "[32, 48]",
+        ]
         assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, *flags, "--out", out, "--device", "cpu") == 0
     return out
 
