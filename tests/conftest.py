@@ -26,6 +26,23 @@ def _own_cache():
 PALETTE = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two tiny data sets and a recipe, for all tests of a module: none may change them."""
+    return tiny.write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def do():
+    """`do(arguments)`: sda in this process, for what a module's tests share; it must succeed."""
+
+    def do(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            assert tiny.run_main(patch, *arguments) == 0
+
+    return do
+
+
 @pytest.fixture
 def sda(monkeypatch, capsys):
     """`sda(arguments)` → the exit status, and what was shown."""

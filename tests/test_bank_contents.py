@@ -17,17 +17,11 @@ from sda.features import FeatureCache
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
+def run(world, do, tmp_path_factory):
     """A run of class_bank with a cache of its teacher."""
     out = tmp_path_factory.mktemp("runs") / "a"
-    with pytest.MonkeyPatch.context() as patch:
-        assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu") == 0
-        assert tiny.run_main(patch, "features", out, "--device", "cpu") == 0
+    do("train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu")
+    do("features", out, "--device", "cpu")
     return out
 
 

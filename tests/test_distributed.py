@@ -32,11 +32,6 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
 def train(recipe_path, changes, out):
     """The steps' losses, and the method's state; without any randomness that depends on the process."""
     views._weak = views._strong = Augment(NOTHING)

@@ -21,30 +21,24 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
+def run(world, do, tmp_path_factory):
     """A run of class_bank, scored at every step, with two images held out."""
     out = tmp_path_factory.mktemp("runs") / "a"
-    with pytest.MonkeyPatch.context() as patch:
-        flags = [
-            "--eval-every",
-            1,
-            "--labels",
-            5,
-            "--hold-out",
-            2,
-            "--best-by",
-            "entropy",
-            "--learning-rate",
-            0.02,
-            "--crop",
-            "[32, 48]",
-        ]
-        assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, *flags, "--out", out, "--device", "cpu") == 0
+    flags = [
+        "--eval-every",
+        1,
+        "--labels",
+        5,
+        "--hold-out",
+        2,
+        "--best-by",
+        "entropy",
+        "--learning-rate",
+        0.02,
+        "--crop",
+        "[32, 48]",
+    ]
+    do("train", world.recipe, *tiny.BANK, *flags, "--out", out, "--device", "cpu")
     return out
 
 

@@ -29,24 +29,17 @@ DOCUMENT = Path(__file__).parent.parent / "docs/features.md"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
+def run(world, do, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "a"
-    with pytest.MonkeyPatch.context() as patch:
-        assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, "--out", out, "--device", "cpu") == 0
+    do("train", world.recipe, *tiny.BANK, "--out", out, "--device", "cpu")
     return out
 
 
 @pytest.fixture(scope="module")
-def made(run, tmp_path_factory):
+def made(run, do, tmp_path_factory):
     """A cache of all pixels."""
     file = tmp_path_factory.mktemp("cache") / "all.h5"
-    with pytest.MonkeyPatch.context() as patch:
-        assert tiny.run_main(patch, "features", run, "--per-class", 0, "--out", file, "--device", "cpu") == 0
+    do("features", run, "--per-class", 0, "--out", file, "--device", "cpu")
     return file
 
 

@@ -16,11 +16,6 @@ from sda.recipe import load
 from sda.train import Training, parts_of
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
 def test_parts_of_a_batch():
     images, labels = torch.arange(24).view(6, 1, 2, 2), torch.arange(6).view(6, 1, 1)
     batch = Batch(Labelled(images, labels), None, images[:2])

@@ -89,17 +89,14 @@ def test_projection_keeps_what_varies_most():
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory):
+def caches(world, do, tmp_path_factory):
     """Of one network: both domains, and each alone; and of another network."""
-    folder = tmp_path_factory.mktemp("world")
-    world = tiny.write_world(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, flags in (("a", ()), ("b", ("--seed", 1))):
-            assert tiny.run_main(patch, "train", world.recipe, *tiny.BANK, *flags, "--out", folder / name, "--device", "cpu") == 0
-            assert tiny.run_main(patch, "features", folder / name, "--device", "cpu") == 0
-        for dataset in ("toy", "field"):
-            flags = ("--dataset", getattr(world, dataset), "--out", folder / f"{dataset}.h5", "--device", "cpu")
-            assert tiny.run_main(patch, "features", folder / "a", *flags) == 0
+    folder = tmp_path_factory.mktemp("caches")
+    for name, flags in (("a", ()), ("b", ("--seed", 1))):
+        do("train", world.recipe, *tiny.BANK, *flags, "--out", folder / name, "--device", "cpu")
+        do("features", folder / name, "--device", "cpu")
+    for dataset in ("toy", "field"):
+        do("features", folder / "a", "--dataset", getattr(world, dataset), "--out", folder / f"{dataset}.h5", "--device", "cpu")
     return folder
 
 

@@ -24,11 +24,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
     """A run in three classes whose label files have ids of their own: 7, 8 and 9; 10 is a class that has none."""
     toy = world.toy.read_text()

@@ -20,11 +20,6 @@ SSDA = tiny.SETTINGS["semi-supervised DA"]
 STEPS = ["--steps", 8, "--eval-every", 3, "--checkpoint-every", 2, "--device", "cpu"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return tiny.write_world(tmp_path_factory.mktemp("world"))
-
-
 def equal(a, b):
     """Whether two checkpoints are the same, bit for bit, but for the time they took."""
     if isinstance(a, dict):
