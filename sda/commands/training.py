@@ -76,7 +76,10 @@ def _train(name: str, given: dict) -> None:
 
     from sda import distributed
     from sda.devices import pick_device
+    from sda.methods import unread
 
+    if idle := unread(wanted.method, changes):
+        click.echo(f"method {wanted.method} does not read {', '.join(idle)}: no effect", err=True)
     with distributed.joined(pick_device(device)) as where:
         _train_here(name, wanted, out, resume_from, stop_at, where, as_json)
 
