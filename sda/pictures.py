@@ -61,7 +61,7 @@ def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
 
 
 def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 240, columns: int = 5) -> Image.Image:
-    """Pictures of any size, each under its title, in rows."""
+    """Pictures of any size, each under its title, of which there is room for so much, in rows."""
     font = ImageFont.load_default(13)
     small = [picture.resize((width, max(1, round(width * picture.height / picture.width)))) for picture in pictures]
     gap, head = 8, 20
@@ -72,6 +72,6 @@ def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 2
     for place, (picture, title) in enumerate(zip(small, titles, strict=True)):
         x, y = gap + place % columns * (width + gap), gap + place // columns * height
         most = width // 7  # characters of 7 px
-        draw.text((x, y + head / 2), title if len(title) <= most else f"…{title[1 - most :]}", "black", font, anchor="lm")
+        draw.text((x, y + head / 2), title[:most], "black", font, anchor="lm")
         sheet.paste(picture, (x, y + head))
     return sheet

@@ -235,6 +235,6 @@ def select(
         click.echo(f"No contact sheet: {gone[0]} is not there any more", err=True)
         return
     pictures = [read_image(files[key]) for key in chosen[:MOST_CONTACTS]]
-    titles = [f"{number}  {key}" for number, key in enumerate(chosen[:MOST_CONTACTS], start=1)]
+    titles = [f"{number}  {Path(key).stem}" for number, key in enumerate(chosen[:MOST_CONTACTS], start=1)]
     contact_sheet(pictures, titles).save(place.with_suffix(".png"))
     click.echo(f"Contact sheet: {place.with_suffix('.png')}")

@@ -1,0 +1,91 @@
+"""What the images that `sda select` proposes are worth: the same training on the labels of each strategy, against random ones.
+
+python benchmarks/label_selection.py RECIPE [--budgets 10 30 100] [--seeds 0 1 2] [--root DIR] [--set KEY=VALUE …] [--out DIR]
+
+For each seed: the recipe without any target labels (UDA), its feature cache, a list per strategy and budget, and the recipe on
+each list. The same command again goes on where it stopped. One table per budget; a budget's gain can also be read across: the
+aim is random's score at half the labels.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from sda import ablate, bank_contents, features, pool, recipe, trained
+from sda import select as selection
+from sda.data.assemble import all_images
+from sda.data.split_lists import write_list
+from sda.devices import pick_device
+from sda.errors import SdaError
+from sda.progress import Bars
+
+
+def result_of(folder: Path) -> dict | None:
+    file = folder / "result.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def train(jobs: list[pool.Job], device, bars: Bars) -> None:
+    """Those that are not there yet. SdaError when one of them fails."""
+    missing = [job for job in jobs if result_of(job.folder) is None]
+    bars.say(f"{len(jobs)} runs: {len(missing)} to train")
+    for job, result in pool.train_all(missing, pool.default_size(device), device, bars):
+        if isinstance(result, SdaError):
+            raise SdaError(f"{job.name}: {result}")
+
+
+def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device, bars: Bars) -> None:
+    """A list per strategy and budget, from what the network without target labels makes of the target's training images."""
+    run = trained.load_run(first, "last", device, "teacher")
+    r, file = run.recipe, first / "features.h5"
+    images, root, _ = all_images(run.table_name, run.table, run.protocol().input, r.target, r.target_root, "train", bars.count)
+    name = Path(r.target).stem
+    features.write_features(file, run, [features.Domain(name, "train", str(root.resolve()), images)], progress=bars.count)
+    cache, bank = features.FeatureCache(file), bank_contents.of_run(first)
+    for strategy in selection.STRATEGIES:
+        chosen = selection.select(cache, name, max(budgets), strategy, [], seed, bank)
+        for budget in budgets:
+            path = folder / f"{strategy}-{budget}-seed{seed}.txt"
+            if not path.exists():
+                write_list(path, chosen[:budget])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[10, 30, 100])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--root", default="")
+    parser.add_argument("--set", dest="pairs", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("runs/select"))
+    parser.add_argument("--device", default="auto")
+    given = parser.parse_args()
+    device, out = pick_device(given.device), given.out.resolve()
+    fixed = dict(recipe.parse_pair(pair, "--set") for pair in given.pairs) | ({"root": given.root} if given.root else {})
+
+    def job(name: str, seed: int, folder: Path, **changes) -> pool.Job:
+        made = recipe.load(given.recipe, {**fixed, **changes, "seed": seed}).with_absolute_paths()
+        return pool.Job(f"{name}, seed {seed}", made, folder)
+
+    with Bars() as bars:
+        first = {seed: out / "first" / f"seed{seed}" for seed in given.seeds}
+        train([job("no target labels", seed, folder, labels=0) for seed, folder in first.items()], device, bars)
+        for seed, folder in first.items():
+            write_lists(folder, out / "lists", given.budgets, seed, device, bars)
+        runs = {
+            (budget, strategy, seed): out / f"{strategy}-{budget}" / f"seed{seed}"
+            for budget in given.budgets
+            for strategy in selection.STRATEGIES
+            for seed in given.seeds
+        }
+        lists = {key: str(out / "lists" / f"{key[1]}-{key[0]}-seed{key[2]}.txt") for key in runs}
+        jobs = [job(f"{s}, {b} labels", seed, folder, split=lists[b, s, seed]) for (b, s, seed), folder in runs.items()]
+        train(jobs, device, bars)
+    for budget in given.budgets:
+        results = {(s, seed): result_of(folder) for (b, s, seed), folder in runs.items() if b == budget}
+        table = {**ablate.summarise(list(selection.STRATEGIES), given.seeds, results), "vary_split": True}
+        print(f"\n{budget} labels\n\n{ablate.markdown(table)}")
+
+
+if __name__ == "__main__":
+    main()
