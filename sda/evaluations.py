@@ -42,14 +42,10 @@ def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: s
     return {**facts, "step": run.step, "seconds": round(time.perf_counter() - began, 1), **score}
 
 
-def cost(score: dict) -> str:
-    """What a protocol took, in words."""
-    protocol = score["protocol"]
-    passes = len(protocol["scales"]) * (2 if protocol["flip"] else 1)
-    pixels = sum(scale**2 for scale in protocol["scales"]) * (2 if protocol["flip"] else 1)
-    each = f"{passes} passes per image, {pixels:.2g} times the pixels of one" if passes > 1 or pixels != 1 else "1 pass per image"
+def cost(protocol: Protocol, score: dict) -> str:
+    """What a score took, in words."""
     seconds, images = score["seconds"], score["images"]
-    return f"{protocol['name']}: {each}; {seconds:.1f} s for {images} images, {1000 * seconds / images:.0f} ms each"
+    return f"{protocol.name}: {protocol.cost}; {seconds:.1f} s for {images} images, {1000 * seconds / images:.0f} ms each"
 
 
 def keep(run: Run, score: dict) -> str:

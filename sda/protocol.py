@@ -50,6 +50,14 @@ class Protocol:
         """Forward passes per image, each counted as one of the whole image at scale 1."""
         return len(self.scales) * (2 if self.flip else 1)
 
+    @property
+    def cost(self) -> str:
+        """The same in words, with the pixels that a network sees."""
+        pixels = sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
+        if self.passes == 1 and pixels == 1:
+            return "1 pass per image"
+        return f"{self.passes} pass{'es' if self.passes > 1 else ''} per image, {pixels:.2g} times the pixels of one"
+
     def to_dict(self) -> dict:
         """For a file: plain values."""
         return {

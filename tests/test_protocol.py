@@ -46,6 +46,13 @@ def test_all_that_decides_a_score_is_in_the_name():
     assert Protocol(SIZE, scales=(0.5, 1.0, 2.0), flip=True).passes == 6
 
 
+def test_cost_in_words():
+    assert Protocol(SIZE).cost == "1 pass per image"
+    assert Protocol(SIZE, flip=True).cost == "2 passes per image, 2 times the pixels of one"
+    assert Protocol(SIZE, scales=(0.5, 1.0)).cost == "2 passes per image, 1.2 times the pixels of one"
+    assert Protocol(SIZE, scales=(2.0,)).cost == "1 pass per image, 4 times the pixels of one"
+
+
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (100.0,)])
 def test_impossible_scales(scales):
     with pytest.raises(SdaError, match="expected numbers from 0.1 to 10"):

@@ -14,6 +14,7 @@ from sda.commands.options import device_option, json_option
 from sda.commands.results import checkpoint_option, flip_option, network_option, parse_scales, scales_option
 from sda.errors import SdaError
 from sda.progress import Bars
+from sda.protocol import Protocol
 
 
 @click.command()
@@ -110,6 +111,10 @@ def predict(
             sys.exit(128 + signal.SIGINT)
         for fault in outcome.left_out:
             bars.say(f"left out: {fault}")
+        taken = outcome.images + outcome.frames
+        if taken:
+            each = 1000 * (time.perf_counter() - began) / taken
+            bars.say(f"{Protocol(scales=factors, flip=flip).cost}; {each:.0f} ms each, with reading and writing")
     facts = {
         "run": str(folder),
         "out": str(place),

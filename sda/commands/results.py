@@ -88,7 +88,7 @@ def evaluate(
                 score = evaluations.evaluate_run(run, protocols[folder], dataset, root, split, bad_files == "skip", bars)
                 for fault in score["skipped"]:
                     bars.say(f"left out: {fault}")
-                bars.say(evaluations.cost(score))
+                bars.say(evaluations.cost(protocols[folder], score))
                 if note := evaluations.keep(run, score):
                     bars.say(note)
                 title = f"{os.path.relpath(folder)} on {dataset}" if datasets else os.path.relpath(folder)
