@@ -109,7 +109,14 @@ class Training:
         self.step, self.best, self.seconds, self.evaluated, self.skipped = 0, None, 0.0, True, 0
         faults = {}
         if resumed is not None:
-            self.method.load_state_dict(resumed["method"])
+            try:
+                self.method.load_state_dict(resumed["method"])
+            except RuntimeError as error:
+                lines = str(error).splitlines()
+                raise SdaError(
+                    f"{out}: what the checkpoint holds is not what method {recipe.method} of this version needs "
+                    f"({' '.join(lines[1:2]).strip()}): start anew in another --out"
+                ) from None
             self.optimizer.load_state_dict(resumed["optimizer"])
             self.scaler.load_state_dict(resumed["scaler"])
             self.step, self.best, self.seconds, self.evaluated, self.skipped, faults = (

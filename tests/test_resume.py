@@ -181,6 +181,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world, whole, sda, sto
     same_run(whole(*SSDA), stopped)
 
 
+def test_a_checkpoint_of_an_older_version_is_refused(world, sda, stopped):
+    state = checkpoint.load(stopped / "last.pt")
+    del state["method"]["bank.step"]
+    torch.save(state, stopped / "last.pt")
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
+    assert status == 2 and "is not what method class_bank of this version needs" in shown.err and "bank.step" in shown.err
+
+
 class Hostile:
     def __reduce__(self):
         return os.mkdir, ("hostile",)
