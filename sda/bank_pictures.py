@@ -19,10 +19,9 @@ SEEN = 0.3  # of the image's height, that a crop shows
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A pixel near to an entry: its cosine, its index in the cache, its image and place there, and its train id."""
+    """A pixel near to an entry: its cosine, its image and place there, and its train id."""
 
     cosine: float
-    pixel: int
     image: int
     position: tuple[int, int]
     label: int
@@ -42,17 +41,16 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
     """
     if not cache.has_projection:
         raise SdaError(f"{cache.path}: holds no projected features, so nothing of it can be compared with a bank")
-    chosen = {}
+    unit, chosen = contents.unit(), {}
     for c, name in enumerate(contents.classes):
         there = np.flatnonzero(contents.valid[c])
         picks = np.unique(np.linspace(0, len(there) - 1, min(entries, len(there))).round().astype(int)) if len(there) else []
-        chosen[name] = [contents.unit()[c, there[pick]] for pick in picks]
+        chosen[name] = [unit[c, there[pick]] for pick in picks]
     queries = [(name, place) for name, vectors in chosen.items() for place in range(len(vectors))]
     found: dict[tuple[str, int], dict[int, Neighbour]] = {query: {} for query in queries}
     if not queries:
         return {name: [] for name in chosen}
     matrix = np.stack([chosen[name][place] for name, place in queries]).astype(np.float32)
-    begin = 0
     for block in cache.blocks("projected", "image", "position", "label", "prediction"):
         z = block["projected"].astype(np.float32)
         cosines = matrix @ (z / np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)).T
@@ -63,10 +61,9 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
                 image = int(block["image"][index])
                 if image not in best or row[index] > best[image].cosine:
                     place = tuple(int(side) for side in block["position"][index])
-                    best[image] = Neighbour(float(row[index]), begin + int(index), image, place, int(labels[index]))
+                    best[image] = Neighbour(float(row[index]), image, place, int(labels[index]))
             kept = sorted(best.values(), key=lambda one: -one.cosine)[:nearest]
             found[query] = {one.image: one for one in kept}
-        begin += len(z)
     return {
         name: [sorted(found[name, place].values(), key=lambda one: -one.cosine) for place in range(len(vectors))]
         for name, vectors in chosen.items()

@@ -216,19 +216,19 @@ def _compute(
         shard = _Shard()
         loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
         for found in loader:
-            samples = []
+            samples, numbers = [], []  # of one size: where images keep their own, they come one by one
             for number, (_, sample) in enumerate(found, start=done):
                 if isinstance(sample, FileError):
                     if not skip:
                         raise sample
                     shard.faults.append(str(sample))
                 else:
-                    samples.append((number, sample))
-            for group in _of_one_size(samples):
-                names = [keys[number] for number, _ in group]
-                rows = _rows(run, head, [sample for _, sample in group], names, settings["per_class"])
-                for (number, _), (of_pixels, of_image) in zip(group, rows, strict=True):
-                    shard.add(number, domain_of[number], of_pixels, of_image)
+                    samples.append(sample)
+                    numbers.append(number)
+            if samples:
+                rows = _rows(run, head, samples, [keys[number] for number in numbers], settings["per_class"])
+                for number, (of_pixels, of_image) in zip(numbers, rows, strict=True):
+                    shard.add(domain_of[number], of_pixels, of_image)
             done += len(found)
             if shard.bytes > SHARD_BYTES or done == len(whole):
                 writer.write(parts / f"{begun:08}-{done:08}.npz", shard)
@@ -309,13 +309,6 @@ def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
     return np.sort(order[(place < most) & (values != IGNORE)])
 
 
-def _of_one_size(samples: list[tuple[int, Sample]]) -> list[list[tuple[int, Sample]]]:
-    groups: dict[torch.Size, list[tuple[int, Sample]]] = {}
-    for number, sample in samples:
-        groups.setdefault(sample.image.shape, []).append((number, sample))
-    return list(groups.values())
-
-
 # OUT.parts
 
 
@@ -323,19 +316,18 @@ class _Shard:
     """What was made of some images that follow each other."""
 
     def __init__(self):
-        self.rows: dict[int, tuple[int, dict, dict]] = {}
+        self.rows: list[tuple[int, dict, dict]] = []
         self.faults: list[str] = []
         self.bytes = 0
 
-    def add(self, number: int, domain: int, of_pixels: dict[str, np.ndarray], of_image: dict[str, np.ndarray]) -> None:
-        self.rows[number] = domain, of_pixels, of_image
+    def add(self, domain: int, of_pixels: dict[str, np.ndarray], of_image: dict[str, np.ndarray]) -> None:
+        self.rows.append((domain, of_pixels, of_image))
         self.bytes += sum(part.nbytes for part in of_pixels.values())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Side by side, pixels under their names and images under image_NAME."""
-        rows = [self.rows[number] for number in sorted(self.rows)]
+        rows = self.rows
         whole = {
-            "numbers": np.array(sorted(self.rows), np.int64),
             "domains": np.array([domain for domain, _, _ in rows], np.uint8),
             "counts": np.array([len(of_pixels["label"]) for _, of_pixels, _ in rows], np.int64),
             "faults": np.array(self.faults, dtype=np.str_),
@@ -397,7 +389,7 @@ class _Writer:
     def _append(self, part: dict[str, np.ndarray]) -> None:
         """Write a shard behind those before it."""
         self.faults += part["faults"].tolist()
-        images, file, compression = len(part["numbers"]), self._file, self._compression
+        images, file, compression = len(part["counts"]), self._file, self._compression
         if not images:
             return
         _append(file, "images/path", part["image_path"].astype(object), "none")
