@@ -12,7 +12,6 @@ from sda.errors import SdaError
 from sda.protocol import why_not_comparable
 
 SEEDS = {"seed", "split_seed"}
-IDLE = {"description", "expected", "workers", "in_memory", "checkpoint_every", "board"}  # fields that decide no score
 SUBSETS = {"miou16": "mIoU, 16 classes", "miou13": "mIoU, 13 classes"}
 
 
@@ -93,7 +92,7 @@ def rows(scores: list[Score], merge: bool) -> list[Row]:
             )
     groups: dict[str, list[tuple[str, Score]]] = {}
     for title, score in titled.items():
-        alike = {key: value for key, value in score.recipe.items() if key not in SEEDS | IDLE}
+        alike = {key: value for key, value in score.recipe.items() if key not in SEEDS | recipes.IDLE}
         groups.setdefault(json.dumps(alike, sort_keys=True) if merge else title, []).append((title, score))
     return [_row(group) for group in groups.values()]
 

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from sda import __version__, checkpoint
 from sda.atomic import written_whole
 from sda.errors import SdaError
-from sda.inference import SMALLEST, enlarge, predict_logits
+from sda.inference import SMALLEST, predict_logits
+from sda.methods.views import enlarge
 from sda.model_card import card
 from sda.models import SegmentationNetwork
 from sda.models.weights import Preprocessing

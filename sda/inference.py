@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sda.methods.views import enlarge
 from sda.models.weights import Preprocessing
 from sda.protocol import Protocol
 
@@ -37,11 +38,6 @@ def predict_logits(
             logits = enlarge(logits.flip(3) if flipped else logits, size)
             mean = mean + logits.softmax(dim=1) / protocol.passes
     return mean.clamp(min=1e-12).log()
-
-
-def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, C, h, w) at a size (height, width): bilinear."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def _at_once_or_sliding(network: nn.Module, images: Tensor, window: tuple[int, int] | None) -> Tensor:

@@ -69,6 +69,12 @@ class Protocol:
             "flip": self.flip,
         }
 
+    @classmethod
+    def from_dict(cls, values: dict) -> "Protocol":
+        """The inverse of `to_dict`."""
+        sizes = (tuple(values[key]) if isinstance(values[key], list) else None for key in ("input", "labels", "window"))
+        return cls(*sizes, tuple(values["scales"]), values["flip"])
+
 
 def preset(
     name: str,

@@ -299,6 +299,9 @@ def _fixed(size: list[int] | str) -> tuple[int, int] | None:
     return None if size == "native" else tuple(size)
 
 
+# Fields that decide neither the network nor its score.
+IDLE = {"description", "expected", "workers", "in_memory", "checkpoint_every", "board"}
+
 # Fields that hold a path, and those that hold a name or a path.
 _PATHS = ("root", "source_root", "target_root", "split", "val_list", "bank")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")

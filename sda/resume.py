@@ -9,12 +9,12 @@ from sda import checkpoint, shelf
 from sda.atomic import written_whole
 from sda.data.assemble import Data
 from sda.errors import SdaError
-from sda.recipe import Recipe
+from sda.recipe import IDLE, Recipe
 
 # What may change between an interruption and going on: it decides nothing about the network that comes out. Roots may, since
 # the images of every stream are compared; and the file of the weights, which are in the checkpoint.
 PLACES = {"root", "source_root", "target_root", "weights"}
-FREE = {"description", "expected", "workers", "in_memory", "eval_every", "checkpoint_every", "board", *PLACES}
+FREE = {*IDLE, "eval_every", *PLACES}
 
 NEEDED = {
     "step",

@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 from sda import report
-from sda.commands.options import json_option
-from sda.commands.results import checkpoint_option, network_option
+from sda.commands.options import checkpoint_option, json_option, network_option
 from sda.progress import Bars
 
 FORMATS = ("onnx", "torchscript", "torch-export", "safetensors")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from sda.commands.options import device_option, json_option
-from sda.commands.results import checkpoint_option
+from sda.commands.options import checkpoint_option, device_option, json_option
 from sda.errors import SdaError
 from sda.progress import Bars
 

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import click
 
-from sda.commands.options import device_option, json_option
-from sda.commands.results import checkpoint_option, flip_option, network_option, parse_scales, scales_option
+from sda.commands.options import (
+    checkpoint_option,
+    device_option,
+    flip_option,
+    json_option,
+    network_option,
+    parse_scales,
+    scales_option,
+)
 from sda.errors import SdaError
 from sda.progress import Bars
 from sda.protocol import Protocol

@@ -7,25 +7,18 @@ from pathlib import Path
 import click
 
 from sda import report
-from sda.commands.options import device_option, json_option
+from sda.commands.options import (
+    checkpoint_option,
+    device_option,
+    flip_option,
+    json_option,
+    network_option,
+    parse_scales,
+    scales_option,
+)
 from sda.errors import SdaError
 from sda.progress import Bars
 from sda.protocol import PRESETS, why_not_comparable
-
-checkpoint_option = click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
-network_option = click.option(
-    "--network", type=click.Choice(["student", "teacher"]), default="student", show_default=True, help="Whose weights."
-)
-scales_option = click.option("--scales", default="1", show_default=True, metavar="S,…", help="Average over these input scales.")
-flip_option = click.option("--flip", is_flag=True, help="Average over the image and its mirror image.")
-
-
-def parse_scales(text: str) -> tuple[float, ...]:
-    """The numbers of --scales."""
-    try:
-        return tuple(float(scale) for scale in text.split(","))
-    except ValueError:
-        raise SdaError(f"--scales {text}: expected numbers with commas between them, such as 0.75,1,1.25") from None
 
 
 @click.command("eval")

@@ -45,8 +45,8 @@ def strong_views(
     return normalise(images), labels, weights
 
 
-def enlarge(logits: Tensor, size: torch.Size) -> Tensor:
-    """Logits (B, C, h, w) at the size of the images, bilinear."""
+def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (B, C, h, w) at a size (height, width), as that of the images: bilinear."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 

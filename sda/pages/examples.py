@@ -13,7 +13,7 @@ from sda.data.dataset import Sample
 from sda.errors import SdaError
 from sda.inference import predict_logits
 from sda.labels import IGNORE
-from sda.pages.facts import Subject, protocol_of
+from sda.pages.facts import Subject
 from sda.pictures import colorize, overlay, picture_table
 from sda.progress import Bars
 from sda.protocol import Protocol
@@ -63,7 +63,7 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
     dataset, split = subject.score.subject
     own = dataset == recipe.target and split == "val"
     where = root or (recipe.target_root if dataset == recipe.target else "")
-    protocol = protocol_of(values)
+    protocol = Protocol.from_dict(values["protocol"])
     val_list = recipe.val_list if own else ""
     data = evaluation_set(run.table_name, run.table, protocol.input, dataset, where, split, val_list, bars.count).val
     places = {item.key: index for index, item in enumerate(data.items)}

@@ -10,8 +10,8 @@ import numpy as np
 
 from sda import compare, selection
 from sda.bank_contents import Contents, of_state
-from sda.protocol import PRESETS, Protocol, preset, why_not_comparable
-from sda.recipe import Recipe
+from sda.protocol import PRESETS, preset, why_not_comparable
+from sda.recipe import IDLE, Recipe
 
 # What scores of older revisions lack, in words.
 NEWER = {
@@ -202,7 +202,7 @@ def labels_used(subject: Subject) -> str:
 def differences(subjects: list[Subject]) -> list[tuple[str, list[str]]]:
     """The values of their recipes by which runs differ, those apart that decide no score."""
     recipes = [subject.score.recipe for subject in subjects]
-    keys = [key for key in recipes[0] if key not in compare.IDLE]
+    keys = [key for key in recipes[0] if key not in IDLE]
     return [(key, [_value(r[key]) for r in recipes]) for key in keys if any(r[key] != recipes[0][key] for r in recipes)]
 
 
@@ -384,12 +384,3 @@ def to_score(subject: Subject) -> str:
         if values.get(key, default) != default:
             words += [f"--{key}", values[key]]
     return shlex.join(words)
-
-
-def protocol_of(values: dict) -> Protocol:
-    """The protocol of a score, from its file."""
-    stored = values["protocol"]
-    size, labels, window = (
-        tuple(stored[key]) if isinstance(stored[key], list) else None for key in ("input", "labels", "window")
-    )
-    return Protocol(size, labels, window, tuple(stored["scales"]), stored["flip"])
