@@ -7,7 +7,6 @@ import torch
 
 from sda import pool, run_folder, trained
 from sda import recipe as recipes
-from sda.data.assemble import evaluation_set
 from sda.devices import pick_device
 from sda.errors import SdaError
 from sda.gallery import spread, truth_and_predictions
@@ -55,7 +54,6 @@ def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     """Target images, truth, and each network's prediction, side by side."""
     runs = {name: trained.load_run(folder, "last", device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
-    recipe = first.recipe
-    data = evaluation_set(first.table_name, first.table, recipe.scoring.input, recipe.target, recipe.target_root, "val")
+    data = first.labelled_images(first.protocol())
     networks = {RECIPES[name]: (run.network, run.normalise) for name, run in runs.items()}
     truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device).save(path)

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from sda.atomic import written_whole
-from sda.data.assemble import evaluation_set
 from sda.evaluate import evaluate
 from sda.progress import Bars
 from sda.protocol import Protocol
@@ -19,11 +18,9 @@ def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: s
     (`run`, `dataset`, `split`, `checkpoint`, `network`, `step`), and `seconds`.
 
     Args:
-        root: of the dataset; "" for the descriptor's own. skip: leave unusable files out.
+        root: of the dataset; "" for where the training had it, or the descriptor's own. skip: leave unusable files out.
     """
-    own = dataset == run.recipe.target and split == "val"
-    val_list = run.recipe.val_list if own else ""
-    data = evaluation_set(run.table_name, run.table, protocol.input, dataset, root, split, val_list, bars.count)
+    data = run.labelled_images(protocol, dataset, root, split, bars.count)
     for note in data.notes:
         bars.say(note)
     began = time.perf_counter()

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sda import checkpoint
+from sda.data.assemble import Count, Data, evaluation_set, ignore_count
 from sda.data.descriptor import ClassTable
 from sda.data.files import read_image
 from sda.devices import pick_device
@@ -70,6 +71,20 @@ class Run:
         """A preset for this run (see `sda.protocol.preset`); its own by default."""
         r = self.recipe
         return preset(name or r.protocol, r.network, r.target, r.input_size, r.crop_size, scales, flip)
+
+    def labelled_images(
+        self, protocol: Protocol, dataset: str = "", root: str = "", split: str = "val", progress: Count = ignore_count
+    ) -> Data:
+        """The labelled images of a split of any dataset, by default of the run's target, in its classes, at a protocol's input.
+
+        Args:
+            dataset: a name or a TOML path. root: its folder; "" for where the training had it, or the descriptor's own.
+        """
+        r = self.recipe
+        dataset = dataset or r.target
+        own = dataset == r.target or (dataset.endswith(".toml") and os.path.abspath(dataset) == r.target)
+        place, val_list = (root or r.target_root, r.val_list if split == "val" else "") if own else (root, "")
+        return evaluation_set(self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress)
 
     def predict(
         self, image, size: str | tuple[int, int] = "fit", scales: tuple[float, ...] = (1.0,), flip: bool = False

@@ -76,8 +76,7 @@ def evaluate(
         for folder, run in loaded.items():
             target = run.recipe.target
             for place, dataset in enumerate(datasets or (target,)):
-                own = dataset == target or (dataset.endswith(".toml") and os.path.abspath(dataset) == target)
-                root = roots[place] if place < len(roots) else run.recipe.target_root if own else ""
+                root = roots[place] if place < len(roots) else ""
                 score = evaluations.evaluate_run(run, protocols[folder], dataset, root, split, bad_files == "skip", bars)
                 for fault in score["skipped"]:
                     bars.say(f"left out: {fault}")

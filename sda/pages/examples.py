@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sda.data.assemble import evaluation_set
 from sda.data.dataset import Sample
 from sda.errors import SdaError
 from sda.inference import predict_logits
@@ -58,14 +57,11 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
     Raises:
         SdaError: the checkpoint, the dataset or one of its files cannot be read.
     """
-    values, recipe = subject.values, subject.recipe
+    values = subject.values
     run = load_run(subject.folder, values.get("checkpoint", "last"), device, values.get("network", "student"))
     dataset, split = subject.score.subject
-    own = dataset == recipe.target and split == "val"
-    where = root or (recipe.target_root if dataset == recipe.target else "")
     protocol = Protocol.from_dict(values["protocol"])
-    val_list = recipe.val_list if own else ""
-    data = evaluation_set(run.table_name, run.table, protocol.input, dataset, where, split, val_list, bars.count).val
+    data = run.labelled_images(protocol, dataset, root, split, bars.count).val
     places = {item.key: index for index, item in enumerate(data.items)}
     groups = ranked(values["image_miou"])
     if missing := [key for group in groups for key in group if key not in places]:
