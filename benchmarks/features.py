@@ -12,15 +12,16 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from sda import features, trained
-from sda.data.assemble import all_images
-from sda.data.dataset import Guarded
+from sda import trained
+from sda.data.assemble import ignore_count
+from sda.data.dataset import Dataset, Guarded
 from sda.devices import pick_device
 from sda.evaluate import batch_size
+from sda.make_features import Domain, open_domain, write_features
 
 
 @torch.no_grad()
-def forward(run: trained.Run, images) -> float:
+def forward(run: trained.Run, images: Dataset) -> float:
     """Seconds to read all images and let the network see them, and nothing else."""
     began = time.perf_counter()
     for found in DataLoader(Guarded(images), batch_size(run.protocol()), num_workers=run.recipe.workers, collate_fn=list):
@@ -30,11 +31,11 @@ def forward(run: trained.Run, images) -> float:
     return time.perf_counter() - began
 
 
-def cached(run: trained.Run, name: str, images, per_class: int) -> float:
+def cached(run: trained.Run, domain: Domain, per_class: int) -> float:
     """Seconds of the whole of sda features: the same, and all that the file takes."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        features.write_features(Path(folder) / "f.h5", run, [features.Domain(name, "train", "", images)], per_class)
+        write_features(Path(folder) / "f.h5", run, [domain], per_class)
         return time.perf_counter() - began
 
 
@@ -48,14 +49,13 @@ def main() -> None:
     parser.add_argument("--root", default="")
     given = parser.parse_args()
     run = trained.load_run(given.run, "last", pick_device("auto"))
-    dataset = given.dataset or run.recipe.target
-    root = given.root or (run.recipe.target_root if dataset == run.recipe.target else "")
-    images, _, _ = all_images(run.table_name, run.table, run.protocol().input, dataset, root, "train")
+    domain, _ = open_domain(run, given.dataset or run.recipe.target, given.root, "train", ignore_count)
+    images = domain.dataset
     images.items = images.items[: given.images]
     forward(run, images)  # files into the cache of the system
     shares = []
     for turn in range(given.rounds):
-        bare, whole = forward(run, images), cached(run, Path(dataset).stem, images, given.per_class)
+        bare, whole = forward(run, images), cached(run, domain, given.per_class)
         shares.append(bare / whole)
         rates = f"bare {len(images) / bare:.1f} images/s, sda features {len(images) / whole:.1f}/s"
         print(f"round {turn + 1}: {rates}: {shares[-1]:.0%}")

@@ -11,12 +11,13 @@ import argparse
 import json
 from pathlib import Path
 
-from sda import ablate, bank_contents, features, pool, recipe, trained
+from sda import ablate, bank_contents, pool, recipe, trained
 from sda import select as selection
-from sda.data.assemble import all_images
 from sda.data.split_lists import write_list
 from sda.devices import pick_device
 from sda.errors import SdaError
+from sda.features import FeatureCache
+from sda.make_features import open_domain, write_features
 from sda.progress import Bars
 
 
@@ -37,13 +38,11 @@ def train(jobs: list[pool.Job], device, bars: Bars) -> None:
 def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device, bars: Bars) -> None:
     """A list per strategy and budget, from what the network without target labels makes of the target's training images."""
     run = trained.load_run(first, "last", device, "teacher")
-    r, file = run.recipe, first / "features.h5"
-    images, root, _ = all_images(run.table_name, run.table, run.protocol().input, r.target, r.target_root, "train", bars.count)
-    name = Path(r.target).stem
-    features.write_features(file, run, [features.Domain(name, "train", str(root.resolve()), images)], progress=bars.count)
-    cache, bank = features.FeatureCache(file), bank_contents.of_run(first)
+    domain, _ = open_domain(run, run.recipe.target, "", "train", bars.count)
+    write_features(first / "features.h5", run, [domain], progress=bars.count)
+    cache, bank = FeatureCache(first / "features.h5"), bank_contents.of_run(first)
     for strategy in selection.STRATEGIES:
-        chosen = selection.select(cache, name, max(budgets), strategy, [], seed, bank)
+        chosen = selection.select(cache, domain.name, max(budgets), strategy, [], seed, bank)
         for budget in budgets:
             path = folder / f"{strategy}-{budget}-seed{seed}.txt"
             if not path.exists():

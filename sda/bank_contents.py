@@ -10,6 +10,7 @@ import torch
 from sda import checkpoint
 from sda.bank import ClassBank
 from sda.errors import SdaError
+from sda.features import unit
 from sda.methods.views import SOURCE
 
 KIND = "sda bank"
@@ -71,9 +72,7 @@ class Contents:
 
     def unit(self) -> np.ndarray:
         """(C, ψ, D) float64 entries of length 1; 0 where there is none."""
-        features = self.features.astype(np.float64)
-        length = np.linalg.norm(features, axis=2, keepdims=True)
-        return np.divide(features, length, out=np.zeros_like(features), where=length > 0)
+        return unit(self.features.astype(np.float64))
 
 
 def of_run(folder: Path) -> Contents:

@@ -8,9 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sda.bank_contents import Contents
 from sda.data.files import read_image
-from sda.errors import SdaError
-from sda.features import FeatureCache
-from sda.labels import IGNORE
+from sda.features import FeatureCache, classes_of, unit
 from sda.pictures import GREY
 
 CROP = 88  # side of a picture in the sheet
@@ -39,22 +37,19 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
     Raises:
         SdaError: a cache without projected features.
     """
-    if not cache.has_projection:
-        raise SdaError(f"{cache.path}: holds no projected features, so nothing of it can be compared with a bank")
-    unit, chosen = contents.unit(), {}
+    held, chosen = contents.unit(), {}
     for c, name in enumerate(contents.classes):
         there = np.flatnonzero(contents.valid[c])
         picks = np.unique(np.linspace(0, len(there) - 1, min(entries, len(there))).round().astype(int)) if len(there) else []
-        chosen[name] = [unit[c, there[pick]] for pick in picks]
+        chosen[name] = [held[c, there[pick]] for pick in picks]
     queries = [(name, place) for name, vectors in chosen.items() for place in range(len(vectors))]
     found: dict[tuple[str, int], dict[int, Neighbour]] = {query: {} for query in queries}
     if not queries:
         return {name: [] for name in chosen}
     matrix = np.stack([chosen[name][place] for name, place in queries]).astype(np.float32)
     for block in cache.blocks("projected", "image", "position", "label", "prediction"):
-        z = block["projected"].astype(np.float32)
-        cosines = matrix @ (z / np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)).T
-        labels = np.where(block["label"] == IGNORE, block["prediction"], block["label"])
+        cosines = matrix @ unit(block["projected"].astype(np.float32)).T
+        labels = classes_of(block)
         for query, row in zip(queries, cosines, strict=True):
             best = found[query]
             for index in np.argsort(-row)[: 8 * nearest]:  # several may lie in one image

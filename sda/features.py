@@ -1,43 +1,22 @@
-"""The feature cache: what a network makes of the pixels of one or several domains, in one HDF5 file (docs/features.md).
-
-A run over a large set takes long, so what is done is kept in OUT.parts, and the same command goes on from there. Nothing
-stands under the name OUT before it is complete.
-"""
+"""The feature cache as it is read: what a network makes of the pixels of one or several domains, in one HDF5 file
+(docs/features.md)."""
 
 import contextlib
-import hashlib
 import json
 import os
-import shutil
-import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import Dataset
 
-from sda import __version__, checkpoint
-from sda.atomic import rename, written_whole
-from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.descriptor import Item
-from sda.data.files import FileError
 from sda.errors import SdaError
-from sda.evaluate import batch_size
 from sda.labels import IGNORE
-from sda.models.heads import projection
-from sda.trained import Run
 
 FORMAT = 1
 KIND = "sda features"
-COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
-SHARD_BYTES = 16 * 2**20  # of a file in OUT.parts: what memory holds, and what a kill can lose
-CHUNK_BYTES = 2**18  # of a chunk in the cache: the least that is read at a time
 
 # What there is of each pixel and of each image: name → type, unit, and what it is.
 PIXELS = {
@@ -62,402 +41,18 @@ IMAGES = {
 
 LISTS = ("left_out", "labelled")  # why files were left out; the target images whose labels the network was trained on
 
-Count = Callable[[str, int, int], None]
+
+def classes_of(block: dict[str, np.ndarray]) -> np.ndarray:
+    """The class of each pixel of a block: by its label where it has one, else by prediction."""
+    return np.where(block["label"] == IGNORE, block["prediction"], block["label"])
 
 
-@dataclass(frozen=True)
-class Domain:
-    """The images of one split of one dataset, with labels where they have any."""
-
-    name: str
-    split: str
-    root: str
-    dataset: Dataset
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows (…, F) at length 1; those of zeros stay."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(min=1e-12)
 
 
-def network_hash(*modules: nn.Module | None) -> str:
-    """SHA-256 over the names and values of all weights and statistics."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in ({} if module is None else module.state_dict()).items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def load_projection(run: Run) -> nn.Module | None:
-    """The head g of a run's student or teacher, into the space of its bank; None for methods without a bank, and for best.pt."""
-    state = checkpoint.load(run.folder / f"{run.which}.pt").get("method", {})
-    prefix = "g_teacher.model." if run.network_name == "teacher" else "g."
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    if not weights:
-        return None
-    head = projection(*weights["weight1"].shape[1:])
-    head.load_state_dict(weights)
-    return head.to(run.device).eval().requires_grad_(False)
-
-
-def write_features(
-    out: Path,
-    run: Run,
-    domains: list[Domain],
-    per_class: int = 32,
-    compression: str = "lzf",
-    progress: Count = lambda what, done, total: None,
-    skip: bool = False,
-) -> list[str]:
-    """Cache the features of all images of `domains` in the file `out`, or go on with what an interrupted run left in `out`.parts.
-
-    A cache that is there already, made by this network of these files, is left as it is.
-
-    Args:
-        domains: their datasets at the size of the network's input, labels at their own.
-        per_class: pixels of each class that are kept of an image, at random: by label where it has one, else by prediction;
-            0: all pixels. The choice is the same in every run.
-        skip: leave unusable files out rather than raise.
-
-    Returns:
-        Why files were left out.
-
-    Raises:
-        SdaError: `out` is there and is of another network, other images or settings; an unusable file; a full disk.
-    """
-    head = load_projection(run)
-    settings = {
-        "format": FORMAT,
-        "network": network_hash(run.network, head),
-        "preprocessing": run.normalise.to_dict(),
-        "input": list(run.protocol().input or ()) or "native size",
-        "per_class": per_class,
-        "compression": compression,
-        "images": _digest(domains),
-    }
-    if out.exists():
-        if other := _difference(FeatureCache(out).settings, settings):
-            raise SdaError(f"{out}: exists, and was made otherwise ({other}); nothing is overwritten: name another --out")
-        return FeatureCache(out).left_out
-    parts = out.with_name(f"{out.name}.parts")
-    try:
-        _begin(parts, settings)
-        left_out = _compute(parts, run, head, domains, settings, progress, skip)
-        about = {
-            "run": os.path.abspath(run.folder),
-            "checkpoint": run.which,
-            "weights": run.network_name,
-            "step": run.step,
-            "classes": run.table.colors,
-            "target": Path(run.recipe.target).stem,
-            "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
-            "left_out": left_out,
-            "labelled": run.splits.get("labelled", []),
-        }
-        _finish(parts, out, settings, about)
-        shutil.rmtree(parts, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise SdaError(
-            f"{out}: cannot be written ({reason}); mend that, or make room, and run the same command again: it goes on "
-            f"from {parts}"
-        ) from None
-    return left_out
-
-
-def _digest(domains: list[Domain]) -> str:
-    """Of all files as they are now: names, sizes and times."""
-    digest = hashlib.sha256()
-    for domain in domains:
-        digest.update(f"{domain.name}\n{domain.split}\n".encode())
-        for item in domain.dataset.items:
-            for file in (item.image, item.label):
-                stat = file.stat() if file is not None and file.exists() else None
-                digest.update(f"{item.key}\n{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _difference(there: dict, here: dict) -> str:
-    words = {
-        "network": "another network, or other weights",
-        "preprocessing": "another preprocessing",
-        "images": "other images, or files that have changed since",
-    }
-    for key, value in here.items():
-        if there.get(key) != value:
-            return words.get(key, f"{key} {there.get(key)}, not {value}")
-    return ""
-
-
-def _begin(parts: Path, settings: dict) -> None:
-    """Make the folder of an unfinished cache, or see that it is this one's."""
-    parts.mkdir(parents=True, exist_ok=True)
-    file = parts / "settings.json"
-    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    if there is None:
-        with written_whole(file) as made:
-            made.write(json.dumps(settings).encode())
-    elif other := _difference(there, settings):
-        raise SdaError(f"{parts}: holds an unfinished cache ({other}); remove this folder, or name another --out")
-
-
-# What the network makes of the images
-
-
-@torch.no_grad()
-def _compute(
-    parts: Path, run: Run, head: nn.Module | None, domains: list[Domain], settings: dict, progress: Count, skip: bool
-) -> list[str]:
-    """Write those shards that are not there yet, NUMBER-NUMBER.npz of the images from one to before the other, and all of them
-    into features.h5.tmp. The faults."""
-    whole = ConcatDataset([Guarded(domain.dataset) for domain in domains])
-    domain_of = [place for place, domain in enumerate(domains) for _ in domain.dataset.items]
-    keys = [item.key for domain in domains for item in domain.dataset.items]
-    with _Writer(parts, settings["compression"]) as writer:
-        begun = done = writer.images
-        progress("features", done, len(whole))
-        batch = batch_size(run.protocol())
-        shard = _Shard()
-        loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
-        for found in loader:
-            samples, numbers = [], []  # of one size: where images keep their own, they come one by one
-            for number, (_, sample) in enumerate(found, start=done):
-                if isinstance(sample, FileError):
-                    if not skip:
-                        raise sample
-                    shard.faults.append(str(sample))
-                else:
-                    samples.append(sample)
-                    numbers.append(number)
-            if samples:
-                rows = _rows(run, head, samples, [keys[number] for number in numbers], settings["per_class"])
-                for number, (of_pixels, of_image) in zip(numbers, rows, strict=True):
-                    shard.add(domain_of[number], of_pixels, of_image)
-            done += len(found)
-            if shard.bytes > SHARD_BYTES or done == len(whole):
-                writer.write(parts / f"{begun:08}-{done:08}.npz", shard)
-                shard, begun = _Shard(), done
-            progress("features", done, len(whole))
-    return writer.faults
-
-
-def _rows(
-    run: Run, head: nn.Module | None, samples: list[Sample], paths: list[str], per_class: int
-) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """What is kept of the pixels of some images of one size, and of these images; few copies from the device for all of them.
-
-    By its path it is decided which pixels of an image these are.
-    """
-    logits, features = run.network(run.normalise(torch.stack([sample.image for sample in samples]).to(run.device)))
-    if logits.shape[2:] != features.shape[2:]:
-        logits = F.interpolate(logits, features.shape[2:], mode="bilinear")
-    (count, classes, height, width), (image_height, image_width) = logits.shape, samples[0].image.shape[1:]
-    p = logits.softmax(dim=1)
-    entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1).flatten() / np.log(classes)
-    confidence, prediction = (part.flatten() for part in p.max(dim=1))
-
-    # of each image
-    cell = torch.arange(count, device=p.device).repeat_interleave(height * width) * classes + prediction
-    pixels = torch.zeros(count * classes, device=p.device).index_add_(0, cell, torch.ones_like(entropy))
-    uncertain = torch.zeros_like(pixels).index_add_(0, cell, entropy)
-    share, uncertain = (pixels / (height * width)).cpu(), (uncertain / pixels.clamp(min=1)).cpu()
-    mean = features.mean(dim=(2, 3)).cpu().numpy()
-
-    # of the pixels that are chosen
-    predicted = prediction.byte().cpu().numpy().reshape(count, -1)
-    labels = np.full_like(predicted, IGNORE)
-    for row, sample in zip(labels, samples, strict=True):
-        if sample.label is not None:
-            row[:] = F.interpolate(sample.label[None, None], (height, width), mode="nearest-exact").flatten().numpy()
-    chosen = [
-        _choose(mine if sample.label is None else label, per_class, path)
-        for mine, label, sample, path in zip(predicted, labels, samples, paths, strict=True)
-    ]
-    here = torch.from_numpy(np.concatenate([place + image * height * width for image, place in enumerate(chosen)])).to(p.device)
-    rows = features.permute(0, 2, 3, 1).reshape(count * height * width, -1)[here]
-    found = {
-        "features": rows.half().cpu().numpy(),
-        "confidence": confidence[here].cpu().numpy(),
-        "entropy": entropy[here].cpu().numpy(),
-    }
-    if head is not None:
-        valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
-        found["projected"] = head(rows[None], valid)[0].half().cpu().numpy()
-    ends, made = np.cumsum([len(place) for place in chosen]), []
-    for image, place in enumerate(chosen):
-        mine = slice(ends[image] - len(place), ends[image])
-        row, column = np.divmod(place, width)
-        centres = [(row + 0.5) * image_height / height, (column + 0.5) * image_width / width]
-        of_pixels = {name: values[mine] for name, values in found.items()}
-        of_pixels |= {"label": labels[image, place], "prediction": predicted[image, place], "position": np.stack(centres, axis=1)}
-        of_image = {
-            "path": np.array(paths[image]),
-            "size": np.array([image_height, image_width]),
-            "mean": mean[image],
-            "share": share[image * classes : (image + 1) * classes].numpy(),
-            "class_entropy": uncertain[image * classes : (image + 1) * classes].numpy(),
-        }
-        made.append((of_pixels, of_image))
-    return made
-
-
-def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
-    """Up to `most` indices of each value but IGNORE, at random by the path, ascending; with 0 all indices."""
-    if not most:
-        return np.arange(len(groups))
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(path.encode(errors="surrogateescape")).digest()[:8]))
-    order = random.permutation(len(groups))
-    order = order[np.argsort(groups[order], kind="stable")]
-    values = groups[order]
-    place = np.arange(len(order)) - np.searchsorted(values, values)  # within its value
-    return np.sort(order[(place < most) & (values != IGNORE)])
-
-
-# OUT.parts
-
-
-class _Shard:
-    """What was made of some images that follow each other."""
-
-    def __init__(self):
-        self.rows: list[tuple[int, dict, dict]] = []
-        self.faults: list[str] = []
-        self.bytes = 0
-
-    def add(self, domain: int, of_pixels: dict[str, np.ndarray], of_image: dict[str, np.ndarray]) -> None:
-        self.rows.append((domain, of_pixels, of_image))
-        self.bytes += sum(part.nbytes for part in of_pixels.values())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Side by side, pixels under their names and images under image_NAME."""
-        rows = self.rows
-        whole = {
-            "domains": np.array([domain for domain, _, _ in rows], np.uint8),
-            "counts": np.array([len(of_pixels["label"]) for _, of_pixels, _ in rows], np.int64),
-            "faults": np.array(self.faults, dtype=np.str_),
-        }
-        if rows:
-            whole |= {name: np.concatenate([part[name] for _, part, _ in rows]) for name in rows[0][1]}
-            whole |= {f"image_{name}": np.stack([part[name] for _, _, part in rows]) for name in rows[0][2]}
-        return whole
-
-
-class _Writer:
-    """Writes shards, one at a time, beside the computation: each as a file of its own, and into features.h5.tmp.
-
-    Attributes:
-        images: how many are in the shards that an interrupted run left. faults: why files were left out, at the end.
-    """
-
-    def __init__(self, parts: Path, compression: str):
-        self._parts, self._compression = parts, compression
-        self._there, self.images = [], 0
-        for path in sorted(parts.glob("*-*.npz")):
-            begin, after = (int(number) for number in path.stem.split("-"))
-            if begin != self.images:
-                path.unlink()
-                continue
-            self._there.append(path)
-            self.images = after
-        self.faults: list[str] = []
-
-    def __enter__(self) -> "_Writer":
-        self._pool = ThreadPoolExecutor(1)
-        # the oldest format with checksums in its indices
-        self._file = h5py.File(self._parts / "features.h5.tmp", "w", libver=("v110", "v110"))
-        self._waiting = self._pool.submit(lambda: [self._append(_read(path)) for path in self._there])
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        try:
-            if kind is None:
-                self._waiting.result()
-        finally:
-            self._pool.shutdown()
-            self._file.close()
-
-    def write(self, path: Path, shard: _Shard) -> None:
-        """Soon. Waits for the shard before it."""
-        self._waiting.result()
-        self._waiting = self._pool.submit(self._save, path, shard)
-
-    def _save(self, path: Path, shard: _Shard) -> None:
-        arrays = shard.arrays()
-        with written_whole(path) as file:
-            np.savez(file, **arrays)
-        try:
-            self._append(arrays)
-        except RuntimeError as error:  # h5py's other word for a failed write
-            raise OSError(str(error).splitlines()[0]) from None
-
-    def _append(self, part: dict[str, np.ndarray]) -> None:
-        """Write a shard behind those before it."""
-        self.faults += part["faults"].tolist()
-        images, file, compression = len(part["counts"]), self._file, self._compression
-        if not images:
-            return
-        _append(file, "images/path", part["image_path"].astype(object), "none")
-        _append(file, "images/domain", part["domains"], "none")
-        ends = (len(file["label"]) if "label" in file else 0) + part["counts"].cumsum()
-        _append(file, "images/pixels", np.stack([ends - part["counts"], ends], axis=1), "none")
-        for name in ("size", "mean", "share", "class_entropy"):
-            _append(file, f"images/{name}", part[f"image_{name}"].astype(IMAGES[name][0]), compression)
-        first = len(file["images/path"]) - images
-        part = {**part, "image": np.repeat(np.arange(first, first + images), part["counts"])}
-        for name, (kind, _, _) in PIXELS.items():
-            if name in part:
-                _append(file, name, part[name].astype(kind), compression)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as arrays:
-            return dict(arrays)
-    except (ValueError, zipfile.BadZipFile) as error:
-        path.unlink()
-        raise SdaError(f"{path}: damaged on the disk ({error}) and therefore removed; run the same command again") from None
-
-
-def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) -> None:
-    """Add rows to a dataset, which the first rows make."""
-    if name not in file:
-        kind = h5py.string_dtype() if values.dtype == object else values.dtype
-        _create(file, name, (0, *values.shape[1:]), kind, compression)
-    dataset = file[name]
-    dataset.resize(len(dataset) + len(values), axis=0)
-    dataset[len(dataset) - len(values) :] = values
-
-
-def _create(file: h5py.File, name: str, shape: tuple, kind: object, compression: str) -> h5py.Dataset:
-    """A dataset that may grow, checksummed, with its unit and meaning as attributes."""
-    row = 16 * (np.dtype(kind).itemsize if kind != h5py.string_dtype() else 64) * max(1, int(np.prod(shape[1:])))
-    chunk = (max(16, 16 * (CHUNK_BYTES // row)), *shape[1:])
-    options = {} if kind == h5py.string_dtype() else {**COMPRESSIONS[compression], "fletcher32": True}  # HDF5 checks no text
-    dataset = file.create_dataset(name, shape, kind, maxshape=(None, *shape[1:]), chunks=chunk, **options)
-    table = IMAGES if name.startswith("images/") else PIXELS
-    if (about := table.get(name.removeprefix("images/"))) is not None:
-        dataset.attrs["unit"], dataset.attrs["about"] = about[1:]
-    return dataset
-
-
-def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
-    """Write about features.h5.tmp what it is, and give it the name `out`."""
-    temporary = parts / "features.h5.tmp"
-    with h5py.File(temporary, "r+", libver=("v110", "v110")) as file:
-        if "images/path" not in file:
-            raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
-        about = {**about, "settings": settings, "sda": __version__}
-        file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
-        file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
-        file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
-        file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
-        for name in LISTS:
-            _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    rename(temporary, out)
-
-
-# Reading
-
-
-class FeatureCache(torch.utils.data.Dataset):
+class FeatureCache(Dataset):
     """A cache that is read: image after image, or in blocks of pixels. May be pickled and forked: every process opens the file
     itself, when it first reads.
 
@@ -515,7 +110,13 @@ class FeatureCache(torch.utils.data.Dataset):
         return int(self._rows[-1, 1])
 
     def block(self, begin: int, end: int, *names: str) -> dict[str, np.ndarray]:
-        """The pixels from `begin` to before `end`: those datasets that are named, or all."""
+        """The pixels from `begin` to before `end`: those datasets that are named, or all.
+
+        Raises:
+            SdaError: `projected` is named, and the cache holds none.
+        """
+        if "projected" in names and not self.has_projection:
+            raise SdaError(f"{self.path}: holds no projected features, which only networks trained with a memory bank have")
         with self._reading():
             file = self._file()
             return {name: file[name][begin:end] for name in names or [name for name in PIXELS if name in file]}
@@ -554,12 +155,6 @@ class FeatureCache(torch.utils.data.Dataset):
                     yield first, block
 
         return go
-
-    def check_made_by(self, run: Run) -> None:
-        """SdaError when the network, or its preprocessing, is not the one that made the cache."""
-        now = {"network": network_hash(run.network, load_projection(run)), "preprocessing": run.normalise.to_dict()}
-        if other := _difference(self.settings, now):
-            raise SdaError(f"{self.path}: made by {other} than {run.folder} has now; make it anew with sda features")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

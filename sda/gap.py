@@ -6,8 +6,7 @@ import numpy as np
 from scipy import stats
 
 from sda.errors import SdaError
-from sda.features import FeatureCache
-from sda.labels import IGNORE
+from sda.features import FeatureCache, classes_of, unit
 
 FOLDS = 5  # of the domain classifier
 NEIGHBOURS = 5  # of the probe
@@ -43,13 +42,10 @@ def read(caches: list[FeatureCache], domain: str, per_class: int, space: str, se
     for cache in caches:
         if domain not in cache.domains:
             continue
-        if space == "projected" and not cache.has_projection:
-            raise SdaError(f"{cache.path}: holds no projected features; compare the features")
         mine = cache.domain == cache.domains.index(domain)
         for block in cache.blocks(space, "label", "prediction", "image", rows=32768):
-            label = np.where(block["label"] == IGNORE, block["prediction"], block["label"])
             here = mine[block["image"]]
-            parts.append((block[space][here], label[here], block["image"][here] + images, random.random(here.sum())))
+            parts.append((block[space][here], classes_of(block)[here], block["image"][here] + images, random.random(here.sum())))
             parts = [_thinned(parts, per_class)]
         images += len(cache)
     if not parts or not len(parts[0][1]):
@@ -170,12 +166,12 @@ def probe(known: Pixels, asked: Pixels) -> float:
 
     Pixels of one and the same image (`known` is `asked`) are not each other's neighbours.
     """
-    unit = [pixels.features / np.linalg.norm(pixels.features, axis=1, keepdims=True).clip(min=1e-12) for pixels in (known, asked)]
+    there, here = unit(known.features), unit(asked.features)
     classes = int(max(known.label.max(), asked.label.max())) + 1
     right = np.zeros(len(asked.label), bool)
     for begin in range(0, len(right), 2048):
         rows = slice(begin, begin + 2048)
-        cosine = unit[1][rows] @ unit[0].T
+        cosine = here[rows] @ there.T
         if known is asked:
             cosine[asked.image[rows, None] == known.image[None, :]] = -2
         count = min(NEIGHBOURS, cosine.shape[1])

@@ -7,7 +7,7 @@ import numpy as np
 from sda.bank_contents import Contents
 from sda.data.split_rules import rank
 from sda.errors import SdaError
-from sda.features import FeatureCache
+from sda.features import FeatureCache, unit
 
 STRATEGIES = {
     "random": "the recipes' own rule: by the rank of SHA-256(seed, path)",
@@ -97,21 +97,18 @@ def _approach(nearest: np.ndarray, blocks: Callable[[], Iterator[tuple[int, np.n
 def unknown_to(bank: Contents, cache: FeatureCache, megabytes: int = 1024) -> np.ndarray:
     """(M, C) mean, over an image's pixels that are predicted as a class, of 1 less the cosine to the nearest entry of that class
     in the bank: 0 to 2; 2 for a class of which the bank holds nothing; 0 where no pixel is so predicted."""
-    if not cache.has_projection:
-        raise SdaError(f"{cache.path}: holds no projected features, so nothing of it can be compared with a bank")
     if list(bank.classes) != list(cache.classes):
         raise SdaError(f"{cache.path}: a cache in other classes than those of the bank")
-    classes, unit = len(cache.classes), bank.unit().astype(np.float32)
+    classes, held = len(cache.classes), bank.unit().astype(np.float32)
     total, count = np.zeros((len(cache), classes)), np.zeros((len(cache), classes))
-    rows = max(1, int(megabytes * 2**20) // (8 * (unit.shape[2] + unit.shape[1])))
+    rows = max(1, int(megabytes * 2**20) // (8 * (held.shape[2] + held.shape[1])))
     for block in cache.blocks("projected", "image", "prediction", rows=rows):
-        z = block["projected"].astype(np.float32)
-        z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+        z = unit(block["projected"].astype(np.float32))
         away = np.full(len(z), 2.0)
         for c in range(classes):
             pixels = np.flatnonzero(block["prediction"] == c)
             if bank.valid[c].any():
-                away[pixels] = 1 - (z[pixels] @ unit[c, bank.valid[c]].T).max(axis=1, initial=-1)
+                away[pixels] = 1 - (z[pixels] @ held[c, bank.valid[c]].T).max(axis=1, initial=-1)
         np.add.at(total, (block["image"], block["prediction"]), away)
         np.add.at(count, (block["image"], block["prediction"]), 1)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)

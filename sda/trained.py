@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from sda import checkpoint
-from sda.data.assemble import Count, Data, evaluation_set, ignore_count
+from sda.data.assemble import Count, Data, all_images, evaluation_set, ignore_count
+from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
 from sda.data.files import read_image
 from sda.devices import pick_device
@@ -80,11 +81,23 @@ class Run:
         Args:
             dataset: a name or a TOML path. root: its folder; "" for where the training had it, or the descriptor's own.
         """
-        r = self.recipe
-        dataset = dataset or r.target
-        own = dataset == r.target or (dataset.endswith(".toml") and os.path.abspath(dataset) == r.target)
-        place, val_list = (root or r.target_root, r.val_list if split == "val" else "") if own else (root, "")
+        dataset = _as_in_recipes(dataset or self.recipe.target)
+        val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
+        place = root or self._root_of(dataset)
         return evaluation_set(self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress)
+
+    def all_images(
+        self, dataset: str = "", root: str = "", split: str = "train", progress: Count = ignore_count
+    ) -> tuple[Dataset, Path, list[str]]:
+        """Every image of a split of any dataset, or of a folder, as the network takes it: see `sda.data.assemble.all_images`."""
+        dataset = _as_in_recipes(dataset or self.recipe.target)
+        place = root or self._root_of(dataset)
+        return all_images(self.table_name, self.table, self.protocol().input, dataset, place, split, progress)
+
+    def _root_of(self, dataset: str) -> str:
+        """Where the training had a dataset; "" for one that it did not have."""
+        r = self.recipe
+        return {r.source: r.source_root, r.target: r.target_root}.get(dataset, "")
 
     def predict(
         self, image, size: str | tuple[int, int] = "fit", scales: tuple[float, ...] = (1.0,), flip: bool = False
@@ -136,6 +149,11 @@ class Run:
         size = tuple(max(1, int(side * shrink)) for side in own)
         logits = predict_logits(self.network, self.normalise, pixels, size, protocol)
         return [Prediction(*(_at(part, own) for part in _decide(one)), self.table) for one in logits]
+
+
+def _as_in_recipes(dataset: str) -> str:
+    """A dataset as a run's recipe names it: a name, or the absolute path of a TOML file."""
+    return os.path.abspath(dataset) if dataset.endswith(".toml") else dataset
 
 
 def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -19,10 +19,10 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from sda import features as cache
 from sda import trained
 from sda.errors import SdaError
 from sda.features import FeatureCache
+from sda.make_features import check_made_by, load_projection
 
 CPU = torch.device("cpu")
 DOCUMENT = Path(__file__).parent.parent / "docs/features.md"
@@ -53,7 +53,7 @@ def contents(file):
 def test_every_number_is_that_of_a_plain_forward_pass(world, run, made):
     """Of both domains: the teacher's features at each position, its head g, and the label file's pixel there."""
     network = trained.load_run(run, "last", CPU, "teacher")
-    head = cache.load_projection(network)
+    head = load_projection(network)
     found = FeatureCache(made)
     assert found.domains == ["toy", "field"] and len(found) == 4 + 8
     assert found.about["weights"] == "teacher"
@@ -122,6 +122,8 @@ def test_a_run_without_a_bank_has_no_projection(sda, world, tmp_path):
     assert sda("features", tmp_path / "run", "--device", "cpu")[0] == 0
     found = FeatureCache(tmp_path / "run/features.h5")
     assert not found.has_projection and found.about["weights"] == "student" and "projected" not in found[0]
+    with pytest.raises(SdaError, match=r"features\.h5: holds no projected features"):
+        next(found.blocks("image", "projected"))
 
 
 def test_the_same_again_leaves_it(sda, run, made):
@@ -143,9 +145,9 @@ def test_a_cache_that_was_made_otherwise_is_refused(sda, world, run, made, flags
 
 
 def test_a_stale_cache_is_noticed(run, made, tmp_path):
-    FeatureCache(made).check_made_by(trained.load_run(run, "last", CPU, "teacher"))
+    check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "teacher"))
     with pytest.raises(SdaError, match="made by another network, or other weights than"):
-        FeatureCache(made).check_made_by(trained.load_run(run, "last", CPU, "student"))
+        check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "student"))
 
 
 def test_loader_workers(made):
@@ -196,7 +198,7 @@ def test_a_bad_file(sda, run, world, tmp_path):
 
 def launch(run, file, said, limit=None):
     """The command in a process of its own, with small shards; what it says goes to the file `said`."""
-    code = "from sda import features; features.SHARD_BYTES = 60_000; from sda.cli import main; main()"
+    code = "from sda import make_features; make_features.SHARD_BYTES = 60_000; from sda.cli import main; main()"
     command = [sys.executable, "-c", code, "features", run, "--per-class", 0, "--out", file, "--device", "cpu"]
     limits = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DOCUMENT.parent.parent)}

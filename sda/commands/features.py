@@ -1,5 +1,6 @@
 """features, bank, gap, select."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -54,39 +55,30 @@ def features(
     Features, projected features, labels, pseudo-labels, confidence: for sda bank, gap and select, and for your own scripts
     (docs/features.md). The same command again goes on where it stopped.
     """
-    from sda import features as cache
     from sda import trained
-    from sda.data.assemble import all_images
     from sda.devices import pick_device
+    from sda.features import FeatureCache
+    from sda.make_features import open_domain, write_features
 
     with Bars() as bars:
         where = pick_device(device)
         loaded = trained.load_run(Path(run), checkpoint, where, network or "student")
         if network is None and checkpoint == "last" and loaded.recipe.unlabelled:
             loaded = trained.load_run(Path(run), checkpoint, where, "teacher")
-        recipe = loaded.recipe
-        if not datasets:
-            own = [(recipe.source, recipe.source_root), (recipe.target, recipe.target_root)]
-            wanted = [(dataset, root) for dataset, root in own if dataset]
-        else:
-            if len(roots) > len(datasets):
-                raise SdaError(f"{len(roots)} --root for {len(datasets)} --dataset: give one root per dataset, in the same order")
-            wanted = [(dataset, roots[place] if place < len(roots) else "") for place, dataset in enumerate(datasets)]
-            targets = {recipe.source: recipe.source_root, recipe.target: recipe.target_root}
-            wanted = [(dataset, root or targets.get(dataset, "")) for dataset, root in wanted]
-        domains = []
-        for dataset, root in wanted:
-            images, folder, notes = all_images(
-                loaded.table_name, loaded.table, loaded.protocol().input, dataset, root, split, bars.count
-            )
+        if len(roots) > len(datasets):
+            raise SdaError(f"{len(roots)} --root for {len(datasets)} --dataset: give one root per dataset, in the same order")
+        recipe, domains = loaded.recipe, []
+        wanted = datasets or [dataset for dataset in (recipe.source, recipe.target) if dataset]
+        for dataset, root in itertools.zip_longest(wanted, roots, fillvalue=""):
+            domain, notes = open_domain(loaded, dataset, root, split, bars.count)
             for note in notes:
                 bars.say(note)
-            domains.append(cache.Domain(Path(dataset).stem, split, os.path.abspath(folder), images))
+            domains.append(domain)
         file = Path(os.path.expanduser(out)) if out else loaded.folder / "features.h5"
-        left_out = cache.write_features(file, loaded, domains, per_class, compression, bars.count, bad_files == "skip")
+        left_out = write_features(file, loaded, domains, per_class, compression, bars.count, bad_files == "skip")
         for fault in left_out:
             bars.say(f"left out: {fault}")
-    made = cache.FeatureCache(file)
+    made = FeatureCache(file)
     facts = {"file": str(file), "images": len(made), "pixels": made.pixels, "bytes": file.stat().st_size, "domains": made.domains}
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -108,6 +100,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     from sda import bank_contents, bank_pictures, report, trained
     from sda.devices import pick_device
     from sda.features import FeatureCache
+    from sda.make_features import check_made_by
 
     folder = Path(run)
     contents = bank_contents.of_run(folder)
@@ -115,7 +108,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     said = []
     if file:
         cache = FeatureCache(Path(file))
-        cache.check_made_by(trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
+        check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
         place = Path(os.path.expanduser(out)) if out else folder / "bank.png"
         bank_pictures.picture(contents, cache, bank_pictures.neighbours(contents, cache)).save(place)
         said.append(f"Picture: {place}")
