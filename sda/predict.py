@@ -4,15 +4,12 @@ import contextlib
 import importlib.util
 import io
 import itertools
-import math
 import os
-import shutil
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from sda import video
 from sda.atomic import written_whole
 from sda.data import descriptor as descriptors
 from sda.data.descriptor import IMAGE_SUFFIXES, label_values, map_classes, walk
@@ -31,7 +29,6 @@ from sda.pictures import GREY, colorize, legend, overlay
 from sda.protocol import Protocol
 from sda.trained import VALUES, Prediction, Run
 
-VIDEO_SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
 KINDS = {"overlay": ".jpg", "color": ".png", "ids": ".png", "train_ids": ".png", "confidence": ".png", "cityscapes": ".png"}
 MOVING = {"overlay", "color"}  # of a video these are videos, the others a PNG per frame
 THREADS = min(8, os.cpu_count() or 1)
@@ -83,7 +80,7 @@ class Outcome:
 
 
 def is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return path.suffix.lower() in video.SUFFIXES
 
 
 def find(inputs: list[Path], made: list[Path]) -> tuple[dict[Path, Path], int]:
@@ -104,7 +101,7 @@ def find(inputs: list[Path], made: list[Path]) -> tuple[dict[Path, Path], int]:
         top = Path(os.path.abspath(given))
         files = [given]
         if given.is_dir():
-            suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+            suffixes = IMAGE_SUFFIXES | video.SUFFIXES
             files = [place / name for place, names in walk(given) for name in names if Path(name).suffix.lower() in suffixes]
             below = [place for place in made if place != top and place.is_relative_to(top)]
             own = {file for file in files if any(Path(os.path.abspath(file)).is_relative_to(place) for place in below)}
@@ -375,14 +372,6 @@ def _write_image(values: dict[str, np.ndarray], task: Task, picture: Image.Image
     return ""
 
 
-# Videos
-
-TICKS = 10_000  # per second, at least: how finely the time of a frame is kept
-
-Place = tuple[int, int]  # of a frame: its number, and when it is shown, in units of `_tick`
-Sink = Callable[[Place, Image.Image], None]
-
-
 def _predict_video(
     run: Run, task: Task, manner: Manner, values: dict[str, np.ndarray], count: Callable[[int, int], None]
 ) -> tuple[int, str]:
@@ -390,15 +379,15 @@ def _predict_video(
     import av
 
     done = 0
-    with _open_video(task.source) as (frames, rate, total, said):
+    with video.opened(task.source) as (frames, rate, total, said):
         try:
             with contextlib.ExitStack() as files:
                 sinks = {
-                    kind: files.enter_context(_video(path, rate) if kind in MOVING else _numbered(path))
+                    kind: files.enter_context(video.written(path, rate) if kind in MOVING else video.numbered(path))
                     for kind, path in task.outputs.items()
                 }
 
-                def put(place: Place, picture: Image.Image, prediction: Prediction) -> None:
+                def put(place: video.Place, picture: Image.Image, prediction: Prediction) -> None:
                     for kind, sink in sinks.items():
                         sink(place, render(kind, picture, prediction, values))
 
@@ -414,97 +403,3 @@ def _predict_video(
     if done < total:
         count(done, done)
     return done, f"{task.source}: it ends after {done} of {said} frames" if done < 0.9 * said else ""
-
-
-@contextlib.contextmanager
-def _open_video(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fraction, int, int]]:
-    """The frames of a video, upright, all of the size of the first; frames per second; about how many there are, and how many
-    the file says there are: 0 is unknown.
-
-    Raises:
-        FileError: there or later, it cannot be read.
-    """
-    import av
-
-    def frames() -> Iterator[tuple[Place, Image.Image]]:
-        size, first, last = None, 0, -1
-        try:
-            for number, frame in enumerate(container.decode(stream)):
-                picture = frame.to_image()
-                if frame.rotation:
-                    picture = picture.rotate(frame.rotation, expand=True)
-                if size is None:
-                    size, first = picture.size, frame.pts or 0
-                seconds = number / rate if frame.pts is None else (frame.pts - first) * frame.time_base
-                nearest = round(seconds * rate) / rate
-                if abs(seconds - nearest) <= (frame.time_base or 0):  # some formats round to milliseconds
-                    seconds = nearest
-                last = max(last + 1, round(seconds / _tick(rate)))
-                yield (number, last), picture if picture.size == size else picture.resize(size)
-        except av.FFmpegError as error:
-            raise FileError(f"{path}: this video cannot be read to its end ({error.strerror})") from None
-        if size is None:
-            raise FileError(f"{path}: this video holds no picture")
-
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise FileError(f"{path}: this video cannot be read ({error.strerror})") from None
-    with container:
-        if not container.streams.video:
-            raise FileError(f"{path}: this video holds no picture")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1001)
-        seconds = container.duration / av.time_base if container.duration else 0
-        yield frames(), rate, stream.frames or round(seconds * rate), stream.frames
-
-
-def _tick(rate: Fraction) -> Fraction:
-    """A unit of time, in seconds, of which a whole number is the time from frame to frame."""
-    return 1 / (rate * math.ceil(TICKS / rate))
-
-
-@contextlib.contextmanager
-def _video(path: Path, rate: Fraction) -> Iterator[Sink]:
-    """Puts pictures of one size into a video: H.264 in MP4, in the colours of HD; odd sizes take colours at full resolution."""
-    import av
-
-    stream = None
-
-    def put(place: Place, picture: Image.Image) -> None:
-        nonlocal stream
-        if stream is None:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-            stream.width, stream.height = picture.size
-            stream.pix_fmt = "yuv444p" if picture.width % 2 or picture.height % 2 else "yuv420p"
-            coder = stream.codec_context
-            coder.time_base = _tick(rate)
-            coder.colorspace = coder.color_primaries = coder.color_trc = coder.color_range = 1  # BT.709, 16 to 235
-        frame = av.VideoFrame.from_image(picture)
-        frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
-        frame.pts, frame.duration, frame.time_base = place[1], round(1 / (rate * _tick(rate))), _tick(rate)
-        container.mux(stream.encode(frame))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file, av.open(file, "w", format="mp4") as container:
-        yield put
-        container.mux(stream.encode(None))
-
-
-@contextlib.contextmanager
-def _numbered(folder: Path) -> Iterator[Sink]:
-    """Writes pictures as 000000.png, 000001.png, … of a folder, which takes its name when all are there."""
-    temporary = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was stopped
-    temporary.mkdir(parents=True)
-    try:
-        yield lambda place, picture: picture.save(temporary / f"{place[0]:06d}.png")
-        if folder.exists():
-            for old in folder.glob("*.png"):
-                old.unlink()
-            folder.rmdir()
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -81,22 +81,21 @@ def show_bank(rows: list[dict]) -> None:
 
 
 def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
-    """Print the distances of two domains (see `sda.gap.measure`), networks side by side."""
-    several = len(networks) > 1
-    columns = ["class"]
-    for name in networks:
-        columns += [f"{name}: {what}" if several else what for what in ("centroid", "MMD", "p", "domain accuracy")]
-    classes = list(dict.fromkeys(row["class"] for found in networks.values() for row in found["classes"]))
+    """Print the distances of two domains (see `sda.gap.measure`), of one network, or of several as first → second."""
+    if len(networks) > 1:
+        _console().print(" → ".join(networks), markup=False)
     keys = {"centroid": ".2f", "mmd": ".3f", "p": ".3f", "domain_accuracy": ".1f"}
-    lines = []
-    for name in classes:
-        line = [name]
-        for found in networks.values():
-            row = next((row for row in found["classes"] if row["class"] == name), {})
-            line += [format(row[key], form) if row else "–" for key, form in keys.items()]
-        lines.append(line)
-    means = ["" if key == "p" else format(found["mean"][key], form) for found in networks.values() for key, form in keys.items()]
-    show_table(columns, [*lines, ["mean", *means]])
+    of_class = [{row["class"]: row for row in found["classes"]} for found in networks.values()]
+    lines = {
+        name: [rows.get(name, {}) for rows in of_class] for name in dict.fromkeys(name for rows in of_class for name in rows)
+    }
+    lines["mean"] = [found["mean"] for found in networks.values()]
+    table = [
+        [name, *(" → ".join(format(row[key], form) if key in row else "–" for row in rows) for key, form in keys.items())]
+        for name, rows in lines.items()
+    ]
+    table[-1][3] = ""  # there is no mean of p
+    show_table(["class", "centroid", "MMD", "p", "domain accuracy"], table)
     one, other = domains
     for name, found in networks.items():
         own = " and ".join(f"{value:.1f} %" for value in found["within"])
