@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from scipy import stats
 
-from sda import pool, recipe, resume
+from sda import pool, recipe, resume, tables
 from sda.errors import SdaError
+from sda.metrics import mean_of_present
 from sda.progress import Bars
 from sda.recipe import Recipe
 
@@ -139,8 +140,8 @@ def summarise(names: list[str], seeds: list[int], results: dict[tuple[str, int],
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "difference": statistics.mean(differences) if differences else None,
                 "interval": interval(differences, confidence),
-                "iou": {label: _mean([results[name, seed]["iou"][label] for seed in scores]) for label in classes},
-                "seconds": _mean([results[name, seed]["seconds"] for seed in scores]),
+                "iou": {label: mean_of_present(results[name, seed]["iou"][label] for seed in scores) for label in classes},
+                "seconds": mean_of_present(results[name, seed]["seconds"] for seed in scores),
                 "steps": next((results[name, seed]["steps"] for seed in scores), None),
             }
         )
@@ -154,11 +155,6 @@ def interval(differences: list[float], confidence: float) -> list[float] | None:
         return None
     half = stats.t.ppf((1 + confidence) / 2, len(differences) - 1) * stats.sem(differences)
     return [float(statistics.mean(differences) - half), float(statistics.mean(differences) + half)]
-
-
-def _mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.mean(present) if present else None
 
 
 COLUMNS = ["setting", "mIoU", "per seed", "difference to the first", "steps"]
@@ -189,6 +185,4 @@ def caption(table: dict) -> str:
 
 
 def markdown(table: dict) -> str:
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells(table)]
-    return "\n".join(lines) + f"\n\n{caption(table)}.\n"
+    return f"{tables.markdown(COLUMNS, cells(table))}\n\n{caption(table)}.\n"

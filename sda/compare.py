@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sda import recipe as recipes
+from sda import tables
 from sda.errors import SdaError
+from sda.metrics import mean_of_present
 from sda.protocol import why_not_comparable
 
 SEEDS = {"seed", "split_seed"}
@@ -17,9 +19,10 @@ SUBSETS = {"miou16": "mIoU, 16 classes", "miou13": "mIoU, 13 classes"}
 
 @dataclass(frozen=True)
 class Score:
-    """One score: the fields of `sda.evaluate.evaluate`, what was scored, and the recipe it was trained by."""
+    """One score: the fields of `sda.evaluate.evaluate`, what was scored, the run's folder and the recipe it was trained by."""
 
     title: str
+    folder: Path
     values: dict
     recipe: dict
 
@@ -71,7 +74,7 @@ def read(path: Path) -> Score:
     place = folder.resolve()
     name = f"{place.parent.name}/{place.name}" if place.name.startswith("seed") else place.name  # as sda ablate names them
     title = name if file.name == "result.json" else f"{name}/{file.stem}"
-    return Score(title, values, recipes.load(str(folder / "recipe.toml")).model_dump())
+    return Score(title, folder, values, recipes.load(str(folder / "recipe.toml")).model_dump())
 
 
 def rows(scores: list[Score], merge: bool) -> list[Row]:
@@ -121,14 +124,9 @@ def _row(group: list[tuple[str, Score]]) -> Row:
         None if single else statistics.stdev(mious),
         tuple(values[0]["interval"]) if single and "interval" in values[0] else None,
         statistics.mean(value["miou_all"] for value in values),
-        {name: _mean([value["iou"][name] for value in values]) for name in first.values["iou"]},
+        {name: mean_of_present(value["iou"][name] for value in values) for name in first.values["iou"]},
         {key: statistics.mean(value[key] for value in values) for key in SUBSETS if all(key in value for value in values)},
     )
-
-
-def _mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.mean(present) if present else None
 
 
 def columns(rows: list[Row]) -> list[str]:
@@ -179,11 +177,7 @@ def render(rows: list[Row], form: str) -> str:
         return out.getvalue().rstrip("\n")
     head, body = columns(rows), [cells(row) for row in rows]
     if form == "markdown":
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-        return (
-            "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-            + f"\n\n{caption(rows)}."
-        )
+        return f"{tables.markdown(head, body, numbers=True)}\n\n{caption(rows)}."
     turned = [head[0], *(rf"\rotatebox{{90}}{{{_latex(cell)}}}" for cell in head[1:])]
     lines = [" & ".join(turned), *(" & ".join(map(_latex, line)) for line in body)]
     return "\n".join(

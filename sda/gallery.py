@@ -9,7 +9,7 @@ from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
 from sda.inference import predict_logits
 from sda.models.weights import Preprocessing
-from sda.pictures import colorize, heat, picture_table
+from sda.pictures import at_size, colorize, heat, picture_table
 from sda.protocol import Protocol
 
 
@@ -30,7 +30,7 @@ def truth_and_predictions(
             row.append(colorize(label, colors))
         rows.append(row)
     size = rows[0][0].shape[:2]
-    rows = [[_fit(picture, size) for picture in row] for row in rows]
+    rows = [[at_size(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "truth", *networks], table.colors)
 
 
@@ -49,7 +49,7 @@ def pseudo_labels(
         label, confidence = predict(network, normalise, image.to(device), tuple(image.shape[1:]))
         rows.append([_at(image, image.shape[1:]), colorize(label, list(table.colors.values())), heat(confidence)])
     size = rows[0][0].shape[:2]
-    rows = [[_fit(picture, size) for picture in row] for row in rows]
+    rows = [[at_size(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "pseudo-label", "confidence"], table.colors)
 
 
@@ -69,10 +69,4 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def _at(image: Tensor, size: tuple[int, int]) -> np.ndarray:
-    return _fit(image.permute(1, 2, 0).numpy(), size)
-
-
-def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if picture.shape[:2] == tuple(size):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
+    return at_size(image.permute(1, 2, 0).numpy(), size)

@@ -1,6 +1,8 @@
 """What is counted of predictions and labels, and the scores made of it. Pure functions."""
 
 import math
+import statistics
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -52,10 +54,10 @@ def score(confusion: Tensor, names: list[str]) -> dict:
     }
 
 
-def mean_over(per_class: dict[str, float | None], names: list[str]) -> float | None:
-    """The mean IoU over some of the classes, those present; None where none is."""
-    values = [per_class[name] for name in names if per_class[name] is not None]
-    return sum(values) / len(values) if values else None
+def mean_of_present(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are not None, as the IoU of absent classes is; None where all are."""
+    present = [value for value in values if value is not None]
+    return statistics.mean(present) if present else None
 
 
 def bootstrap(confusions: np.ndarray, draws: int = 1000, confidence: float = 0.95) -> tuple[float, float]:

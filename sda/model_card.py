@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sda import compare
+from sda import compare, tables
 from sda.compare import Score
 from sda.data import descriptor as descriptors
 from sda.data.descriptor import Descriptor
@@ -140,7 +140,7 @@ def _training(run: Run, facts: dict) -> str:
         ("precision", recipe.precision),
         ("sda", facts["sda"]),
     ]
-    return _table(["", ""], rows)
+    return tables.markdown(["", ""], rows)
 
 
 def _data(run: Run) -> str:
@@ -179,7 +179,7 @@ def _scores(run: Run, scores: list[Score]) -> str:
     if run.which == "best":
         notes += f" This checkpoint was chosen by {run.recipe.best_by}"
         notes += ", from the validation labels, which makes its score optimistic." if run.recipe.best_by == "miou" else "."
-    return f"{_table(head, rows)}\n\n{notes}"
+    return f"{tables.markdown(head, rows)}\n\n{notes}"
 
 
 def _classes(run: Run, scores: list[Score]) -> str:
@@ -189,7 +189,7 @@ def _classes(run: Run, scores: list[Score]) -> str:
         for place, (name, color) in enumerate(run.table.colors.items())
     ]
     head = ["id", "class", "colour", *(["IoU, first row above"] if iou else [])]
-    return _table(head, rows)
+    return tables.markdown(head, rows)
 
 
 def _input(run: Run, facts: dict) -> str:
@@ -235,13 +235,8 @@ def _use(checks: dict[str, str]) -> str:
     )
     if checks:
         rows = [(f"`{file}`", check) for file, check in checks.items()]
-        parts.append(_table(["file", "against the network, on made-up pictures"], rows))
+        parts.append(tables.markdown(["file", "against the network, on made-up pictures"], rows))
     return "\n\n".join(parts)
-
-
-def _table(head: list[str], rows: list[tuple]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _one(value: float | None) -> float | str:

@@ -18,6 +18,13 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.nda
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(mask), opacity))
 
 
+def at_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Values (h, w), or a picture (h, w, 3), at a size (height, width): the nearest."""
+    if picture.shape[:2] == tuple(size):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def heat(values: np.ndarray) -> np.ndarray:
     """Numbers from 0 to 1, (H, W), as grey RGB (H, W, 3): 1 is white."""
     return np.repeat(np.round(255 * values.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2)

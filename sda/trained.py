@@ -19,6 +19,7 @@ from sda.errors import SdaError
 from sda.inference import predict_logits
 from sda.models import SegmentationNetwork
 from sda.models.weights import Preprocessing
+from sda.pictures import at_size
 from sda.protocol import Protocol, preset
 from sda.recipe import Recipe
 from sda.shelf import check
@@ -148,7 +149,7 @@ class Run:
         shrink = min(1.0, math.sqrt(VALUES / (len(self.table.names) * math.prod(own))))
         size = tuple(max(1, int(side * shrink)) for side in own)
         logits = predict_logits(self.network, self.normalise, pixels, size, protocol)
-        return [Prediction(*(_at(part, own) for part in _decide(one)), self.table) for one in logits]
+        return [Prediction(*(at_size(part, own) for part in _decide(one)), self.table) for one in logits]
 
 
 def _as_in_recipes(dataset: str) -> str:
@@ -168,13 +169,6 @@ def _decide(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         labels.append(rows.argmax(dim=0).byte())
         confidence.append(rows.softmax(dim=0).amax(dim=0))
     return torch.cat(labels).cpu().numpy(), torch.cat(confidence).cpu().numpy()
-
-
-def _at(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values (h, w) at a size (height, width): the nearest."""
-    if values.shape == tuple(size):
-        return values
-    return np.asarray(Image.fromarray(values).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def as_picture(image) -> Image.Image:

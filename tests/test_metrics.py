@@ -125,9 +125,8 @@ def test_frequency_weighted_iou_by_hand():
     assert score(matrix, ["a", "b", "c"])["fwiou"] == pytest.approx(100 * (0.8 * 6 / 8 + 0.2))
 
 
-def test_mean_over_some_classes():
-    iou_of = {"a": 10.0, "b": None, "c": 30.0}
-    assert metrics.mean_over(iou_of, ["a", "b", "c"]) == 20 and metrics.mean_over(iou_of, ["b"]) is None
+def test_mean_of_the_classes_present():
+    assert metrics.mean_of_present([10.0, None, 30.0]) == 20 and metrics.mean_of_present([None]) is None
 
 
 def test_bootstrap_is_that_of_a_loop():

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +41,21 @@ class Subject:
     """A score and the run that it is of.
 
     Attributes:
-        given: the run's folder, or the file of the score, as the user named it. folder: of the run.
+        given: the run's folder, or the file of the score, as the user named it.
         score: its values are those of the file, for a run completed by an evaluation of the same protocol.
         notes: what a reader should know.
     """
 
     given: Path
-    folder: Path
     score: compare.Score
     recipe: Recipe
     environment: dict
     log: list[dict]
     notes: list[str]
+
+    @property
+    def folder(self) -> Path:
+        return self.score.folder
 
     @property
     def values(self) -> dict:
@@ -82,10 +85,10 @@ def read(path: Path) -> Subject:
         SdaError: see `sda.compare.read`.
     """
     score, notes = compare.read(path), []
-    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "evaluations" else path.parent
+    folder = score.folder
     if path.is_dir() and any(key not in score.values for key in NEWER):
         values, note = _completed(folder, score)
-        score, notes = compare.Score(score.title, values, score.recipe), [note] if note else []
+        score, notes = replace(score, values=values), [note] if note else []
     if missing := [words for key, words in NEWER.items() if key not in score.values]:
         command = shlex.join(["sda", "eval", str(folder)])
         notes.append(f"The score lacks {joined(missing)}: it is of an older revision; {command} gives them.")
@@ -93,7 +96,7 @@ def read(path: Path) -> Subject:
     log = [record for record in map(_json, lines) if isinstance(record, dict) and "step" in record]
     environment = _json(_text(folder / "environment.json"))
     known = environment if isinstance(environment, dict) else {}
-    return Subject(path, folder, score, Recipe(**score.recipe), known, log, notes)
+    return Subject(path, score, Recipe(**score.recipe), known, log, notes)
 
 
 def _completed(folder: Path, score: compare.Score) -> tuple[dict, str]:
