@@ -147,6 +147,17 @@ def test_what_cannot_be_compared(sda, caches, tmp_path, arguments, words):
     assert status == 2 and words in shown.err
 
 
+def test_t_sne_keeps_neighbours():
+    """Two heaps, far apart in ten dimensions, are two heaps in the plane."""
+    random = np.random.default_rng(0)
+    heaps = [Pixels(random.normal(50.0 * side, 1, (40, 10)), np.zeros(40, int), np.arange(40)) for side in range(2)]
+    one, other = gap.project(heaps, "tsne")
+    assert one.shape == other.shape == (40, 2)
+    apart = np.linalg.norm(one[:, None] - other[None], axis=2).min(axis=1)
+    nearest = np.sort(np.linalg.norm(one[:, None] - one[None], axis=2), axis=1)[:, 1]
+    assert (nearest < apart).all()
+
+
 def test_other_projections_name_their_package(sda, caches, tmp_path, monkeypatch):
     import sys
 
