@@ -43,6 +43,29 @@ def do():
     return do
 
 
+@pytest.fixture(scope="module")
+def cached_run(world, do, tmp_path_factory):
+    """The folder of a run of class_bank, with a cache of its teacher."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    do("train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu")
+    do("features", out, "--device", "cpu")
+    return out
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The test runs in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def own_world(here, monkeypatch):
+    """Two tiny data sets and a recipe that a test may change, of which nothing is remembered."""
+    monkeypatch.setenv("SDA_CACHE", str(here / "cache"))
+    return tiny.write_world(here / "world")
+
+
 @pytest.fixture
 def sda(monkeypatch, capsys):
     """`sda(arguments)` → the exit status, and what was shown."""

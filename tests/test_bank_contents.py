@@ -16,15 +16,6 @@ from sda.errors import SdaError
 from sda.features import FeatureCache
 
 
-@pytest.fixture(scope="module")
-def run(world, do, tmp_path_factory):
-    """A run of class_bank with a cache of its teacher."""
-    out = tmp_path_factory.mktemp("runs") / "a"
-    do("train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu")
-    do("features", out, "--device", "cpu")
-    return out
-
-
 def some_contents():
     """Class a: two entries at right angles; b: one; c: none."""
     features = np.zeros((3, 2, 2), np.float32)
@@ -63,16 +54,16 @@ def test_similarity_is_that_of_all_pairs():
             assert found[one, other] == pytest.approx(np.mean(pairs)) if pairs else np.isnan(found[one, other])
 
 
-def test_a_run_tells_what_its_bank_holds(sda, run):
-    status, shown = sda("bank", run, "--json")
+def test_a_run_tells_what_its_bank_holds(sda, cached_run):
+    status, shown = sda("bank", cached_run, "--json")
     rows = json.loads(shown.out)
-    state = torch.load(run / "last.pt", weights_only=True)["method"]
+    state = torch.load(cached_run / "last.pt", weights_only=True)["method"]
     assert status == 0 and [row["class"] for row in rows] == ["ground", "building", "human"]
     assert [row["entries"] for row in rows] == state["bank.valid"].sum(dim=1).tolist() and sum(row["entries"] for row in rows)
     for row in rows:
         if row["entries"]:
             assert 0 <= row["age"] <= row["oldest"] <= 6 and 0 < row["confidence"] <= 1 and -1 <= (row["within"] or 0) <= 1
-    assert "cosine within" in sda("bank", run)[1].out
+    assert "cosine within" in sda("bank", cached_run)[1].out
 
 
 def test_a_run_without_a_bank(sda, world, tmp_path):
@@ -81,16 +72,16 @@ def test_a_run_without_a_bank(sda, world, tmp_path):
     assert status == 2 and "there is no bank in it (method supervised)" in shown.err
 
 
-def test_a_training_starts_from_a_bank(sda, world, run, tmp_path):
+def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
     """Its entries are there from the first step on, the newest first, and count as of step 0."""
     file = tmp_path / "bank.h5"
-    assert sda("bank", run, "--export", file)[0] == 0
-    status, shown = sda("bank", run, "--export", file)
+    assert sda("bank", cached_run, "--export", file)[0] == 0
+    status, shown = sda("bank", cached_run, "--export", file)
     assert status == 2 and "nothing is overwritten" in shown.err
     flags = [*tiny.BANK, "--bank-start", 100, "--out", tmp_path / "run", "--device", "cpu"]
     status, shown = sda("train", world.recipe, *flags, "--bank", file, "--bank-size", 5)
     assert status == 0, shown.err
-    old, new = (torch.load(folder / "last.pt", weights_only=True)["method"] for folder in (run, tmp_path / "run"))
+    old, new = (torch.load(folder / "last.pt", weights_only=True)["method"] for folder in (cached_run, tmp_path / "run"))
     assert torch.equal(new["bank.features"], old["bank.features"][:, :5]) and torch.equal(
         new["bank.valid"], old["bank.valid"][:, :5]
     )
@@ -133,9 +124,9 @@ def test_classes_in_another_order(tmp_path):
         bank_contents.fill(ClassBank(3, 2, 7), tmp_path / "bank.h5", ["a", "b", "c"])
 
 
-def test_neighbours_are_the_nearest_of_all(run):
+def test_neighbours_are_the_nearest_of_all(cached_run):
     """Against all cosines at once; of each image the nearest pixel only."""
-    contents, cache = bank_contents.of_run(run), FeatureCache(run / "features.h5")
+    contents, cache = bank_contents.of_run(cached_run), FeatureCache(cached_run / "features.h5")
     z, image = (np.concatenate([block[name] for block in cache.blocks(name)]) for name in ("projected", "image"))
     unit = z / np.linalg.norm(z.astype(np.float32), axis=1, keepdims=True)
     found = bank_pictures.neighbours(contents, cache, entries=2, nearest=3)
@@ -150,14 +141,14 @@ def test_neighbours_are_the_nearest_of_all(run):
             assert [pixel.cosine for pixel in pixels] == pytest.approx([cosine for cosine, _ in best], abs=1e-3)
 
 
-def test_the_picture(sda, run, tmp_path):
-    status, shown = sda("bank", run, "--features", run / "features.h5", "--out", tmp_path / "bank.png")
+def test_the_picture(sda, cached_run, tmp_path):
+    status, shown = sda("bank", cached_run, "--features", cached_run / "features.h5", "--out", tmp_path / "bank.png")
     assert status == 0 and str(tmp_path / "bank.png") in shown.out
     with Image.open(tmp_path / "bank.png") as picture:
         assert picture.width > 600 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
 
 
-def test_a_cache_of_another_network_is_refused(sda, run, tmp_path):
-    assert sda("features", run, "--network", "student", "--out", tmp_path / "student.h5", "--device", "cpu")[0] == 0
-    status, shown = sda("bank", run, "--features", tmp_path / "student.h5")
+def test_a_cache_of_another_network_is_refused(sda, cached_run, tmp_path):
+    assert sda("features", cached_run, "--network", "student", "--out", tmp_path / "student.h5", "--device", "cpu")[0] == 0
+    status, shown = sda("bank", cached_run, "--features", tmp_path / "student.h5")
     assert status == 2 and "made by another network" in shown.err

@@ -62,9 +62,8 @@ def test_top_share_by_hand():
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tiny.write_world(tmp_path / "world")
+def world(own_world):
+    return own_world
 
 
 def poison(monkeypatch, method, *steps):

@@ -12,16 +12,7 @@ from safetensors.torch import load_file
 
 from sda.report import ago
 
-
-@pytest.fixture
-def sda(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_every_state(sda, tmp_path):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 from scipy.spatial.distance import cdist
 
@@ -13,16 +12,8 @@ from sda.features import FeatureCache
 
 
 @pytest.fixture(scope="module")
-def run(world, do, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "a"
-    do("train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu")
-    do("features", out, "--device", "cpu")
-    return out
-
-
-@pytest.fixture(scope="module")
-def cache(run):
-    return FeatureCache(run / "features.h5")
+def cache(cached_run):
+    return FeatureCache(cached_run / "features.h5")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +65,8 @@ def test_entropy_takes_the_most_uncertain_image_of_the_rarest_class_first(cache,
 
 
 @pytest.mark.parametrize("megabytes", [1024, 0.01])
-def test_distance_from_the_bank_is_that_of_a_loop(run, cache, megabytes):
-    bank = bank_contents.of_run(run)
+def test_distance_from_the_bank_is_that_of_a_loop(cached_run, cache, megabytes):
+    bank = bank_contents.of_run(cached_run)
     found = selection.unknown_to(bank, cache, megabytes)
     for index in (0, 5, len(cache) - 1):
         rows = cache[index]
@@ -90,31 +81,30 @@ def test_distance_from_the_bank_is_that_of_a_loop(run, cache, megabytes):
 
 
 @pytest.mark.parametrize("strategy", selection.STRATEGIES)
-def test_a_shorter_list_begins_a_longer_one(run, cache, unlabelled, strategy):
-    bank = bank_contents.of_run(run)
+def test_a_shorter_list_begins_a_longer_one(cached_run, cache, unlabelled, strategy):
+    bank = bank_contents.of_run(cached_run)
     lists = [selection.select(cache, "field", budget, strategy, cache.labelled, bank=bank) for budget in (2, 5)]
     assert lists[0] == lists[1][:2] and sorted(lists[1]) == sorted(unlabelled)
 
 
 @pytest.mark.parametrize("strategy", selection.STRATEGIES)
-def test_a_recipe_takes_the_list(sda, world, run, cache, tmp_path, strategy):
+def test_a_recipe_takes_the_list(sda, world, cached_run, cache, tmp_path, strategy):
     """Those that have labels come first, the budget's images after them; beside it lies a picture of the latter."""
     file = tmp_path / "lists" / "mine.txt"
-    status, shown = sda("select", run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
+    status, shown = sda("select", cached_run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
     assert status == 0, shown.err
     assert file.read_text().splitlines()[:3] == cache.labelled and len(file.read_text().splitlines()) == 5
     with Image.open(file.with_suffix(".png")) as sheet:
         assert sheet.width > 2 * 240
     status, shown = sda("train", world.recipe, "--split", file, "--steps", 1, "--out", tmp_path / "run", "--device", "cpu")
     assert status == 0 and "labelled: 5 images" in shown.err
-    status, shown = sda("select", run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
+    status, shown = sda("select", cached_run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
     assert status == 2 and "nothing is overwritten" in shown.err
 
 
-def test_labels_are_not_looked_at(run, cache, tmp_path, monkeypatch):
-    chosen = {
-        name: selection.select(cache, "field", 3, name, [], bank=bank_contents.of_run(run)) for name in selection.STRATEGIES
-    }
+def test_labels_are_not_looked_at(cached_run, cache, tmp_path, monkeypatch):
+    bank = bank_contents.of_run(cached_run)
+    chosen = {name: selection.select(cache, "field", 3, name, [], bank=bank) for name in selection.STRATEGIES}
     block = FeatureCache.block
 
     def without_labels(self, begin, end, *names):
@@ -123,7 +113,7 @@ def test_labels_are_not_looked_at(run, cache, tmp_path, monkeypatch):
 
     monkeypatch.setattr(FeatureCache, "block", without_labels)
     for name, images in chosen.items():
-        assert selection.select(cache, "field", 3, name, [], bank=bank_contents.of_run(run)) == images
+        assert selection.select(cache, "field", 3, name, [], bank=bank) == images
 
 
 @pytest.mark.parametrize(
@@ -134,6 +124,6 @@ def test_labels_are_not_looked_at(run, cache, tmp_path, monkeypatch):
         (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],
 )
-def test_what_cannot_be_chosen(sda, run, tmp_path, flags, words):
-    status, shown = sda("select", run / "features.h5", *flags, "--out", tmp_path / "list.txt")
+def test_what_cannot_be_chosen(sda, cached_run, tmp_path, flags, words):
+    status, shown = sda("select", cached_run / "features.h5", *flags, "--out", tmp_path / "list.txt")
     assert status == 2 and words in shown.err and not (tmp_path / "list.txt").exists()

@@ -8,10 +8,8 @@ import tiny
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
-    return tiny.write_world(tmp_path / "world")
+def world(own_world):
+    return own_world
 
 
 @pytest.fixture

@@ -21,10 +21,8 @@ NORTH = "pictures/train/north/00.jpg"
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
-    return tiny.write_world(tmp_path / "world")
+def world(own_world):
+    return own_world
 
 
 @pytest.fixture

@@ -338,17 +338,7 @@ def test_class_pixels(tmp_path):
 # The command
 
 
-@pytest.fixture
-def sda(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def sda(*arguments):
-        status = tiny.run_main(monkeypatch, *arguments)
-        return status, capsys.readouterr()
-
-    return sda
-
-
+@pytest.mark.usefixtures("here")
 def test_command(sda, tmp_path):
     root = gta5(tmp_path / "gta5")
     status, shown = sda("doctor", "gta5", "--root", root, "--processes", 1)
@@ -363,6 +353,7 @@ def test_command(sda, tmp_path):
     assert sda("doctor", "gta5", "--root", tmp_path / "nowhere")[0] == 2
 
 
+@pytest.mark.usefixtures("here")
 def test_training_leaves_bad_pairs_out(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     label = world.root / "field/labels/train/north/00.png"

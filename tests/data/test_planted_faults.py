@@ -30,10 +30,8 @@ labels = "L/{place}/{frame}.png"
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
-    return tiny.write_world(tmp_path / "world")
+def world(own_world):
+    return own_world
 
 
 @pytest.fixture
