@@ -3,15 +3,15 @@
 python benchmarks/label_selection.py RECIPE [--budgets 10 30 100] [--seeds 0 1 2] [--root DIR] [--set KEY=VALUE …] [--out DIR]
 
 For each seed: the recipe without any target labels (UDA), its feature cache, a list per strategy and budget, and the recipe on
-each list. The same command again goes on where it stopped. One table per budget; a budget's gain can also be read across: the
-aim is random's score at half the labels.
+each list. The same command again goes on where it stopped. One table per budget, and how many random labels would have done the
+same; the aim is twice as many as were chosen.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from sda import ablate, bank_contents, pool, recipe, trained
+from sda import ablate, bank_contents, pool, recipe, tables, trained
 from sda import select as selection
 from sda.data.split_lists import write_list
 from sda.devices import pick_device
@@ -49,6 +49,14 @@ def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device
                 write_list(path, chosen[:budget])
 
 
+def equal_random(score: float, budgets: list[int], random: list[float]) -> str:
+    """How many random labels give this mean score: linear in the logarithm of their number, between the budgets."""
+    for below, above, low, high in zip(budgets, budgets[1:], random, random[1:], strict=False):
+        if min(low, high) <= score <= max(low, high) and low != high:
+            return f"{below * (above / below) ** ((score - low) / (high - low)):.0f}"
+    return f"< {budgets[0]}" if score < random[0] else f"> {budgets[-1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe")
@@ -80,10 +88,20 @@ def main() -> None:
         lists = {key: str(out / "lists" / f"{key[1]}-{key[0]}-seed{key[2]}.txt") for key in runs}
         jobs = [job(f"{s}, {b} labels", seed, folder, split=lists[b, s, seed]) for (b, s, seed), folder in runs.items()]
         train(jobs, device, bars)
-    for budget in given.budgets:
+    budgets, means = sorted(given.budgets), {}
+    for budget in budgets:
         results = {(s, seed): result_of(folder) for (b, s, seed), folder in runs.items() if b == budget}
         table = {**ablate.summarise(list(selection.STRATEGIES), given.seeds, results), "vary_split": True}
+        means |= {(row["name"], budget): row["mean"] for row in table["rows"]}
         print(f"\n{budget} labels\n\n{ablate.markdown(table)}")
+    random = [means["random", budget] for budget in budgets]
+    rows = [
+        [strategy, *(equal_random(means[strategy, budget], budgets, random) for budget in budgets)]
+        for strategy in selection.STRATEGIES
+        if strategy != "random"
+    ]
+    print("Random labels that give the same mIoU:\n")
+    print(tables.markdown(["strategy", *(f"{budget} chosen" for budget in budgets)], rows, numbers=True))
 
 
 if __name__ == "__main__":
