@@ -12,9 +12,10 @@ from scipy import stats
 
 from sda import pool, recipe, resume, tables
 from sda.errors import SdaError
-from sda.metrics import mean_of_present
 from sda.progress import Bars
 from sda.recipe import Recipe
+from sda.tables import mean_of_present
+from sda.train import without_effect
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def run(
     jobs = {(row.name, seed): _job(row, fixed, seed, vary_split, out) for row in rows for seed in seeds}
     results = {key: result for key, job in jobs.items() if (result := _finished(job))}
     missing = [job for key, job in jobs.items() if key not in results]
+    for row in rows:
+        if idle := without_effect(jobs[row.name, seeds[0]].recipe, [*fixed, *row.changes]):
+            bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
     bars.say(f"{len(jobs)} runs: {len(results)} are there, {len(missing)} to train")
     places = {job.folder: key for key, job in jobs.items()}
     failed = {}

@@ -49,19 +49,26 @@ def _rows(values: Tensor, order: Tensor) -> Tensor:
     return values.gather(1, order if values.ndim == 2 else order.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
 
-def pixels_by_class(labels: Tensor, valid: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:
-    """Up to `most` random pixels of each class, as indices: one sort, and no wait for the device.
+def pixels_by_class(
+    labels: Tensor, valid: Tensor, classes: int, most: int, scores: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Up to `most` pixels of each class, as indices, without a wait for the device.
 
     Args:
         labels: (N,) int64 train ids. valid: (N,) bool, the pixels that may be chosen. most: K.
+        scores: (N,) the highest-scored are chosen, the highest first; None: random ones.
 
     Returns:
         indices: (C, K') int64 into N, K' = min(K, N). chosen: (C, K') bool; where False the index is padding.
     """
     n = len(labels)
     groups = torch.where(valid, labels, classes)
-    # by class, at random within a class; float64 keeps the random part apart from the class number
-    order = (groups.double() + torch.rand(n, dtype=torch.float64, device=labels.device)).argsort()
+    if scores is None:
+        # by class, at random within a class; float64 keeps the random part apart from the class number
+        order = (groups.double() + torch.rand(n, dtype=torch.float64, device=labels.device)).argsort()
+    else:
+        order = scores.argsort(descending=True)
+        order = order[groups[order].argsort(stable=True)]
     counts = torch.zeros(classes + 1, dtype=torch.int64, device=labels.device)
     counts.scatter_add_(0, groups, torch.ones_like(groups))
     starts = counts.cumsum(0) - counts

@@ -10,8 +10,8 @@ from pathlib import Path
 from sda import recipe as recipes
 from sda import tables
 from sda.errors import SdaError
-from sda.metrics import mean_of_present
 from sda.protocol import why_not_comparable
+from sda.tables import mean_of_present
 
 SEEDS = {"seed", "split_seed"}
 SUBSETS = {"miou16": "mIoU, 16 classes", "miou13": "mIoU, 13 classes"}

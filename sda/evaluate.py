@@ -16,6 +16,7 @@ from sda.errors import SdaError
 from sda.inference import predict_logits
 from sda.models.weights import Preprocessing
 from sda.protocol import Protocol
+from sda.tables import mean_of_present
 
 BATCH_PIXELS = 2**20  # that enter a network at a time: scores need logits at the labels' size as well
 BATCH = 8  # images, at most
@@ -116,9 +117,9 @@ def evaluate(
         "images": len(matrices),
         "skipped": skipped,
         **scores,
-        **{f"miou{len(subset)}": metrics.mean_of_present(scores["iou"][name] for name in subset) for subset in _subsets(names)},
+        **{f"miou{len(subset)}": mean_of_present(scores["iou"][name] for name in subset) for subset in _subsets(names)},
         "interval": metrics.bootstrap(each_image.numpy()),
-        "boundary_miou": metrics.mean_of_present(along_edges.values()),
+        "boundary_miou": mean_of_present(along_edges.values()),
         "boundary_iou": along_edges,
         **metrics.calibration(sureness),
         "entropy": mean_h,

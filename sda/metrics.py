@@ -1,8 +1,6 @@
 """What is counted of predictions and labels, and the scores made of it. Pure functions."""
 
 import math
-import statistics
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -52,12 +50,6 @@ def score(confusion: Tensor, names: list[str]) -> dict:
         "fwiou": (values.nan_to_num(0) * matrix.sum(1)).sum().item() / total,
         "iou": per_class,
     }
-
-
-def mean_of_present(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are not None, as the IoU of absent classes is; None where all are."""
-    present = [value for value in values if value is not None]
-    return statistics.mean(present) if present else None
 
 
 def bootstrap(confusions: np.ndarray, draws: int = 1000, confidence: float = 0.95) -> tuple[float, float]:

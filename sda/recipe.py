@@ -138,6 +138,9 @@ class Recipe(shelf.Strict):
     views: Positive = Field(2, description="strong views per unlabelled image")
     teacher_momentum: Unit = Field(0.995, description="of the EMA teacher, at step 0")
     teacher_schedule: Literal["cosine", "constant"] = Field("cosine", description="of its momentum: to 1 at the end, or constant")
+    strong_statistics: bool = Field(
+        True, description="strong views enter the batch norms' running statistics; false: labelled images alone"
+    )
     confidence_power: NonNegative = Field(6.0, description="pseudo-label weight: confidence to this power")
     confidence_threshold: Unit = Field(0.968, description="dacs: a pixel above is one that the teacher is sure of")
     ramp_steps: Natural = Field(2000, description="length of the pseudo-label ramp")
@@ -161,7 +164,8 @@ class Recipe(shelf.Strict):
     released: bool = Field(
         False,
         description="as the authors' released code does: no weights on bank entries, the lowest-scored candidates enter, v2 sums "
-        "two of its four branches, the teacher follows no batch-norm statistics and stays in train mode",
+        "two of its four branches, the teacher follows no batch-norm statistics and stays in train mode, strong views enter the "
+        "student's",
     )
 
     # evaluation
@@ -189,8 +193,10 @@ class Recipe(shelf.Strict):
             raise ValueError("method supervised cannot use unlabelled images; leave unlabelled empty")
         if self.method != "supervised" and not self.unlabelled:
             raise ValueError(f'method {self.method} needs unlabelled images: unlabelled = "target" or a folder')
-        if self.method == "dacs" and not self.source:
-            raise ValueError("method dacs pastes source classes onto target images: name a source")
+        if self.method == "dacs" and (not self.source or self.alternate):
+            raise ValueError(
+                "method dacs pastes source classes onto target images in every step: name a source, and no alternate"
+            )
         return self
 
     @model_validator(mode="after")
@@ -214,6 +220,11 @@ class Recipe(shelf.Strict):
         for name, used in streams.items():
             if used and getattr(self, name) % self.accumulate:
                 raise ValueError(f"accumulate = {self.accumulate} cannot part {name} = {getattr(self, name)} evenly")
+        labelled = [getattr(self, name) for name in ("batch_source", "batch_labelled") if streams[name]]
+        if self.classmix_labelled and (min if self.alternate else sum)(labelled) == self.accumulate:
+            raise ValueError(
+                "one labelled image at a time leaves ClassMix no other: ask for more in batch_labelled, or classmix_labelled = 0"
+            )
         mixes = self.method in ("mean_teacher", "class_bank") and self.classmix_unlabelled
         if mixes and self.batch_unlabelled == self.accumulate:
             at_least = "" if self.accumulate == 1 else f" times accumulate = {self.accumulate}"

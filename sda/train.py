@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TextIO
@@ -414,6 +414,17 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream 
         )
         for name, batch in batches.items()
     }
+
+
+def without_effect(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Of the recipe's fields named, those that have none: other methods or settings read them."""
+    read = {name: {field.name for field in fields(kind.Settings)} for name, kind in METHODS.items()}
+    idle = set().union(*read.values()) - read[recipe.method] - {"steps", "released"}  # which loop and networks read as well
+    if recipe.optimizer != "sgd":
+        idle.add("momentum")
+    if not recipe.balance_classes:
+        idle.add("class_statistics")
+    return [name for name in names if name in idle]
 
 
 def build_network(recipe: Recipe, classes: int, weights_format: str) -> SegmentationNetwork:

@@ -119,6 +119,17 @@ def test_pixels_by_class(seed, n, classes, most, ignored):
         assert set(mine) <= set(possible)
 
 
+@many
+@given(seeds, st.integers(1, 40), st.integers(1, 5), st.integers(1, 50))
+def test_the_highest_scored_pixels_by_class(seed, n, classes, most):
+    torch.manual_seed(seed)
+    valid, labels, scores = torch.rand(n) < 0.8, torch.randint(classes, (n,)), torch.randn(n)
+    indices, chosen = pixels_by_class(labels, valid, classes, most, scores)
+    for c in range(classes):
+        possible = [k for k in range(n) if valid[k] and labels[k] == c]
+        assert indices[c][chosen[c]].tolist() == sorted(possible, key=lambda k: -scores[k])[:most]
+
+
 def test_pixels_by_class_choose_uniformly():
     """All ten pairs out of a class's five pixels are equally likely, wherever in the image they lie."""
     torch.manual_seed(0)

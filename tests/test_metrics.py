@@ -11,6 +11,7 @@ from torchmetrics import CalibrationError, JaccardIndex
 
 from sda import metrics
 from sda.metrics import confusion_matrix, iou, score
+from sda.tables import mean_of_present
 
 NAMES = ["road", "car", "sky", "train", "bus"]
 CLASSES = len(NAMES)
@@ -126,7 +127,7 @@ def test_frequency_weighted_iou_by_hand():
 
 
 def test_mean_of_the_classes_present():
-    assert metrics.mean_of_present([10.0, None, 30.0]) == 20 and metrics.mean_of_present([None]) is None
+    assert mean_of_present([10.0, None, 30.0]) == 20 and mean_of_present([None]) is None
 
 
 def test_bootstrap_is_that_of_a_loop():

@@ -76,10 +76,10 @@ def _train(name: str, given: dict) -> None:
 
     from sda import distributed
     from sda.devices import pick_device
-    from sda.methods import unread
+    from sda.train import without_effect
 
-    if idle := unread(wanted.method, changes):
-        click.echo(f"method {wanted.method} does not read {', '.join(idle)}: no effect", err=True)
+    if idle := without_effect(wanted, changes):
+        click.echo(f"{', '.join(idle)}: no effect with method {wanted.method} and the other settings", err=True)
     with distributed.joined(pick_device(device)) as where:
         _train_here(name, wanted, out, resume_from, stop_at, where, as_json)
 

@@ -42,9 +42,8 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
     """L = L_sup + L_pseudo + 0.01 L_ent + λ_c (L_contr on labelled + L_contr on unlabelled pixels).
 
     Where the paper leaves a choice open: B and |X_l| of the bank's admissions count source and target images alike.
-    Where this departs from it: the contrast sees at most `contrast_pixels` random pixels per class, stream and step, the
-    admissions as many or ψ; the mean over a class is then an estimate, but all classes cost the same, and nothing waits
-    for the device.
+    Where this departs from it: the contrast sees at most `contrast_pixels` random pixels per class, stream and step; the
+    mean over a class is then an estimate, but all classes cost the same, and nothing waits for the device.
 
     Args:
         network: the student θ, images → (logits, features).
@@ -98,7 +97,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
     def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_contr of features (B, F, h, w) with labels (B, H, W) against the bank."""
         s = self.settings
-        f, chosen, _ = self._gather(features, shrink(labels, features.shape[2:]), s.contrast_pixels)
+        f, chosen = self._gather(features, shrink(labels, features.shape[2:]), s.contrast_pixels)
         p = self._heads(f, chosen, self.g, self.q)
         z, valid = self.bank.features, self.bank.valid
         w_p = self._weights(self.S, p.detach(), chosen, s.attention_features)
@@ -122,31 +121,33 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
             right = (predicted == y) & (confidence > s.bank_confidence)
             if s.bank_streams != "both":
                 right &= domain == (SOURCE if s.bank_streams == "source" else TARGET)
-            f, chosen, indices = self._gather(features, torch.where(right, y, IGNORE), max(s.contrast_pixels, s.bank_size))
-            z = self._heads(f, chosen, self.g_teacher.model)
+            y, right = y.flatten(), right.flatten()
+            z = self.g_teacher.model(features.permute(0, 2, 3, 1).flatten(0, 2).unsqueeze(0), right.unsqueeze(0))[0]
+            scores = self._scores(z, torch.where(right, y, self.classes))
             count = s.bank_size if s.bank_selection == "recent" else distributed.size() * len(x_l) * self.admissions
-            # the candidates of all processes: the bank is the same in each
-            candidates = (z, self._scores(z, chosen), chosen, domain.flatten()[indices], confidence.flatten()[indices])
-            self.bank.admit(*(distributed.gathered(part, dim=1) for part in candidates), step, count)
+            indices, chosen = pixels_by_class(y, right, self.classes, count, scores)
+            # the best of all processes: the bank is the same in each
+            best = (z[indices], scores[indices], chosen, domain.flatten()[indices], confidence.flatten()[indices])
+            self.bank.admit(*(distributed.gathered(part, dim=1) for part in best), step, count)
 
-    def _scores(self, z: Tensor, chosen: Tensor) -> Tensor:
-        """What the candidates z (C, K, D) for the bank are ranked by, (C, K): the highest enter."""
+    def _scores(self, z: Tensor, classes: Tensor) -> Tensor:
+        """What the candidates z (N, D) for the bank are ranked by within their classes (N,), C for none: the highest enter."""
         if self.settings.bank_selection != "attention":
-            return torch.rand_like(z[:, :, 0])
+            return torch.rand_like(z[:, 0])
         # normalised by their own statistics: the running ones are those of predicted features p, not of z
-        scores = self.S(z, chosen, note_statistics=False).squeeze(2)
+        scores = self.S.of_rows(z, classes).squeeze(1)
         return -scores if self.settings.released else scores
 
-    def _gather(self, features: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, features: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """Up to `most` random pixels per class of features (B, F, h, w) with labels (B, h, w).
 
         Returns:
-            Their features (C, K, F), which of them are real (C, K), and their indices among the B·h·w pixels (C, K).
+            Their features (C, K, F), and which of them are real (C, K).
         """
         flat, y = features.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
         indices, chosen = pixels_by_class(y, y != IGNORE, self.classes, most)
         rows = flat[indices.flatten()].unflatten(0, indices.shape)
-        return rows, chosen, indices
+        return rows, chosen
 
     @staticmethod
     def _heads(f: Tensor, chosen: Tensor, *heads: nn.Module) -> Tensor:

@@ -56,7 +56,7 @@ class DACS(MeanTeacher):
             x_m, y_m, w_m = strong_views(x_m, y_m, w_m, 1, self.classes, 0.0, self.normalise)
 
         logits_l, _ = self.student(x_l)
-        logits_m, _ = self.student(x_m, note_statistics=batch.labelled is None)
+        logits_m, _ = self.student(x_m, note_statistics=s.strong_statistics or s.released)
         alpha = self.balance(y_l, y_m)
         return {
             "sup": cross_entropy(enlarge(logits_l, y_l.shape[1:]), y_l, alpha),

@@ -28,6 +28,7 @@ class TeacherSettings:
     teacher_momentum: float
     teacher_schedule: str
     weight_pseudo: float
+    strong_statistics: bool
     released: bool
 
 
@@ -62,10 +63,7 @@ class Views:
 class MeanTeacher(nn.Module):
     """L = L_sup + L_pseudo + 0.01 L_ent.
 
-    Where the paper leaves a choice open:
-    - labelled images are those of all streams: source and target alike;
-    - where there are target labels, strong views stay out of the batch norms' running statistics: they are not what
-      evaluation shows. Without (UDA) they are all that shows the target, and enter.
+    Where the paper leaves a choice open: labelled images are those of all streams, source and target alike.
 
     Args:
         network: the student θ, images → (logits, features).
@@ -106,7 +104,7 @@ class MeanTeacher(nn.Module):
 
         # student
         logits_l, f_l = self.student(x_l)
-        logits_a, f_a = self.student(x_a, note_statistics=batch.labelled is None)
+        logits_a, f_a = self.student(x_a, note_statistics=s.strong_statistics or s.released)
         logits_l, logits_a = enlarge(logits_l, y_l.shape[1:]), enlarge(logits_a, y_a.shape[1:])
         alpha = self.balance(y_l, y_a)
         losses = {

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from sda.distributed import total
 
+TILE = 128  # rows that `GroupedMLP.of_rows` takes at a time
+
 
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation of padded rows, one set of statistics per group: padding takes no part in anything.
@@ -69,6 +71,58 @@ class GroupedMLP(nn.Module):
         hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid, note_statistics)
         hidden = nn.functional.leaky_relu(hidden, self.slope)
         return torch.baddbmm(self.bias2, hidden, self.weight2)
+
+    @torch.no_grad()
+    def of_rows(self, x: Tensor, group: Tensor) -> Tensor:
+        """Each of many rows through the MLP of its own group, normalised by these rows' statistics, which are not noted.
+
+        As `forward` in training, but groups may have any number of rows, and nothing is computed for those they lack.
+
+        Args:
+            x: (N, inputs). group: (N,) int64 in 0..G, G for a row of no group.
+
+        Returns:
+            (N, outputs); that of a row of no group is meaningless.
+        """
+        groups, n = len(self.weight1), len(x)
+        index, valid, mine = _tiles(group, groups)
+
+        def mean_by_group(values: Tensor) -> Tensor:
+            sums = values.new_zeros(groups, values.shape[2])
+            sums.index_add_(0, mine, torch.where(valid.unsqueeze(2), values, 0.0).sum(dim=1))
+            return (sums if self.norm.shared else total(sums)) / count
+
+        count = torch.zeros(groups, 1, device=x.device).index_add_(0, mine, valid.sum(dim=1, keepdim=True).float())
+        count = (count if self.norm.shared else total(count)).clamp(min=1)
+        hidden = torch.baddbmm(self.bias1[mine], x[index], self.weight1[mine])
+        hidden = hidden - mean_by_group(hidden)[mine].unsqueeze(1)
+        scale = (mean_by_group(hidden.square()) + self.norm.eps).rsqrt()
+        hidden = hidden * scale[mine].unsqueeze(1) * self.norm.weight[mine] + self.norm.bias[mine]
+        found = torch.baddbmm(self.bias2[mine], nn.functional.leaky_relu(hidden, self.slope), self.weight2[mine])
+        out = x.new_zeros(n + 1, found.shape[2])
+        out[torch.where(valid, index, n)] = found  # what is padding goes into the row past the last
+        return out[:n]
+
+
+def _tiles(group: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted by group into tiles, each of one group: a bounded number of them, however the rows are shared out.
+
+    Returns:
+        index: (T, TILE) of rows. valid: (T, TILE) bool; where False the index is padding. mine: (T,) the tile's group.
+    """
+    n = len(group)
+    order = group.argsort(stable=True)
+    counts = torch.zeros(groups + 1, dtype=torch.int64, device=group.device).scatter_add_(0, group, torch.ones_like(group))
+    counts = counts[:groups]
+    ends = (counts + TILE - 1).div(TILE, rounding_mode="floor").cumsum(0)  # tiles up to and with each group
+    tile = torch.arange(n // TILE + groups, device=group.device)
+    mine = torch.searchsorted(ends, tile, right=True)
+    used, mine = mine < groups, mine.clamp(max=groups - 1)
+    before = torch.where(mine > 0, ends[mine - 1], 0)
+    place = (tile - before).unsqueeze(1) * TILE + torch.arange(TILE, device=group.device)  # within the group
+    starts = counts.cumsum(0) - counts
+    valid = used.unsqueeze(1) & (place < counts[mine].unsqueeze(1))
+    return order[(starts[mine].unsqueeze(1) + place).clamp(max=n - 1)], valid, mine
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:

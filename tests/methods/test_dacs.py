@@ -24,7 +24,8 @@ def make(fake_network, monkeypatch):
         torch.manual_seed(0)
         settings = {
             "steps": 20, "balance_classes": False, "classmix_labelled": 0.0, "teacher_momentum": 0.99, "released": False,
-            "teacher_schedule": "constant", "confidence_threshold": 0.968, "weight_pseudo": 1.0, **changes,
+            "teacher_schedule": "constant", "confidence_threshold": 0.968, "weight_pseudo": 1.0,
+            "strong_statistics": False, **changes,
         }  # fmt: skip
         return DACS(fake_network(1, 5.0), CLASSES, PLAIN, 6, Settings(**settings)).train()
 

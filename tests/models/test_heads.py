@@ -144,6 +144,24 @@ def test_grouped_mlp_is_a_loop_of_sequentials(slope):
     close(mlp(x, valid), expected)
 
 
+@pytest.mark.parametrize("counts", [(500, 0, 128, 3), (1, 2, 129, 0), (0, 0, 0, 0)])
+def test_rows_go_through_the_mlp_of_their_own_group(counts):
+    """Any number of rows of each group, and some of none: as PyTorch's layers on each group's rows, and nothing is noted."""
+    torch.manual_seed(2)
+    mlp = GroupedMLP(GROUPS, CHANNELS, 7, 2, 0.2)
+    nn.init.normal_(mlp.norm.weight)
+    nn.init.normal_(mlp.norm.bias)
+    group = torch.cat([torch.full((count,), g) for g, count in enumerate((*counts, 5))])
+    group = group[torch.randperm(len(group))]
+    x, before = torch.randn(len(group), CHANNELS), mlp.norm.running_mean.clone()
+    found = mlp.of_rows(x, group)
+    assert found.shape == (len(group), 2) and found.isfinite().all() and not found.requires_grad
+    for g in range(GROUPS):
+        if counts[g] > 1:  # PyTorch refuses a single row
+            close(found[group == g], sequential(mlp, g)(x[group == g]))
+    assert torch.equal(mlp.norm.running_mean, before)
+
+
 def test_heads_have_the_paper_s_sizes():
     g, s = projection(48, 256), attention(19, 256)
     rows = torch.ones(1, 3, dtype=torch.bool)
