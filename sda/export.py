@@ -22,7 +22,6 @@ from sda import __version__, checkpoint
 from sda.atomic import written_whole
 from sda.errors import SdaError
 from sda.inference import SMALLEST, predict_logits
-from sda.methods.views import enlarge
 from sda.model_card import card
 from sda.models import SegmentationNetwork
 from sda.models.weights import Preprocessing
@@ -76,7 +75,7 @@ class Deployed(nn.Module):
         if self.flip:
             x = x.flip(1)
         logits, _ = self.network((x - self.mean) / self.std)
-        confidence, labels = enlarge(logits, image.shape[2:]).softmax(dim=1).max(dim=1)
+        confidence, labels = self.network.grid.enlarge(logits, image.shape[2:]).softmax(dim=1).max(dim=1)
         return labels.to(torch.uint8), confidence
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sda.methods.views import enlarge
 from sda.models.weights import Preprocessing
 from sda.protocol import Protocol
 
@@ -27,7 +26,7 @@ def predict_logits(
         (B, C, height, width) float32, whose softmax is the prediction.
     """
     if protocol.passes == 1 and protocol.scales == (1.0,):
-        return enlarge(_at_once_or_sliding(network, normalise(images), protocol.window), size)
+        return network.grid.enlarge(_at_once_or_sliding(network, normalise(images), protocol.window), size)
     mean, images = 0.0, images.float()
     for scale in protocol.scales:
         sides = [max(SMALLEST, round(side * scale)) for side in images.shape[2:]]
@@ -35,7 +34,7 @@ def predict_logits(
         scaled = normalise(scaled / 255)
         for flipped in (False, True) if protocol.flip else (False,):
             logits = _at_once_or_sliding(network, scaled.flip(3) if flipped else scaled, protocol.window)
-            logits = enlarge(logits.flip(3) if flipped else logits, size)
+            logits = network.grid.enlarge(logits.flip(3) if flipped else logits, size)
             mean = mean + logits.softmax(dim=1) / protocol.passes
     return mean.clamp(min=1e-12).log()
 
@@ -50,7 +49,7 @@ def _at_once_or_sliding(network: nn.Module, images: Tensor, window: tuple[int, i
         for left in starts(width, window[1]):
             rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
             part = images[:, :, rows, columns]
-            logits = enlarge(network(part)[0], part.shape[2:])
+            logits = network.grid.enlarge(network(part)[0], part.shape[2:])
             if isinstance(total, float):
                 total = logits.new_zeros(len(images), logits.shape[1], height, width)
             total[:, :, rows, columns] += logits

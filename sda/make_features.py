@@ -18,7 +18,6 @@ import h5py
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader
 
 from sda import __version__, checkpoint
@@ -237,7 +236,7 @@ def _rows(
     """
     logits, features = run.network(run.normalise(torch.stack([sample.image for sample in samples]).to(run.device)))
     if logits.shape[2:] != features.shape[2:]:
-        logits = F.interpolate(logits, features.shape[2:], mode="bilinear")
+        logits = run.network.grid.enlarge(logits, features.shape[2:])
     (count, classes, height, width), (image_height, image_width) = logits.shape, samples[0].image.shape[1:]
     p = logits.softmax(dim=1)
     entropy = -(p * p.clamp(min=1e-12).log()).sum(dim=1).flatten() / np.log(classes)
@@ -255,7 +254,7 @@ def _rows(
     labels = np.full_like(predicted, IGNORE)
     for row, sample in zip(labels, samples, strict=True):
         if sample.label is not None:
-            row[:] = F.interpolate(sample.label[None, None], (height, width), mode="nearest-exact").flatten().numpy()
+            row[:] = run.network.grid.shrink(sample.label[None], (height, width)).flatten().numpy()
     chosen = [
         _choose(mine if sample.label is None else label, per_class, path)
         for mine, label, sample, path in zip(predicted, labels, samples, paths, strict=True)
@@ -270,13 +269,18 @@ def _rows(
     if head is not None:
         valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
         found["projected"] = head(rows[None], valid)[0].half().cpu().numpy()
+    sides = (height, image_height), (width, image_width)
+    rows_at, columns_at = (run.network.grid.pixels(*side).numpy() for side in sides)
     ends, made = np.cumsum([len(place) for place in chosen]), []
     for image, place in enumerate(chosen):
         mine = slice(ends[image] - len(place), ends[image])
         row, column = np.divmod(place, width)
-        centres = [(row + 0.5) * image_height / height, (column + 0.5) * image_width / width]
         of_pixels = {name: values[mine] for name, values in found.items()}
-        of_pixels |= {"label": labels[image, place], "prediction": predicted[image, place], "position": np.stack(centres, axis=1)}
+        of_pixels |= {
+            "label": labels[image, place],
+            "prediction": predicted[image, place],
+            "position": np.stack([rows_at[row], columns_at[column]], axis=1),
+        }
         of_image = {
             "path": np.array(paths[image]),
             "size": np.array([image_height, image_width]),

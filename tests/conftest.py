@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sda.models.torchvision_shim
+from sda.models.grid import Grid
 
 torch.set_num_threads(1)
 
@@ -85,6 +86,7 @@ class FakeNetwork(nn.Module):
     def __init__(self, stride: int = 2, sharpness: float = 20.0):
         super().__init__()
         self.stride = stride
+        self.grid = Grid()
         self.embed = nn.Conv2d(3, self.feature_channels, 3, padding=1)
         self.norm = nn.BatchNorm2d(self.feature_channels)
         self.classify = nn.Conv2d(self.feature_channels, len(PALETTE), 1)

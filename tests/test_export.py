@@ -1,10 +1,12 @@
 """Exported networks compute what the run's does, also where there is neither sda nor PyTorch."""
 
+import copy
 import json
 import re
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 import zipfile
 from pathlib import Path
@@ -23,6 +25,7 @@ from sda import checkpoint, export, model_card, train, trained
 from sda.data.descriptor import class_table
 from sda.models import SegmentationNetwork
 from sda.models.deeplab import DeepLabV3PlusHead, norms_of
+from sda.models.grid import Grid
 from sda.models.weights import PREPROCESSING
 from sda.progress import Bars
 from sda.recipe import Recipe
@@ -33,7 +36,7 @@ from sda.trained import Run
 class Small(nn.Module):
     """A backbone of two convolutions, which exports in a second; all else is the real thing."""
 
-    low_channels, high_channels = 8, 16
+    low_channels, high_channels, grid = 8, 16, Grid()
 
     def __init__(self):
         super().__init__()
@@ -298,14 +301,18 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
 def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sda, monkeypatch, fault):
     """Each fault is one that exporters have had, or that a wrong wrapper would."""
 
+    def resize(deployed, enlarge):
+        deployed.network = copy.copy(deployed.network)  # the one that it is compared with stays
+        deployed.network.grid = types.SimpleNamespace(enlarge=enlarge)
+
     def faulty(deployed):
         if fault == "other preprocessing":
             deployed.factor = 1 / 256
             deployed.mean = deployed.mean.flip(1)
         if fault == "other resizing":
-            monkeypatch.setattr(export, "enlarge", lambda logits, size: F.interpolate(logits, size, mode="nearest"))
+            resize(deployed, lambda logits, size: F.interpolate(logits, size, mode="nearest"))
         if fault == "one size":
-            monkeypatch.setattr(export, "enlarge", lambda logits, size: F.interpolate(logits, (72, 104), mode="bilinear"))
+            resize(deployed, lambda logits, size: F.interpolate(logits, (72, 104), mode="bilinear"))
         if fault == "one image":
             return lambda image: [part[:1] for part in deployed(image)]
         if fault == "not a number":

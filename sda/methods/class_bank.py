@@ -14,7 +14,7 @@ from sda.data.streams import Batch
 from sda.labels import IGNORE
 from sda.losses import contrast, mean_one
 from sda.methods import mean_teacher
-from sda.methods.views import SOURCE, TARGET, shrink
+from sda.methods.views import SOURCE, TARGET
 from sda.models.heads import attention, projection
 from sda.models.weights import Preprocessing
 from sda.teacher import Teacher, pseudo_label
@@ -97,7 +97,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
     def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_contr of features (B, F, h, w) with labels (B, H, W) against the bank."""
         s = self.settings
-        f, chosen = self._gather(features, shrink(labels, features.shape[2:]), s.contrast_pixels)
+        f, chosen = self._gather(features, self.student.grid.shrink(labels, features.shape[2:]), s.contrast_pixels)
         p = self._heads(f, chosen, self.g, self.q)
         z, valid = self.bank.features, self.bank.valid
         w_p = self._weights(self.S, p.detach(), chosen, s.attention_features)
@@ -117,7 +117,7 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         with torch.no_grad():
             logits, features = self.teacher(x_l)
             predicted, confidence = pseudo_label(logits)
-            y, domain = shrink(y_l, features.shape[2:]), shrink(domain, features.shape[2:])
+            y, domain = (self.student.grid.shrink(part, features.shape[2:]) for part in (y_l, domain))
             right = (predicted == y) & (confidence > s.bank_confidence)
             if s.bank_streams != "both":
                 right &= domain == (SOURCE if s.bank_streams == "source" else TARGET)

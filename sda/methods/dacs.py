@@ -13,7 +13,7 @@ from sda.augment import half_of_classes
 from sda.data.streams import Batch
 from sda.losses import cross_entropy
 from sda.methods.mean_teacher import MeanTeacher, TeacherSettings
-from sda.methods.views import enlarge, labelled_views, strong_views
+from sda.methods.views import labelled_views, strong_views
 from sda.teacher import pseudo_label, top_share
 
 
@@ -37,11 +37,11 @@ class DACS(MeanTeacher):
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The named losses of one step; their sum is what is minimised."""
-        s = self.settings
+        s, grid = self.settings, self.student.grid
         x_l, y_l, _ = labelled_views(batch, self.classes, s.classmix_labelled, self.normalise)
         x_u = batch.unlabelled.float() / 255
         with torch.no_grad():
-            y_u, confidence = pseudo_label(enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
+            y_u, confidence = pseudo_label(grid.enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
             self.teacher_top = top_share(y_u, self.classes)
             sure = (confidence > s.confidence_threshold).float().mean(dim=(1, 2), keepdim=True)
 
@@ -59,6 +59,6 @@ class DACS(MeanTeacher):
         logits_m, _ = self.student(x_m, note_statistics=s.strong_statistics or s.released)
         alpha = self.balance(y_l, y_m)
         return {
-            "sup": cross_entropy(enlarge(logits_l, y_l.shape[1:]), y_l, alpha),
-            "mix": s.weight_pseudo * cross_entropy(enlarge(logits_m, y_m.shape[1:]), y_m, alpha, w_m),
+            "sup": cross_entropy(grid.enlarge(logits_l, y_l.shape[1:]), y_l, alpha),
+            "mix": s.weight_pseudo * cross_entropy(grid.enlarge(logits_m, y_m.shape[1:]), y_m, alpha, w_m),
         }

@@ -13,7 +13,7 @@ from sda.balance import ClassBalance
 from sda.data.streams import Batch
 from sda.labels import IGNORE
 from sda.losses import cross_entropy, entropy, ramp
-from sda.methods.views import enlarge, labelled_views, strong_views
+from sda.methods.views import labelled_views, strong_views
 from sda.models.weights import Preprocessing
 from sda.teacher import Teacher, pseudo_label, top_share
 
@@ -91,13 +91,13 @@ class MeanTeacher(nn.Module):
 
     def self_training(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Views]:
         """The losses, and the views that they were made from."""
-        s = self.settings
+        s, grid = self.settings, self.student.grid
         x_l, y_l, domain = labelled_views(batch, self.classes, s.classmix_labelled, self.normalise)
         x_u = batch.unlabelled.float() / 255
 
         # teacher: pseudo-labels ŷ
         with torch.no_grad():
-            y_u, confidence = pseudo_label(enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
+            y_u, confidence = pseudo_label(grid.enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
         self.teacher_top = top_share(y_u, self.classes)
         mix = s.classmix_unlabelled if step >= s.unlabelled_start else 0.0
         x_a, y_a, w_a = strong_views(x_u, y_u, confidence**s.confidence_power, s.views, self.classes, mix, self.normalise)
@@ -105,7 +105,7 @@ class MeanTeacher(nn.Module):
         # student
         logits_l, f_l = self.student(x_l)
         logits_a, f_a = self.student(x_a, note_statistics=s.strong_statistics or s.released)
-        logits_l, logits_a = enlarge(logits_l, y_l.shape[1:]), enlarge(logits_a, y_a.shape[1:])
+        logits_l, logits_a = grid.enlarge(logits_l, y_l.shape[1:]), grid.enlarge(logits_a, y_a.shape[1:])
         alpha = self.balance(y_l, y_a)
         losses = {
             "sup": cross_entropy(logits_l, y_l, alpha),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from sda.balance import ClassBalance
 from sda.data.streams import Batch
 from sda.losses import cross_entropy
-from sda.methods.views import enlarge, labelled_views
+from sda.methods.views import labelled_views
 from sda.models.weights import Preprocessing
 
 
@@ -32,7 +32,7 @@ class Supervised(nn.Module):
         """The named losses of one step; their sum is what is minimised."""
         x_l, y_l, _ = labelled_views(batch, self.classes, self.settings.classmix_labelled, self.normalise)
         logits, _ = self.student(x_l)
-        return {"sup": cross_entropy(enlarge(logits, y_l.shape[1:]), y_l, self.balance(y_l))}
+        return {"sup": cross_entropy(self.student.grid.enlarge(logits, y_l.shape[1:]), y_l, self.balance(y_l))}
 
     def follow(self, step: int) -> None:
         """Nothing follows the student here."""

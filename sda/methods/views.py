@@ -1,7 +1,6 @@
 """The augmented images that methods train on."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sda.augment import STRONG, WEAK, Augment, classmix
@@ -43,13 +42,3 @@ def strong_views(
     made = [classmix(*_strong(images, labels, weights), classes, mix) for _ in range(views)]
     images, labels, weights = (torch.cat(parts) for parts in zip(*made, strict=True))
     return normalise(images), labels, weights
-
-
-def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (B, C, h, w) at a size (height, width), as that of the images: bilinear."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-
-
-def shrink(labels: Tensor, size: torch.Size) -> Tensor:
-    """Label maps (B, H, W) int64 at the size of the features, nearest."""
-    return F.interpolate(labels.unsqueeze(1).float(), size=size, mode="nearest-exact").squeeze(1).long()

@@ -7,6 +7,7 @@ torchvision's own names (``layer1.0.conv1.weight``, ``features.0.0.weight``), so
 from torch import Tensor, nn
 
 from sda.errors import SdaError
+from sda.models.grid import Grid
 from sda.models.torchvision_shim import models
 
 RESNETS = {"resnet50": models.resnet50, "resnet101": models.resnet101}
@@ -40,6 +41,7 @@ class ResNetBackbone(nn.Module):
         resnet = RESNETS[name](replace_stride_with_dilation=[False, output_stride == 8, True])
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+        self.grid = Grid(corners=caffe)
         if caffe:
             self.maxpool.ceil_mode = True
             for layer in (self.layer2, self.layer3, self.layer4):
@@ -58,6 +60,8 @@ class ResNetBackbone(nn.Module):
 
 class MobileNetBackbone(nn.Module):
     """MobileNet V2 or V3 without its classifier; ``low`` is the last block at stride 4."""
+
+    grid = Grid()
 
     def __init__(self, name: str, output_stride: int):
         super().__init__()

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
@@ -32,7 +31,8 @@ NORM_MOMENTUM = 0.1
 class SegmentationNetwork(nn.Module):
     """Images (B, 3, H, W), float, normalised, H and W at least 32 → logits (B, C, h, w) and features (B, F, h, w).
 
-    h = ceil(H / stride), w = ceil(W / stride); F is `feature_channels`. Logits are not upsampled to the image.
+    h = ceil(H / stride), w = ceil(W / stride), with Caffe's ResNets up to one more; F is `feature_channels`. Logits are not
+    upsampled to the image: `grid` knows the way.
 
     `precision` is that of the convolutions; what comes out is float32 in any case, so losses and heads never lose digits.
     The network runs in channels-last memory format, which is faster on every device that was tried.
@@ -41,6 +41,7 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, precision: torch.dtype = torch.float32):
         super().__init__()
         self.precision = precision
+        self.grid = backbone.grid
         self.backbone = backbone
         self.head = head
         self.feature_channels: int = head.feature_channels
@@ -188,6 +189,7 @@ class DeepLabV3PlusHead(nn.Module):
         width = 128 if separable else 256
         conv = separable_block if separable else conv_block
         self.feature_channels = width
+        self.grid = backbone.grid
         self.aspp = ASPP(backbone.high_channels, width, V3PLUS_RATES[output_stride], separable)
         self.low_level = conv_block(backbone.low_channels, LOW_LEVEL_CHANNELS, kernel=1)
         self.decoder = conv(width + LOW_LEVEL_CHANNELS, width)
@@ -198,7 +200,7 @@ class DeepLabV3PlusHead(nn.Module):
         initialise_classifier(self.classifier, inputs=width)
 
     def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        context = F.interpolate(self.aspp(high), size=low.shape[-2:], mode="bilinear", align_corners=False)
+        context = self.grid.enlarge(self.aspp(high), low.shape[-2:])
         features = self.decoder(torch.cat([context, self.low_level(low)], dim=1))
         return self.classifier(features), features
 
