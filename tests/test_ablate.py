@@ -147,6 +147,14 @@ def test_an_interrupted_run_is_gone_on_with(world, monkeypatch, capsys, tmp_path
     assert (tmp_path / "out/tiny/seed1-interrupted/recipe.toml").read_text() == "cut off"
 
 
+def test_a_row_that_its_changes_leave_as_it_was_is_told(world, no_training, monkeypatch, capsys, tmp_path):
+    arguments = ["ablate", world.recipe, "--set", "method=class_bank", "--set", "unlabelled=target", "--seeds", "0"]
+    rows = ["--row", "method=mean_teacher bank_size=9"]
+    assert tiny.run_main(monkeypatch, *arguments, "--over", "bank_size=8,9", *rows, "--out", tmp_path / "out") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert told == ["method=mean_teacher bank_size=9: bank_size: no effect with its method and other settings"]
+
+
 def test_other_settings_in_the_folder_are_refused(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0

@@ -382,9 +382,23 @@ def test_train_and_eval_as_json(world):
 
 def test_a_flag_without_effect_is_told(sda, world, tmp_path):
     """Of those that the user gave; what stands in a recipe may be for its other methods."""
-    flags = ["--steps", 1, "--bank-size", 8, "--views", 1, "--learning-rate", 0.1, "--device", "cpu"]
+    flags = [
+        "--steps",
+        1,
+        "--bank-size",
+        8,
+        "--views",
+        1,
+        "--learning-rate",
+        0.1,
+        "--class-statistics",
+        "true",
+        "--device",
+        "cpu",
+    ]
     status, shown = sda("train", world.recipe, *flags, "--out", tmp_path / "run")
-    assert status == 0 and "method supervised does not read bank_size, views: no effect" in shown.err
+    assert status == 0 and "bank_size, views, class_statistics: no effect with method supervised" in shown.err
+    flags += ["--balance-classes", "true"]
     status, shown = sda("train", world.recipe, *tiny.BANK, *flags, "--out", tmp_path / "bank")
     assert status == 0 and "no effect" not in shown.err
 

@@ -172,6 +172,13 @@ def test_values_out_of_range_are_refused(key, value, says):
     [
         ({"method": "mean_teacher"}, "method mean_teacher needs unlabelled images"),
         ({"method": "dacs", "unlabelled": "target"}, "method dacs pastes source classes"),
+        (
+            {"method": "dacs", "unlabelled": "target", "source": "camvid", "alternate": True},
+            "name a source, and no alternate",
+        ),
+        ({"classmix_labelled": 0.2, "batch_labelled": 1}, "one labelled image at a time leaves ClassMix no other"),
+        ({"classmix_labelled": 0.2, "batch_labelled": 2, "accumulate": 2}, "one labelled image at a time"),
+        ({"classmix_labelled": 0.2, "source": "camvid", "batch_source": 1, "alternate": True}, "one labelled image at a time"),
         ({**UNLABELLED, "attention_features": False}, "which attention_features = false leaves untrained"),
         ({**UNLABELLED, "bank_streams": "source"}, "bank_streams = source: there is no such labelled stream"),
         ({**UNLABELLED, "source": "camvid", "labels": 0, "bank_streams": "target"}, "bank_streams = target: there is no such"),

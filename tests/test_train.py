@@ -13,7 +13,7 @@ from PIL import Image
 from sda import recipe as recipes
 from sda.data.assemble import assemble
 from sda.methods import Supervised
-from sda.train import Training, build_network, make_optimizer
+from sda.train import Training, build_network, make_optimizer, without_effect
 
 DIFFERS = {"seconds"}  # what two equal runs may differ in
 
@@ -421,3 +421,9 @@ def test_class_table_of_the_users_is_mapped_to_by_its_stem(sda, tmp_path):
     world.toy.write_text(tiny.TOY.replace("[maps.field]", "[maps.tab]"))
     assert classes
     sda("train", world.recipe, "--steps", "1", "--out", tmp_path / "run", "--device", "cpu")
+
+
+def test_momentum_is_that_of_sgd():
+    recipe = recipes.Recipe(target="idd_lite", labels=3, size=[64, 64], backbone="resnet50", steps=1, optimizer="adamw")
+    assert without_effect(recipe, ["momentum", "weight_decay"]) == ["momentum"]
+    assert without_effect(recipe.model_copy(update={"optimizer": "sgd"}), ["momentum"]) == []
