@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sda import checkpoint
+from sda.atomic import written_whole
 from sda.bank import ClassBank
 from sda.errors import SdaError
 from sda.features import unit
@@ -86,7 +87,10 @@ def of_run(folder: Path) -> Contents:
     found = of_state(state)
     if found is None:
         method = state.get("recipe", {}).get("method", "")
-        raise SdaError(f"{path}: there is no bank in it (method {method}), or it is of an older version of sda")
+        reason = (
+            "it is of an older version of sda, whose banks had less in them" if method == "class_bank" else f"method {method}"
+        )
+        raise SdaError(f"{path}: there is no bank in it: {reason}")
     return found
 
 
@@ -103,8 +107,10 @@ def of_state(state: dict) -> Contents | None:
 
 def export(contents: Contents, file: Path, run: str) -> None:
     """Write a bank as HDF5: one dataset per part. SdaError when there is such a file."""
+    if file.exists():
+        raise SdaError(f"{file}: exists; nothing is overwritten: name another file")
     try:
-        with h5py.File(file, "x") as out:
+        with written_whole(file) as place, h5py.File(place, "w") as out:
             out.attrs["kind"], out.attrs["format"], out.attrs["run"] = KIND, FORMAT, run
             out.attrs["classes"], out.attrs["step"] = list(contents.classes), contents.at
             for name in PARTS:
@@ -114,9 +120,7 @@ def export(contents: Contents, file: Path, run: str) -> None:
             out["domain"].attrs["about"] = "(C, psi) 0: source, 1: target"
             out["confidence"].attrs["about"] = "(C, psi) the teacher's, when the entry came"
             out["step"].attrs["about"] = "(C, psi) the training step at which the entry came"
-    except FileExistsError:
-        raise SdaError(f"{file}: exists; nothing is overwritten: name another file") from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise SdaError(f"{file}: cannot be written ({str(error).splitlines()[0]})") from None
 
 

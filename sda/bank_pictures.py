@@ -9,20 +9,23 @@ from PIL import Image, ImageDraw, ImageFont
 from sda.bank_contents import Contents
 from sda.data.files import read_image
 from sda.features import FeatureCache, classes_of, unit
-from sda.pictures import GREY
+from sda.labels import IGNORE
+from sda.pictures import GREY, legend
 
-CROP = 88  # side of a picture in the sheet
+CROP = 112  # side of a picture in the sheet
+CAPTION = 36  # room below it
 SEEN = 0.3  # of the image's height, that a crop shows
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A pixel near to an entry: its cosine, its image and place there, and its train id."""
+    """A pixel near to an entry: its cosine, its image and place there, and its train id, which may be only predicted."""
 
     cosine: float
     image: int
     position: tuple[int, int]
     label: int
+    predicted: bool
 
 
 def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, nearest: int = 3) -> dict[str, list[list[Neighbour]]]:
@@ -56,7 +59,8 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
                 image = int(block["image"][index])
                 if image not in best or row[index] > best[image].cosine:
                     place = tuple(int(side) for side in block["position"][index])
-                    best[image] = Neighbour(float(row[index]), image, place, int(labels[index]))
+                    predicted = bool(block["label"][index] == IGNORE)
+                    best[image] = Neighbour(float(row[index]), image, place, int(labels[index]), predicted)
             kept = sorted(best.values(), key=lambda one: -one.cosine)[:nearest]
             found[query] = {one.image: one for one in kept}
     return {
@@ -66,7 +70,8 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
 
 
 def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[Neighbour]]]) -> Image.Image:
-    """A row per class: the surroundings of each entry's neighbours, framed in the colour of the class that the pixel is of.
+    """A row per class: the surroundings of each entry's neighbours, framed in the colour of the class that the pixel is of, or is
+    predicted as where it has no label.
 
     Raises:
         FileError: an image of the cache is gone.
@@ -75,16 +80,19 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
     entries = max([len(lists) for lists in found.values()] + [1])
     nearest = max([len(one) for lists in found.values() for one in lists] + [1])
     width = head + entries * (nearest * (CROP + gap) + 18)
-    sheet = Image.new("RGB", (width, 34 + len(found) * (CROP + 28)), "white")
+    names = legend(contents.classes, max(1, width // 150))
+    body = 34 + len(found) * (CROP + CAPTION)
+    sheet = Image.new("RGB", (max(width, names.width), body + names.height), "white")
+    sheet.paste(names, (0, body))
     draw = ImageDraw.Draw(sheet)
     for entry in range(entries):
         title = "newest entry" if entry == 0 else "oldest entry" if entry == entries - 1 else "between"
         draw.text((head + entry * (nearest * (CROP + gap) + 18), 17), title, "black", font, anchor="lm")
-    colors, names = list(contents.classes.values()), list(contents.classes)
+    colors = list(contents.classes.values())
     opened: dict[int, Image.Image] = {}
     sizes, roots = cache.of_images("size"), [Path(domain["root"]) for domain in cache.about["domains"]]
     for line, (name, lists) in enumerate(found.items()):
-        top = 34 + line * (CROP + 28)
+        top = 34 + line * (CROP + CAPTION)
         draw.text((8, top + CROP / 2), name if lists else f"{name}: empty", "black", font, anchor="lm")
         for entry, pixels in enumerate(lists):
             for place, pixel in enumerate(pixels):
@@ -98,9 +106,20 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
                 sheet.paste(_surroundings(opened[pixel.image], pixel.position), (left, top))
                 color = tuple(colors[pixel.label]) if pixel.label < len(colors) else GREY
                 draw.rectangle((left - 2, top - 2, left + CROP + 1, top + CROP + 1), outline=color, width=4)
-                said = names[pixel.label] if pixel.label < len(names) else "ignored"
-                draw.text((left, top + CROP + 11), f"{pixel.cosine:.2f} {said}"[:14], "black", font, anchor="lm")
+                said = list(contents.classes)[pixel.label] if pixel.label < len(colors) else "ignored"
+                whence = cache.domains[cache.domain[pixel.image]] + (", predicted" if pixel.predicted else "")
+                draw.text((left, top + CROP + 10), _fitting(f"{pixel.cosine:.2f} {said}", font), "black", font, anchor="lm")
+                draw.text((left, top + CROP + 23), _fitting(whence, font), GREY, font, anchor="lm")
     return sheet
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a text as there is room for below a picture."""
+    if font.getlength(text) <= CROP:
+        return text
+    while font.getlength(f"{text}…") > CROP:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def _surroundings(image: Image.Image, position: tuple[int, int]) -> Image.Image:

@@ -53,6 +53,12 @@ class Row:
     subsets: dict[str, float]
 
 
+def title_of(folder: Path) -> str:
+    """A run's name: that of its folder, with the row's where sda ablate names it by its seed."""
+    place = folder.resolve()
+    return f"{place.parent.name}/{place.name}" if place.name.startswith("seed") else place.name
+
+
 def read(path: Path) -> Score:
     """The score of a run folder (its result.json), or one of its evaluations by the path of the file.
 
@@ -71,8 +77,7 @@ def read(path: Path) -> Score:
         missing = {"JSON"}
     if missing:
         raise SdaError(f"{file}: not a score of sda: it lacks {', '.join(sorted(missing))}")
-    place = folder.resolve()
-    name = f"{place.parent.name}/{place.name}" if place.name.startswith("seed") else place.name  # as sda ablate names them
+    name = title_of(folder)
     title = name if file.name == "result.json" else f"{name}/{file.stem}"
     return Score(title, folder, values, recipes.load(str(folder / "recipe.toml")).model_dump())
 

@@ -2,6 +2,7 @@
 (docs/features.md)."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from sda.data.descriptor import Item
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
-FORMAT = 1
+FORMAT = 2
 KIND = "sda features"
 
 # What there is of each pixel and of each image: name → type, unit, and what it is.
@@ -26,6 +27,7 @@ PIXELS = {
     "prediction": ("uint8", "train id", "(N,) the most probable class: the pseudo-label"),
     "confidence": ("float32", "probability, 0 to 1", "(N,) of that class"),
     "entropy": ("float32", "0 to 1", "(N,) of the prediction, over log C"),
+    "drawn": ("uint8", "bits", "(N,) 1: drawn as a pixel of its predicted class; 2: of its label's, where the image has one"),
     "image": ("int32", "index into /images", "(N,) where the pixel comes from; ascending"),
     "position": ("int32", "pixels of the network's input", "(N, 2) row and column of the pixel's centre"),
 }
@@ -39,7 +41,8 @@ IMAGES = {
     "class_entropy": ("float32", "0 to 1", "(M, C) mean entropy of these, over log C; 0 where there are none"),
 }
 
-LISTS = ("left_out", "labelled")  # why files were left out; the target images whose labels the network was trained on
+# Why files were left out; the target images whose labels the network was trained on, and those that it was scored on.
+LISTS = ("left_out", "labelled", "scored")
 
 
 def classes_of(block: dict[str, np.ndarray]) -> np.ndarray:
@@ -52,13 +55,19 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(min=1e-12)
 
 
+def text_hash(*texts: list[str]) -> str:
+    """SHA-256 of lists of text, which HDF5 keeps no checksum of."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
 class FeatureCache(Dataset):
     """A cache that is read: image after image, or in blocks of pixels. May be pickled and forked: every process opens the file
     itself, when it first reads.
 
     Attributes:
         classes: name → colour, in the order of the train ids. domains: their names. paths, domain: of each image.
-        labelled: the target images whose labels the network was trained on. left_out: why files are not in it.
+        labelled: the target images whose labels the network was trained on; scored: those that it was scored on. left_out: why
+            files are not in it.
         about: how it was made. settings: what decides what is in it.
 
     Raises:
@@ -72,10 +81,12 @@ class FeatureCache(Dataset):
             if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
                 raise SdaError(f"{path}: not a feature cache of this version of sda; make it anew with sda features")
             self.about: dict = json.loads(file.attrs["about"])
-            self.left_out, self.labelled = ([text.decode(errors="surrogateescape") for text in file[name][:]] for name in LISTS)
+            self.left_out, self.labelled, self.scored = (_text(file[name]) for name in LISTS)
             self.has_projection = "projected" in file
             self._rows = file["images/pixels"][:]
-            self.paths = [text.decode(errors="surrogateescape") for text in file["images/path"][:]]
+            self.paths = _text(file["images/path"])
+            if text_hash(self.paths, self.left_out, self.labelled, self.scored) != file.attrs["text_sha256"]:
+                raise OSError("damaged: paths are not those that were written")
             self.domain = file["images/domain"][:]
         self.classes: dict = self.about["classes"]
         self.domains = [domain["name"] for domain in self.about["domains"]]
@@ -168,5 +179,9 @@ class FeatureCache(Dataset):
         if self._opened is None or self._opened[0] != os.getpid():
             if self._opened is not None:  # inherited by a fork: HDF5 would hand out the parent's handle again
                 self._opened[1].close()
-            self._opened = os.getpid(), h5py.File(self.path, "r", locking=False)
+            self._opened = os.getpid(), h5py.File(self.path, "r")
         return self._opened[1]
+
+
+def _text(dataset: h5py.Dataset) -> list[str]:
+    return [text.decode(errors="surrogateescape") for text in dataset[:]]

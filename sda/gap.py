@@ -38,18 +38,25 @@ def read(caches: list[FeatureCache], domain: str, per_class: int, space: str, se
     Raises:
         SdaError: nobody holds this domain, or not in this space.
     """
-    random, parts, images = np.random.default_rng(seed), [], 0
+    random, parts, images, seen = np.random.default_rng(seed), [], 0, set()
     for cache in caches:
         if domain not in cache.domains:
             continue
+        own = {cache.paths[index] for index in cache.images_of(domain)}
+        if seen & own:
+            raise SdaError(
+                f"{cache.path}: holds images of {domain} that another cache given holds too, such as {min(seen & own)}"
+            )
+        seen |= own
         mine = cache.domain == cache.domains.index(domain)
-        for block in cache.blocks(space, "label", "prediction", "image", rows=32768):
-            here = mine[block["image"]]
+        for block in cache.blocks(space, "label", "prediction", "drawn", "image", rows=32768):
+            here = mine[block["image"]] & (block["drawn"] & 2 > 0)
             parts.append((block[space][here], classes_of(block)[here], block["image"][here] + images, random.random(here.sum())))
             parts = [_thinned(parts, per_class)]
         images += len(cache)
     if not parts or not len(parts[0][1]):
-        raise SdaError(f"{', '.join(str(cache.path) for cache in caches)}: no pixel of a domain {domain!r}")
+        there = ", ".join(dict.fromkeys(name for cache in caches for name in cache.domains))
+        raise SdaError(f"{', '.join(str(cache.path) for cache in caches)}: no pixel of a domain {domain!r}; there are {there}")
     features, label, image, _ = parts[0]
     return Pixels(features.astype(np.float32), label, image)
 

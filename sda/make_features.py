@@ -4,14 +4,17 @@ A run over a large set takes long, so what is done is kept in OUT.parts, and the
 stands under the name OUT before it is complete.
 """
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -26,13 +29,14 @@ from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.evaluate import batch_size
-from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, FeatureCache
+from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, FeatureCache, text_hash
 from sda.labels import IGNORE
 from sda.models.heads import projection
 from sda.trained import Run
 
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
 SHARD_BYTES = 16 * 2**20  # of a file in OUT.parts: what memory holds, and what a kill can lose
+HELD_BACK = 2**25  # what HDF5 may hold back of what is written
 CHUNK_BYTES = 2**18  # of a chunk in the cache: the least that is read at a time
 
 Count = Callable[[str, int, int], None]
@@ -56,6 +60,17 @@ def open_domain(run: Run, dataset: str, root: str, split: str, progress: Count) 
     """
     images, folder, notes = run.all_images(dataset, root, split, progress)
     return Domain(Path(dataset).stem, split, os.path.abspath(folder), images), notes
+
+
+def distinct(domains: list[Domain]) -> list[Domain]:
+    """The same under names of their own: A, A-2, …"""
+    named: dict[str, Domain] = {}
+    for domain in domains:
+        name, number = domain.name, 2
+        while name in named:
+            name, number = f"{domain.name}-{number}", number + 1
+        named[name] = replace(domain, name=name)
+    return list(named.values())
 
 
 def network_hash(*modules: nn.Module | None) -> str:
@@ -94,15 +109,16 @@ def write_features(
 
     Args:
         domains: their datasets at the size of the network's input, labels at their own.
-        per_class: pixels of each class that are kept of an image, at random: by label where it has one, else by prediction;
-            0: all pixels. The choice is the same in every run.
+        per_class: pixels of each class that are kept of an image, at random, once by prediction and, where it has a label, once
+            by that; 0: all pixels. The choice is the same in every run.
         skip: leave unusable files out rather than raise.
 
     Returns:
         Why files were left out.
 
     Raises:
-        SdaError: `out` is there and is of another network, other images or settings; an unusable file; a full disk.
+        SdaError: `out` is there and is of another network, other images or settings, or is being written by another process; an
+            unusable file; a full disk.
     """
     head = load_projection(run)
     settings = {
@@ -120,20 +136,23 @@ def write_features(
         return FeatureCache(out).left_out
     parts = out.with_name(f"{out.name}.parts")
     try:
-        _begin(parts, settings)
-        left_out = _compute(parts, run, head, domains, settings, progress, skip)
-        about = {
-            "run": os.path.abspath(run.folder),
-            "checkpoint": run.which,
-            "weights": run.network_name,
-            "step": run.step,
-            "classes": run.table.colors,
-            "target": Path(run.recipe.target).stem,
-            "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
-            "left_out": left_out,
-            "labelled": run.splits.get("labelled", []),
-        }
-        _finish(parts, out, settings, about)
+        parts.mkdir(parents=True, exist_ok=True)
+        with _alone(parts):
+            _begin(parts, settings)
+            left_out = _compute(parts, run, head, domains, settings, progress, skip)
+            about = {
+                "run": os.path.abspath(run.folder),
+                "checkpoint": run.which,
+                "weights": run.network_name,
+                "step": run.step,
+                "classes": run.table.colors,
+                "target": Path(run.recipe.target).stem,
+                "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
+                "left_out": left_out,
+                "labelled": run.splits.get("labelled", []),
+                "scored": run.splits.get("val", []) + run.splits.get("held_out", []),
+            }
+            _finish(parts, out, settings, about)
         shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
@@ -175,9 +194,19 @@ def check_made_by(cache: FeatureCache, run: Run) -> None:
         raise SdaError(f"{cache.path}: made by {other} than {run.folder} has now; make it anew with sda features")
 
 
+@contextlib.contextmanager
+def _alone(parts: Path) -> Iterator[None]:
+    """Only one process at a time. What it leaves when it is killed hinders nobody, its loader processes neither."""
+    with (parts / "lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise SdaError(f"{parts}: another process is writing this cache; wait for it, or name another --out") from None
+        yield
+
+
 def _begin(parts: Path, settings: dict) -> None:
-    """Make the folder of an unfinished cache, or see that it is this one's."""
-    parts.mkdir(parents=True, exist_ok=True)
+    """Note whose folder this is, or see that it is this cache's."""
     file = parts / "settings.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     if there is None:
@@ -199,13 +228,14 @@ def _compute(
     whole = ConcatDataset([Guarded(domain.dataset) for domain in domains])
     domain_of = [place for place, domain in enumerate(domains) for _ in domain.dataset.items]
     keys = [item.key for domain in domains for item in domain.dataset.items]
-    with _Writer(parts, settings["compression"]) as writer:
-        begun = done = writer.images
+    there = _shards(parts)
+    begun = done = int(there[-1].stem.split("-")[1]) if there else 0
+    batch, shard = batch_size(run.protocol()), _Shard()
+    loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
+    batches = iter(loader)  # its processes begin before a thread writes HDF5
+    with _Writer(parts, there, settings["compression"]) as writer:
         progress("features", done, len(whole))
-        batch = batch_size(run.protocol())
-        shard = _Shard()
-        loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
-        for found in loader:
+        for found in batches:
             samples, numbers = [], []  # of one size: where images keep their own, they come one by one
             for number, (_, sample) in enumerate(found, start=done):
                 if isinstance(sample, FileError):
@@ -255,10 +285,12 @@ def _rows(
     for row, sample in zip(labels, samples, strict=True):
         if sample.label is not None:
             row[:] = run.network.grid.shrink(sample.label[None], (height, width)).flatten().numpy()
-    chosen = [
-        _choose(mine if sample.label is None else label, per_class, path)
-        for mine, label, sample, path in zip(predicted, labels, samples, paths, strict=True)
-    ]
+    chosen, drawn = [], []
+    for mine, label, sample, path in zip(predicted, labels, samples, paths, strict=True):
+        by_prediction = _choose(mine, per_class, path)
+        by_label = by_prediction if sample.label is None else _choose(label, per_class, path)
+        chosen.append(np.union1d(by_prediction, by_label))
+        drawn.append(np.isin(chosen[-1], by_prediction) + 2 * np.isin(chosen[-1], by_label))
     here = torch.from_numpy(np.concatenate([place + image * height * width for image, place in enumerate(chosen)])).to(p.device)
     rows = features.permute(0, 2, 3, 1).reshape(count * height * width, -1)[here]
     found = {
@@ -279,6 +311,7 @@ def _rows(
         of_pixels |= {
             "label": labels[image, place],
             "prediction": predicted[image, place],
+            "drawn": drawn[image],
             "position": np.stack([rows_at[row], columns_at[column]], axis=1),
         }
         of_image = {
@@ -333,55 +366,78 @@ class _Shard:
         return whole
 
 
+def _shards(parts: Path) -> list[Path]:
+    """The shards that an interrupted run left, each beginning where the one before it ends; others are removed."""
+    found, images = [], 0
+    for path in sorted(parts.glob("*-*.npz")):
+        begin, after = (int(number) for number in path.stem.split("-"))
+        if begin != images:
+            path.unlink()
+            continue
+        found.append(path)
+        images = after
+    return found
+
+
 class _Writer:
-    """Writes shards, one at a time, beside the computation: each as a file of its own, and into features.h5.tmp.
+    """Keeps each shard as a file of its own, and writes them, one at a time, beside the computation into features.h5.tmp.
 
     Attributes:
-        images: how many are in the shards that an interrupted run left. faults: why files were left out, at the end.
+        faults: why files were left out, at the end.
     """
 
-    def __init__(self, parts: Path, compression: str):
-        self._parts, self._compression = parts, compression
-        self._there, self.images = [], 0
-        for path in sorted(parts.glob("*-*.npz")):
-            begin, after = (int(number) for number in path.stem.split("-"))
-            if begin != self.images:
-                path.unlink()
-                continue
-            self._there.append(path)
-            self.images = after
+    def __init__(self, parts: Path, there: list[Path], compression: str):
+        self._parts, self._there, self._compression = parts, there, compression
         self.faults: list[str] = []
+        self._written = 0
 
     def __enter__(self) -> "_Writer":
         self._pool = ThreadPoolExecutor(1)
-        # the oldest format with checksums in its indices
-        self._file = h5py.File(self._parts / "features.h5.tmp", "w", libver=("v110", "v110"))
-        self._waiting = self._pool.submit(lambda: [self._append(_read(path)) for path in self._there])
+        # the oldest format with checksums in its indices; no lock of HDF5's own, which loader processes would inherit
+        self._file = h5py.File(self._parts / "features.h5.tmp", "w", libver=("v110", "v110"), locking=False)
+        self._begun = [self._pool.submit(self._append, path) for path in self._there]
         return self
 
     def __exit__(self, kind, *_) -> None:
         try:
             if kind is None:
-                self._waiting.result()
+                self._faults_of(self._begun)
+        except BaseException as error:
+            kind = type(error)
+            raise
         finally:
-            self._pool.shutdown()
-            self._file.close()
+            self._pool.shutdown(cancel_futures=True)
+            try:
+                self._file.close()
+            except (OSError, RuntimeError) as error:
+                if kind is None:
+                    raise _as_os_error(error) from None
 
     def write(self, path: Path, shard: _Shard) -> None:
-        """Soon. Waits for the shard before it."""
-        self._waiting.result()
-        self._waiting = self._pool.submit(self._save, path, shard)
-
-    def _save(self, path: Path, shard: _Shard) -> None:
-        arrays = shard.arrays()
+        """Keep a shard; it gets into the cache soon."""
         with written_whole(path) as file:
-            np.savez(file, **arrays)
-        try:
-            self._append(arrays)
-        except RuntimeError as error:  # h5py's other word for a failed write
-            raise OSError(str(error).splitlines()[0]) from None
+            np.savez(file, **shard.arrays())
+        self._faults_of([one for one in self._begun if one.done()])
+        self._begun = [one for one in self._begun if not one.done()]
+        self._begun.append(self._pool.submit(self._append, path))
 
-    def _append(self, part: dict[str, np.ndarray]) -> None:
+    @staticmethod
+    def _faults_of(jobs: list[Future]) -> None:
+        for job in jobs:
+            job.result()
+
+    def _append(self, path: Path) -> None:
+        part, size = _read(path), path.stat().st_size
+        # HDF5 does not bear a disk that is full when it closes the file, where it writes what it has held back
+        if shutil.disk_usage(self._parts).free < size + min(self._written, HELD_BACK):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._written += size
+        try:
+            self._add(part)
+        except RuntimeError as error:  # h5py's other word for a failed write
+            raise _as_os_error(error) from None
+
+    def _add(self, part: dict[str, np.ndarray]) -> None:
         """Write a shard behind those before it."""
         self.faults += part["faults"].tolist()
         images, file, compression = len(part["counts"]), self._file, self._compression
@@ -409,6 +465,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise SdaError(f"{path}: damaged on the disk ({error}) and therefore removed; run the same command again") from None
 
 
+def _as_os_error(error: Exception) -> OSError:
+    return OSError(str(error).splitlines()[0])
+
+
 def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) -> None:
     """Add rows to a dataset, which the first rows make."""
     if name not in file:
@@ -434,13 +494,15 @@ def _create(file: h5py.File, name: str, shape: tuple, kind: object, compression:
 def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
     """Write about features.h5.tmp what it is, and give it the name `out`."""
     temporary = parts / "features.h5.tmp"
-    with h5py.File(temporary, "r+", libver=("v110", "v110")) as file:
+    with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
         if "images/path" not in file:
             raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
         about = {**about, "settings": settings, "sda": __version__}
         file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
         file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
         file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
+        texts = [text.decode(errors="surrogateescape") for text in file["images/path"][:]]
+        file.attrs["text_sha256"] = text_hash(texts, *(about[name] for name in LISTS))
         file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
         for name in LISTS:
             _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]

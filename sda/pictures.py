@@ -1,7 +1,13 @@
 """Pictures of what a network sees: labels in their colours, overlays, tables of pictures."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from sda.errors import SdaError
 
 GREY = (90, 90, 90)  # ignored pixels
 
@@ -65,6 +71,17 @@ def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
         draw.rectangle((x, y, x + 18, y + 18), tuple(color), "black")
         draw.text((x + 24, y + 9), name, "black", font, anchor="lm")
     return sheet
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes the folder of a picture that is written meanwhile. SdaError when it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, ValueError) as error:  # a full disk, a name that no format has
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SdaError(f"{path}: this picture cannot be written ({reason})") from None
 
 
 def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 240, columns: int = 5) -> Image.Image:

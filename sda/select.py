@@ -32,7 +32,8 @@ def select(
     Labels in the cache are not looked at.
 
     Args:
-        domain: whose images. labelled: paths of those that have labels already; they are not proposed.
+        domain: whose images. labelled: paths of those that have labels already; they are not proposed, nor are those that the
+            network was scored on.
         strategy: a name in STRATEGIES. seed: of random; others have no choice to make. bank: of the network that made the cache.
         megabytes: of memory that features may take at a time.
 
@@ -40,7 +41,8 @@ def select(
         SdaError: no such domain, fewer images than asked for, or no bank to compare with.
     """
     known, mine = set(labelled), cache.images_of(domain)
-    open_to = np.array([index for index in mine if cache.paths[index] not in known], dtype=int)
+    barred = known | (set(cache.scored) if domain == cache.about["target"] else set())
+    open_to = np.array([index for index in mine if cache.paths[index] not in barred], dtype=int)
     if budget > len(open_to):
         raise SdaError(f"{cache.path}: {budget} images are asked for, {len(open_to)} of {domain} have no labels yet")
     if strategy == "random":
@@ -102,7 +104,8 @@ def unknown_to(bank: Contents, cache: FeatureCache, megabytes: int = 1024) -> np
     classes, held = len(cache.classes), bank.unit().astype(np.float32)
     total, count = np.zeros((len(cache), classes)), np.zeros((len(cache), classes))
     rows = max(1, int(megabytes * 2**20) // (8 * (held.shape[2] + held.shape[1])))
-    for block in cache.blocks("projected", "image", "prediction", rows=rows):
+    for block in cache.blocks("projected", "image", "prediction", "drawn", rows=rows):
+        block = {name: values[block["drawn"] & 1 > 0] for name, values in block.items()}  # the others were drawn by label
         z = unit(block["projected"].astype(np.float32))
         away = np.full(len(z), 2.0)
         for c in range(classes):

@@ -69,7 +69,7 @@ def test_a_run_tells_what_its_bank_holds(sda, cached_run):
 def test_a_run_without_a_bank(sda, world, tmp_path):
     assert sda("train", world.recipe, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
     status, shown = sda("bank", tmp_path / "run")
-    assert status == 2 and "there is no bank in it (method supervised)" in shown.err
+    assert status == 2 and "there is no bank in it: method supervised" in shown.err
 
 
 def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):

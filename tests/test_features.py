@@ -4,10 +4,12 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import h5py
@@ -44,7 +46,7 @@ def made(run, do, tmp_path_factory):
 
 
 def contents(file):
-    with h5py.File(file, locking=False) as opened:
+    with h5py.File(file) as opened:
         found = {}
         opened.visititems(lambda name, part: found.update({name: part[:]}) if isinstance(part, h5py.Dataset) else None)
         return found
@@ -99,7 +101,11 @@ def test_so_many_pixels_of_a_class(sda, run, made, tmp_path):
     for index in range(len(few)):
         rows, everything = few[index], whole[index]
         of_each = np.bincount(everything["label"][everything["label"] < 3], minlength=3)
-        assert np.bincount(rows["label"], minlength=3).tolist() == np.minimum(of_each, 5).tolist()
+        by_label, by_prediction = rows["drawn"] & 2 > 0, rows["drawn"] & 1 > 0
+        assert np.bincount(rows["label"][by_label], minlength=3).tolist() == np.minimum(of_each, 5).tolist()
+        of_each = np.bincount(everything["prediction"], minlength=3)
+        assert np.bincount(rows["prediction"][by_prediction], minlength=3).tolist() == np.minimum(of_each, 5).tolist()
+        assert (by_label | by_prediction).all()
         place = (rows["position"][:, 0] // 4) * 16 + rows["position"][:, 1] // 4
         assert np.array_equal(rows["features"], everything["features"][place])
 
@@ -164,7 +170,7 @@ def test_loader_workers(made):
 def test_a_damaged_cache_is_noticed(made, tmp_path):
     file = tmp_path / "damaged.h5"
     data = bytearray(made.read_bytes())
-    with h5py.File(made, locking=False) as opened:
+    with h5py.File(made) as opened:
         place = opened["features"].id.get_chunk_info(0).byte_offset + 50
     data[place] ^= 0xFF
     file.write_bytes(data)
@@ -172,6 +178,11 @@ def test_a_damaged_cache_is_noticed(made, tmp_path):
         FeatureCache(file)[0]
     file.write_bytes(data[: len(data) // 2])
     with pytest.raises(SdaError, match="cannot be read"):
+        FeatureCache(file)
+    data = bytearray(made.read_bytes())
+    data[data.rindex(b"pictures/train") + 3] ^= 0x01
+    file.write_bytes(data)
+    with pytest.raises(SdaError, match="damaged: paths are not those that were written"):
         FeatureCache(file)
     with pytest.raises(SdaError, match="no such file"):
         FeatureCache(tmp_path / "nothing.h5")
@@ -194,6 +205,41 @@ def test_a_bad_file(sda, run, world, tmp_path):
     assert status == 0 and "left out" in shown.err
     found = FeatureCache(tmp_path / "f.h5")
     assert found.paths == ["0.png", "2.png"] and len(found.left_out) == 1
+
+
+def test_folders_of_one_name_are_two_domains(sda, run, world, tmp_path):
+    places = [world.root / f"field/pictures/train/{place}" for place in ("north", "south")]
+    for place in places:
+        shutil.copytree(place, tmp_path / place.name / "images")
+    sets = [flag for place in places for flag in ("--dataset", tmp_path / place.name / "images")]
+    assert sda("features", run, *sets, "--out", tmp_path / "f.h5", "--device", "cpu")[0] == 0
+    found = FeatureCache(tmp_path / "f.h5")
+    assert found.domains == ["images", "images-2"] and found.items("images-2")[0].image.is_relative_to(tmp_path / "south")
+
+
+def test_one_process_at_a_time(sda, run, tmp_path):
+    """A lock that its process takes along when it goes, however it goes."""
+    parts = tmp_path / "f.h5.parts"
+    parts.mkdir()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, parts / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
+        other.kill()
+    assert status == 2 and "another process is writing this cache" in shown.err
+    assert sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")[0] == 0
+
+
+def test_hdf5_is_not_let_onto_a_full_disk(sda, run, made, tmp_path, monkeypatch):
+    """It would crash when it closes the file; what is computed stays in shards."""
+    out = tmp_path / "f.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+        status, shown = sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")
+    assert status == 2 and f"{out}: cannot be written (No space left on device)" in shown.err and not out.exists()
+    assert len(list(out.with_name("f.h5.parts").glob("*.npz"))) == 1
+    assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 0
+    assert np.array_equal(contents(out)["features"], contents(made)["features"])
 
 
 def launch(run, file, said, limit=None):

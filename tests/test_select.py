@@ -1,7 +1,10 @@
 """Which images to label next: each strategy against a plain reference, and the list that a recipe takes."""
 
+import shutil
+
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from scipy.spatial.distance import cdist
 
@@ -72,8 +75,8 @@ def test_distance_from_the_bank_is_that_of_a_loop(cached_run, cache, megabytes):
         rows = cache[index]
         for c in range(3):
             away = []
-            for z, prediction in zip(rows["projected"].astype(float), rows["prediction"], strict=True):
-                if prediction == c:
+            for z, prediction, drawn in zip(rows["projected"].astype(float), rows["prediction"], rows["drawn"], strict=True):
+                if prediction == c and drawn & 1:
                     entries = bank.features[c][bank.valid[c]].astype(float)
                     cosines = [z @ e / np.linalg.norm(z) / np.linalg.norm(e) for e in entries]
                     away.append(1 - max(cosines) if cosines else 2.0)
@@ -116,12 +119,54 @@ def test_labels_are_not_looked_at(cached_run, cache, tmp_path, monkeypatch):
         assert selection.select(cache, "field", 3, name, [], bank=bank) == images
 
 
+def test_labels_that_lie_there_change_nothing(sda, world, cached_run, cache, tmp_path):
+    """The same images without label files: the same proposals."""
+    shutil.copytree(world.root / "field/pictures", tmp_path / "bare/pictures")
+    file, bank = tmp_path / "bare.h5", bank_contents.of_run(cached_run)
+    flags = ["--dataset", world.field, "--root", tmp_path / "bare", "--out", file, "--device", "cpu"]
+    assert sda("features", cached_run, *flags)[0] == 0
+    bare = FeatureCache(file)
+    assert (bare[0]["label"] == 255).all() and bare.domains == ["field"]
+    for name in selection.STRATEGIES:
+        mine, theirs = (selection.select(one, "field", 5, name, cache.labelled, bank=bank) for one in (bare, cache))
+        assert mine == theirs
+
+
+def test_images_that_are_scored_are_not_proposed(sda, world, tmp_path):
+    held, out = tmp_path / "val.txt", tmp_path / "run"
+    held.write_text("pictures/train/north/00.jpg\npictures/train/south/01.jpg\n")
+    flags = ["--val-list", held, "--labels", 2, "--hold-out", 1, "--steps", 1, "--device", "cpu"]
+    assert sda("train", world.recipe, *flags, "--out", out)[0] == 0
+    assert sda("features", out, "--device", "cpu")[0] == 0
+    status, shown = sda("select", out / "features.h5", "--budget", 5, "--out", tmp_path / "list.txt")
+    assert status == 2 and "5 images are asked for, 4 of field have no labels yet" in shown.err
+    assert sda("select", out / "features.h5", "--budget", 4, "--out", tmp_path / "list.txt")[0] == 0
+    assert not set(held.read_text().split()) & set((tmp_path / "list.txt").read_text().splitlines())
+
+
+def test_another_s_bank_is_refused(sda, world, cached_run, tmp_path):
+    other = tmp_path / "other"
+    flags = [*tiny.BANK, "--seed", 3, "--steps", 1, "--device", "cpu"]
+    assert sda("train", world.recipe, *flags, "--out", other)[0] == 0
+    flags = ["--budget", 1, "--strategy", "bank", "--bank", other, "--out", tmp_path / "list.txt"]
+    status, shown = sda("select", cached_run / "features.h5", *flags)
+    assert status == 2 and "made by another network" in shown.err
+
+
+@pytest.mark.parametrize("name", ["list.png", "list.txt", "round.1"])
+def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
+    sheet = tmp_path / {"list.png": "list.png.png", "list.txt": "list.png", "round.1": "round.1.png"}[name]
+    sheet.write_bytes(b"mine")
+    status, shown = sda("select", cached_run / "features.h5", "--budget", 1, "--out", tmp_path / name)
+    assert status == 2 and f"{sheet}: exists" in shown.err and not (tmp_path / name).exists() and sheet.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--budget", 6], "6 images are asked for, 5 of field have no labels yet"),
         (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
-        (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
+        (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere: no such run folder"),
     ],
 )
 def test_what_cannot_be_chosen(sda, cached_run, tmp_path, flags, words):

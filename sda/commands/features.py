@@ -58,7 +58,7 @@ def features(
     from sda import trained
     from sda.devices import pick_device
     from sda.features import FeatureCache
-    from sda.make_features import open_domain, write_features
+    from sda.make_features import distinct, open_domain, write_features
 
     with Bars() as bars:
         where = pick_device(device)
@@ -75,7 +75,7 @@ def features(
                 bars.say(note)
             domains.append(domain)
         file = Path(os.path.expanduser(out)) if out else loaded.folder / "features.h5"
-        left_out = write_features(file, loaded, domains, per_class, compression, bars.count, bad_files == "skip")
+        left_out = write_features(file, loaded, distinct(domains), per_class, compression, bars.count, bad_files == "skip")
         for fault in left_out:
             bars.say(f"left out: {fault}")
     made = FeatureCache(file)
@@ -101,6 +101,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     from sda.devices import pick_device
     from sda.features import FeatureCache
     from sda.make_features import check_made_by
+    from sda.pictures import writing
 
     folder = Path(run)
     contents = bank_contents.of_run(folder)
@@ -110,7 +111,8 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
         cache = FeatureCache(Path(file))
         check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
         place = Path(os.path.expanduser(out)) if out else folder / "bank.png"
-        bank_pictures.picture(contents, cache, bank_pictures.neighbours(contents, cache)).save(place)
+        with writing(place):
+            bank_pictures.picture(contents, cache, bank_pictures.neighbours(contents, cache)).save(place)
         said.append(f"Picture: {place}")
     if export:
         bank_contents.export(contents, Path(os.path.expanduser(export)), str(folder))
@@ -145,10 +147,12 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
     """
     from sda import gap as gaps
     from sda import gap_picture, report
+    from sda.compare import title_of
     from sda.features import FeatureCache
+    from sda.pictures import writing
 
     networks: dict[str, list[FeatureCache]] = {}
-    for file in files:
+    for file in {os.path.realpath(file): file for file in files}.values():
         cache = FeatureCache(Path(file))
         networks.setdefault(cache.settings["network"], []).append(cache)
     first = next(iter(networks.values()))[0]
@@ -156,12 +160,12 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
     found, planes = {}, {}
     with Bars() as bars:
         for place, caches in enumerate(networks.values()):
-            title = Path(caches[0].about["run"]).name
+            title = title_of(Path(caches[0].about["run"]))
             title = f"{title} ({place + 1})" if title in found else title
             if list(caches[0].classes) != list(first.classes):
                 raise SdaError(f"{caches[0].path} and {first.path}: caches in other classes do not stand side by side")
             there = both or list(dict.fromkeys(domain for cache in caches for domain in cache.domains))
-            if len(there) != 2 or (both and set(there) != set(both)):
+            if len(set(there)) != 2:
                 raise SdaError(f"{caches[0].path}: {len(there)} domains ({', '.join(there)}): name two with --domains A,B")
             both = there
             bars.count("networks", place, len(networks))
@@ -171,8 +175,8 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
             planes[title] = list(zip(gaps.project(few, projection), few, strict=True))
         bars.count("networks", len(networks), len(networks))
     file = Path(os.path.expanduser(out))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    gap_picture.draw(file, planes, both, first.classes)
+    with writing(file):
+        gap_picture.draw(file, planes, both, first.classes)
     if as_json:
         click.echo(json.dumps({"domains": both, "space": space, "networks": found, "picture": str(file)}, indent=2))
         return
@@ -201,24 +205,34 @@ def select(
       bank       the same, by how far its pixels are from what the memory bank holds of this class
       random     the recipes' own rule
 
-    Labels are not looked at. Images that the run was trained on with labels are not proposed, and come first in the list.
+    Labels are not looked at. Images that the run was trained on with labels are not proposed, and come first in the list; nor are
+    those that it was scored on.
     """
-    from sda import bank_contents
+    from sda import bank_contents, trained
     from sda import select as selection
     from sda.data.files import read_image
     from sda.data.split_lists import read_keys, write_list
+    from sda.devices import pick_device
     from sda.features import FeatureCache
-    from sda.pictures import contact_sheet
+    from sda.make_features import check_made_by
+    from sda.pictures import contact_sheet, writing
 
+    place = Path(os.path.expanduser(out or f"{strategy}-{budget}.txt"))
+    sheet = place.with_suffix(".png") if place.suffix == ".txt" else place.with_name(f"{place.name}.png")
+    if sheet.exists():
+        raise SdaError(f"{sheet}: exists; nothing is overwritten: name another --out")
     cache = FeatureCache(Path(file))
     wanted = domain or cache.about["target"]
     images = cache.items(wanted)
     known = cache.labelled if wanted == cache.about["target"] else []
     if labelled:
         known = read_keys(Path(labelled), images, f"images of {wanted}")
-    bank = bank_contents.of_run(Path(bank_run or cache.about["run"])) if strategy == "bank" else None
+    bank = None
+    if strategy == "bank":
+        folder = Path(bank_run or cache.about["run"])
+        check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
+        bank = bank_contents.of_run(folder)
     chosen = selection.select(cache, wanted, budget, strategy, known, seed, bank, memory)
-    place = Path(os.path.expanduser(out or f"{strategy}-{budget}.txt"))
     write_list(place, [*known, *chosen])
     click.echo(f"{place}: {budget} images to label" + (f", after the {len(known)} that have labels" if known else ""))
     files = {item.key: item.image for item in images}
@@ -228,5 +242,6 @@ def select(
         return
     pictures = [read_image(files[key]) for key in chosen[:MOST_CONTACTS]]
     titles = [f"{number}  {Path(key).stem}" for number, key in enumerate(chosen[:MOST_CONTACTS], start=1)]
-    contact_sheet(pictures, titles).save(place.with_suffix(".png"))
-    click.echo(f"Contact sheet: {place.with_suffix('.png')}")
+    with writing(sheet):
+        contact_sheet(pictures, titles).save(sheet)
+    click.echo(f"Contact sheet: {sheet}")
