@@ -13,7 +13,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -254,7 +254,7 @@ def _compute(
                 writer.write(parts / f"{begun:08}-{done:08}.npz", shard)
                 shard, begun = _Shard(), done
             progress("features", done, len(whole))
-    return writer.faults
+        return writer.finish()
 
 
 def _rows(
@@ -380,15 +380,11 @@ def _shards(parts: Path) -> list[Path]:
 
 
 class _Writer:
-    """Keeps each shard as a file of its own, and writes them, one at a time, beside the computation into features.h5.tmp.
-
-    Attributes:
-        faults: why files were left out, at the end.
-    """
+    """Keeps each shard as a file of its own, and writes them, one at a time, beside the computation into features.h5.tmp."""
 
     def __init__(self, parts: Path, there: list[Path], compression: str):
         self._parts, self._there, self._compression = parts, there, compression
-        self.faults: list[str] = []
+        self._left_out: list[str] = []
         self._written = 0
 
     def __enter__(self) -> "_Writer":
@@ -399,32 +395,27 @@ class _Writer:
         return self
 
     def __exit__(self, kind, *_) -> None:
+        self._pool.shutdown(cancel_futures=True)
         try:
+            self._file.close()
+        except (OSError, RuntimeError) as error:
             if kind is None:
-                self._faults_of(self._begun)
-        except BaseException as error:
-            kind = type(error)
-            raise
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-            try:
-                self._file.close()
-            except (OSError, RuntimeError) as error:
-                if kind is None:
-                    raise _as_os_error(error) from None
+                raise _as_os_error(error) from None
 
     def write(self, path: Path, shard: _Shard) -> None:
         """Keep a shard; it gets into the cache soon."""
         with written_whole(path) as file:
             np.savez(file, **shard.arrays())
-        self._faults_of([one for one in self._begun if one.done()])
-        self._begun = [one for one in self._begun if not one.done()]
+        for job in self._begun:
+            if job.done():
+                job.result()  # or its fault
         self._begun.append(self._pool.submit(self._append, path))
 
-    @staticmethod
-    def _faults_of(jobs: list[Future]) -> None:
-        for job in jobs:
+    def finish(self) -> list[str]:
+        """Wait for the last shard. Why files were left out."""
+        for job in self._begun:
             job.result()
+        return self._left_out
 
     def _append(self, path: Path) -> None:
         part, size = _read(path), path.stat().st_size
@@ -439,7 +430,7 @@ class _Writer:
 
     def _add(self, part: dict[str, np.ndarray]) -> None:
         """Write a shard behind those before it."""
-        self.faults += part["faults"].tolist()
+        self._left_out += part["faults"].tolist()
         images, file, compression = len(part["counts"]), self._file, self._compression
         if not images:
             return
