@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from scipy import stats
 
-from sda import pool, recipe, resume, tables
+from sda import pool, recipe, resume, shelf, tables
 from sda.errors import SdaError
 from sda.progress import Bars
 from sda.recipe import Recipe
@@ -81,7 +81,7 @@ def run(
     results = {key: result for key, job in jobs.items() if (result := _finished(job))}
     missing = [job for key, job in jobs.items() if key not in results]
     for row in rows:
-        if idle := without_effect(jobs[row.name, seeds[0]].recipe, [*fixed, *row.changes]):
+        if idle := without_effect(jobs[row.name, seeds[0]].recipe, {**fixed, **row.changes}):
             bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
     bars.say(f"{len(jobs)} runs: {len(results)} are there, {len(missing)} to train")
     places = {job.folder: key for key, job in jobs.items()}
@@ -110,7 +110,10 @@ def _finished(job: pool.Job) -> dict | None:
     """The result in a job's folder, if its run came to its end."""
     if not (job.folder / "result.json").exists():
         return None
-    there = recipe.load(str(job.folder / "recipe.toml"))
+    file = job.folder / "recipe.toml"
+    if newer := recipe.newer_fields(shelf.parse(file)):
+        raise SdaError(f"{file}: of an older version of sda, without {', '.join(newer)}; name another --out")
+    there = recipe.load(str(file))
     idle = resume.FREE - resume.PLACES | {"root"}  # nothing tells whether other folders hold the same images
     decisive = Recipe.model_fields.keys() - idle
     changed = [key for key in Recipe.model_fields if key in decisive and getattr(there, key) != getattr(job.recipe, key)]

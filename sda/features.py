@@ -27,7 +27,11 @@ PIXELS = {
     "prediction": ("uint8", "train id", "(N,) the most probable class: the pseudo-label"),
     "confidence": ("float32", "probability, 0 to 1", "(N,) of that class"),
     "entropy": ("float32", "0 to 1", "(N,) of the prediction, over log C"),
-    "drawn": ("uint8", "bits", "(N,) 1: drawn as a pixel of its predicted class; 2: of its label's, where the image has one"),
+    "drawn": (
+        "uint8",
+        "bits",
+        "(N,) 1: drawn as a pixel of its predicted class; 2: of its label's, or predicted where the image has none",
+    ),
     "image": ("int32", "index into /images", "(N,) where the pixel comes from; ascending"),
     "position": ("int32", "pixels of the network's input", "(N, 2) row and column of the pixel's centre"),
 }
@@ -79,7 +83,9 @@ class FeatureCache(Dataset):
         with self._reading():
             file = self._file()
             if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
-                raise SdaError(f"{path}: not a feature cache of this version of sda; make it anew with sda features")
+                raise SdaError(
+                    f"{path}: not a feature cache of this version of sda; name another file, and make it with sda features"
+                )
             self.about: dict = json.loads(file.attrs["about"])
             self.left_out, self.labelled, self.scored = (_text(file[name]) for name in LISTS)
             self.has_projection = "projected" in file

@@ -131,13 +131,13 @@ def write_features(
         "images": _digest(domains),
     }
     if out.exists():
-        if other := _difference(FeatureCache(out).settings, settings):
-            raise SdaError(f"{out}: exists, and was made otherwise ({other}); nothing is overwritten: name another --out")
-        return FeatureCache(out).left_out
+        return _left_out_of(out, settings)
     parts = out.with_name(f"{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with _alone(parts):
+            if out.exists():  # another process has come before
+                return _left_out_of(out, settings)
             _begin(parts, settings)
             left_out = _compute(parts, run, head, domains, settings, progress, skip)
             about = {
@@ -146,14 +146,14 @@ def write_features(
                 "weights": run.network_name,
                 "step": run.step,
                 "classes": run.table.colors,
-                "target": Path(run.recipe.target).stem,
+                "target": _target(run, domains),
                 "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
                 "left_out": left_out,
                 "labelled": run.splits.get("labelled", []),
                 "scored": run.splits.get("val", []) + run.splits.get("held_out", []),
             }
             _finish(parts, out, settings, about)
-        shutil.rmtree(parts, ignore_errors=True)
+            shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise SdaError(
@@ -161,6 +161,21 @@ def write_features(
             f"from {parts}"
         ) from None
     return left_out
+
+
+def _left_out_of(out: Path, settings: dict) -> list[str]:
+    """Why files were left out of a cache that is there. SdaError when it is another one."""
+    there = FeatureCache(out)
+    if other := _difference(there.settings, settings):
+        raise SdaError(f"{out}: exists, and was made otherwise ({other}); nothing is overwritten: name another --out")
+    return there.left_out
+
+
+def _target(run: Run, domains: list[Domain]) -> str:
+    """The name of the domain that is the run's target: the last of its name that lies where the training had it."""
+    r = run.recipe
+    own = [d.name for d in domains if r.target_root and d.root == os.path.abspath(os.path.expanduser(r.target_root))]
+    return own[-1] if own else Path(r.target).stem
 
 
 def _digest(domains: list[Domain]) -> str:
@@ -326,9 +341,9 @@ def _rows(
 
 
 def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
-    """Up to `most` indices of each value but IGNORE, at random by the path, ascending; with 0 all indices."""
+    """Up to `most` indices of each value but IGNORE, at random by the path, ascending; with 0 all of these."""
     if not most:
-        return np.arange(len(groups))
+        return np.flatnonzero(groups != IGNORE)
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(path.encode(errors="surrogateescape")).digest()[:8]))
     order = random.permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]

@@ -9,7 +9,7 @@ from sda import checkpoint, shelf
 from sda.atomic import written_whole
 from sda.data.assemble import Data
 from sda.errors import SdaError
-from sda.recipe import IDLE, Recipe
+from sda.recipe import IDLE, Recipe, newer_fields
 
 # What may change between an interruption and going on: it decides nothing about the network that comes out. Roots may, since
 # the images of every stream are compared; and the file of the weights, which are in the checkpoint.
@@ -91,6 +91,8 @@ def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
     Raises:
         SdaError: another recipe (but for FREE), or other images in a stream.
     """
+    if newer := newer_fields(resumed.state["recipe"]):
+        raise SdaError(f"{resumed.path}: of an older version of sda, without {', '.join(newer)}: go on with that, or start anew")
     before = shelf.check(Recipe, resumed.state["recipe"], f"{resumed.path}: recipe").model_dump()
     for key, value in recipe.model_dump().items():
         if key not in FREE and before[key] != value:

@@ -424,6 +424,10 @@ def without_effect(recipe: Recipe, names: Iterable[str]) -> list[str]:
         idle.add("momentum")
     if not recipe.balance_classes:
         idle.add("class_statistics")
+    if recipe.released:
+        idle |= {"strong_statistics", "attention_bank"}
+    if not recipe.weight_contrast:
+        idle |= read["class_bank"] - read["mean_teacher"] - {"weight_contrast"}
     return [name for name in names if name in idle]
 
 

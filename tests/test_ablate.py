@@ -162,6 +162,15 @@ def test_other_settings_in_the_folder_are_refused(world, no_training, monkeypatc
     assert re.search(r"seed0: holds a run with steps = 3, not 4; name another --out", capsys.readouterr().err)
 
 
+def test_runs_of_an_older_version_are_refused(world, no_training, monkeypatch, capsys, tmp_path):
+    arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
+    assert tiny.run_main(monkeypatch, *arguments) == 0
+    file = tmp_path / "out/tiny/seed0/recipe.toml"
+    file.write_text(re.sub("strong_statistics.*\n", "", file.read_text()))
+    assert tiny.run_main(monkeypatch, *arguments) == 2
+    assert "recipe.toml: of an older version of sda, without strong_statistics; name another --out" in capsys.readouterr().err
+
+
 def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["--set", "method=class_bank", "--set", "unlabelled=target", "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, "ablate", world.recipe, *arguments, "--over", "views=7,1") == 2

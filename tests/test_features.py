@@ -242,6 +242,20 @@ def test_hdf5_is_not_let_onto_a_full_disk(sda, run, made, tmp_path, monkeypatch)
     assert np.array_equal(contents(out)["features"], contents(made)["features"])
 
 
+def test_source_and_target_may_be_one_dataset_at_two_places(sda, world, tmp_path):
+    """Such as two cities under one descriptor: the target is the second domain."""
+    shutil.copytree(world.root / "field", tmp_path / "other")
+    flags = ["--source", world.field, "--source-root", world.root / "field", "--target-root", tmp_path / "other", "--labels", 2]
+    for index, image in enumerate(sorted((tmp_path / "other/pictures").rglob("*.jpg"))):
+        tiny.save(tiny.draw(500 + index, [2, 1, 0], [(60, 60, 90), (90, 50, 40), (40, 60, 40)])[0], image)
+    assert sda("train", world.recipe, *flags, "--steps", 1, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
+    assert sda("features", tmp_path / "run", "--device", "cpu")[0] == 0
+    found = FeatureCache(tmp_path / "run/features.h5")
+    assert found.domains == ["field", "field-2"] and found.about["target"] == "field-2"
+    assert found.items("field")[0].image.is_relative_to(world.root)
+    assert found.items("field-2")[0].image.is_relative_to(tmp_path / "other")
+
+
 def launch(run, file, said, limit=None):
     """The command in a process of its own, with small shards; what it says goes to the file `said`."""
     code = "from sda import make_features; make_features.SHARD_BYTES = 60_000; from sda.cli import main; main()"

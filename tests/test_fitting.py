@@ -121,9 +121,11 @@ def test_compiled(world, sda, tmp_path):
             ["--accumulate", "2", *tiny.BANK],
             "batch_unlabelled = 2 leaves ClassMix no other image; ask for 2 times accumulate = 2",
         ),
+        (["--classmix-labelled", "1", "--batch-source", "1", "--batch-labelled", "1", "--accumulate", "1", "--alternate", "true",
+          "--labels", "3"], "one labelled image at a time leaves ClassMix no other"),
         (["--batch-unlabelled", "1", *tiny.BANK], "batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or"),
     ],
-)
+)  # fmt: skip
 def test_parts_that_do_not_come_out(world, sda, tmp_path, flags, says):
     status, shown = sda("train", world.recipe, *flags, "--device", "cpu", "--out", tmp_path / "run")
     assert status == 2 and says in shown.err

@@ -189,6 +189,14 @@ def test_a_checkpoint_of_an_older_version_is_refused(world, sda, stopped):
     assert status == 2 and "is not what method class_bank of this version needs" in shown.err and "bank.step" in shown.err
 
 
+def test_a_recipe_of_an_older_version_is_refused(world, sda, stopped):
+    """What was done in the place of a field that it did not have is not known."""
+    state = checkpoint.load(stopped / "last.pt")
+    del state["recipe"]["strong_statistics"]
+    torch.save(state, stopped / "last.pt")
+    assert "of an older version of sda, without strong_statistics" in resume(sda, world, stopped)
+
+
 class Hostile:
     def __reduce__(self):
         return os.mkdir, ("hostile",)

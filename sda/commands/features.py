@@ -68,8 +68,9 @@ def features(
         if len(roots) > len(datasets):
             raise SdaError(f"{len(roots)} --root for {len(datasets)} --dataset: give one root per dataset, in the same order")
         recipe, domains = loaded.recipe, []
-        wanted = datasets or [dataset for dataset in (recipe.source, recipe.target) if dataset]
-        for dataset, root in itertools.zip_longest(wanted, roots, fillvalue=""):
+        own = [(recipe.source, recipe.source_root), (recipe.target, recipe.target_root)]
+        given = itertools.zip_longest(datasets, roots, fillvalue="")
+        for dataset, root in given if datasets else [pair for pair in own if pair[0]]:
             domain, notes = open_domain(loaded, dataset, root, split, bars.count)
             for note in notes:
                 bars.say(note)

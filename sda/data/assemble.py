@@ -58,6 +58,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     Raises:
         SdaError: a missing root, no images, too few labels, an overlap between streams or with validation.
     """
+    _check_classmix(recipe)
     target = descriptors.load(recipe.target)
     table_name, table = training_classes(recipe)
     data = Data(table, table_name)
@@ -129,6 +130,14 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
             if dataset := getattr(data, name):
                 dataset.preload(lambda done, total, name=name: progress(f"reading {name}", done, total))
     return data
+
+
+def _check_classmix(recipe: Recipe) -> None:
+    """SdaError when a step's labelled images, taken part by part, come one at a time, and none is there to mix with."""
+    sizes = [recipe.batch_source] if recipe.source else []
+    sizes += [recipe.batch_labelled] if recipe.labels or recipe.split else []
+    if recipe.classmix_labelled and (min if recipe.alternate else sum)(sizes) == recipe.accumulate:
+        raise SdaError("one labelled image at a time leaves ClassMix no other: raise batch_labelled, or classmix_labelled = 0")
 
 
 def _of_list(data: Data, file: str, listed: list[Item], sound: set[str]) -> list[Item]:

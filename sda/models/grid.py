@@ -12,8 +12,10 @@ class Grid:
     """Cells (h, w) on an image (H, W).
 
     Attributes:
-        corners: the outermost cells lie on the outermost pixels, as those of Caffe's ResNets do, whose pooling rounds up: 65
-            cells on 513 pixels. Otherwise every cell covers its share of the image: 64 on 512.
+        corners: the outermost cells lie on the outermost pixels, as those of Caffe's ResNets do, whose pooling rounds up: 41
+            cells on 321 pixels, 65 on 513 and, to a pixel, on 512. (The farthest cell is up to 5 pixels aside where a multiple of
+            the stride is far, as with 526; DeepLabv2's own code does the same.) Otherwise every cell covers its share of the
+            image: 64 on 512.
     """
 
     corners: bool = False

@@ -27,19 +27,18 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(groups, 1, channels))
         self.register_buffer("running_var", torch.ones(groups, 1, channels))
 
-    def forward(self, x: Tensor, valid: Tensor, note_statistics: bool = True) -> Tensor:
-        """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D). Without `note_statistics` the running ones are left alone."""
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D)."""
         if self.training:
             rows = valid.unsqueeze(2)
             add = (lambda part: part) if self.shared else total
             count = add(valid.sum(dim=1)[:, None, None])
             mean = add(torch.where(rows, x, 0.0).sum(dim=1, keepdim=True)) / count.clamp(min=1)
             var = add(torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True)) / count.clamp(min=1)
-            if note_statistics:
-                with torch.no_grad():
-                    rate = torch.where(count > 1, self.momentum, 0.0).to(x.dtype)
-                    self.running_mean.lerp_(mean, rate.expand_as(mean))
-                    self.running_var.lerp_(var * count / (count - 1).clamp(min=1), rate.expand_as(var))
+            with torch.no_grad():
+                rate = torch.where(count > 1, self.momentum, 0.0).to(x.dtype)
+                self.running_mean.lerp_(mean, rate.expand_as(mean))
+                self.running_var.lerp_(var * count / (count - 1).clamp(min=1), rate.expand_as(var))
         else:
             mean, var = self.running_mean, self.running_var
         return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
@@ -66,9 +65,9 @@ class GroupedMLP(nn.Module):
         self.bias2 = nn.Parameter(_uniform(groups, 1, outputs, fan_in=hidden))
         self.slope = slope
 
-    def forward(self, x: Tensor, valid: Tensor, note_statistics: bool = True) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x: (G, N, inputs); valid: (G, N) bool. Returns (G, N, outputs); rows that are not valid are meaningless."""
-        hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid, note_statistics)
+        hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid)
         hidden = nn.functional.leaky_relu(hidden, self.slope)
         return torch.baddbmm(self.bias2, hidden, self.weight2)
 

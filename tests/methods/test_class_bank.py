@@ -547,7 +547,7 @@ def test_attention_input_takes_no_gradient_to_the_features(make, batches, unaugm
     class Reader(nn.Module):
         slope = 0.0
 
-        def forward(self, x, valid, note_statistics=True):
+        def forward(self, x, valid):
             assert not x.requires_grad
             return 0.5 * x[..., :1]
 
