@@ -59,9 +59,14 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(min=1e-12)
 
 
-def text_hash(*texts: list[str]) -> str:
+def texts(dataset: h5py.Dataset) -> list[str]:
+    """What a dataset of text holds."""
+    return [text.decode(errors="surrogateescape") for text in dataset[:]]
+
+
+def text_hash(*lists: list[str]) -> str:
     """SHA-256 of lists of text, which HDF5 keeps no checksum of."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
 
 
 class FeatureCache(Dataset):
@@ -87,10 +92,10 @@ class FeatureCache(Dataset):
                     f"{path}: not a feature cache of this version of sda; name another file, and make it with sda features"
                 )
             self.about: dict = json.loads(file.attrs["about"])
-            self.left_out, self.labelled, self.scored = (_text(file[name]) for name in LISTS)
+            self.left_out, self.labelled, self.scored = (texts(file[name]) for name in LISTS)
             self.has_projection = "projected" in file
             self._rows = file["images/pixels"][:]
-            self.paths = _text(file["images/path"])
+            self.paths = texts(file["images/path"])
             if text_hash(self.paths, self.left_out, self.labelled, self.scored) != file.attrs["text_sha256"]:
                 raise OSError("damaged: paths are not those that were written")
             self.domain = file["images/domain"][:]
@@ -187,7 +192,3 @@ class FeatureCache(Dataset):
                 self._opened[1].close()
             self._opened = os.getpid(), h5py.File(self.path, "r")
         return self._opened[1]
-
-
-def _text(dataset: h5py.Dataset) -> list[str]:
-    return [text.decode(errors="surrogateescape") for text in dataset[:]]

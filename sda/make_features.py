@@ -29,7 +29,7 @@ from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.evaluate import batch_size
-from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, FeatureCache, text_hash
+from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, FeatureCache, text_hash, texts
 from sda.labels import IGNORE
 from sda.models.heads import projection
 from sda.trained import Run
@@ -507,8 +507,7 @@ def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
         file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
         file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
         file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
-        texts = [text.decode(errors="surrogateescape") for text in file["images/path"][:]]
-        file.attrs["text_sha256"] = text_hash(texts, *(about[name] for name in LISTS))
+        file.attrs["text_sha256"] = text_hash(texts(file["images/path"]), *(about[name] for name in LISTS))
         file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
         for name in LISTS:
             _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]

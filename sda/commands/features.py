@@ -112,8 +112,9 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
         cache = FeatureCache(Path(file))
         check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
         place = Path(os.path.expanduser(out)) if out else folder / "bank.png"
+        picture = bank_pictures.picture(contents, cache, bank_pictures.neighbours(contents, cache))
         with writing(place):
-            bank_pictures.picture(contents, cache, bank_pictures.neighbours(contents, cache)).save(place)
+            picture.save(place)
         said.append(f"Picture: {place}")
     if export:
         bank_contents.export(contents, Path(os.path.expanduser(export)), str(folder))
@@ -243,6 +244,7 @@ def select(
         return
     pictures = [read_image(files[key]) for key in chosen[:MOST_CONTACTS]]
     titles = [f"{number}  {Path(key).stem}" for number, key in enumerate(chosen[:MOST_CONTACTS], start=1)]
+    contacts = contact_sheet(pictures, titles)
     with writing(sheet):
-        contact_sheet(pictures, titles).save(sheet)
+        contacts.save(sheet)
     click.echo(f"Contact sheet: {sheet}")

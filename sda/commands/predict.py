@@ -89,6 +89,7 @@ def predict(
 
     from sda import predict as predictions
     from sda import trained
+    from sda.compare import title_of
     from sda.devices import pick_device
 
     wanted = list(dict.fromkeys(word.strip() for given in kinds for word in given.split(","))) or ["overlay"]
@@ -96,7 +97,9 @@ def predict(
         if kind not in predictions.KINDS:
             raise SdaError(f"--as {kind}: expected some of {', '.join(predictions.KINDS)}, with commas between them")
     folder = Path(os.path.expanduser(run))
-    place = Path(os.path.expanduser(out)) if out else Path("predictions") / _name(folder)
+    place = (
+        Path(os.path.expanduser(out)) if out else Path("predictions") / title_of(folder.parent if folder.is_file() else folder)
+    )
     made = [Path("predictions"), place / "classes.png", *(place / kind for kind in predictions.KINDS)]
     with Bars() as bars:
         found, passed_over = predictions.find([Path(os.path.expanduser(given)) for given in inputs], made)
@@ -143,12 +146,6 @@ def predict(
         click.echo(f"{place}: {', '.join(filter(None, said))}")
     if outcome.left_out:
         sys.exit(1 if outcome.images + outcome.videos + counts["there"] else 2)
-
-
-def _name(run: Path) -> Path:
-    """What a run's predictions are named by default: as its folder, those of sda ablate with the setting's."""
-    place = (run.parent if run.is_file() else run).resolve()
-    return Path(place.parent.name, place.name) if place.name.startswith("seed") else Path(place.name)
 
 
 def parse_size(text: str) -> str | tuple[int, int]:
