@@ -5,15 +5,12 @@ stands under the name OUT before it is complete.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,15 +26,13 @@ from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.evaluate import batch_size
-from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, FeatureCache, text_hash, texts
+from sda.feature_shards import Shard, Writer, create, shards
+from sda.features import FORMAT, KIND, LISTS, FeatureCache, text_hash, texts
 from sda.labels import IGNORE
 from sda.models.heads import projection
 from sda.trained import Run
 
-COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
 SHARD_BYTES = 16 * 2**20  # of a file in OUT.parts: what memory holds, and what a kill can lose
-HELD_BACK = 2**25  # what HDF5 may hold back of what is written
-CHUNK_BYTES = 2**18  # of a chunk in the cache: the least that is read at a time
 
 Count = Callable[[str, int, int], None]
 
@@ -243,12 +238,12 @@ def _compute(
     whole = ConcatDataset([Guarded(domain.dataset) for domain in domains])
     domain_of = [place for place, domain in enumerate(domains) for _ in domain.dataset.items]
     keys = [item.key for domain in domains for item in domain.dataset.items]
-    there = _shards(parts)
+    there = shards(parts)
     begun = done = int(there[-1].stem.split("-")[1]) if there else 0
-    batch, shard = batch_size(run.protocol()), _Shard()
+    batch, shard = batch_size(run.protocol()), Shard()
     loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
     batches = iter(loader)  # its processes begin before a thread writes HDF5
-    with _Writer(parts, there, settings["compression"]) as writer:
+    with Writer(parts, there, settings["compression"]) as writer:
         progress("features", done, len(whole))
         for found in batches:
             samples, numbers = [], []  # of one size: where images keep their own, they come one by one
@@ -267,7 +262,7 @@ def _compute(
             done += len(found)
             if shard.bytes > SHARD_BYTES or done == len(whole):
                 writer.write(parts / f"{begun:08}-{done:08}.npz", shard)
-                shard, begun = _Shard(), done
+                shard, begun = Shard(), done
             progress("features", done, len(whole))
         return writer.finish()
 
@@ -352,151 +347,6 @@ def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
     return np.sort(order[(place < most) & (values != IGNORE)])
 
 
-# OUT.parts
-
-
-class _Shard:
-    """What was made of some images that follow each other."""
-
-    def __init__(self):
-        self.rows: list[tuple[int, dict, dict]] = []
-        self.faults: list[str] = []
-        self.bytes = 0
-
-    def add(self, domain: int, of_pixels: dict[str, np.ndarray], of_image: dict[str, np.ndarray]) -> None:
-        self.rows.append((domain, of_pixels, of_image))
-        self.bytes += sum(part.nbytes for part in of_pixels.values())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Side by side, pixels under their names and images under image_NAME."""
-        rows = self.rows
-        whole = {
-            "domains": np.array([domain for domain, _, _ in rows], np.uint8),
-            "counts": np.array([len(of_pixels["label"]) for _, of_pixels, _ in rows], np.int64),
-            "faults": np.array(self.faults, dtype=np.str_),
-        }
-        if rows:
-            whole |= {name: np.concatenate([part[name] for _, part, _ in rows]) for name in rows[0][1]}
-            whole |= {f"image_{name}": np.stack([part[name] for _, _, part in rows]) for name in rows[0][2]}
-        return whole
-
-
-def _shards(parts: Path) -> list[Path]:
-    """The shards that an interrupted run left, each beginning where the one before it ends; others are removed."""
-    found, images = [], 0
-    for path in sorted(parts.glob("*-*.npz")):
-        begin, after = (int(number) for number in path.stem.split("-"))
-        if begin != images:
-            path.unlink()
-            continue
-        found.append(path)
-        images = after
-    return found
-
-
-class _Writer:
-    """Keeps each shard as a file of its own, and writes them, one at a time, beside the computation into features.h5.tmp."""
-
-    def __init__(self, parts: Path, there: list[Path], compression: str):
-        self._parts, self._there, self._compression = parts, there, compression
-        self._left_out: list[str] = []
-        self._written = 0
-
-    def __enter__(self) -> "_Writer":
-        self._pool = ThreadPoolExecutor(1)
-        # the oldest format with checksums in its indices; no lock of HDF5's own, which loader processes would inherit
-        self._file = h5py.File(self._parts / "features.h5.tmp", "w", libver=("v110", "v110"), locking=False)
-        self._begun = [self._pool.submit(self._append, path) for path in self._there]
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        try:
-            self._file.close()
-        except (OSError, RuntimeError) as error:
-            if kind is None:
-                raise _as_os_error(error) from None
-
-    def write(self, path: Path, shard: _Shard) -> None:
-        """Keep a shard; it gets into the cache soon."""
-        with written_whole(path) as file:
-            np.savez(file, **shard.arrays())
-        for job in self._begun:
-            if job.done():
-                job.result()  # or its fault
-        self._begun.append(self._pool.submit(self._append, path))
-
-    def finish(self) -> list[str]:
-        """Wait for the last shard. Why files were left out."""
-        for job in self._begun:
-            job.result()
-        return self._left_out
-
-    def _append(self, path: Path) -> None:
-        part, size = _read(path), path.stat().st_size
-        # HDF5 does not bear a disk that is full when it closes the file, where it writes what it has held back
-        if shutil.disk_usage(self._parts).free < size + min(self._written, HELD_BACK):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._written += size
-        try:
-            self._add(part)
-        except RuntimeError as error:  # h5py's other word for a failed write
-            raise _as_os_error(error) from None
-
-    def _add(self, part: dict[str, np.ndarray]) -> None:
-        """Write a shard behind those before it."""
-        self._left_out += part["faults"].tolist()
-        images, file, compression = len(part["counts"]), self._file, self._compression
-        if not images:
-            return
-        _append(file, "images/path", part["image_path"].astype(object), "none")
-        _append(file, "images/domain", part["domains"], "none")
-        ends = (len(file["label"]) if "label" in file else 0) + part["counts"].cumsum()
-        _append(file, "images/pixels", np.stack([ends - part["counts"], ends], axis=1), "none")
-        for name in ("size", "mean", "share", "class_entropy"):
-            _append(file, f"images/{name}", part[f"image_{name}"].astype(IMAGES[name][0]), compression)
-        first = len(file["images/path"]) - images
-        part = {**part, "image": np.repeat(np.arange(first, first + images), part["counts"])}
-        for name, (kind, _, _) in PIXELS.items():
-            if name in part:
-                _append(file, name, part[name].astype(kind), compression)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as arrays:
-            return dict(arrays)
-    except (ValueError, zipfile.BadZipFile) as error:
-        path.unlink()
-        raise SdaError(f"{path}: damaged on the disk ({error}) and therefore removed; run the same command again") from None
-
-
-def _as_os_error(error: Exception) -> OSError:
-    return OSError(str(error).splitlines()[0])
-
-
-def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) -> None:
-    """Add rows to a dataset, which the first rows make."""
-    if name not in file:
-        kind = h5py.string_dtype() if values.dtype == object else values.dtype
-        _create(file, name, (0, *values.shape[1:]), kind, compression)
-    dataset = file[name]
-    dataset.resize(len(dataset) + len(values), axis=0)
-    dataset[len(dataset) - len(values) :] = values
-
-
-def _create(file: h5py.File, name: str, shape: tuple, kind: object, compression: str) -> h5py.Dataset:
-    """A dataset that may grow, checksummed, with its unit and meaning as attributes."""
-    row = 16 * (np.dtype(kind).itemsize if kind != h5py.string_dtype() else 64) * max(1, int(np.prod(shape[1:])))
-    chunk = (max(16, 16 * (CHUNK_BYTES // row)), *shape[1:])
-    options = {} if kind == h5py.string_dtype() else {**COMPRESSIONS[compression], "fletcher32": True}  # HDF5 checks no text
-    dataset = file.create_dataset(name, shape, kind, maxshape=(None, *shape[1:]), chunks=chunk, **options)
-    table = IMAGES if name.startswith("images/") else PIXELS
-    if (about := table.get(name.removeprefix("images/"))) is not None:
-        dataset.attrs["unit"], dataset.attrs["about"] = about[1:]
-    return dataset
-
-
 def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
     """Write about features.h5.tmp what it is, and give it the name `out`."""
     temporary = parts / "features.h5.tmp"
@@ -510,7 +360,7 @@ def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
         file.attrs["text_sha256"] = text_hash(texts(file["images/path"]), *(about[name] for name in LISTS))
         file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
         for name in LISTS:
-            _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
+            create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     rename(temporary, out)
