@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from sda.bank_contents import Contents
 from sda.data.split_rules import rank
@@ -11,6 +12,7 @@ from sda.features import FeatureCache, unit
 
 STRATEGIES = {
     "random": "the recipes' own rule: by the rank of SHA-256(seed, path)",
+    "k-medoids": "image after image the one that brings all images nearest, on average, to one that is labelled or chosen",
     "k-centre": "image after image the one whose mean feature is farthest from all that are labelled or chosen",
     "entropy": "by turns over the classes, rare ones first, the image that is most uncertain of this class",
     "bank": "the same, by how far its pixels of this class are from all that the memory bank holds of it",
@@ -34,11 +36,12 @@ def select(
     Args:
         domain: whose images. labelled: paths of those that have labels already; they are not proposed, nor are those that the
             network was scored on.
-        strategy: a name in STRATEGIES. seed: of random; others have no choice to make. bank: of the network that made the cache.
+        strategy: a name in STRATEGIES. seed: of random, and of the sample that k-medoids takes of more images than memory holds.
+        bank: of the network that made the cache.
         megabytes: of memory that features may take at a time.
 
     Raises:
-        SdaError: no such domain, fewer images than asked for, or no bank to compare with.
+        SdaError: no such domain, fewer images than asked for, too little memory, or no bank to compare with.
     """
     known, mine = set(labelled), cache.images_of(domain)
     barred = known | (set(cache.scored) if domain == cache.about["target"] else set())
@@ -47,8 +50,16 @@ def select(
         raise SdaError(f"{cache.path}: {budget} images are asked for, {len(open_to)} of {domain} have no labels yet")
     if strategy == "random":
         return rank([cache.paths[index] for index in open_to], seed)[:budget]
-    if strategy == "k-centre":
-        chosen = k_centre(cache, open_to, [index for index in mine if cache.paths[index] in known], budget, megabytes)
+    centres = [index for index in mine if cache.paths[index] in known]
+    if strategy == "k-medoids":
+        place = {cache.paths[index]: index for index in open_to}
+        fits = int((megabytes * 2**20 / 8) ** 0.5)  # the distances take half of it
+        if budget > fits:
+            raise SdaError(f"k-medoids of {budget} images takes more --memory: {megabytes} MB hold the distances of {fits}")
+        sample = np.array([place[path] for path in rank(list(place), seed)[:fits]])
+        chosen = k_medoids(cache, np.sort(sample), centres, budget, megabytes)
+    elif strategy == "k-centre":
+        chosen = k_centre(cache, open_to, centres, budget, megabytes)
     else:
         share = cache.of_images("share")[open_to]
         if strategy == "entropy":
@@ -59,6 +70,30 @@ def select(
             worth = share * unknown_to(bank, cache, megabytes)[open_to]
         chosen = open_to[by_turns(worth, share.mean(axis=0), budget)]
     return [cache.paths[index] for index in chosen]
+
+
+def k_medoids(cache: FeatureCache, candidates: np.ndarray, centres: list[int], budget: int, megabytes: int = 1024) -> list[int]:
+    """Greedy k-medoids (Kaufman and Rousseeuw, 1990) on the images' mean features: with the next one the mean distance of all
+    candidates from their nearest centre is smallest. Takes 4 bytes for each pair of candidates."""
+    means = torch.empty(len(candidates), len(cache.image_row("mean", candidates[0])))
+    for first, block in cache.blocks_of_images("mean", megabytes)():
+        inside = (candidates >= first) & (candidates < first + len(block))
+        means[inside] = torch.from_numpy(block[candidates[inside] - first].astype(np.float32))
+    away = torch.empty(len(candidates), len(candidates))
+    rows = range(0, len(candidates), 512)
+    for first in rows:
+        away[first : first + 512] = torch.cdist(means[first : first + 512], means)
+    nearest = torch.full((len(candidates),), torch.inf)
+    for centre in centres:
+        row = torch.from_numpy(cache.image_row("mean", centre).astype(np.float32))
+        nearest = torch.minimum(nearest, torch.cdist(row[None], means)[0])
+    chosen: list[int] = []
+    for _ in range(budget):
+        cost = torch.cat([torch.minimum(away[first : first + 512], nearest).mean(dim=1) for first in rows])
+        cost[chosen] = torch.inf
+        chosen.append(int(cost.argmin()))
+        nearest = torch.minimum(nearest, away[chosen[-1]])
+    return candidates[chosen].tolist()
 
 
 def k_centre(cache: FeatureCache, candidates: np.ndarray, centres: list[int], budget: int, megabytes: int = 1024) -> list[int]:

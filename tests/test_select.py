@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 from sda import bank_contents
 from sda import select as selection
 from sda.data.split_rules import rank
+from sda.errors import SdaError
 from sda.features import FeatureCache
 
 
@@ -41,6 +42,33 @@ def test_k_centre_is_farthest_first(cache, unlabelled, megabytes):
         expected.append(rest.pop(int(distances.argmax())))
         centres.append(expected[-1])
     assert selection.select(cache, "field", 5, "k-centre", cache.labelled, megabytes=megabytes) == expected
+
+
+@pytest.mark.parametrize("megabytes", [1024, 0.001])
+def test_k_medoids_brings_all_nearest(cache, unlabelled, megabytes):
+    """With little memory, of a random sample of 11."""
+    means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
+    centres, expected = list(cache.labelled), []
+    for _ in range(5):
+        left = [key for key in unlabelled if key not in expected]
+        pool = [means[key] for key in unlabelled]
+        costs = [cdist(pool, [means[c] for c in [*centres, key]]).min(axis=1).mean() for key in left]
+        expected.append(left[int(np.argmin(costs))])
+        centres.append(expected[-1])
+    assert selection.select(cache, "field", 5, "k-medoids", cache.labelled, megabytes=megabytes) == expected
+
+
+def test_k_medoids_of_more_images_than_memory_holds(cache):
+    """It takes a random sample of them, and begins with its medoid."""
+    keys, megabytes = [item.key for item in cache.items("field")], 8 * 6**2 / 2**20
+    means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
+    for seed in range(3):
+        sample = rank(keys, seed)[:6]
+        chosen = selection.select(cache, "field", 6, "k-medoids", [], seed, megabytes=megabytes)
+        costs = cdist([means[key] for key in sample], [means[key] for key in sample]).sum(axis=1)
+        assert sorted(chosen) == sorted(sample) and chosen[0] == sample[int(costs.argmin())]
+    with pytest.raises(SdaError, match="more --memory"):
+        selection.select(cache, "field", 7, "k-medoids", [], megabytes=megabytes)
 
 
 def test_k_centre_without_any_labels_begins_in_the_middle(cache):

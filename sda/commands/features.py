@@ -12,6 +12,7 @@ from sda.errors import SdaError
 from sda.progress import Bars
 
 MOST_CONTACTS = 100  # pictures on a contact sheet
+STRATEGIES = ["k-medoids", "k-centre", "entropy", "bank", "random"]  # sda.select, without the time that its import takes
 
 
 @click.command()
@@ -189,11 +190,11 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
 @click.command()
 @click.argument("file", metavar="FILE.h5")
 @click.option("--budget", type=click.IntRange(1), required=True, metavar="N", help="How many images.")
-@click.option("--strategy", type=click.Choice(["k-centre", "entropy", "bank", "random"]), default="k-centre", show_default=True)
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="k-centre", show_default=True)
 @click.option("--domain", default="", help="Whose images.  [default: the target of the run that made the cache]")
 @click.option("--labelled", default="", metavar="FILE", help="List of images that have labels.  [default: those of the run]")
 @click.option("--bank", "bank_run", default="", metavar="RUN", help="Of strategy bank.  [default: the run that made the cache]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of strategy random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random, and of the sample of k-medoids.")
 @click.option("--memory", type=click.IntRange(1), default=1024, show_default=True, metavar="MB", help="For features at a time.")
 @click.option("--out", default="", metavar="FILE.txt", help="The list, with FILE.png beside it.  [default: STRATEGY-N.txt here]")
 def select(
@@ -202,6 +203,7 @@ def select(
     """Which images of the target to label next: a list for --split of a recipe, and a contact sheet.
 
     \b
+      k-medoids  image after image the one that brings all nearest, on average, to one that is labelled or chosen
       k-centre   image after image the one that is farthest from all that are labelled or chosen
       entropy    by turns over the classes, rare ones first, the image that is most uncertain of this class
       bank       the same, by how far its pixels are from what the memory bank holds of this class
