@@ -79,21 +79,24 @@ def k_medoids(cache: FeatureCache, candidates: np.ndarray, centres: list[int], b
     for first, block in cache.blocks_of_images("mean", megabytes)():
         inside = (candidates >= first) & (candidates < first + len(block))
         means[inside] = torch.from_numpy(block[candidates[inside] - first].astype(np.float32))
-    away = torch.empty(len(candidates), len(candidates))
-    rows = range(0, len(candidates), 512)
-    for first in rows:
-        away[first : first + 512] = torch.cdist(means[first : first + 512], means)
-    nearest = torch.full((len(candidates),), torch.inf)
+    nearest = torch.full((len(candidates), 1), torch.inf)
     for centre in centres:
         row = torch.from_numpy(cache.image_row("mean", centre).astype(np.float32))
-        nearest = torch.minimum(nearest, torch.cdist(row[None], means)[0])
+        nearest = torch.minimum(nearest, torch.cdist(means, row[None]))
+    away = torch.empty(len(candidates), len(candidates))
+    cost = torch.zeros(len(candidates), dtype=torch.float64)  # if this one came next: the sum of all distances
+    for rows in torch.arange(len(candidates)).split(512):
+        away[rows] = torch.cdist(means[rows], means)
+        cost += torch.minimum(away[rows], nearest[rows]).sum(dim=0)
     chosen: list[int] = []
-    for _ in range(budget):
-        cost = torch.cat([torch.minimum(away[first : first + 512], nearest).mean(dim=1) for first in rows])
-        cost[chosen] = torch.inf
+    while True:
         chosen.append(int(cost.argmin()))
-        nearest = torch.minimum(nearest, away[chosen[-1]])
-    return candidates[chosen].tolist()
+        if len(chosen) == budget:
+            return candidates[chosen].tolist()
+        now = torch.minimum(nearest, away[:, chosen[-1:]])
+        for rows in (now < nearest)[:, 0].nonzero()[:, 0].split(512):
+            cost += (torch.minimum(away[rows], now[rows]) - torch.minimum(away[rows], nearest[rows])).sum(dim=0)
+        nearest, cost[chosen[-1]] = now, torch.inf
 
 
 def k_centre(cache: FeatureCache, candidates: np.ndarray, centres: list[int], budget: int, megabytes: int = 1024) -> list[int]:
