@@ -58,6 +58,32 @@ def test_k_medoids_brings_all_nearest(cache, unlabelled, megabytes):
     assert selection.select(cache, "field", 5, "k-medoids", cache.labelled, megabytes=megabytes) == expected
 
 
+class Means:
+    """So much of a cache as k_medoids reads."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def image_row(self, name, index):
+        return self.rows[index]
+
+    def blocks_of_images(self, name, megabytes):
+        return lambda: ((first, self.rows[first : first + 300]) for first in range(0, len(self.rows), 300))
+
+
+@pytest.mark.parametrize("centres", [[], [3, 700]])
+def test_k_medoids_of_many_images(centres):
+    """What is carried on from choice to choice is the sum over all candidates, counted anew in float64."""
+    rows = np.random.default_rng(0).normal(size=(1300, 4))
+    candidates = np.delete(np.arange(1300), [3, 700, *range(900, 1000)])
+    away, chosen = cdist(rows, rows), list(centres)
+    for _ in range(40):
+        nearest = away[np.ix_(candidates, chosen)].min(axis=1, initial=np.inf)
+        costs = np.minimum(away[np.ix_(candidates, candidates)], nearest).sum(axis=1)
+        chosen.append(int(candidates[costs.argmin()]))
+    assert selection.k_medoids(Means(rows), candidates, centres, 40) == chosen[len(centres) :]
+
+
 def test_k_medoids_of_more_images_than_memory_holds(cache):
     """It takes a random sample of them, and begins with its medoid."""
     keys, megabytes = [item.key for item in cache.items("field")], 8 * 6**2 / 2**20
