@@ -3,17 +3,21 @@
 python benchmarks/label_selection.py RECIPE [--budgets 10 30 100] [--seeds 0 1 2] [--root DIR] [--set KEY=VALUE …] [--out DIR]
 
 For each seed: the recipe without any target labels (UDA), its feature cache, a list per strategy and budget, and the recipe on
-each list. The same command again goes on where it stopped. One table per budget, and how many random labels would have done the
-same; the aim is twice as many as were chosen.
+each list. The same command again goes on where it stopped. One table per budget, how many random labels would have done the
+same (the aim is twice as many as were chosen), and how typical the chosen images are: their mean distance from all that could be
+chosen, and that of all from the nearest chosen one, over the mean distance of any two (mean features, mean of the seeds).
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+from scipy.spatial.distance import cdist, pdist
+
 from sda import ablate, bank_contents, pool, recipe, tables, trained
 from sda import select as selection
-from sda.data.split_lists import write_list
+from sda.data.split_lists import read_list, write_list
 from sda.devices import pick_device
 from sda.errors import SdaError
 from sda.features import FeatureCache
@@ -55,6 +59,19 @@ def equal_random(score: float, budgets: list[int], random: list[float]) -> str:
         if min(low, high) <= score <= max(low, high) and low != high:
             return f"{below * (above / below) ** ((score - low) / (high - low)):.0f}"
     return f"< {budgets[0]}" if score < random[0] else f"> {budgets[-1]}"
+
+
+def typical(first: dict[int, Path], lists: Path, strategy: str, budget: int) -> str:
+    """Both distances of the lists of a strategy."""
+    found = []
+    for seed, folder in first.items():
+        cache = FeatureCache(folder / "features.h5")
+        pool = cache.images_of(cache.about["target"])
+        means = cache.of_images("mean")[pool].astype(np.float64)
+        chosen = set(read_list(lists / f"{strategy}-{budget}-seed{seed}.txt"))
+        away = cdist(means, means[[cache.paths[index] in chosen for index in pool]])
+        found.append(np.array([away.mean(), away.min(axis=1).mean()]) / pdist(means).mean())
+    return "{:.2f}, {:.2f}".format(*np.mean(found, axis=0))
 
 
 def main() -> None:
@@ -101,7 +118,11 @@ def main() -> None:
         if strategy != "random"
     ]
     print("Random labels that give the same mIoU:\n")
-    print(tables.markdown(["strategy", *(f"{budget} chosen" for budget in budgets)], rows, numbers=True))
+    head = ["strategy", *(f"{budget} chosen" for budget in budgets)]
+    print(tables.markdown(head, rows, numbers=True))
+    rows = [[s, *(typical(first, out / "lists", s, budget) for budget in budgets)] for s in selection.STRATEGIES]
+    print("\nDistance of the chosen from all, and of all from the nearest chosen one:\n")
+    print(tables.markdown(head, rows, numbers=True))
 
 
 if __name__ == "__main__":
