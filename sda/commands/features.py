@@ -190,7 +190,7 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
 @click.command()
 @click.argument("file", metavar="FILE.h5")
 @click.option("--budget", type=click.IntRange(1), required=True, metavar="N", help="How many images.")
-@click.option("--strategy", type=click.Choice(STRATEGIES), default="k-centre", show_default=True)
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="k-medoids", show_default=True)
 @click.option("--domain", default="", help="Whose images.  [default: the target of the run that made the cache]")
 @click.option("--labelled", default="", metavar="FILE", help="List of images that have labels.  [default: those of the run]")
 @click.option("--bank", "bank_run", default="", metavar="RUN", help="Of strategy bank.  [default: the run that made the cache]")
