@@ -31,12 +31,12 @@ def result_of(folder: Path) -> dict | None:
 
 
 def train(jobs: list[pool.Job], device, bars: Bars) -> None:
-    """Those that are not there yet. SdaError when one of them fails."""
+    """Those that are not there yet. SdaError, when all have had their turn, where some failed."""
     missing = [job for job in jobs if result_of(job.folder) is None]
     bars.say(f"{len(jobs)} runs: {len(missing)} to train")
-    for job, result in pool.train_all(missing, pool.default_size(device), device, bars):
-        if isinstance(result, SdaError):
-            raise SdaError(f"{job.name}: {result}")
+    done = pool.train_all(missing, pool.default_size(device), device, bars)
+    if faults := [f"{job.name}: {result}" for job, result in done if isinstance(result, SdaError)]:
+        raise SdaError("\n".join(faults))
 
 
 def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device, bars: Bars) -> None:
