@@ -61,17 +61,19 @@ def equal_random(score: float, budgets: list[int], random: list[float]) -> str:
     return f"< {budgets[0]}" if score < random[0] else f"> {budgets[-1]}"
 
 
-def typical(first: dict[int, Path], lists: Path, strategy: str, budget: int) -> str:
-    """Both distances of the lists of a strategy."""
-    found = []
+def typical(first: dict[int, Path], lists: Path, budgets: list[int]) -> dict[tuple[str, int], np.ndarray]:
+    """Both distances of the lists of each strategy and budget, mean of the seeds."""
+    found = {(strategy, budget): [] for strategy in selection.STRATEGIES for budget in budgets}
     for seed, folder in first.items():
         cache = FeatureCache(folder / "features.h5")
-        pool = cache.images_of(cache.about["target"])
-        means = cache.of_images("mean")[pool].astype(np.float64)
-        chosen = set(read_list(lists / f"{strategy}-{budget}-seed{seed}.txt"))
-        away = cdist(means, means[[cache.paths[index] in chosen for index in pool]])
-        found.append(np.array([away.mean(), away.min(axis=1).mean()]) / pdist(means).mean())
-    return "{:.2f}, {:.2f}".format(*np.mean(found, axis=0))
+        target = cache.images_of(cache.about["target"])
+        means = cache.of_images("mean")[target].astype(np.float64)
+        apart = pdist(means).mean()
+        for (strategy, budget), of_seeds in found.items():
+            chosen = set(read_list(lists / f"{strategy}-{budget}-seed{seed}.txt"))
+            away = cdist(means, means[[cache.paths[index] in chosen for index in target]])
+            of_seeds.append([away.mean() / apart, away.min(axis=1).mean() / apart])
+    return {key: np.mean(of_seeds, axis=0) for key, of_seeds in found.items()}
 
 
 def main() -> None:
@@ -120,7 +122,8 @@ def main() -> None:
     print("Random labels that give the same mIoU:\n")
     head = ["strategy", *(f"{budget} chosen" for budget in budgets)]
     print(tables.markdown(head, rows, numbers=True))
-    rows = [[s, *(typical(first, out / "lists", s, budget) for budget in budgets)] for s in selection.STRATEGIES]
+    distances = typical(first, out / "lists", budgets)
+    rows = [[s, *("{:.2f}, {:.2f}".format(*distances[s, budget]) for budget in budgets)] for s in selection.STRATEGIES]
     print("\nDistance of the chosen from all, and of all from the nearest chosen one:\n")
     print(tables.markdown(head, rows, numbers=True))
 

@@ -7,7 +7,6 @@ takes above what it had when it began to select. The strategy bank reads all pix
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -15,51 +14,43 @@ import tempfile
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from sda import select as selection
 from sda import tables
 from sda.bank_contents import Contents
-from sda.feature_shards import create
-from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, FeatureCache, text_hash
+from sda.feature_shards import Shard, Writer, finish
+from sda.features import IMAGES, LISTS, PIXELS, FeatureCache
+from sda.labels import IGNORE
 
 CLASSES, SPACE, BANK, BLOCK = 19, 256, 256, 4096
 
 
 def write_cache(path: Path, images: int, features: int, pixels: int) -> None:
-    random = np.random.default_rng(0)
-    names = [f"{number:07}.png" for number in range(images)]
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        for name, shape in {
-            "projected": (images * pixels, SPACE),
-            **dict.fromkeys(("image", "prediction", "drawn"), (images * pixels,)),
-            "images/pixels": (images, 2),
-            "images/domain": (images,),
-            "images/mean": (images, features),
-            "images/share": (images, CLASSES),
-            "images/class_entropy": (images, CLASSES),
-        }.items():
-            table = IMAGES if name.startswith("images/") else PIXELS
-            create(file, name, shape, np.dtype(table[name.removeprefix("images/")][0]), "lzf")
+    random, kinds = np.random.default_rng(0), {name: kind for name, (kind, _, _) in (PIXELS | IMAGES).items()}
+    with Writer(path.parent, [], "lzf") as writer:
         for first in range(0, images, BLOCK):
-            last = min(first + BLOCK, images)
-            here, mine = slice(first, last), slice(first * pixels, last * pixels)
-            share = random.dirichlet(np.full(CLASSES, 0.2), last - first)
-            file["images/mean"][here] = random.normal(size=(last - first, features))
-            file["images/share"][here], file["images/class_entropy"][here] = share, random.random(share.shape)
-            file["projected"][mine] = random.normal(size=(mine.stop - mine.start, SPACE))
-            file["prediction"][mine] = random.integers(CLASSES, size=mine.stop - mine.start)
-        ends = np.arange(1, images + 1) * pixels
-        file["images/pixels"][:] = np.stack([ends - pixels, ends], axis=1)
-        file["image"][:], file["drawn"][:] = np.repeat(np.arange(images), pixels), 3
-        create(file, "images/path", (images,), h5py.string_dtype(), "none")[:] = names
-        for name in LISTS:
-            create(file, name, (0,), h5py.string_dtype(), "none")
-        about = {"classes": {f"class {c}": [c, c, c] for c in range(CLASSES)}, "target": "target", "settings": {}}
-        about["domains"] = [{"name": "target", "split": "train", "root": "."}]
-        file.attrs["kind"], file.attrs["format"], file.attrs["about"] = KIND, FORMAT, json.dumps(about)
-        file.attrs["text_sha256"] = text_hash(names, [], [], [])
+            shard, last = Shard(), min(first + BLOCK, images)
+            for number in range(first, last):
+                of_pixels = {
+                    "label": np.full(pixels, IGNORE),
+                    "prediction": random.integers(CLASSES, size=pixels),
+                    "drawn": np.full(pixels, 3),
+                    "projected": random.normal(size=(pixels, SPACE)).astype(kinds["projected"]),
+                }
+                of_image = {
+                    "path": np.array(f"{number:07}.png"),
+                    "size": np.array([96, 192]),
+                    "mean": random.normal(size=features).astype(kinds["mean"]),
+                    "share": random.dirichlet(np.full(CLASSES, 0.2)),
+                    "class_entropy": random.random(CLASSES),
+                }
+                shard.add(0, of_pixels, of_image)
+            writer.write(path.parent / f"{first:08}-{last:08}.npz", shard)
+        writer.finish()
+    about = {"classes": {f"class {c}": [c, c, c] for c in range(CLASSES)}, "target": "target", **{key: [] for key in LISTS}}
+    about["domains"] = [{"name": "target", "split": "train", "root": "."}]
+    finish(path.parent, path, {"preprocessing": {}, "network": ""}, about)
 
 
 def measure(path: Path, strategy: str, budget: int, megabytes: int) -> tuple[float, float]:

@@ -11,11 +11,11 @@ import torch
 from scipy import stats
 
 from sda import pool, recipe, resume, shelf, tables
+from sda.effect import without_effect
 from sda.errors import SdaError
 from sda.progress import Bars
 from sda.recipe import Recipe
 from sda.tables import mean_of_present
-from sda.train import without_effect
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The unfinished feature cache, OUT.parts: shards that an interrupted run leaves, and the HDF5 file that they go into."""
 
 import errno
+import json
 import os
 import shutil
 import zipfile
@@ -10,9 +11,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sda.atomic import written_whole
+from sda import __version__
+from sda.atomic import rename, written_whole
 from sda.errors import SdaError
-from sda.features import IMAGES, PIXELS
+from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, text_hash, texts
 
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
 HELD_BACK = 2**25  # what HDF5 may hold back of what is written
@@ -126,6 +128,25 @@ class Writer:
                 _append(file, name, part[name].astype(kind), compression)
 
 
+def finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
+    """Write about features.h5.tmp what it is, and give it the name `out`."""
+    temporary = parts / "features.h5.tmp"
+    with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
+        if "images/path" not in file:
+            raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
+        about = {**about, "settings": settings, "sda": __version__}
+        file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
+        file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
+        file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
+        file.attrs["text_sha256"] = text_hash(texts(file["images/path"]), *(about[name] for name in LISTS))
+        file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
+        for name in LISTS:
+            _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    rename(temporary, out)
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as arrays:
@@ -143,13 +164,13 @@ def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) ->
     """Add rows to a dataset, which the first rows make."""
     if name not in file:
         kind = h5py.string_dtype() if values.dtype == object else values.dtype
-        create(file, name, (0, *values.shape[1:]), kind, compression)
+        _create(file, name, (0, *values.shape[1:]), kind, compression)
     dataset = file[name]
     dataset.resize(len(dataset) + len(values), axis=0)
     dataset[len(dataset) - len(values) :] = values
 
 
-def create(file: h5py.File, name: str, shape: tuple, kind: object, compression: str) -> h5py.Dataset:
+def _create(file: h5py.File, name: str, shape: tuple, kind: object, compression: str) -> h5py.Dataset:
     """A dataset that may grow, checksummed, with its unit and meaning as attributes."""
     row = 16 * (np.dtype(kind).itemsize if kind != h5py.string_dtype() else 64) * max(1, int(np.prod(shape[1:])))
     chunk = (max(16, 16 * (CHUNK_BYTES // row)), *shape[1:])

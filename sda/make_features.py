@@ -14,20 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 
-from sda import __version__, checkpoint
-from sda.atomic import rename, written_whole
+from sda import checkpoint
+from sda.atomic import written_whole
 from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.evaluate import batch_size
-from sda.feature_shards import Shard, Writer, create, shards
-from sda.features import FORMAT, KIND, LISTS, FeatureCache, text_hash, texts
+from sda.feature_shards import Shard, Writer, finish, shards
+from sda.features import FORMAT, FeatureCache
 from sda.labels import IGNORE
 from sda.models.heads import projection
 from sda.trained import Run
@@ -147,7 +146,7 @@ def write_features(
                 "labelled": run.splits.get("labelled", []),
                 "scored": run.splits.get("val", []) + run.splits.get("held_out", []),
             }
-            _finish(parts, out, settings, about)
+            finish(parts, out, settings, about)
             shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
@@ -345,22 +344,3 @@ def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
     values = groups[order]
     place = np.arange(len(order)) - np.searchsorted(values, values)  # within its value
     return np.sort(order[(place < most) & (values != IGNORE)])
-
-
-def _finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
-    """Write about features.h5.tmp what it is, and give it the name `out`."""
-    temporary = parts / "features.h5.tmp"
-    with h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False) as file:
-        if "images/path" not in file:
-            raise SdaError(f"{out}: not one image can be used; the first fault: {about['left_out'][0]}")
-        about = {**about, "settings": settings, "sda": __version__}
-        file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
-        file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
-        file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
-        file.attrs["text_sha256"] = text_hash(texts(file["images/path"]), *(about[name] for name in LISTS))
-        file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
-        for name in LISTS:
-            create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    rename(temporary, out)

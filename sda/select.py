@@ -10,13 +10,8 @@ from sda.data.split_rules import rank
 from sda.errors import SdaError
 from sda.features import FeatureCache, unit
 
-STRATEGIES = {
-    "random": "the recipes' own rule: by the rank of SHA-256(seed, path)",
-    "k-medoids": "image after image the one that brings all images nearest, on average, to one that is labelled or chosen",
-    "k-centre": "image after image the one whose mean feature is farthest from all that are labelled or chosen",
-    "entropy": "by turns over the classes, rare ones first, the image that is most uncertain of this class",
-    "bank": "the same, by how far its pixels of this class are from all that the memory bank holds of it",
-}
+Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]  # see FeatureCache.blocks_of_images
+STRATEGIES = ("random", "k-medoids", "k-centre", "entropy", "bank")  # docs/features.md
 
 
 def select(
@@ -74,11 +69,8 @@ def select(
 
 def k_medoids(cache: FeatureCache, candidates: np.ndarray, centres: list[int], budget: int, megabytes: int = 1024) -> list[int]:
     """Greedy k-medoids (Kaufman and Rousseeuw, 1990) on the images' mean features: with the next one the mean distance of all
-    candidates from their nearest centre is smallest. Takes 4 bytes for each pair of candidates."""
-    means = torch.empty(len(candidates), len(cache.image_row("mean", candidates[0])))
-    for first, block in cache.blocks_of_images("mean", megabytes)():
-        inside = (candidates >= first) & (candidates < first + len(block))
-        means[inside] = torch.from_numpy(block[candidates[inside] - first].astype(np.float32))
+    candidates, in ascending order, from their nearest centre is smallest. Takes 4 bytes for each pair of candidates."""
+    means = torch.from_numpy(np.concatenate(list(_rows_of(candidates, cache.blocks_of_images("mean", megabytes)))))
     nearest = torch.full((len(candidates), 1), torch.inf)
     for centre in centres:
         row = torch.from_numpy(cache.image_row("mean", centre).astype(np.float32))
@@ -111,10 +103,7 @@ def k_centre(cache: FeatureCache, candidates: np.ndarray, centres: list[int], bu
     chosen: list[int] = []
     while len(chosen) < budget:
         if np.isinf(nearest).all():
-            total = 0.0
-            for first, block in means():
-                inside = candidates[(candidates >= first) & (candidates < first + len(block))]
-                total = total + block[inside - first].astype(np.float64).sum(axis=0)
+            total = sum(rows.sum(axis=0, dtype=np.float64) for rows in _rows_of(candidates, means))
             away = np.full(len(cache), np.inf)
             _approach(away, means, total / len(candidates))
             best = int(candidates[away[candidates].argmin()])
@@ -126,7 +115,13 @@ def k_centre(cache: FeatureCache, candidates: np.ndarray, centres: list[int], bu
     return chosen
 
 
-def _approach(nearest: np.ndarray, blocks: Callable[[], Iterator[tuple[int, np.ndarray]]], centre: np.ndarray) -> None:
+def _rows_of(images: np.ndarray, blocks: Blocks) -> Iterator[np.ndarray]:
+    """Block by block the rows of some images, given in ascending order, as float32."""
+    for first, block in blocks():
+        yield block[images[(images >= first) & (images < first + len(block))] - first].astype(np.float32)
+
+
+def _approach(nearest: np.ndarray, blocks: Blocks, centre: np.ndarray) -> None:
     """Lower each image's squared distance to its nearest centre, where `centre` is nearer."""
     centre = centre.astype(np.float32)
     for first, block in blocks():

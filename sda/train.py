@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TextIO
@@ -414,21 +414,6 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream 
         )
         for name, batch in batches.items()
     }
-
-
-def without_effect(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """Of the recipe's fields named, those that have none: other methods or settings read them."""
-    read = {name: {field.name for field in fields(kind.Settings)} for name, kind in METHODS.items()}
-    idle = set().union(*read.values()) - read[recipe.method] - {"steps", "released"}  # which loop and networks read as well
-    if recipe.optimizer != "sgd":
-        idle.add("momentum")
-    if not recipe.balance_classes:
-        idle.add("class_statistics")
-    if recipe.released:
-        idle |= {"strong_statistics", "attention_bank"}
-    if not recipe.weight_contrast:
-        idle |= read["class_bank"] - read["mean_teacher"] - {"weight_contrast"}
-    return [name for name in names if name in idle]
 
 
 def build_network(recipe: Recipe, classes: int, weights_format: str) -> SegmentationNetwork:

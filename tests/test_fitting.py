@@ -123,6 +123,10 @@ def test_compiled(world, sda, tmp_path):
         ),
         (["--classmix-labelled", "1", "--batch-source", "1", "--batch-labelled", "1", "--accumulate", "1", "--alternate", "true",
           "--labels", "3"], "one labelled image at a time leaves ClassMix no other"),
+        (["--classmix-labelled", "0.2", "--source", "", "--batch-labelled", "1", "--labels", "3"],
+         "one labelled image at a time"),
+        (["--classmix-labelled", "0.2", "--source", "", "--batch-labelled", "2", "--accumulate", "2", "--labels", "3"],
+         "one labelled image at a time"),
         (["--batch-unlabelled", "1", *tiny.BANK], "batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or"),
     ],
 )  # fmt: skip

@@ -46,7 +46,6 @@ def test_k_centre_is_farthest_first(cache, unlabelled, megabytes):
 
 @pytest.mark.parametrize("megabytes", [1024, 0.001])
 def test_k_medoids_brings_all_nearest(cache, unlabelled, megabytes):
-    """With little memory, of a random sample of 11."""
     means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
     centres, expected = list(cache.labelled), []
     for _ in range(5):

@@ -12,8 +12,9 @@ from PIL import Image
 
 from sda import recipe as recipes
 from sda.data.assemble import assemble
+from sda.effect import without_effect
 from sda.methods import Supervised
-from sda.train import Training, build_network, make_optimizer, without_effect
+from sda.train import Training, build_network, make_optimizer
 
 DIFFERS = {"seconds"}  # what two equal runs may differ in
 

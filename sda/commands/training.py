@@ -76,7 +76,7 @@ def _train(name: str, given: dict) -> None:
 
     from sda import distributed
     from sda.devices import pick_device
-    from sda.train import without_effect
+    from sda.effect import without_effect
 
     if idle := without_effect(wanted, changes):
         click.echo(f"{', '.join(idle)}: no effect with method {wanted.method} and the other settings", err=True)
