@@ -3,13 +3,15 @@
 python benchmarks/label_selection.py RECIPE [--budgets 10 30 100] [--seeds 0 1 2] [--root DIR] [--set KEY=VALUE …] [--out DIR]
 
 For each seed: the recipe without any target labels (UDA), its feature cache, a list per strategy and budget, and the recipe on
-each list. The same command again goes on where it stopped. One table per budget, how many random labels would have done the
-same (the aim is twice as many as were chosen), and how typical the chosen images are: their mean distance from all that could be
-chosen, and that of all from the nearest chosen one, over the mean distance of any two (mean features, mean of the seeds).
+each list. The same command again goes on where it stopped. It prints a table per budget, the difference to random over all
+budgets, how many random labels would have done the same (the aim is twice as many as were chosen), and how typical the chosen
+images are: their mean distance from all that could be chosen, and that of all from the nearest chosen one, over the mean
+distance of any two (mean features, mean of the seeds).
 """
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +116,15 @@ def main() -> None:
         means |= {(row["name"], budget): row["mean"] for row in table["rows"]}
         print(f"\n{budget} labels\n\n{ablate.markdown(table)}")
     random = [means["random", budget] for budget in budgets]
-    rows = [
-        [strategy, *(equal_random(means[strategy, budget], budgets, random) for budget in budgets)]
-        for strategy in selection.STRATEGIES
-        if strategy != "random"
-    ]
-    print("Random labels that give the same mIoU:\n")
+    others = [strategy for strategy in selection.STRATEGIES if strategy != "random"]
+    print("Difference to random of the same budget and seed, mean over all of these, 95 % interval (Student's t):\n")
+    for strategy in others:
+        pairs = [(result_of(runs[b, strategy, s]), result_of(runs[b, "random", s])) for b in budgets for s in given.seeds]
+        differences = [chosen["miou"] - drawn["miou"] for chosen, drawn in pairs]
+        low, high = ablate.interval(differences, 0.95) or (float("nan"), float("nan"))
+        print(f"- {strategy}: {statistics.mean(differences):+.2f} [{low:+.2f}, {high:+.2f}]")
+    rows = [[s, *(equal_random(means[s, budget], budgets, random) for budget in budgets)] for s in others]
+    print("\nRandom labels that give the same mIoU:\n")
     head = ["strategy", *(f"{budget} chosen" for budget in budgets)]
     print(tables.markdown(head, rows, numbers=True))
     distances = typical(first, out / "lists", budgets)
