@@ -110,6 +110,7 @@ def export(contents: Contents, file: Path, run: str) -> None:
     if file.exists():
         raise SdaError(f"{file}: exists; nothing is overwritten: name another file")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as place, h5py.File(place, "w") as out:
             out.attrs["kind"], out.attrs["format"], out.attrs["run"] = KIND, FORMAT, run
             out.attrs["classes"], out.attrs["step"] = list(contents.classes), contents.at

@@ -1,5 +1,6 @@
 """The pixels that are nearest to a bank's entries, as pictures: a person sees whether the bank holds what it should."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from sda.bank_contents import Contents
 from sda.data.files import read_image
 from sda.features import FeatureCache, classes_of, unit
 from sda.labels import IGNORE
+from sda.methods.views import SOURCE
 from sda.pictures import GREY, legend
 
 CROP = 112  # side of a picture in the sheet
+HEAD = 20  # room above it, for what the entry is
 CAPTION = 36  # room below it
 SEEN = 0.3  # of the image's height, that a crop shows
 
@@ -40,11 +43,8 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
     Raises:
         SdaError: a cache without projected features.
     """
-    held, chosen = contents.unit(), {}
-    for c, name in enumerate(contents.classes):
-        there = np.flatnonzero(contents.valid[c])
-        picks = np.unique(np.linspace(0, len(there) - 1, min(entries, len(there))).round().astype(int)) if len(there) else []
-        chosen[name] = [held[c, there[pick]] for pick in picks]
+    held = contents.unit()
+    chosen = {name: [held[c, pick] for pick in _picks(contents, c, entries)] for c, name in enumerate(contents.classes)}
     queries = [(name, place) for name, vectors in chosen.items() for place in range(len(vectors))]
     found: dict[tuple[str, int], dict[int, Neighbour]] = {query: {} for query in queries}
     if not queries:
@@ -53,9 +53,12 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
     for block in cache.blocks("projected", "image", "position", "label", "prediction"):
         cosines = matrix @ unit(block["projected"].astype(np.float32)).T
         labels = classes_of(block)
+        starts = np.flatnonzero(np.diff(block["image"], prepend=-1))  # of the images, whose pixels lie side by side
+        ends = np.append(starts[1:], len(labels))
         for query, row in zip(queries, cosines, strict=True):
             best = found[query]
-            for index in np.argsort(-row)[: 8 * nearest]:  # several may lie in one image
+            for number in np.argsort(-np.maximum.reduceat(row, starts))[:nearest]:
+                index = starts[number] + row[starts[number] : ends[number]].argmax()
                 image = int(block["image"][index])
                 if image not in best or row[index] > best[image].cosine:
                     place = tuple(int(side) for side in block["position"][index])
@@ -69,9 +72,16 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
     }
 
 
+def _picks(contents: Contents, c: int, entries: int) -> list[int]:
+    """The places of up to so many entries of a class, from the newest to the oldest."""
+    there = np.flatnonzero(contents.valid[c])
+    steps = np.linspace(0, len(there) - 1, min(entries, len(there))).round().astype(int)
+    return there[np.unique(steps)].tolist()
+
+
 def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[Neighbour]]]) -> Image.Image:
-    """A row per class: the surroundings of each entry's neighbours, framed in the colour of the class that the pixel is of, or is
-    predicted as where it has no label.
+    """A row per class that has entries: the surroundings of each one's neighbours, framed in the colour of the class that the
+    pixel is of, or is predicted as where it has no label.
 
     Raises:
         FileError: an image of the cache is gone.
@@ -81,20 +91,28 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
     nearest = max([len(one) for lists in found.values() for one in lists] + [1])
     width = head + entries * (nearest * (CROP + gap) + 18)
     names = legend(contents.classes, max(1, width // 150))
-    body = 34 + len(found) * (CROP + CAPTION)
+    rows = {name: lists for name, lists in found.items() if lists}
+    title = "entries of the bank, from the newest to the oldest, and the pixels nearest to each"
+    if empty := [name for name in found if name not in rows]:
+        title += f"; it holds nothing of {', '.join(empty)}"
+    lines = textwrap.wrap(title, width // 7)
+    above = 14 + 16 * len(lines)
+    body = above + len(rows) * (HEAD + CROP + CAPTION)
     sheet = Image.new("RGB", (max(width, names.width), body + names.height), "white")
     sheet.paste(names, (0, body))
     draw = ImageDraw.Draw(sheet)
-    for entry in range(entries):
-        title = "newest entry" if entry == 0 else "oldest entry" if entry == entries - 1 else "between"
-        draw.text((head + entry * (nearest * (CROP + gap) + 18), 17), title, "black", font, anchor="lm")
+    draw.text((8, 8), "\n".join(lines), "black", font)
     colors = list(contents.classes.values())
     opened: dict[int, Image.Image] = {}
     sizes, roots = cache.of_images("size"), [Path(domain["root"]) for domain in cache.about["domains"]]
-    for line, (name, lists) in enumerate(found.items()):
-        top = 34 + line * (CROP + CAPTION)
-        draw.text((8, top + CROP / 2), name if lists else f"{name}: empty", "black", font, anchor="lm")
-        for entry, pixels in enumerate(lists):
+    for line, (name, lists) in enumerate(rows.items()):
+        top = above + HEAD + line * (HEAD + CROP + CAPTION)
+        draw.text((8, top + CROP / 2), name, "black", font, anchor="lm")
+        c = list(contents.classes).index(name)
+        for entry, (pixels, pick) in enumerate(zip(lists, _picks(contents, c, len(lists)), strict=True)):
+            domain = "source" if contents.domain[c, pick] == SOURCE else "target"
+            words = f"{contents.at - contents.step[c, pick]} steps old, {domain}, confidence {contents.confidence[c, pick]:.2f}"
+            draw.text((head + entry * (nearest * (CROP + gap) + 18), top - 11), words, "black", font, anchor="lm")
             for place, pixel in enumerate(pixels):
                 left = head + entry * (nearest * (CROP + gap) + 18) + place * (CROP + gap)
                 if pixel.image not in opened:

@@ -14,7 +14,7 @@ import numpy as np
 from sda import __version__
 from sda.atomic import rename, written_whole
 from sda.errors import SdaError
-from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, text_hash, texts
+from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, text_hash
 
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
 HELD_BACK = 2**25  # what HDF5 may hold back of what is written
@@ -138,10 +138,12 @@ def finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
         file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
         file.attrs["classes"], file.attrs["domains"] = list(about["classes"]), [d["name"] for d in about["domains"]]
         file.attrs["preprocessing"], file.attrs["network_sha256"] = json.dumps(settings["preprocessing"]), settings["network"]
-        file.attrs["text_sha256"] = text_hash(texts(file["images/path"]), *(about[name] for name in LISTS))
         file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
-        for name in LISTS:
-            _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")[:] = about[name]
+        for name, meaning in LISTS.items():
+            dataset = _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")
+            dataset[:] = about[name]
+            dataset.attrs["unit"], dataset.attrs["about"] = "", meaning
+        file.attrs["text_sha256"] = text_hash(file)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     rename(temporary, out)
@@ -151,7 +153,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as arrays:
             return dict(arrays)
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         path.unlink()
         raise SdaError(f"{path}: damaged on the disk ({error}) and therefore removed; run the same command again") from None
 

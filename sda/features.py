@@ -16,7 +16,7 @@ from sda.data.descriptor import Item
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
-FORMAT = 2
+FORMAT = 3
 KIND = "sda features"
 
 # What there is of each pixel and of each image: name → type, unit, and what it is.
@@ -45,8 +45,11 @@ IMAGES = {
     "class_entropy": ("float32", "0 to 1", "(M, C) mean entropy of these, over log C; 0 where there are none"),
 }
 
-# Why files were left out; the target images whose labels the network was trained on, and those that it was scored on.
-LISTS = ("left_out", "labelled", "scored")
+LISTS = {
+    "left_out": "why files were left out",
+    "labelled": "target images whose labels the network was trained on",
+    "scored": "target images that it was scored on",
+}
 
 
 def classes_of(block: dict[str, np.ndarray]) -> np.ndarray:
@@ -64,8 +67,11 @@ def texts(dataset: h5py.Dataset) -> list[str]:
     return [text.decode(errors="surrogateescape") for text in dataset[:]]
 
 
-def text_hash(*lists: list[str]) -> str:
-    """SHA-256 of lists of text, which HDF5 keeps no checksum of."""
+def text_hash(file: h5py.File) -> str:
+    """SHA-256 of all text in a cache, which HDF5 keeps no checksum of."""
+    lists = [texts(file[name]) for name in ("images/path", *LISTS)]
+    lists += [list(file.attrs["classes"]), list(file.attrs["domains"])]
+    lists.append([file.attrs[name] for name in ("preprocessing", "network_sha256", "about")])
     return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
 
 
@@ -96,8 +102,8 @@ class FeatureCache(Dataset):
             self.has_projection = "projected" in file
             self._rows = file["images/pixels"][:]
             self.paths = texts(file["images/path"])
-            if text_hash(self.paths, self.left_out, self.labelled, self.scored) != file.attrs["text_sha256"]:
-                raise OSError("damaged: paths are not those that were written")
+            if text_hash(file) != file.attrs["text_sha256"]:
+                raise OSError("damaged: its texts are not those that were written")
             self.domain = file["images/domain"][:]
         self.classes: dict = self.about["classes"]
         self.domains = [domain["name"] for domain in self.about["domains"]]

@@ -81,16 +81,17 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
             deals whole images to the domains, since pixels of one image are alike;
           - `domain_accuracy`: of a linear classifier of the domain, percent, both domains alike, cross-validated over images;
             50: they cannot be told apart;
-        and over all classes
-          - `probe`: percent of the other domain's pixels, mean over classes, whose class the nearest neighbours in the first
-            name; `probe_back`: the other way round; `within`: in its own domain, other images only: what can be expected.
+        and over all of these
+          - `probe`: percent of the other domain's pixels, mean over these classes, whose class the nearest neighbours in the
+            first name; `probe_back`: the other way round; `within`: in its own domain, other images only: what can be expected.
         `mean` over the classes of each number.
     """
-    rows = []
+    rows, shared = [], []
     for c, name in enumerate(names):
         x, y = one.of(one.label == c), other.of(other.label == c)
         if min(len(np.unique(x.image)), len(np.unique(y.image))) < 2:
             continue
+        shared.append(c)
         rows.append(
             {
                 "class": name,
@@ -105,9 +106,9 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
     return {
         "classes": rows,
         "mean": {key: float(np.mean([row[key] for row in rows])) for key in ("centroid", "mmd", "domain_accuracy")},
-        "probe": probe(one, other),
-        "probe_back": probe(other, one),
-        "within": [probe(domain, domain) for domain in (one, other)],
+        "probe": probe(one, other, shared),
+        "probe_back": probe(other, one, shared),
+        "within": [probe(domain, domain, shared) for domain in (one, other)],
     }
 
 
@@ -168,26 +169,26 @@ def domain_accuracy(x: Pixels, y: Pixels) -> float:
     return float(50 * (right[0].mean() + right[1].mean()))
 
 
-def probe(known: Pixels, asked: Pixels) -> float:
-    """Percent of `asked`, mean over its classes, whose class is that of most of the nearest pixels of `known`, by cosine.
+def probe(known: Pixels, asked: Pixels, classes: list[int]) -> float:
+    """Percent of `asked`, mean over `classes`, whose class is that of most of the nearest pixels of `known`, by cosine.
 
     Pixels of one and the same image (`known` is `asked`) are not each other's neighbours.
     """
     there, here = unit(known.features), unit(asked.features)
-    classes = int(max(known.label.max(), asked.label.max())) + 1
+    count = int(max(known.label.max(), asked.label.max())) + 1
     right = np.zeros(len(asked.label), bool)
     for begin in range(0, len(right), 2048):
         rows = slice(begin, begin + 2048)
         cosine = here[rows] @ there.T
         if known is asked:
             cosine[asked.image[rows, None] == known.image[None, :]] = -2
-        count = min(NEIGHBOURS, cosine.shape[1])
-        nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
-        votes = np.zeros((len(cosine), classes))
+        most = min(NEIGHBOURS, cosine.shape[1])
+        nearest = np.argpartition(-cosine, most - 1, axis=1)[:, :most]
+        votes = np.zeros((len(cosine), count))
         near = np.take_along_axis(cosine, nearest, axis=1)
         np.add.at(votes, (np.arange(len(cosine))[:, None], known.label[nearest]), 1 + 1e-3 * near)  # a tie goes to the nearer
         right[rows] = votes.argmax(axis=1) == asked.label[rows]
-    return float(100 * np.mean([right[asked.label == c].mean() for c in np.unique(asked.label)]))
+    return float(100 * np.mean([right[asked.label == c].mean() for c in classes]))
 
 
 def project(groups: list[Pixels], method: str) -> list[np.ndarray]:

@@ -77,8 +77,10 @@ def network_hash(*modules: nn.Module | None) -> str:
 
 
 def load_projection(run: Run) -> nn.Module | None:
-    """The head g of a run's student or teacher, into the space of its bank; None for methods without a bank, and for best.pt."""
-    state = checkpoint.load(run.folder / f"{run.which}.pt").get("method", {})
+    """The head g of a run's student or teacher, into the space of its bank; None for methods without a bank, for best.pt and for
+    exported networks."""
+    file = run.folder / f"{run.which}.pt"
+    state = checkpoint.load(file).get("method", {}) if file.exists() else {}
     prefix = "g_teacher.model." if run.network_name == "teacher" else "g."
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if not weights:
@@ -123,15 +125,16 @@ def write_features(
         "per_class": per_class,
         "compression": compression,
         "images": _digest(domains),
+        "labels": [hashlib.sha256(d.dataset.codec.rules()).hexdigest() if d.dataset.codec else "" for d in domains],
     }
-    if out.exists():
-        return _left_out_of(out, settings)
     parts = out.with_name(f"{out.name}.parts")
+    if out.exists():
+        return _left_out_of(out, parts, settings)
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with _alone(parts):
             if out.exists():  # another process has come before
-                return _left_out_of(out, settings)
+                return _left_out_of(out, parts, settings)
             _begin(parts, settings)
             left_out = _compute(parts, run, head, domains, settings, progress, skip)
             about = {
@@ -157,11 +160,18 @@ def write_features(
     return left_out
 
 
-def _left_out_of(out: Path, settings: dict) -> list[str]:
-    """Why files were left out of a cache that is there. SdaError when it is another one."""
-    there = FeatureCache(out)
+def _left_out_of(out: Path, parts: Path, settings: dict) -> list[str]:
+    """Why files were left out of a cache that is there; parts that a kill at the end has left are removed. SdaError when it is
+    another cache, or none."""
+    try:
+        there = FeatureCache(out)
+    except SdaError:
+        raise SdaError(
+            f"{out}: exists, and is no feature cache that this version of sda reads; nothing is overwritten: name another --out"
+        ) from None
     if other := _difference(there.settings, settings):
         raise SdaError(f"{out}: exists, and was made otherwise ({other}); nothing is overwritten: name another --out")
+    shutil.rmtree(parts, ignore_errors=True)
     return there.left_out
 
 
@@ -189,6 +199,7 @@ def _difference(there: dict, here: dict) -> str:
         "network": "another network, or other weights",
         "preprocessing": "another preprocessing",
         "images": "other images, or files that have changed since",
+        "labels": "label files read otherwise: other classes, ids or colours",
     }
     for key, value in here.items():
         if there.get(key) != value:
@@ -215,13 +226,18 @@ def _alone(parts: Path) -> Iterator[None]:
 
 
 def _begin(parts: Path, settings: dict) -> None:
-    """Note whose folder this is, or see that it is this cache's."""
+    """Note whose folder this is, or see that it is this cache's. Shards of nobody knows whose are removed: a kill leaves them,
+    where it comes while the parts of a finished cache are being removed."""
     file = parts / "settings.json"
-    there = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    if there is None:
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        for path in parts.glob("*.npz"):
+            path.unlink()
         with written_whole(file) as made:
             made.write(json.dumps(settings).encode())
-    elif other := _difference(there, settings):
+        return
+    if other := _difference(there, settings):
         raise SdaError(f"{parts}: holds an unfinished cache ({other}); remove this folder, or name another --out")
 
 

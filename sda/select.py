@@ -42,7 +42,10 @@ def select(
     barred = known | (set(cache.scored) if domain == cache.about["target"] else set())
     open_to = np.array([index for index in mine if cache.paths[index] not in barred], dtype=int)
     if budget > len(open_to):
-        raise SdaError(f"{cache.path}: {budget} images are asked for, {len(open_to)} of {domain} have no labels yet")
+        raise SdaError(
+            f"{cache.path}: {budget} images are asked for; {len(open_to)} of {domain} are left: those that have labels, "
+            "or that the run is scored on, are not proposed"
+        )
     if strategy == "random":
         return rank([cache.paths[index] for index in open_to], seed)[:budget]
     centres = [index for index in mine if cache.paths[index] in known]

@@ -1,6 +1,7 @@
 """What a bank holds, banks as files, and the pixels nearest to its entries."""
 
 import json
+import types
 
 import h5py
 import numpy as np
@@ -141,11 +142,33 @@ def test_neighbours_are_the_nearest_of_all(cached_run):
             assert [pixel.cosine for pixel in pixels] == pytest.approx([cosine for cosine, _ in best], abs=1e-3)
 
 
+def test_an_image_with_many_near_pixels_does_not_hide_others():
+    """Three images of 40 pixels each, alike within an image."""
+    angle = np.repeat([0.05, 0.4, 0.6], 40)
+    block = {
+        "projected": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float16),
+        "image": np.repeat([0, 1, 2], 40),
+        "position": np.zeros((120, 2), int),
+        "label": np.zeros(120, np.uint8),
+        "prediction": np.zeros(120, np.uint8),
+    }
+    cache = types.SimpleNamespace(blocks=lambda *names: iter([block]))
+    found = bank_pictures.neighbours(some_contents(), cache)["a"][0]
+    assert [(pixel.image, round(pixel.cosine, 2)) for pixel in found] == [(0, 1.0), (1, 0.92), (2, 0.83)]
+
+
 def test_the_picture(sda, cached_run, tmp_path):
     status, shown = sda("bank", cached_run, "--features", cached_run / "features.h5", "--out", tmp_path / "bank.png")
     assert status == 0 and str(tmp_path / "bank.png") in shown.out
     with Image.open(tmp_path / "bank.png") as picture:
         assert picture.width > 600 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_command(sda, cached_run, tmp_path):
+    status, shown = sda("bank", cached_run, "--out", tmp_path / "bank.png")
+    assert status == 2 and "takes --features FILE.h5" in shown.err
+    assert sda("bank", cached_run / "last.pt", "--export", tmp_path / "new/bank.h5")[0] == 0
+    assert (tmp_path / "new/bank.h5").exists()
 
 
 def test_a_cache_of_another_network_is_refused(sda, cached_run, tmp_path):

@@ -156,6 +156,92 @@ def test_a_stale_cache_is_noticed(run, made, tmp_path):
         check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "student"))
 
 
+def redraw(copy, which):
+    image, label = tiny.draw(9, [2, 1, 0], [(9, 9, 9)] * 3)
+    tiny.save(image if which == "*.jpg" else label, next((copy.root / "field").rglob(f"train/*/{which}")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda copy: redraw(copy, "*.jpg"), "have changed"),
+        (lambda copy: redraw(copy, "*.png"), "have changed"),
+        (lambda copy: copy.field.write_text(f"void = [2]\n{tiny.FIELD}"), "label files read otherwise"),
+    ],
+    ids=["an image", "a label", "a descriptor"],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_cache_of_files_that_have_changed(sda, run, tmp_path, monkeypatch, change, words, finished):
+    copy = tiny.write_world(tmp_path / "world")
+    command = ["features", run, "--dataset", copy.field, "--root", copy.root / "field", "--out", tmp_path / "f.h5"]
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+        assert sda(*command, "--device", "cpu")[0] == (0 if finished else 2)
+    change(copy)
+    status, shown = sda(*command, "--device", "cpu")
+    assert status == 2 and words in shown.err and ("nothing is overwritten" if finished else "an unfinished cache") in shown.err
+
+
+def interrupted(sda, run, out, monkeypatch):
+    """A folder with a shard, and no cache."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+        assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 2
+    parts = out.with_name(f"{out.name}.parts")
+    assert list(parts.glob("*.npz")) and not out.exists()
+    return parts
+
+
+def test_parts_of_another_network_are_not_gone_on_with(sda, run, made, tmp_path, monkeypatch):
+    """Nor where a kill, while they were being removed, has left shards alone."""
+    parts = interrupted(sda, run, tmp_path / "f.h5", monkeypatch)
+    command = ["features", run, "--per-class", 0, "--network", "student", "--device", "cpu", "--out"]
+    status, shown = sda(*command, tmp_path / "f.h5")
+    assert status == 2 and "holds an unfinished cache (another network, or other weights)" in shown.err
+    (parts / "settings.json").unlink()
+    assert sda(*command, tmp_path / "f.h5")[0] == sda(*command, tmp_path / "clean.h5")[0] == 0
+    mine, clean, other = (contents(file)["features"] for file in (tmp_path / "f.h5", tmp_path / "clean.h5", made))
+    assert np.array_equal(mine, clean) and not np.array_equal(mine, other)
+
+
+def test_parts_beside_a_finished_cache_are_removed(sda, run, made, tmp_path):
+    shutil.copy(made, tmp_path / "f.h5")
+    parts = tmp_path / "f.h5.parts"
+    parts.mkdir()
+    (parts / "00000000-00000012.npz").write_bytes(b"left by a kill")
+    assert sda("features", run, "--per-class", 0, "--out", tmp_path / "f.h5", "--device", "cpu")[0] == 0
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("name", ["settings.json", "*.npz"])
+def test_parts_that_a_power_cut_has_emptied(sda, run, made, tmp_path, monkeypatch, name):
+    parts = interrupted(sda, run, tmp_path / "f.h5", monkeypatch)
+    next(parts.glob(name)).write_bytes(b"")
+    command = ["features", run, "--per-class", 0, "--out", tmp_path / "f.h5", "--device", "cpu"]
+    if name == "*.npz":
+        status, shown = sda(*command)
+        assert status == 2 and "damaged on the disk" in shown.err and "run the same command again" in shown.err
+    assert sda(*command)[0] == 0 and np.array_equal(contents(tmp_path / "f.h5")["features"], contents(made)["features"])
+
+
+def test_another_file_is_not_overwritten(sda, run, tmp_path):
+    (tmp_path / "f.h5").write_text("mine")
+    status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
+    assert status == 2 and "is no feature cache that this version of sda reads; nothing is overwritten" in shown.err
+    assert (tmp_path / "f.h5").read_text() == "mine"
+
+
+def test_a_network_that_stands_alone(sda, run, tmp_path):
+    """Without its checkpoint there is no teacher and no head g."""
+    (tmp_path / "alone").mkdir()
+    shutil.copy(run / "student.safetensors", tmp_path / "alone/model.safetensors")
+    assert sda("features", tmp_path / "alone", "--device", "cpu")[0] == 0
+    assert sda("features", run, "--network", "student", "--out", tmp_path / "whole.h5", "--device", "cpu")[0] == 0
+    alone, whole = contents(tmp_path / "alone/features.h5"), contents(tmp_path / "whole.h5")
+    assert "projected" not in alone and np.array_equal(alone["features"], whole["features"])
+
+
 def test_loader_workers(made):
     """Opened before the fork and read in every process."""
     found = FeatureCache(made)
@@ -182,7 +268,12 @@ def test_a_damaged_cache_is_noticed(made, tmp_path):
     data = bytearray(made.read_bytes())
     data[data.rindex(b"pictures/train") + 3] ^= 0x01
     file.write_bytes(data)
-    with pytest.raises(SdaError, match="damaged: paths are not those that were written"):
+    with pytest.raises(SdaError, match="damaged: its texts are not those that were written"):
+        FeatureCache(file)
+    data = bytearray(made.read_bytes())
+    data[data.rindex(b'"building": [') + 3] ^= 0x01  # in the attribute about
+    file.write_bytes(data)
+    with pytest.raises(SdaError, match="damaged: its texts are not those that were written"):
         FeatureCache(file)
     with pytest.raises(SdaError, match="no such file"):
         FeatureCache(tmp_path / "nothing.h5")
@@ -265,12 +356,12 @@ def launch(run, file, said, limit=None):
     return subprocess.Popen([*map(str, command)], env=environment, stderr=said, preexec_fn=limits)
 
 
-@pytest.mark.slow
-def test_kills_at_any_moment(run, made, tmp_path):
+@pytest.mark.parametrize("most", [1, pytest.param(40, marks=pytest.mark.slow)])
+def test_kills_at_any_moment(run, made, tmp_path, most):
     """Killed again and again, the cache ends up as if nothing had happened."""
     file, kills = tmp_path / "killed.h5", 0
     random = np.random.default_rng(0)
-    for _ in range(40):
+    for _ in range(most):
         process = launch(run, file, subprocess.DEVNULL)
         parts = file.with_name("killed.h5.parts")
         before = len(list(parts.glob("*.npz"))) if parts.exists() else 0
@@ -285,7 +376,11 @@ def test_kills_at_any_moment(run, made, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    assert launch(run, file, subprocess.DEVNULL).wait() == 0 and kills >= 2 and not file.with_name("killed.h5.parts").exists()
+    assert (
+        launch(run, file, subprocess.DEVNULL).wait() == 0
+        and kills >= min(2, most)
+        and not file.with_name("killed.h5.parts").exists()
+    )
     mine, theirs = contents(file), contents(made)
     assert mine.keys() == theirs.keys()
     for name, values in theirs.items():

@@ -60,7 +60,7 @@ def test_probe_is_the_vote_of_the_nearest():
         nearest = np.argsort(row)[: gap.NEIGHBOURS]
         votes = [sum(1 + 1e-3 * (1 - row[k]) for k in nearest if known.label[k] == c) for c in range(3)]
         right[truth].append(np.argmax(votes) == truth)
-    assert gap.probe(known, asked) == pytest.approx(100 * np.mean([np.mean(hits) for hits in right.values()]))
+    assert gap.probe(known, asked, [0, 1, 2]) == pytest.approx(100 * np.mean([np.mean(hits) for hits in right.values()]))
 
 
 def test_a_domain_is_no_neighbour_of_its_own_images():
@@ -68,7 +68,16 @@ def test_a_domain_is_no_neighbour_of_its_own_images():
     features = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
     pixels = Pixels(features, np.repeat([0, 1, 0, 1], 5), np.repeat([0, 1, 2, 3], 5))
     other = Pixels(features.copy(), pixels.label.copy(), pixels.image.copy())
-    assert gap.probe(pixels, other) == 100 and gap.probe(pixels, pixels) < 100
+    assert gap.probe(pixels, other, [0, 1]) == 100 and gap.probe(pixels, pixels, [0, 1]) < 100
+
+
+def test_a_class_that_one_domain_lacks_is_not_asked_for():
+    one, both = some(0), some(1, classes=3)
+    pixels = one.of(one.label < 2)
+    found = gap.measure(pixels, both, ["a", "b", "c"], resamples=19)
+    assert [row["class"] for row in found["classes"]] == ["a", "b"]
+    assert found["probe"] == gap.probe(pixels, both, [0, 1]) > gap.probe(pixels, both, [0, 1, 2])
+    assert found["within"][1] == gap.probe(both, both, [0, 1])
 
 
 def test_adapted_features_are_nearer():
@@ -137,7 +146,8 @@ def test_bounded_memory_takes_every_pixel_alike(caches):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["toy.h5"], "1 domains (toy): name two with --domains A,B"),
+        (["toy.h5"], "two domains are compared, not toy: give another cache too"),
+        (["a/features.h5", "--domains", "toy,toy"], "two domains are compared, not toy, toy: name two"),
         (["a/features.h5", "--domains", "toy,moon"], "no pixel of a domain 'moon'"),
         (["nothing.h5"], "nothing.h5: no such file"),
     ],
@@ -145,6 +155,13 @@ def test_bounded_memory_takes_every_pixel_alike(caches):
 def test_what_cannot_be_compared(sda, caches, tmp_path, arguments, words):
     status, shown = sda("gap", caches / arguments[0], *arguments[1:], "--out", tmp_path / "gap.png")
     assert status == 2 and words in shown.err
+
+
+@pytest.mark.parametrize("flags", [["--per-class", 1], ["--split", "val"]])
+def test_networks_that_saw_other_pixels_do_not_stand_side_by_side(sda, caches, tmp_path, flags):
+    assert sda("features", caches / "b", *flags, "--out", tmp_path / "b.h5", "--device", "cpu")[0] == 0
+    status, shown = sda("gap", caches / "a/features.h5", tmp_path / "b.h5", "--out", tmp_path / "gap.png")
+    assert status == 2 and "do not stand side by side" in shown.err and not (tmp_path / "gap.png").exists()
 
 
 def test_t_sne_keeps_neighbours():

@@ -192,7 +192,7 @@ def test_images_that_are_scored_are_not_proposed(sda, world, tmp_path):
     assert sda("train", world.recipe, *flags, "--out", out)[0] == 0
     assert sda("features", out, "--device", "cpu")[0] == 0
     status, shown = sda("select", out / "features.h5", "--budget", 5, "--out", tmp_path / "list.txt")
-    assert status == 2 and "5 images are asked for, 4 of field have no labels yet" in shown.err
+    assert status == 2 and "5 images are asked for; 4 of field are left" in shown.err
     assert sda("select", out / "features.h5", "--budget", 4, "--out", tmp_path / "list.txt")[0] == 0
     assert not set(held.read_text().split()) & set((tmp_path / "list.txt").read_text().splitlines())
 
@@ -217,9 +217,9 @@ def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--budget", 6], "6 images are asked for, 5 of field have no labels yet"),
+        (["--budget", 6], "6 images are asked for; 5 of field are left"),
         (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
-        (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere: no such run folder"),
+        (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],
 )
 def test_what_cannot_be_chosen(sda, cached_run, tmp_path, flags, words):

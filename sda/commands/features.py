@@ -64,7 +64,7 @@ def features(
     with Bars() as bars:
         where = pick_device(device)
         loaded = trained.load_run(Path(run), checkpoint, where, network or "student")
-        if network is None and checkpoint == "last" and loaded.recipe.unlabelled:
+        if network is None and checkpoint == "last" and loaded.recipe.unlabelled and (loaded.folder / "last.pt").exists():
             loaded = trained.load_run(Path(run), checkpoint, where, "teacher")
         if len(roots) > len(datasets):
             raise SdaError(f"{len(roots)} --root for {len(datasets)} --dataset: give one root per dataset, in the same order")
@@ -77,7 +77,11 @@ def features(
                 bars.say(note)
             domains.append(domain)
         file = Path(os.path.expanduser(out)) if out else loaded.folder / "features.h5"
-        left_out = write_features(file, loaded, distinct(domains), per_class, compression, bars.count, bad_files == "skip")
+        try:
+            left_out = write_features(file, loaded, distinct(domains), per_class, compression, bars.count, bad_files == "skip")
+        except KeyboardInterrupt:
+            bars.say(f"{file}: not complete; the same command goes on where it stopped")
+            raise
         for fault in left_out:
             bars.say(f"left out: {fault}")
     made = FeatureCache(file)
@@ -105,7 +109,9 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     from sda.make_features import check_made_by
     from sda.pictures import writing
 
-    folder = Path(run)
+    if out and not file:
+        raise SdaError("--out is the place of the picture, which takes --features FILE.h5, a cache of the run's teacher")
+    folder = Path(run).parent if run.endswith("last.pt") else Path(run)
     contents = bank_contents.of_run(folder)
     rows = contents.rows()
     said = []
@@ -167,10 +173,12 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
             title = f"{title} ({place + 1})" if title in found else title
             if list(caches[0].classes) != list(first.classes):
                 raise SdaError(f"{caches[0].path} and {first.path}: caches in other classes do not stand side by side")
-            there = both or list(dict.fromkeys(domain for cache in caches for domain in cache.domains))
-            if len(set(there)) != 2:
-                raise SdaError(f"{caches[0].path}: {len(there)} domains ({', '.join(there)}): name two with --domains A,B")
-            both = there
+            there = list(dict.fromkeys(domain for cache in caches for domain in cache.domains))
+            both = both or there
+            if len(set(both)) != 2:
+                more = "name two with --domains A,B" if len(there) > 1 else "give another cache too, of the other domain"
+                raise SdaError(f"{caches[0].path}: two domains are compared, not {', '.join(both)}: {more}")
+            _check_same_images(networks[first.settings["network"]], caches, both)
             bars.count("networks", place, len(networks))
             pixels = [gaps.read(caches, domain, per_class, space) for domain in both]
             found[title] = gaps.measure(*pixels, list(caches[0].classes))
@@ -185,6 +193,19 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
         return
     report.show_gap(found, both)
     click.echo(f"Picture: {file}")
+
+
+def _check_same_images(one: list, other: list, domains: list[str]) -> None:
+    """SdaError when the caches of two networks hold other images of some domains, or otherwise many of their pixels."""
+
+    def held(caches: list) -> tuple:
+        paths = [{cache.paths[i] for cache in caches if name in cache.domains for i in cache.images_of(name)} for name in domains]
+        return sorted({cache.settings["per_class"] for cache in caches}), paths
+
+    if held(one) != held(other):
+        raise SdaError(
+            f"{one[0].path} and {other[0].path}: caches of other images, or with another --per-class, do not stand side by side"
+        )
 
 
 @click.command()
@@ -234,8 +255,8 @@ def select(
     bank = None
     if strategy == "bank":
         folder = Path(bank_run or cache.about["run"])
-        check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
         bank = bank_contents.of_run(folder)
+        check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
     chosen = selection.select(cache, wanted, budget, strategy, known, seed, bank, memory)
     write_list(place, [*known, *chosen])
     click.echo(f"{place}: {budget} images to label" + (f", after the {len(known)} that have labels" if known else ""))
@@ -249,4 +270,4 @@ def select(
     contacts = contact_sheet(pictures, titles)
     with writing(sheet):
         contacts.save(sheet)
-    click.echo(f"Contact sheet: {sheet}")
+    click.echo(f"Contact sheet: {sheet}" + (f", of the first {MOST_CONTACTS}" if len(chosen) > MOST_CONTACTS else ""))

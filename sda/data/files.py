@@ -65,6 +65,11 @@ class LabelCodec:
         self._colors = np.array(sorted(packed))
         self._color_ids = np.array([packed[color] for color in self._colors], np.uint8)
 
+    def rules(self) -> bytes:
+        """All that decides what a label file is read as."""
+        tables = (self._mapping, self._lut, self._colors, self._color_ids)
+        return b"".join(table.tobytes() for table in tables) + bytes([self._red])
+
     def map(self, train_ids: np.ndarray) -> np.ndarray:
         """Train ids of the descriptor's own table, any shape, as those of the training's."""
         return self._mapping[train_ids]
