@@ -19,9 +19,9 @@ IDS = [7, 8, 11, 21, 23, 26]  # road, sidewalk, building, vegetation, sky, car
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def cache(here, monkeypatch):
+    monkeypatch.setenv("SDA_CACHE", str(here / "cache"))
+    return here / "cache"
 
 
 def picture(seed, size=(32, 48)):
