@@ -125,15 +125,11 @@ def export(contents: Contents, file: Path, run: str) -> None:
         raise SdaError(f"{file}: cannot be written ({str(error).splitlines()[0]})") from None
 
 
-@torch.no_grad()
-def fill(bank: ClassBank, file: Path, names: list[str]) -> None:
-    """Let the entries of a file into an empty bank, the newest first, as of step 0.
-
-    Args:
-        names: the classes of `bank`.
+def read(file: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    """The PARTS of a bank in a file, their classes in the order of `names`.
 
     Raises:
-        SdaError: not a bank of sda, of other classes, or of features of another length.
+        SdaError: not a bank of sda, or of other classes.
     """
     try:
         with h5py.File(file, "r", locking=False) as there:
@@ -147,12 +143,26 @@ def fill(bank: ClassBank, file: Path, names: list[str]) -> None:
     if sorted(classes) != sorted(names):
         other = sorted({*classes} ^ {*names})
         raise SdaError(f"{file}: a bank of other classes: {', '.join(other[:5])}{', …' if len(other) > 5 else ''}")
+    order = [classes.index(name) for name in names]
+    return {name: values[order] for name, values in parts.items()}
+
+
+@torch.no_grad()
+def fill(bank: ClassBank, file: Path, names: list[str]) -> None:
+    """Let the entries of a file into an empty bank, the newest first, as of step 0.
+
+    Args:
+        names: the classes of `bank`.
+
+    Raises:
+        SdaError: not a bank of sda, of other classes, or of features of another length.
+    """
+    parts = read(file, names)
     if parts["features"].shape[2] != bank.features.shape[2]:
         raise SdaError(
             f"{file}: its entries have {parts['features'].shape[2]} numbers, those of this bank {bank.features.shape[2]}"
         )
     parts["step"].zero_()
-    order = [classes.index(name) for name in names]
     count = min(parts["valid"].shape[1], bank.valid.shape[1])
     for name, values in parts.items():
-        getattr(bank, name)[:, :count] = values[order][:, :count].to(bank.valid.device)
+        getattr(bank, name)[:, :count] = values[:, :count].to(bank.valid.device)

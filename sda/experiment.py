@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from sda import boards, distributed, memory, resume, run_folder
+from sda import bank_contents, boards, distributed, memory, resume, run_folder
 from sda.data.assemble import Data, assemble
 from sda.errors import SdaError
+from sda.models.weights import read_weights
 from sda.progress import Bars
 from sda.recipe import Recipe
 from sda.resume import Resumed
@@ -43,6 +44,10 @@ def run(
         bars.say(
             f"{distributed.size()} processes: {each} images per step in all; learning_rate = {recipe.learning_rate}, not scaled"
         )
+    if resumed is None:  # what is missing is missed before there is a folder
+        read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
+        if recipe.bank:
+            bank_contents.read(Path(recipe.bank), data.table.names)
     with distributed.leader_first():
         if distributed.rank() == 0:
             _begin_folder(out, recipe, data, str(device), resumed, bars)

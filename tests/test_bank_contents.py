@@ -110,6 +110,13 @@ def test_a_file_that_is_no_bank(tmp_path, spoil, words):
         bank_contents.fill(ClassBank(3, 2, 2), file, ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("flags", [["--weights", "no.pth"], [*tiny.BANK, "--bank", "no.h5"]])
+def test_what_is_missing_is_missed_before_there_is_a_folder(sda, world, tmp_path, flags):
+    """So that the same command works when it is there."""
+    status, shown = sda("train", world.recipe, *flags, "--out", tmp_path / "run", "--device", "cpu")
+    assert status == 2 and "no such file" in shown.err and not (tmp_path / "run").exists()
+
+
 def change(file, name, value):
     with h5py.File(file, "a") as opened:
         opened.attrs[name] = value
