@@ -14,7 +14,7 @@ import numpy as np
 from sda import __version__
 from sda.atomic import rename, written_whole
 from sda.errors import SdaError
-from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, text_hash
+from sda.features import FORMAT, IMAGES, KIND, LISTS, PIXELS, all_texts, text_hash
 
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}, "gzip": {"compression": "gzip", "shuffle": True}}
 HELD_BACK = 2**25  # what HDF5 may hold back of what is written
@@ -143,7 +143,7 @@ def finish(parts: Path, out: Path, settings: dict, about: dict) -> None:
             dataset = _create(file, name, (len(about[name]),), h5py.string_dtype(), "none")
             dataset[:] = about[name]
             dataset.attrs["unit"], dataset.attrs["about"] = "", meaning
-        file.attrs["text_sha256"] = text_hash(file)
+        file.attrs["text_sha256"] = text_hash(all_texts(file))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     rename(temporary, out)

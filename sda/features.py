@@ -67,12 +67,16 @@ def texts(dataset: h5py.Dataset) -> list[str]:
     return [text.decode(errors="surrogateescape") for text in dataset[:]]
 
 
-def text_hash(file: h5py.File) -> str:
+def all_texts(file: h5py.File) -> dict[str, list[str] | str]:
+    """All text in a cache, by dataset or attribute."""
+    held = {name: texts(file[name]) for name in ("images/path", *LISTS)}
+    held |= {name: list(file.attrs[name]) for name in ("classes", "domains")}
+    return held | {name: file.attrs[name] for name in ("preprocessing", "network_sha256", "about")}
+
+
+def text_hash(held: dict[str, list[str] | str]) -> str:
     """SHA-256 of all text in a cache, which HDF5 keeps no checksum of."""
-    lists = [texts(file[name]) for name in ("images/path", *LISTS)]
-    lists += [list(file.attrs["classes"]), list(file.attrs["domains"])]
-    lists.append([file.attrs[name] for name in ("preprocessing", "network_sha256", "about")])
-    return hashlib.sha256(json.dumps(lists).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(list(held.values())).encode()).hexdigest()
 
 
 class FeatureCache(Dataset):
@@ -97,13 +101,14 @@ class FeatureCache(Dataset):
                 raise SdaError(
                     f"{path}: not a feature cache of this version of sda; name another file, and make it with sda features"
                 )
-            self.about: dict = json.loads(file.attrs["about"])
-            self.left_out, self.labelled, self.scored = (texts(file[name]) for name in LISTS)
+            held = all_texts(file)
+            if text_hash(held) != file.attrs["text_sha256"]:
+                raise OSError("damaged: its texts are not those that were written")
+            self.about: dict = json.loads(held["about"])
+            self.paths = held["images/path"]
+            self.left_out, self.labelled, self.scored = (held[name] for name in LISTS)
             self.has_projection = "projected" in file
             self._rows = file["images/pixels"][:]
-            self.paths = texts(file["images/path"])
-            if text_hash(file) != file.attrs["text_sha256"]:
-                raise OSError("damaged: its texts are not those that were written")
             self.domain = file["images/domain"][:]
         self.classes: dict = self.about["classes"]
         self.domains = [domain["name"] for domain in self.about["domains"]]

@@ -129,12 +129,12 @@ def write_features(
     }
     parts = out.with_name(f"{out.name}.parts")
     if out.exists():
-        return _left_out_of(out, parts, settings)
+        return _found_there(out, parts, settings)
     try:
         parts.mkdir(parents=True, exist_ok=True)
         with _alone(parts):
             if out.exists():  # another process has come before
-                return _left_out_of(out, parts, settings)
+                return _found_there(out, parts, settings)
             _begin(parts, settings)
             left_out = _compute(parts, run, head, domains, settings, progress, skip)
             about = {
@@ -160,8 +160,8 @@ def write_features(
     return left_out
 
 
-def _left_out_of(out: Path, parts: Path, settings: dict) -> list[str]:
-    """Why files were left out of a cache that is there; parts that a kill at the end has left are removed. SdaError when it is
+def _found_there(out: Path, parts: Path, settings: dict) -> list[str]:
+    """Remove what a kill at the end has left beside a cache that is there. Why files were left out of it; SdaError when it is
     another cache, or none."""
     try:
         there = FeatureCache(out)
@@ -226,8 +226,8 @@ def _alone(parts: Path) -> Iterator[None]:
 
 
 def _begin(parts: Path, settings: dict) -> None:
-    """Note whose folder this is, or see that it is this cache's. Shards of nobody knows whose are removed: a kill leaves them,
-    where it comes while the parts of a finished cache are being removed."""
+    """Note whose folder this is, or see that it is this cache's. Shards that nothing tells the owner of are removed: a kill
+    leaves such, where it comes while the parts of a finished cache are being removed."""
     file = parts / "settings.json"
     try:
         there = json.loads(file.read_text(encoding="utf-8"))

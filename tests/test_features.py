@@ -1,5 +1,6 @@
 """The feature cache: what is in it, kills, stale and damaged files, and readers."""
 
+import contextlib
 import json
 import os
 import re
@@ -156,6 +157,14 @@ def test_a_stale_cache_is_noticed(run, made, tmp_path):
         check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "student"))
 
 
+@contextlib.contextmanager
+def full_disk(monkeypatch):
+    """Shards still get onto it, HDF5 does not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+        yield
+
+
 def redraw(copy, which):
     image, label = tiny.draw(9, [2, 1, 0], [(9, 9, 9)] * 3)
     tiny.save(image if which == "*.jpg" else label, next((copy.root / "field").rglob(f"train/*/{which}")))
@@ -174,9 +183,7 @@ def redraw(copy, which):
 def test_a_cache_of_files_that_have_changed(sda, run, tmp_path, monkeypatch, change, words, finished):
     copy = tiny.write_world(tmp_path / "world")
     command = ["features", run, "--dataset", copy.field, "--root", copy.root / "field", "--out", tmp_path / "f.h5"]
-    with monkeypatch.context() as patch:
-        if not finished:
-            patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    with contextlib.nullcontext() if finished else full_disk(monkeypatch):
         assert sda(*command, "--device", "cpu")[0] == (0 if finished else 2)
     change(copy)
     status, shown = sda(*command, "--device", "cpu")
@@ -185,8 +192,7 @@ def test_a_cache_of_files_that_have_changed(sda, run, tmp_path, monkeypatch, cha
 
 def interrupted(sda, run, out, monkeypatch):
     """A folder with a shard, and no cache."""
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    with full_disk(monkeypatch):
         assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 2
     parts = out.with_name(f"{out.name}.parts")
     assert list(parts.glob("*.npz")) and not out.exists()
@@ -324,8 +330,7 @@ def test_one_process_at_a_time(sda, run, tmp_path):
 def test_hdf5_is_not_let_onto_a_full_disk(sda, run, made, tmp_path, monkeypatch):
     """It would crash when it closes the file; what is computed stays in shards."""
     out = tmp_path / "f.h5"
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    with full_disk(monkeypatch):
         status, shown = sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")
     assert status == 2 and f"{out}: cannot be written (No space left on device)" in shown.err and not out.exists()
     assert len(list(out.with_name("f.h5.parts").glob("*.npz"))) == 1
@@ -376,11 +381,8 @@ def test_kills_at_any_moment(run, made, tmp_path, most):
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    assert (
-        launch(run, file, subprocess.DEVNULL).wait() == 0
-        and kills >= min(2, most)
-        and not file.with_name("killed.h5.parts").exists()
-    )
+    assert launch(run, file, subprocess.DEVNULL).wait() == 0 and kills >= min(2, most)
+    assert not file.with_name("killed.h5.parts").exists()
     mine, theirs = contents(file), contents(made)
     assert mine.keys() == theirs.keys()
     for name, values in theirs.items():
