@@ -18,7 +18,7 @@ from pack import write_images
 from PIL import Image
 
 from sda.data import descriptor as descriptors
-from sda.data.doctor import examine
+from sda.data.inspect.doctor import examine
 
 TARGET = 25_000
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from sda import trained
+from sda.analysis.make_cache import Domain, open_domain, write_features
 from sda.data.assemble import ignore_count
 from sda.data.dataset import Dataset, Guarded
-from sda.devices import pick_device
-from sda.evaluate import batch_size
-from sda.make_features import Domain, open_domain, write_features
+from sda.runs import trained
+from sda.scoring.evaluate import batch_size
+from sda.system.devices import pick_device
 
 
 @torch.no_grad()

@@ -17,14 +17,18 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
-from sda import ablate, bank_contents, pool, recipe, tables, trained
-from sda import select as selection
-from sda.data.split_lists import read_list, write_list
-from sda.devices import pick_device
+from sda import recipe
+from sda.analysis import bank as bank_contents
+from sda.analysis import select as selection
+from sda.analysis.cache import FeatureCache
+from sda.analysis.make_cache import open_domain, write_features
+from sda.data.splits.lists import read_list, write_list
 from sda.errors import SdaError
-from sda.features import FeatureCache
-from sda.make_features import open_domain, write_features
-from sda.progress import Bars
+from sda.experiments import ablate, pool
+from sda.runs import trained
+from sda.system import tables
+from sda.system.devices import pick_device
+from sda.system.progress import Bars
 
 
 def result_of(folder: Path) -> dict | None:

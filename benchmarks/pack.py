@@ -20,8 +20,9 @@ from PIL import Image
 
 from sda.data import descriptor as descriptors
 from sda.data.dataset import Dataset, Sample
-from sda.data.descriptor import list_items, map_classes
+from sda.data.descriptor import map_classes
 from sda.data.files import LabelCodec
+from sda.data.listing import list_items
 from sda.data.make_pack import COMPRESSIONS, write_pack
 from sda.data.pack import Pack
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sda import select as selection
-from sda import tables
-from sda.bank_contents import Contents
-from sda.feature_shards import Shard, Writer, finish
-from sda.features import IMAGES, LISTS, PIXELS, FeatureCache
+from sda.analysis import select as selection
+from sda.analysis.bank import Contents
+from sda.analysis.cache import IMAGES, LISTS, PIXELS, FeatureCache
+from sda.analysis.shards import Shard, Writer, finish
 from sda.labels import IGNORE
+from sda.system import tables
 
 CLASSES, SPACE, BANK, BLOCK = 19, 256, 256, 4096
 

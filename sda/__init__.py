@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 
 def load(run, checkpoint: str = "last", network: str = "student", device: str = "auto"):
-    """A trained run, by its folder: `sda.load("runs/a").predict("photo.jpg")`. See `sda.trained.load`."""
-    from sda import trained  # PyTorch comes with it
+    """A trained run, by its folder: `sda.load("runs/a").predict("photo.jpg")`. See `sda.runs.trained.load`."""
+    from sda.runs import trained
 
     return trained.load(run, checkpoint, network, device)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields
 
-from sda.methods import METHODS
+from sda.methods.build import METHODS
 from sda.recipe import Recipe
 
 

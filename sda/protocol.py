@@ -119,7 +119,7 @@ def why_not_comparable(scores: dict[str, dict]) -> str:
     """Why scores cannot stand in one table, in words; "" when they can.
 
     Args:
-        scores: title → the fields of `sda.evaluate.evaluate`: at least `protocol` and `iou`.
+        scores: title → the fields of `sda.scoring.evaluate.evaluate`: at least `protocol` and `iou`.
     """
     (first, one), *others = scores.items()
     for title, other in others:

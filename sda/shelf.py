@@ -1,6 +1,6 @@
 """The shelves `datasets/` and `recipes/`: find a TOML file by name or by path and read it strictly.
 
-In a wheel the shelves lie inside the package, in a checkout and in an editable install they lie beside it.
+In a checkout `sda/datasets` and `sda/recipes` are links to the folders beside the package; a wheel holds copies of these.
 """
 
 import difflib
@@ -26,8 +26,7 @@ Model = TypeVar("Model", bound=Strict)
 
 def shelf(kind: str) -> Path:
     """The folder of one shelf: `datasets`, `datasets/classes` or `recipes`."""
-    inside = _PACKAGE / kind
-    return inside if inside.is_dir() else _PACKAGE.parent / kind
+    return _PACKAGE / kind
 
 
 def names(kind: str) -> list[str]:

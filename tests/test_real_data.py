@@ -9,8 +9,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from sda.data.descriptor import list_items, load, map_classes
+from sda.data.descriptor import load, map_classes
 from sda.data.files import LabelCodec, read_pair
+from sda.data.listing import list_items
 
 ROOT = Path(os.environ.get("SDA_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
 pytestmark = pytest.mark.skipif(not (ROOT / "camvid").is_dir() or not (ROOT / "idd_lite").is_dir(), reason="no real images here")

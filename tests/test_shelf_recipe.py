@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import sda
-from sda import recipe, run_folder, shelf
+from sda import recipe, shelf
 from sda.data import descriptor
 from sda.errors import SdaError
+from sda.runs import folder as run_folder
 
 PACKAGE = Path(sda.__file__).parent
 RECIPES = shelf.names("recipes")
@@ -429,17 +430,17 @@ LEAVES = {
     "augment.py": (),
     "bank.py": (),
     "distributed.py": (),
-    "losses.py": ("sda.distributed",),
-    "teacher.py": ("sda.distributed",),
+    "losses.py": ("sda.system.distributed",),
+    "teacher.py": ("sda.system.distributed",),
     "metrics.py": (),
     "protocol.py": (),
     "selection.py": (),
     "errors.py": (),
     "labels.py": (),
     "atomic.py": (),
-    "checkpoint.py": ("sda.atomic",),
+    "checkpoint.py": ("sda.system.atomic",),
     "shelf.py": (),
-    "balance.py": ("sda.losses", "sda.distributed"),
+    "balance.py": ("sda.methods.parts.losses", "sda.system.distributed"),
     "recipe.py": ("sda.shelf", "sda.protocol"),
 }
 
@@ -464,10 +465,16 @@ def test_folders_import_nothing_above_them(folder, forbidden):
 
 @pytest.mark.parametrize("module", ["train.py", "evaluate.py"])
 def test_loop_and_evaluator_do_not_know_the_command_line(module):
-    assert breaches(PACKAGE / module, forbidden=("sda.cli", "sda.progress", "sda.report", "sda.demo", "sda.experiment")) == []
+    assert (
+        breaches(
+            PACKAGE / module,
+            forbidden=("sda.cli.main", "sda.system.progress", "sda.cli.terminal", "sda.experiments.demo", "sda.experiments.run"),
+        )
+        == []
+    )
 
 
 def test_command_line_starts_without_torch():
-    code = "import sys, sda.cli; print([name for name in ('torch', 'kornia', 'torchvision') if name in sys.modules])"
+    code = "import sys, sda.cli.main; print([name for name in ('torch', 'kornia', 'torchvision') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.strip() == "[]"

@@ -115,7 +115,7 @@ def write_world(folder: Path) -> World:
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """`sda ARGUMENTS` in this process; the exit status."""
-    from sda import cli
+    from sda.cli import main as cli
 
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as main does, but undone after the test
     monkeypatch.setenv("GOMP_SPINCOUNT", "0")

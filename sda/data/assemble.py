@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from sda import streets
 from sda.data import descriptor as descriptors
-from sda.data import splits, streets
-from sda.data.bad_pairs import bad_pairs
 from sda.data.dataset import Dataset
-from sda.data.descriptor import ClassTable, Descriptor, Item, Listing, list_folder, list_items
-from sda.data.doctor import check_encoding, class_pixels
+from sda.data.descriptor import ClassTable, Descriptor
 from sda.data.files import LabelCodec
+from sda.data.inspect.bad_pairs import bad_pairs
+from sda.data.inspect.encoding import check_encoding, class_pixels
+from sda.data.item import Item
+from sda.data.listing import Listing, list_folder, list_items
 from sda.data.pack import list_packed
-from sda.data.split_lists import read_keys
+from sda.data.splits import choose as splits
+from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.recipe import Recipe

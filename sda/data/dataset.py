@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sda.data.descriptor import Item
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
+from sda.data.item import Item
 
 
 @dataclass(frozen=True)

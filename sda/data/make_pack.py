@@ -24,14 +24,16 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from sda.atomic import rename, written_whole
-from sda.data.bad_pairs import bad_pairs
-from sda.data.descriptor import Descriptor, Item, Listing, list_items
+from sda.data.descriptor import Descriptor
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
+from sda.data.inspect.bad_pairs import bad_pairs
+from sda.data.item import Item
+from sda.data.listing import Listing, list_items
 from sda.data.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding, entry_of, first_line, is_native, native_label
 from sda.errors import SdaError
-from sda.interrupt import begin_worker
 from sda.labels import IGNORE
+from sda.system.atomic import rename, written_whole
+from sda.system.signals import begin_worker
 
 COMPRESSIONS = {"none": {}, "lzf": {"compression": "lzf"}, "gzip": {"compression": "gzip"}}  # of images
 

@@ -19,8 +19,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sda.data.descriptor import Descriptor, Item, Listing, list_items
+from sda.data.descriptor import Descriptor
 from sda.data.files import FileError
+from sda.data.item import Item
+from sda.data.listing import Listing, list_items
 from sda.errors import SdaError
 
 FORMAT = 2

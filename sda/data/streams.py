@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sda import distributed
+from sda.data.assemble import Data
 from sda.data.dataset import Dataset, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.labels import IGNORE
+from sda.recipe import Recipe
+from sda.system import distributed
 
 
 @dataclass(frozen=True)
@@ -201,3 +203,48 @@ class Stream:
             raise SdaError(faults[-1])
         self.faults.update(dict.fromkeys(faults))
         return batch
+
+
+def takes_part(recipe: Recipe, stream: str, step: int) -> bool:
+    """Whether a stream is drawn from in a step: with `alternate`, source and labelled target images take turns."""
+    return not recipe.alternate or stream != ("labelled", "source")[step % 2]
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """A batch in `count` parts of equal size."""
+    if count == 1:
+        return [batch]
+    parts = [{} for _ in range(count)]
+    for name in Stream.NAMES:
+        if (images := getattr(batch, name)) is not None:
+            for part, chunk in zip(parts, images.chunk(count), strict=True):
+                part[name] = chunk
+    return [Batch(**part) for part in parts]
+
+
+def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream | None]:
+    """The three streams of `Batch`, from `step` on; None where the setting has none."""
+    batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
+    return {
+        name: getattr(data, name)
+        and Stream(
+            name,
+            getattr(data, name),
+            batch,
+            recipe.crop_size,
+            recipe.seed,
+            start=sum(takes_part(recipe, name, before) for before in range(step)) if recipe.alternate else step,
+            workers=0 if recipe.in_memory else recipe.workers,
+            skip=recipe.bad_files == "skip",
+            sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling)
+            if recipe.rare_class_sampling and name in data.pixels
+            else None,
+        )
+        for name, batch in batches.items()
+    }
+
+
+def to_device(part: Labelled | Tensor, device: torch.device) -> Labelled | Tensor:
+    if isinstance(part, Labelled):
+        return Labelled(part.images.to(device, non_blocking=True), part.labels.to(device, non_blocking=True))
+    return part.to(device, non_blocking=True)

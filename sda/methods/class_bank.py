@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sda import distributed
-from sda.bank import ClassBank, pixels_by_class
 from sda.data.streams import Batch
 from sda.labels import IGNORE
-from sda.losses import contrast, mean_one
 from sda.methods import mean_teacher
-from sda.methods.views import SOURCE, TARGET
-from sda.models.heads import attention, projection
-from sda.models.weights import Preprocessing
-from sda.teacher import Teacher, pseudo_label
+from sda.methods.parts.bank import ClassBank, pixels_by_class
+from sda.methods.parts.losses import contrast, mean_one
+from sda.methods.parts.mlp import attention, projection
+from sda.methods.parts.teacher import Teacher, pseudo_label
+from sda.methods.parts.views import SOURCE, TARGET
+from sda.models.preprocessing import Preprocessing
+from sda.system import distributed
 
 FEATURES = 256  # D: size of projected features
 

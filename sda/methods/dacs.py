@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sda.augment import half_of_classes
 from sda.data.streams import Batch
-from sda.losses import cross_entropy
 from sda.methods.mean_teacher import MeanTeacher, TeacherSettings
-from sda.methods.views import labelled_views, strong_views
-from sda.teacher import pseudo_label, top_share
+from sda.methods.parts.augment import half_of_classes
+from sda.methods.parts.losses import cross_entropy
+from sda.methods.parts.teacher import pseudo_label, top_share
+from sda.methods.parts.views import labelled_views, strong_views
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sda.balance import ClassBalance
 from sda.data.streams import Batch
 from sda.labels import IGNORE
-from sda.losses import cross_entropy, entropy, ramp
-from sda.methods.views import labelled_views, strong_views
-from sda.models.weights import Preprocessing
-from sda.teacher import Teacher, pseudo_label, top_share
+from sda.methods.parts.balance import ClassBalance
+from sda.methods.parts.losses import cross_entropy, entropy, ramp
+from sda.methods.parts.teacher import Teacher, pseudo_label, top_share
+from sda.methods.parts.views import labelled_views, strong_views
+from sda.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sda.balance import ClassBalance
 from sda.data.streams import Batch
-from sda.losses import cross_entropy
-from sda.methods.views import labelled_views
-from sda.models.weights import Preprocessing
+from sda.methods.parts.balance import ClassBalance
+from sda.methods.parts.losses import cross_entropy
+from sda.methods.parts.views import labelled_views
+from sda.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

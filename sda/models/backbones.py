@@ -21,6 +21,9 @@ MOBILENETS = {
     "mobilenet_v3_large": (models.mobilenet_v3_large, 4, 24, 17, 960),
 }
 
+# The blocks between which activations may be computed again (see `recompute_activations`).
+BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual)
+
 BACKBONES = (*RESNETS, *MOBILENETS)
 OUTPUT_STRIDES = (8, 16)
 

@@ -12,9 +12,11 @@ import pytest
 import tiny
 from PIL import Image
 
-from sda.data.descriptor import list_folder, list_items, load
-from sda.data.doctor import check_encoding, examine
+from sda.data.descriptor import load
 from sda.data.files import read_image
+from sda.data.inspect.doctor import examine
+from sda.data.inspect.encoding import check_encoding
+from sda.data.listing import list_folder, list_items
 from sda.errors import SdaError
 
 NORTH = "pictures/train/north/00.jpg"

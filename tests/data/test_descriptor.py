@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sda.data import descriptor
-from sda.data.descriptor import label_values, list_folder, list_items, map_classes
+from sda.data.descriptor import label_values, map_classes
+from sda.data.listing import list_folder, list_items
 from sda.errors import SdaError
 from sda.labels import IGNORE
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from sda.data.assemble import Data
 from sda.data.dataset import Dataset
-from sda.data.descriptor import Descriptor, Item, map_classes
+from sda.data.descriptor import Descriptor, map_classes
 from sda.data.files import FileError, LabelCodec
-from sda.data.streams import RareClassSampling, Stream
+from sda.data.item import Item
+from sda.data.streams import RareClassSampling, Stream, open_streams
 from sda.errors import SdaError
 from sda.recipe import Recipe
-from sda.train import open_streams
 
 SIZE = (24, 40)
 TABLE = Descriptor(title="Rows", classes={f"c{n}": [n, n, n] for n in range(200)}, layout=[{"images": "a"}])

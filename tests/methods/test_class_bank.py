@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sda.augment import Augment, Strength
 from sda.data.streams import Batch, Labelled
-from sda.methods import mean_teacher, views
+from sda.methods import mean_teacher
 from sda.methods.class_bank import ClassBankMethod, Settings
 from sda.methods.mean_teacher import MeanTeacher
-from sda.models.weights import IMAGENET_PREPROCESSING, Preprocessing
+from sda.methods.parts import views
+from sda.methods.parts.augment import Augment, Strength
+from sda.models.preprocessing import IMAGENET_PREPROCESSING, Preprocessing
 
 PLAIN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)

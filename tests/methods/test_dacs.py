@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sda.augment import Augment, Strength, half_of_classes
 from sda.data.streams import Batch, Labelled
-from sda.methods import views
 from sda.methods.dacs import DACS, Settings
-from sda.models.weights import Preprocessing
+from sda.methods.parts import views
+from sda.methods.parts.augment import Augment, Strength, half_of_classes
+from sda.models.preprocessing import Preprocessing
 
 PLAIN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)

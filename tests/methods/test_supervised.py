@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sda.augment import Augment, Strength
 from sda.data.streams import Batch, Labelled
-from sda.methods import views
+from sda.methods.parts import views
+from sda.methods.parts.augment import Augment, Strength
 from sda.methods.supervised import Settings, Supervised
-from sda.models.weights import IMAGENET_PREPROCESSING, Preprocessing
+from sda.models.preprocessing import IMAGENET_PREPROCESSING, Preprocessing
 
 PLAIN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CLASSES, SIDE = 4, 16

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sda.models import build
+from sda.models.build import build
 from sda.models.grid import Grid
 
 

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from sda.errors import SdaError
-from sda.models import BACKBONES, NETWORKS, build, torchvision_shim
-from sda.models.backbones import build_backbone
+from sda.models import torchvision_shim
+from sda.models.backbones import BACKBONES, build_backbone
+from sda.models.build import NETWORKS, build
 
 CLASSES = 5
 V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_large": 960}

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from sda.errors import SdaError
-from sda.models import Preprocessing, build, weights
+from sda.models import weights
 from sda.models.backbones import build_backbone
+from sda.models.build import build
+from sda.models.preprocessing import Preprocessing
 from sda.models.torchvision_shim import models
 
 SMALL = "mobilenet_v3_small"

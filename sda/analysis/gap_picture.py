@@ -1,0 +1,47 @@
+"""Two domains in one plane, coloured by class and by domain; several networks below each other."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sda.analysis.gap import Pixels
+
+DOMAINS = ("#2468b7", "#c65a10")
+MARKERS = ("o", "^")
+LAYERS = 20  # that the pixels are drawn in
+
+
+def draw(
+    path: Path, planes: dict[str, list[tuple[np.ndarray, Pixels]]], domains: list[str], classes: dict[str, list[int]]
+) -> None:
+    """Write a PNG.
+
+    Args:
+        planes: title of a network → for each domain its pixels' places (N, 2), and the pixels. classes: name → colour.
+    """
+    figure = Figure(figsize=(11, 4.6 * len(planes) + 0.9), dpi=110, layout="constrained")
+    axes = figure.subplots(len(planes), 2, squeeze=False)
+    present = sorted({int(c) for groups in planes.values() for _, pixels in groups for c in np.unique(pixels.label)})
+    names, colors = list(classes), np.array(list(classes.values())) / 255
+    for (title, groups), (left, right) in zip(planes.items(), axes, strict=True):
+        lots = [np.random.default_rng(0).integers(LAYERS, size=len(places)) for places, _ in groups]
+        for layer in range(LAYERS):  # neither domain hides the other
+            for (places, pixels), drawn, marker, color in zip(groups, lots, MARKERS, DOMAINS, strict=True):
+                here = drawn == layer
+                left.scatter(*places[here].T, s=14, c=colors[pixels.label[here]], marker=marker, linewidths=0)
+                right.scatter(*places[here].T, s=14, c=color, marker=marker, linewidths=0, alpha=0.45)
+        left.set_title(f"{title}: by class", fontsize=11)
+        right.set_title(f"{title}: by domain", fontsize=11)
+        for axis in (left, right):
+            axis.set_xticks([])
+            axis.set_yticks([])
+    of_class = [axes[0, 0].scatter([], [], s=40, color=colors[c], label=names[c]) for c in present]
+    figure.legend(handles=of_class, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
+    for axis, shades in zip(axes[0], (("black", "black"), DOMAINS), strict=True):
+        of_domain = [
+            axis.scatter([], [], s=40, color=color, marker=marker, label=name)
+            for name, color, marker in zip(domains, shades, MARKERS, strict=True)
+        ]
+        axis.legend(handles=of_domain, loc="upper right", fontsize=9)
+    figure.savefig(path)

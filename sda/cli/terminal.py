@@ -1,0 +1,178 @@
+"""What a person reads on the terminal: tables of scores, and what the doctor found."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from sda.data.inspect.doctor import KINDS, Report
+from sda.runs import compare
+
+
+def show_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on stdout."""
+    table = Table(*(Column(column, overflow="fold") for column in columns), header_style="bold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    _console().print(table)
+
+
+def ago(seconds: float) -> str:
+    """A time that has passed, in words: in the largest unit of which there is at least one."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def show_scores(scores: dict[str, dict]) -> None:
+    """Print per-class IoU in percent, a column per run, with the protocol under which they were made.
+
+    Args:
+        scores: run → the fields of `sda.scoring.evaluate.evaluate`, at least `iou` and `miou`.
+    """
+    first = next(iter(scores.values()))
+    table = Table("class", header_style="bold", caption=_protocols(scores))
+    for name in scores:
+        table.add_column(escape(name), justify="right", overflow="fold")
+    for label in first["iou"]:
+        table.add_row(escape(label), *(_percent(score["iou"].get(label)) for score in scores.values()))
+    table.add_section()
+    table.add_row("mIoU, classes present", *(_percent(score["miou"]) for score in scores.values()), style="bold")
+    if all("miou_all" in score for score in scores.values()):
+        table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
+    _console().print(table)
+
+
+def show_selection(selection: dict[str, dict]) -> None:
+    """Print which evaluated checkpoint each criterion would have taken, and how far that is behind the best one."""
+    rows = [[name, str(found["step"]), f"{found['miou']:.2f}", f"{found['behind']:.2f}"] for name, found in selection.items()]
+    show_table(["checkpoint chosen by", "step", "mIoU", "behind the oracle"], rows)
+
+
+def show_bank(rows: list[dict]) -> None:
+    """Print what a bank holds (see `sda.analysis.bank.Contents.rows`)."""
+    columns = ["class", "entries", "filled", "from source", "confidence", "age, mean", "oldest", "cosine within", "nearest class"]
+
+    def shown(value: object, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    show_table(
+        [*columns, "cosine to it"],
+        [
+            [
+                row["class"],
+                str(row["entries"]),
+                *(shown(row[key], form) for key, form in (("fill", ".0%"), ("source", ".0%"), ("confidence", ".3f"))),
+                *(shown(row[key], form) for key, form in (("age", ".0f"), ("oldest", "d"), ("within", ".2f"))),
+                row["nearest"] or "–",
+                shown(row["between"], ".2f"),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
+    """Print the distances of two domains (see `sda.analysis.gap.measure`), of one network, or of several as first → second."""
+    if len(networks) > 1:
+        _console().print(" → ".join(networks), markup=False)
+    keys = {"centroid": ".2f", "mmd": ".3f", "p": ".3f", "domain_accuracy": ".1f"}
+    of_class = [{row["class"]: row for row in found["classes"]} for found in networks.values()]
+    lines = {
+        name: [rows.get(name, {}) for rows in of_class] for name in dict.fromkeys(name for rows in of_class for name in rows)
+    }
+    lines["mean"] = [found["mean"] for found in networks.values()]
+    table = [
+        [name, *(" → ".join(format(row[key], form) if key in row else "–" for row in rows) for key, form in keys.items())]
+        for name, rows in lines.items()
+    ]
+    table[-1][3] = ""  # there is no mean of p
+    show_table(["class", "centroid", "MMD", "p", "domain accuracy"], table)
+    one, other = domains
+    for name, found in networks.items():
+        own = " and ".join(f"{value:.1f} %" for value in found["within"])
+        _console().print(
+            f"{name}: nearest neighbours in {one} name {found['probe']:.1f} % of {other}'s pixels right, those in {other} "
+            f"{found['probe_back']:.1f} % of {one}'s; in their own domain {own}",
+            markup=False,
+        )
+
+
+def show_summary(scores: dict[str, dict]) -> None:
+    """Print a row per score: the means, their interval, and what IoU does not say."""
+    columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]
+    keys = ["miou16", "miou13", "boundary_miou", "accuracy", "fwiou", "ece"]
+    shown = [(column, key) for column, key in zip(columns[3:], keys, strict=True) if any(key in s for s in scores.values())]
+    rows = [
+        [
+            name,
+            _percent(score["miou"]),
+            f"{score['interval'][0]:.1f} to {score['interval'][1]:.1f}",
+            *(_percent(score.get(key)) for _, key in shown),
+        ]
+        for name, score in scores.items()
+    ]
+    show_table([*columns[:3], *(column for column, _ in shown)], rows)
+
+
+def show_comparison(rows: list[compare.Row]) -> None:
+    """Print rows of a comparison as columns: there are more classes than runs."""
+    lines = zip(compare.columns(rows), *(compare.cells(row) for row in rows), strict=True)
+    head, *body = [list(line) for line in lines]
+    show_table(head, body)
+    _console().print(compare.caption(rows), markup=False)
+
+
+# What the doctor found
+
+SHOWN = 5  # problems of a kind on the terminal; the report has all
+
+
+def show_examination(found: Report) -> None:
+    """Print what `sda.data.inspect.doctor.examine` found."""
+    console = _console()
+    table = Table("split", "images", "labelled", "bad pairs", header_style="bold", title=escape(f"{found.dataset}, {found.root}"))
+    for split, counts in found.splits.items():
+        table.add_row(split, *(str(counts[key]) for key in ("images", "labelled", "bad")))
+    console.print(table)
+    sizes = ", ".join(f"{count} of {size}" for size, count in list(found.sizes.items())[:6])
+    console.print(f"Sizes: {sizes}{', …' if len(found.sizes) > 6 else ''}", markup=False)
+    encodings = ", ".join(f"{count} {name}" for name, count in found.encodings.items())
+    expected = " and ".join(dict.fromkeys(counts["encoding"] for counts in found.splits.values()))
+    console.print(f"Labels: {encodings or 'none'}; the descriptor says {expected}", markup=False)
+    table = Table("class", "% of pixels", "% of images", header_style="bold")
+    for name, share in found.frequencies.items():
+        style = "red" if share["images"] == 0 else None
+        table.add_row(escape(name), f"{100 * share['pixels']:.2f}", f"{100 * share['images']:.1f}", style=style)
+    if found.encodings:
+        console.print(table)
+    if found.never and found.encodings:
+        console.print(f"Never occurs: {', '.join(found.never)}", markup=False)
+    for kind, words in KINDS.items():
+        problems = [problem for problem in found.problems if problem.kind == kind]
+        if problems:
+            left_out = "; training leaves them out" if problems[0].bad else ""
+            console.print(f"{len(problems)} {words}{left_out}:", style="bold", markup=False)
+            for problem in problems[:SHOWN]:
+                console.print(f"  {problem.detail}", markup=False, soft_wrap=True)
+            if len(problems) > SHOWN:
+                console.print("  …")
+    if found.advice:
+        console.print(f"Advice: {found.advice}", style="bold", markup=False, soft_wrap=True)
+    if not found.problems and not found.advice:
+        console.print("Nothing is wrong.")
+
+
+def _console() -> Console:
+    """A console on stdout; when piped, wide enough for whole rows."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def _protocols(scores: dict[str, dict]) -> str:
+    names = {score["protocol"]["name"] for score in scores.values() if "protocol" in score}
+    return f"IoU in percent; protocol {', '.join(sorted(names))}" if names else "IoU in percent"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

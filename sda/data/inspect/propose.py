@@ -1,0 +1,307 @@
+"""`sda init-dataset`: look at a folder and propose a descriptor for it, as TOML for the user to edit."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from sda import shelf
+from sda.data import descriptor as descriptors
+from sda.data.files import FileError, open_file
+from sda.data.inspect.scan import Finding, look_at
+from sda.data.item import Item
+from sda.data.listing import IMAGE_SUFFIXES, walk
+from sda.errors import SdaError
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+SAMPLES = 24  # label files whose values are read
+FEW = 4  # files of a folder that decide what the folder holds
+
+
+def propose(root: Path) -> tuple[str, list[str]]:
+    """A descriptor for the images and labels in `root`.
+
+    Returns:
+        The TOML text, and notes on what was guessed.
+
+    Raises:
+        SdaError: no images.
+    """
+    if not root.is_dir():
+        raise SdaError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
+    folders = _folders(root)
+    if not folders:
+        raise SdaError(f"{root}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    labels = {folder: endings for folder, files in folders.items() if (endings := _label_endings(root / folder, files))}
+    images = {folder: files for folder, files in folders.items() if folder not in labels or _holds_photos(files, labels[folder])}
+    pairs = _pair(images, folders, labels)
+    notes = []
+    if not pairs:
+        notes.append("no label files were found that go with the images: this describes images without labels")
+    layouts = _layouts(images, pairs)
+    items = [Item(str(image), root / image, root / label) for image, label in _spread(pairs, SAMPLES)]
+    findings = [finding for item in items if not (finding := look_at(item)).label_fault]
+    return _toml(root, layouts, findings, notes), notes
+
+
+def _folders(root: Path) -> dict[Path, list[str]]:
+    """Folder relative to the root → the names of the images in it, sorted. Hidden files and folders are passed over."""
+    folders = {}
+    for folder, names in walk(root):
+        files = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        if files:
+            folders[folder.relative_to(root)] = files
+    return folders
+
+
+def _label_endings(folder: Path, names: list[str]) -> list[str]:
+    """How the names of label files in a folder end, best first; empty if it holds none.
+
+    A label is a lossless file of few values in large areas. Where a folder holds several kinds (ids, colours, instances),
+    each has an ending of its own.
+    """
+    found = []
+    for ending, group in _by_ending([name for name in names if Path(name).suffix.lower() not in (".jpg", ".jpeg")]).items():
+        read = (_values_of_label(folder / name) for name in _spread(group, FEW))
+        values = [count for count in read if count is not None]
+        if values and all(values):
+            words = ending.lower()
+            preferred = ("labelids" in words, "trainid" in words, "label" in words or "mask" in words)
+            unwanted = "instance" in words or "color" in words or "colour" in words
+            found.append(((not unwanted, *preferred, -max(values)), ending))
+    return [ending for _, ending in sorted(found, reverse=True)]
+
+
+def _by_ending(names: list[str]) -> dict[str, list[str]]:
+    """Names by what follows their last digit: `a_0001_gtFine_labelIds.png` → `_gtFine_labelIds.png`."""
+    groups = defaultdict(list)
+    for name in names:
+        stem, suffix = Path(name).stem, Path(name).suffix
+        groups[re.search(r"[^0-9]*$", stem).group() + suffix if re.search(r"\d", stem) else suffix].append(name)
+    return groups
+
+
+def _values_of_label(path: Path) -> int | None:
+    """How many different values a label file has; 0 for what is no label, but a photo; None for what cannot be read."""
+    try:
+        values = np.asarray(open_file(path, "label", low_bytes=True))
+    except FileError:
+        return None
+    if values.ndim == 3:
+        values = values[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    if values.ndim != 2 or values.dtype.kind not in "biu":
+        return 0
+    different = len(np.unique(values))
+    changes = (values[:, 1:] != values[:, :-1]).mean() if values.shape[1] > 1 else 0.0
+    return different if different <= 256 and changes < 0.25 else 0
+
+
+def _holds_photos(names: list[str], label_endings: list[str]) -> bool:
+    """Whether a folder with labels holds photos beside them."""
+    return any(not name.endswith(tuple(label_endings)) for name in names)
+
+
+def _pair(images: dict, folders: dict, labels: dict) -> list[tuple[Path, Path]]:
+    """Images with their labels: in the label folder that is most like the image's, the name that begins the same."""
+    pairs = []
+    for folder, names in images.items():
+        photos = [name for name in names if not name.endswith(tuple(labels.get(folder, ["\0"])))]
+        best = []
+        for other, endings in labels.items():
+            for rank, ending in enumerate(endings):
+                stems = {name[: -len(ending)]: name for name in folders[other] if name.endswith(ending)}
+                matched = [(name, stem) for name in photos if (stem := _beginning(Path(name).stem, stems)) is not None]
+                if matched:
+                    fit = (2 * len(matched) >= len(photos), _likeness(folder, other), len(matched), -rank)
+                    best.append((fit, other, stems, matched))
+        if best:
+            _, other, stems, matched = max(best, key=lambda entry: entry[0])
+            pairs += [(folder / name, other / stems[stem]) for name, stem in matched]
+    return pairs
+
+
+def _beginning(stem: str, stems: dict[str, str]) -> str | None:
+    """The longest of `stems` that `stem` begins with, up to a word of its own such as _leftImg8bit."""
+    numbered = bool(re.search(r"\d", stem))  # then what is left must be, too
+    beginnings = (shorter for shorter in _beginnings(stem) if shorter == stem or not numbered or re.search(r"\d", shorter))
+    return next((shorter for shorter in beginnings if shorter in stems), None)
+
+
+def _likeness(first: Path, second: Path) -> int:
+    """How many parts two folders share, split names above all."""
+    shared = set(first.parts) & set(second.parts)
+    return len(shared) + 10 * len({part for part in shared if part.lower() in SPLITS})
+
+
+def _layouts(images: dict, pairs: list[tuple[Path, Path]]) -> list[tuple[str, str | None]]:
+    """(images, labels) patterns that cover the pairs, or the images alone where nothing pairs up."""
+    if not pairs:
+        pairs = [(folder / name, None) for folder, names in images.items() for name in names]
+    groups = defaultdict(list)
+    for image, label in pairs:
+        groups[len(image.parts), image.suffix, label and len(label.parts)].append((image, label))
+    layouts = []
+    for group in groups.values():
+        image_parts, words = _generalise([image.parts[:-1] for image, _ in group])
+        ending = _ending([image.name for image, _ in group], [label.name for _, label in group if label])
+        pattern = "/".join([*image_parts, "{frame}" + ending[0]])
+        if group[0][1] is None:
+            layouts.append((pattern, None))
+            continue
+        label_parts = _in_words([label.parts[:-1] for _, label in group], [image.parts[:-1] for image, _ in group], words)
+        layouts.append((pattern, "/".join([*label_parts, "{frame}" + ending[1]])))
+    return layouts
+
+
+def _generalise(folders: list[tuple[str, ...]]) -> tuple[list[str], dict[int, str]]:
+    """The parts of a pattern: what is equal everywhere stays, the rest become words. Also position → word."""
+    parts, words = [], {}
+    for position in range(len(folders[0])):
+        values = {folder[position] for folder in folders}
+        if all(value.lower() in SPLITS for value in values) and "split" not in words.values():
+            words[position] = "split"
+        elif len(values) > 1 or re.search("[{}]", folders[0][position]):  # braces would be words
+            words[position] = f"folder{len(words) + 1}"
+        parts.append(f"{{{words[position]}}}" if position in words else folders[0][position])
+    return parts, words
+
+
+def _in_words(labels: list[tuple[str, ...]], images: list[tuple[str, ...]], words: dict[int, str]) -> list[str]:
+    """The parts of the label's pattern in the words of the image's."""
+    parts = []
+    for position in range(len(labels[0])):
+        column = [label[position] for label in labels]
+        word = next((word for place, word in words.items() if column == [image[place] for image in images]), None)
+        parts.append(f"{{{word}}}" if word else _composed(column, images, words))
+    return parts
+
+
+def _composed(column: list[str], images: list[tuple[str, ...]], words: dict[int, str]) -> str:
+    """A part that contains a word, as in {split}annot; else the part as it is in the first label."""
+    for place, word in words.items():
+        shapes = {value.replace(image[place], f"{{{word}}}", 1) for value, image in zip(column, images, strict=True)}
+        if len(shapes) == 1 and f"{{{word}}}" in (shape := shapes.pop()):
+            return shape
+    return column[0]
+
+
+def _ending(images: list[str], labels: list[str]) -> tuple[str, str]:
+    """What image and label names end in, after the beginning that a pair shares."""
+    if not labels:
+        return Path(images[0]).suffix, ""
+    endings = Counter()
+    for image, label in zip(images, labels, strict=True):
+        shared = _beginning(Path(image).stem, {stem: stem for stem in _beginnings(Path(label).stem)}) or Path(image).stem
+        endings[image[len(shared) :], label[len(shared) :]] += 1
+    return endings.most_common(1)[0][0]
+
+
+def _beginnings(stem: str) -> list[str]:
+    """A name, and what is left of it when words are taken off its end."""
+    beginnings = [stem]
+    while (shorter := re.sub(r"[_.-]?[A-Za-z0-9]+$|[_.-]$", "", beginnings[-1])) != beginnings[-1] and shorter:
+        beginnings.append(shorter)
+    return beginnings
+
+
+def _spread(things: list, count: int) -> list:
+    """About `count` of them, from all over."""
+    return things[:: max(1, -(-len(things) // count))] if things else []
+
+
+# The text
+
+
+def _toml(root: Path, layouts: list[tuple[str, str | None]], findings: list[Finding], notes: list[str]) -> str:
+    title = root.resolve().name
+    head = [
+        "# Proposed by sda init-dataset: change what is marked with ?, then look at what it makes of the files:",
+        "# sda doctor THIS.toml --root DIR",
+        f"title = {_text(title)}",
+        'licence = "?"',
+    ]
+    classes, tables, encoding = _classes(findings, notes)
+    sections = [[*head, *classes, *_splits(root, layouts)], *tables]
+    for images, labels in layouts:
+        sections.append(["[[layout]]", f"images = {_text(images)}"])
+        if labels:
+            sections[-1] += [f"labels = {_text(labels)}", *encoding]
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _splits(root: Path, layouts: list[tuple[str, str | None]]) -> list[str]:
+    """`splits`, where the folders of the splits are not called train and val."""
+    names = {}
+    for images, _ in layouts:
+        before, split, _ = images.partition("{split}")
+        if split:
+            found = (path.name for path in root.glob(re.sub(r"{\w+}", "*", before) + "*") if path.is_dir())
+            names |= {SPLITS[name.lower()]: name for name in sorted(found) if name.lower() in SPLITS}
+    renamed = {split: name for split, name in names.items() if split != name}
+    return [f"splits = {{{', '.join(f'{split} = {_text(name)}' for split, name in renamed.items())}}}"] if renamed else []
+
+
+def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """What the labels hold, as plain keys, tables, and the lines that each layout needs."""
+    values = Counter()
+    for finding in findings:
+        values.update(finding.values)
+    if not values:
+        return ['classes = "cityscapes19" # ? there is no label to tell from'], [], []
+    total = sum(values.values())
+    share = {value: f"{100 * count / total:.1f} % of pixels" for value, count in values.items()}
+    if any(finding.kind == "rgb" for finding in findings):
+        return _classes_of_colours([value for value in values if value.startswith("#")], share, notes)
+    indices = sorted(int(value) for value in values if not value.startswith("#"))
+    cityscapes = descriptors.load("cityscapes")
+    known, train_ids = (descriptors.label_values(cityscapes, encoding) for encoding in ("ids", "train_ids"))
+    if set(indices) <= known.keys() and max(indices) > 18 and sum(known[index] != 255 for index in indices) > 2:
+        notes.append("the labels hold the label ids of Cityscapes")
+        ids = [f"{value} = {_text(name)}" for value, name in cityscapes.ids.items()]
+        return ['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], []
+    if set(indices) <= train_ids.keys() and set(indices) & {250, 255} and len(indices) > 10:
+        notes.append("the labels seem to hold the 19 train ids of Cityscapes: if not, write a table of your own")
+        return ['classes = "cityscapes19" # ? if these are its train ids'], [], ['encoding = "train_ids"']
+    notes.append(f"{len(indices)} values were found in {len(findings)} labels: name the classes")
+    void = [index for index in indices if index in (250, 255)]
+    names = {index: f"class_{index}" for index in indices if index not in void}
+    classes = [f"{name} = {_color(place)} # ? {share[str(index)]}" for place, (index, name) in enumerate(names.items(), 1)]
+    ids = [f"{index} = {_text(name)}" for index, name in names.items()]
+    return [f"void = {void}"] if void else [], [["[classes]", *classes], ["[ids]", *ids]], []
+
+
+def _classes_of_colours(
+    found: list[str], share: dict[str, str], notes: list[str]
+) -> tuple[list[str], list[list[str]], list[str]]:
+    rgb = {value: [int(value[at : at + 2], 16) for at in (1, 3, 5)] for value in sorted(found)}
+    tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
+    table = max(tables, key=lambda name: (sum(color in tables[name] for color in rgb.values()), len(tables[name])))
+    void = [color for color in rgb.values() if color not in tables[table]]
+    if len(rgb) - len(void) > 2 and 3 * len(void) <= len(rgb):
+        notes.append(f"the labels hold the colours of the class table {table}")
+        return [f'classes = "{table}"', *([f"void_colors = {void} # ?"] if void else [])], [], []
+    notes.append(f"{len(rgb)} colours were found: name the classes, and move what is no class to void_colors")
+    return [], [["[classes]", *(f"colour_{value[1:]} = {color} # ? {share[value]}" for value, color in rgb.items())]], []
+
+
+def _color(index: int) -> list[int]:
+    """A colour for the class number `index`: VOC's rule, which keeps neighbours apart."""
+    color = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+    return color

@@ -1,0 +1,245 @@
+"""What is in a dataset's files, read once: sizes, values, faults. Kept in a cache outside the user's folders.
+
+Everything that wants to know a whole dataset reads it through here: the doctor, and the class statistics.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from sda.data.files import FileError, open_file, read_image
+from sda.data.item import Item
+from sda.system.signals import begin_worker
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2  # of the cache's lines
+CHUNK = 16  # pairs per task
+MOST_VALUES = 512  # a label with more different values is no label
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one image and its label were found to be.
+
+    Attributes:
+        key: the item's.
+        label: the label file, relative to the image's folder; None where there is none.
+        image_stat, label_stat: [bytes, mtime in ns]; None where there is no file.
+        size, label_size: [width, height].
+        sha256: of the image file's bytes.
+        black: every pixel is (nearly) black.
+        kind: `index` (one channel), `rgb`, or empty without a readable label.
+        values: value in the label → pixels; colours as "#rrggbb", indices in decimal.
+        red: the same for the red channel of an RGB label.
+        image_fault, label_fault: why it cannot be used, or empty.
+    """
+
+    key: str
+    label: str | None
+    image_stat: list[int] | None
+    label_stat: list[int] | None
+    size: list[int] | None = None
+    label_size: list[int] | None = None
+    sha256: str = ""
+    black: bool = False
+    kind: str = ""
+    values: dict[str, int] | None = None
+    red: dict[str, int] | None = None
+    image_fault: str = ""
+    label_fault: str = ""
+
+
+def cache_folder() -> Path:
+    """$SDA_CACHE, or sda/ in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("SDA_CACHE") or Path(base) / "sda")
+
+
+def cache_file(kind: str, root: Path) -> Path:
+    """Where the cache keeps what it knows of the dataset in `root`."""
+    name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    return cache_folder() / kind / f"{name}.jsonl"
+
+
+def stats_of(item: Item) -> tuple[list[int] | None, list[int] | None]:
+    """[bytes, mtime in ns] of an item's image and of its label, or of the pack they are in; None where there is none."""
+    if item.stored is not None:
+        stat = _stat(item.stored.path)
+        return stat, item.label and stat
+    return _stat(item.image), item.label and _stat(item.label)
+
+
+def _stat(path: Path) -> list[int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def scan(
+    items: list[Item],
+    root: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    processes: int | None = None,
+) -> list[Finding]:
+    """Look at every item, in parallel; what was looked at before and has not changed since (size and time) comes from the
+    cache. Interrupted, it goes on where it stopped.
+
+    Args:
+        root: the dataset's folder or pack, which names the cache.
+        processes: as many as there are cores by default; packs are read by one.
+
+    Returns:
+        One finding per item, in order.
+    """
+    cache = cache_file("scans", root)
+    known = _read_cache(cache)
+    found = {item.key: finding for item in items if (finding := known.get(item.key)) and _fresh(finding, item)}
+    todo = [item for item in items if item.key not in found]
+    done = len(found)
+    progress(done, len(items))
+    if any(item.stored for item in todo):
+        processes = 1
+    if todo:
+        with _append(cache) as file:
+            for findings in _look_at_all([todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)], processes):
+                file.write("".join(json.dumps({"version": VERSION, **asdict(finding)}) + "\n" for finding in findings))
+                file.flush()
+                found.update({finding.key: finding for finding in findings})
+                done += len(findings)
+                progress(done, len(items))
+    return [found[item.key] for item in items]
+
+
+def _append(cache: Path) -> contextlib.AbstractContextManager[TextIO]:
+    """The cache, to write to; where that cannot be, nothing is remembered."""
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return cache.open("a", encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s cannot be written, so what is read is not remembered: %s", cache, error.strerror)
+        return contextlib.nullcontext(io.StringIO())
+
+
+def _look_at_all(chunks: list[list[Item]], processes: int | None) -> Iterator[list[Finding]]:
+    processes = min(processes or os.cpu_count() or 1, len(chunks))
+    if processes == 1:
+        yield from map(_look_at_chunk, chunks)
+        return
+    # spawn, not fork: the caller may have threads or a GPU in use
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), begin_worker) as pool:
+        try:
+            for future in as_completed([pool.submit(_look_at_chunk, chunk) for chunk in chunks]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _look_at_chunk(items: list[Item]) -> list[Finding]:
+    return [look_at(item) for item in items]
+
+
+def look_at(item: Item) -> Finding:
+    """Read one pair."""
+    image_stat, label_stat = stats_of(item)
+    facts = {"key": item.key, "label": _name_of_label(item), "image_stat": image_stat, "label_stat": label_stat}
+    if item.stored is not None:
+        return _look_at_stored(item, facts)
+    try:
+        facts["sha256"] = hashlib.sha256(item.image.read_bytes()).hexdigest()
+        image = read_image(item.image)
+        facts |= {"size": list(image.size), "black": bool(np.asarray(image).max() < 8)}
+    except FileError as fault:
+        facts["image_fault"] = str(fault)
+    except OSError as error:
+        facts["image_fault"] = f"{item.image}: cannot be read ({error.strerror})"
+    if item.label is not None:
+        try:
+            facts |= _look_at_label(item.label)
+        except FileError as fault:
+            facts["label_fault"] = str(fault)
+    return Finding(**facts)
+
+
+def _look_at_stored(item: Item, facts: dict) -> Finding:
+    """One image of a pack, and its label, which may be of another size there."""
+    try:
+        image = item.stored.image()
+        facts |= {"size": [image.shape[1], image.shape[0]], "black": bool(image.max() < 8), "sha256": item.stored.sha256}
+    except FileError as fault:
+        facts["image_fault"] = str(fault)
+    if item.label is not None:
+        try:
+            facts |= {"label_size": facts.get("size"), "kind": "index", "values": _count(item.stored.label())}
+        except FileError as fault:
+            facts["label_fault"] = str(fault)
+    return Finding(**facts)
+
+
+def _look_at_label(path: Path) -> dict:
+    label = np.asarray(open_file(path, "label", low_bytes=True))
+    facts = {"label_size": [label.shape[1], label.shape[0]]}
+    if label.ndim == 3 and label.shape[2] in (3, 4):
+        rgb = label[..., :3].astype(np.int32)
+        packed, counts = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_counts=True)
+        values = {f"#{value:06x}": int(count) for value, count in zip(packed, counts, strict=True)}
+        facts |= {"kind": "rgb", "red": _count(label[..., 0])}
+    elif label.ndim == 2 and label.dtype.kind in "biu":
+        values = _count(label)
+        facts |= {"kind": "index"}
+    else:
+        raise FileError(f"{path}: a label of {label.dtype} values in the shape {label.shape} is neither ids nor RGB")
+    if len(values) > MOST_VALUES:
+        return {**facts, "values": {}, "label_fault": f"{path}: {len(values)} different values: not a label, or saved with loss"}
+    return {**facts, "values": values}
+
+
+def _count(values: np.ndarray) -> dict[str, int]:
+    """Whole numbers in decimal → how often each occurs."""
+    if values.dtype in (np.uint8, np.uint16):  # several times as fast as to sort
+        every = np.bincount(values.ravel())
+        found = np.flatnonzero(every)
+        counts = every[found]
+    else:
+        found, counts = np.unique(values, return_counts=True)
+    return {str(int(value)): int(count) for value, count in zip(found, counts, strict=True)}
+
+
+def _read_cache(path: Path) -> dict[str, Finding]:
+    """Findings by key, the last of each; lines that are cut off or of another version are passed over."""
+    known = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return known
+    for line in lines:
+        try:
+            facts = json.loads(line)
+            if facts.pop("version", None) == VERSION:
+                known[facts["key"]] = Finding(**facts)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            continue
+    return known
+
+
+def _fresh(finding: Finding, item: Item) -> bool:
+    same = finding.label == _name_of_label(item) and (finding.image_stat, finding.label_stat) == stats_of(item)
+    return same and not finding.image_fault and not finding.label_fault
+
+
+def _name_of_label(item: Item) -> str | None:
+    return item.label and os.path.relpath(item.label, item.image.parent)

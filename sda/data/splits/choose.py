@@ -1,0 +1,91 @@
+"""Which target images carry labels: by rule or from a list; and the check that no stream shares an image with another."""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+from sda.data.item import Item
+from sda.data.splits.lists import read_keys
+from sda.data.splits.rules import rank
+from sda.errors import SdaError
+
+
+def choose(
+    items: list[Item], labels: int | str, seed: int, split_file: str = "", passed_over: Collection[str] = ()
+) -> list[Item]:
+    """The labelled items: those a list names, or the first `labels` by `rank` of those that have a label file.
+
+    Args:
+        labels: a count, or "all".
+        split_file: a text file in any form that `read_keys` knows; replaces count and seed.
+        passed_over: keys that no rule chooses; a list may.
+
+    Raises:
+        SdaError: a listed image that does not exist or has no label, or more labels asked for than there are.
+    """
+    by_key = {item.key: item for item in items}
+    if split_file:
+        chosen = [by_key[key] for key in read_keys(Path(split_file), items, "target training images")]
+        for item in chosen:
+            if item.label is None:
+                raise SdaError(f"{split_file}: {item.key!r} has no label file")
+        return chosen
+    labelled = [item.key for item in items if item.label is not None and item.key not in passed_over]
+    if labels == "all":
+        if not labelled:
+            raise SdaError(f"labels = 'all', but none of the {len(items)} target training images has a label file")
+        return [by_key[key] for key in labelled]
+    if labels > len(labelled):
+        raise SdaError(f"labels = {labels}, but only {len(labelled)} of the {len(items)} target training images have labels")
+    return [by_key[key] for key in rank(labelled, seed)[:labels]]
+
+
+def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
+    """Pairs that are one image: the same file, a link to it, or a copy with the same bytes.
+
+    Only files of equal size are read, so that the check costs little on large sets.
+    """
+    by_file = {item.image.resolve(): item for item in first}
+    by_size: dict[int, list[Item]] = {}
+    for item in first:
+        by_size.setdefault(_size(item), []).append(item)
+    by_size.pop(0, None)  # empty and unreadable files are no images: whoever reads them will say so
+    digests: dict[Path, bytes] = {}
+    shared = []
+    for item in second:
+        twin = by_file.get(item.image.resolve())
+        for candidate in by_size.get(_size(item), []) if twin is None else []:
+            if _digest(candidate, digests) == _digest(item, digests):
+                twin = candidate
+        if twin is not None:
+            shared.append((twin, item))
+    return shared
+
+
+def check_disjoint(first: str, first_items: list[Item], second: str, second_items: list[Item]) -> None:
+    """Refuse two streams that share an image. Raises SdaError, which names the two files."""
+    for twin, item in find_shared(first_items, second_items):
+        raise SdaError(
+            f"{item.image} ({second}) is the same image as {twin.image} ({first}); "
+            "training streams and validation must not share images"
+        )
+
+
+def _size(item: Item) -> int:
+    if item.stored is not None:
+        return item.stored.bytes
+    try:
+        return item.image.stat().st_size
+    except OSError:
+        return 0
+
+
+def _digest(item: Item, digests: dict[Path, bytes]) -> bytes:
+    if item.stored is not None:
+        return bytes.fromhex(item.stored.sha256)
+    if item.image not in digests:
+        try:
+            digests[item.image] = hashlib.sha256(item.image.read_bytes()).digest()
+        except OSError as error:
+            raise SdaError(f"{item.image}: cannot be read: {error}") from None
+    return digests[item.image]

@@ -1,0 +1,48 @@
+"""Curriculum class balancing: running class frequencies of labels and current pseudo-labels, as class weights."""
+
+import torch
+from torch import Tensor, nn
+
+from sda.labels import IGNORE
+from sda.methods.parts.losses import class_weights
+from sda.system.distributed import total
+
+
+class ClassBalance(nn.Module):
+    """Keeps f_c, the running share of class c among the labels seen, and gives α_c = sqrt(median(f) / f_c).
+
+    The running mean is a true mean at first and forgets with `momentum` later, so that it follows the pseudo-labels, and
+    slowly: a rare class may be absent for hundreds of steps, and its weight must not run away meanwhile.
+
+    Args:
+        classes: C.
+        active: False gives weights of 1 (the paper's VOC setting).
+        momentum: of the running mean.
+    """
+
+    def __init__(self, classes: int, active: bool, momentum: float = 0.999):
+        super().__init__()
+        self.active, self.momentum = active, momentum
+        self.register_buffer("frequency", torch.zeros(classes))
+        self.register_buffer("updates", torch.zeros(()))
+
+    def start(self, frequency: Tensor) -> None:
+        """Start from known class frequencies (C,) rather than from the first batch."""
+        self.frequency.copy_(frequency / frequency.sum().clamp(min=1e-12))
+        self.updates.fill_(1 / (1 - self.momentum))
+
+    @torch.no_grad()
+    def forward(self, *labels: Tensor) -> Tensor:
+        """Take in label maps (any shapes, int64, 255 = ignored) and return the class weights (C,)."""
+        if self.active:
+            classes = len(self.frequency)
+            counts = torch.zeros(classes + 1, device=self.frequency.device)
+            for label in labels:
+                flat = torch.where(label == IGNORE, classes, label).flatten()
+                counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
+            counts = total(counts)
+            share = counts[:classes] / counts[:classes].sum().clamp(min=1)
+            keep = torch.clamp(1 - 1 / (self.updates + 1), max=self.momentum)
+            self.frequency.mul_(keep).add_(share * (1 - keep))
+            self.updates.add_(1)
+        return class_weights(self.frequency) if self.active else torch.ones_like(self.frequency)

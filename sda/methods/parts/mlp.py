@@ -1,0 +1,139 @@
+"""The contrast's small networks: projection, prediction and the per-class attention, all as one grouped MLP."""
+
+import torch
+from torch import Tensor, nn
+
+from sda.system.distributed import total
+
+TILE = 128  # rows that `GroupedMLP.of_rows` takes at a time
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation of padded rows, one set of statistics per group: padding takes no part in anything.
+
+    As `torch.nn.BatchNorm1d` on each group's valid rows. A group with fewer than two valid rows leaves its running
+    statistics alone.
+
+    Args:
+        groups: G. channels: D.
+        shared: every process normalises the same rows; otherwise each has its share of them.
+    """
+
+    def __init__(self, groups: int, channels: int, shared: bool = False, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.shared, self.momentum, self.eps = shared, momentum, eps
+        self.weight = nn.Parameter(torch.ones(groups, 1, channels))
+        self.bias = nn.Parameter(torch.zeros(groups, 1, channels))
+        self.register_buffer("running_mean", torch.zeros(groups, 1, channels))
+        self.register_buffer("running_var", torch.ones(groups, 1, channels))
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D)."""
+        if self.training:
+            rows = valid.unsqueeze(2)
+            add = (lambda part: part) if self.shared else total
+            count = add(valid.sum(dim=1)[:, None, None])
+            mean = add(torch.where(rows, x, 0.0).sum(dim=1, keepdim=True)) / count.clamp(min=1)
+            var = add(torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True)) / count.clamp(min=1)
+            with torch.no_grad():
+                rate = torch.where(count > 1, self.momentum, 0.0).to(x.dtype)
+                self.running_mean.lerp_(mean, rate.expand_as(mean))
+                self.running_var.lerp_(var * count / (count - 1).clamp(min=1), rate.expand_as(var))
+        else:
+            mean, var = self.running_mean, self.running_var
+        return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+
+
+class GroupedMLP(nn.Module):
+    """G independent MLPs Linear-BN-LeakyReLU-Linear, run side by side on padded rows.
+
+    With one group and slope 0 this is the paper's projection or prediction head; with a group per class, slope 0.2 and
+    one output it is the attention of every class at once.
+
+    Args:
+        groups, inputs, hidden, outputs: sizes.
+        slope: of the LeakyReLU; 0 for ReLU.
+        shared: see `MaskedBatchNorm`.
+    """
+
+    def __init__(self, groups: int, inputs: int, hidden: int, outputs: int, slope: float = 0.0, shared: bool = False):
+        super().__init__()
+        self.weight1 = nn.Parameter(_uniform(groups, inputs, hidden, fan_in=inputs))
+        self.bias1 = nn.Parameter(_uniform(groups, 1, hidden, fan_in=inputs))
+        self.norm = MaskedBatchNorm(groups, hidden, shared)
+        self.weight2 = nn.Parameter(_uniform(groups, hidden, outputs, fan_in=hidden))
+        self.bias2 = nn.Parameter(_uniform(groups, 1, outputs, fan_in=hidden))
+        self.slope = slope
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """x: (G, N, inputs); valid: (G, N) bool. Returns (G, N, outputs); rows that are not valid are meaningless."""
+        hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid)
+        hidden = nn.functional.leaky_relu(hidden, self.slope)
+        return torch.baddbmm(self.bias2, hidden, self.weight2)
+
+    @torch.no_grad()
+    def of_rows(self, x: Tensor, group: Tensor) -> Tensor:
+        """Each of many rows through the MLP of its own group, normalised by these rows' statistics, which are not noted.
+
+        As `forward` in training, but groups may have any number of rows, and nothing is computed for those they lack.
+
+        Args:
+            x: (N, inputs). group: (N,) int64 in 0..G, G for a row of no group.
+
+        Returns:
+            (N, outputs); that of a row of no group is meaningless.
+        """
+        groups, n = len(self.weight1), len(x)
+        index, valid, mine = _tiles(group, groups)
+
+        def mean_by_group(values: Tensor) -> Tensor:
+            sums = values.new_zeros(groups, values.shape[2])
+            sums.index_add_(0, mine, torch.where(valid.unsqueeze(2), values, 0.0).sum(dim=1))
+            return (sums if self.norm.shared else total(sums)) / count
+
+        count = torch.zeros(groups, 1, device=x.device).index_add_(0, mine, valid.sum(dim=1, keepdim=True).float())
+        count = (count if self.norm.shared else total(count)).clamp(min=1)
+        hidden = torch.baddbmm(self.bias1[mine], x[index], self.weight1[mine])
+        hidden = hidden - mean_by_group(hidden)[mine].unsqueeze(1)
+        scale = (mean_by_group(hidden.square()) + self.norm.eps).rsqrt()
+        hidden = hidden * scale[mine].unsqueeze(1) * self.norm.weight[mine] + self.norm.bias[mine]
+        found = torch.baddbmm(self.bias2[mine], nn.functional.leaky_relu(hidden, self.slope), self.weight2[mine])
+        out = x.new_zeros(n + 1, found.shape[2])
+        out[torch.where(valid, index, n)] = found  # what is padding goes into the row past the last
+        return out[:n]
+
+
+def _tiles(group: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted by group into tiles, each of one group: a bounded number of them, however the rows are shared out.
+
+    Returns:
+        index: (T, TILE) of rows. valid: (T, TILE) bool; where False the index is padding. mine: (T,) the tile's group.
+    """
+    n = len(group)
+    order = group.argsort(stable=True)
+    counts = torch.zeros(groups + 1, dtype=torch.int64, device=group.device).scatter_add_(0, group, torch.ones_like(group))
+    counts = counts[:groups]
+    ends = (counts + TILE - 1).div(TILE, rounding_mode="floor").cumsum(0)  # tiles up to and with each group
+    tile = torch.arange(n // TILE + groups, device=group.device)
+    mine = torch.searchsorted(ends, tile, right=True)
+    used, mine = mine < groups, mine.clamp(max=groups - 1)
+    before = torch.where(mine > 0, ends[mine - 1], 0)
+    place = (tile - before).unsqueeze(1) * TILE + torch.arange(TILE, device=group.device)  # within the group
+    starts = counts.cumsum(0) - counts
+    valid = used.unsqueeze(1) & (place < counts[mine].unsqueeze(1))
+    return order[(starts[mine].unsqueeze(1) + place).clamp(max=n - 1)], valid, mine
+
+
+def _uniform(*shape: int, fan_in: int) -> Tensor:
+    """torch.nn.Linear's own initial distribution."""
+    return torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def projection(inputs: int, size: int) -> GroupedMLP:
+    """The head g (or q): Linear-BN-ReLU-Linear, `inputs` → `size`."""
+    return GroupedMLP(1, inputs, size, size)
+
+
+def attention(classes: int, size: int, shared: bool = False) -> GroupedMLP:
+    """S_c for all classes: Linear-BN-LeakyReLU(0.2)-Linear(1); its sigmoid is the score."""
+    return GroupedMLP(classes, size, size, 1, slope=0.2, shared=shared)

@@ -1,0 +1,75 @@
+"""The EMA teacher ξ and its pseudo-labels."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from sda.system.distributed import total
+
+
+class Teacher(nn.Module):
+    """ξ ← τ_k ξ + (1 - τ_k) θ, for parameters and for batch-norm statistics, of any module. Without gradients.
+
+    Args:
+        student: the module θ that is followed.
+        momentum: τ at step 0.
+        schedule: "cosine", τ_k = 1 - (1 - τ)(cos(πk/K) + 1)/2, which ends at 1, or "constant". In both, at the start, the
+            true average of all students so far: min(τ_k, 1 - 1/(k+1)).
+        steps: K.
+        released: as in the released code, parameters only are followed, and the teacher stays in train mode: it normalises
+            with the statistics of the batch before it. Otherwise it is always in eval mode.
+    """
+
+    def __init__(self, student: nn.Module, momentum: float, schedule: str = "cosine", steps: int = 1, released: bool = False):
+        super().__init__()
+        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.momentum, self.schedule, self.steps, self.released = momentum, schedule, steps, released
+        self.train()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(self.released)
+
+    def forward(self, *inputs: Tensor):
+        return self.model(*inputs)
+
+    def tau(self, step: int) -> float:
+        """τ after the student's update number `step`, from 0."""
+        tau = self.momentum
+        if self.schedule == "cosine":
+            tau = 1 - (1 - tau) * (math.cos(math.pi * step / self.steps) + 1) / 2
+        return min(tau, 1 - 1 / (step + 1))
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, step: int) -> None:
+        """One update towards the student."""
+        if self.released:
+            ours, theirs = dict(self.model.named_parameters()), dict(student.named_parameters())
+        else:
+            ours, theirs = self.model.state_dict(), student.state_dict()
+        floating = [name for name, value in ours.items() if value.is_floating_point()]
+        torch._foreach_lerp_([ours[name] for name in floating], [theirs[name] for name in floating], 1 - self.tau(step))
+        for name in ours.keys() - set(floating):
+            ours[name].copy_(theirs[name])
+
+
+def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable class and its probability.
+
+    Args:
+        logits: (B, C, H, W).
+
+    Returns:
+        labels: (B, H, W) int64; confidence: (B, H, W) in (0, 1].
+    """
+    confidence, labels = logits.softmax(dim=1).max(dim=1)
+    return labels, confidence
+
+
+def top_share(labels: Tensor, classes: int) -> Tensor:
+    """The share, 0 to 1, of the most frequent class among labels (any shape, int64, none ignored)."""
+    counts = torch.zeros(classes, device=labels.device)
+    flat = labels.flatten()
+    counts = total(counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)))
+    return counts.max() / counts.sum()

@@ -1,0 +1,61 @@
+"""A segmentation network by name."""
+
+import torch
+
+from sda.errors import SdaError
+from sda.models.backbones import MOBILENETS, build_backbone
+from sda.models.heads import DeepLabV2Head, DeepLabV3PlusHead
+from sda.models.network import SegmentationNetwork
+from sda.recipe import Recipe
+
+# Name: the output stride of the backbone when none is asked for.
+NETWORKS = {"deeplabv2": 8, "deeplabv3plus": 16}
+
+
+def build(
+    network: str,
+    backbone: str,
+    classes: int,
+    output_stride: int = 0,
+    precision: str = "float32",
+    caffe: bool = False,
+    released: bool = False,
+) -> SegmentationNetwork:
+    """A segmentation network: normalised images (B, 3, H, W) → logits (B, classes, h, w), features (B, F, h, w).
+
+    ==============  ===========================  ======================  ====================================
+    network         h, w                         features                F
+    ==============  ===========================  ======================  ====================================
+    deeplabv2       stride 8 (`output_stride`)   the backbone's output   2048 for ResNets, 320, 576 or 960
+    deeplabv3plus   stride 4                     the decoder's output    256, for MobileNets 128
+    ==============  ===========================  ======================  ====================================
+
+    `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `precision` float32, bfloat16 or float16;
+    `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches, as the
+    authors' released code does. Weights are random: see `read_weights` and `load_weights`.
+    Raises SdaError for unknown names, fewer than two classes, another output stride, and a MobileNet of Caffe.
+
+    >>> import torch
+    >>> logits, features = build("deeplabv3plus", "mobilenet_v3_small", classes=7)(torch.zeros(2, 3, 64, 96))
+    >>> logits.shape, features.shape
+    (torch.Size([2, 7, 16, 24]), torch.Size([2, 128, 16, 24]))
+    """
+    if network not in NETWORKS:
+        raise SdaError(f"unknown network {network!r}: expected one of {', '.join(NETWORKS)}")
+    if classes < 2:
+        raise SdaError(f"a network for {classes!r} classes: expected at least 2")
+    output_stride = output_stride or NETWORKS[network]
+    body = build_backbone(backbone, output_stride, caffe)
+    if network == "deeplabv2":
+        head = DeepLabV2Head(body, classes, output_stride, branches=2 if released else 4)
+    else:
+        head = DeepLabV3PlusHead(body, classes, output_stride, separable=backbone in MOBILENETS)
+    return SegmentationNetwork(body, head, getattr(torch, precision))
+
+
+def build_network(recipe: Recipe, classes: int, weights_format: str) -> SegmentationNetwork:
+    """The recipe's network, with random weights."""
+    caffe = weights_format == "caffe"
+    return build(
+        recipe.network, recipe.backbone, classes, recipe.output_stride, recipe.precision, caffe=caffe, released=recipe.released
+    )

@@ -1,0 +1,113 @@
+"""Videos, frame by frame: read, and written as a video or as numbered pictures."""
+
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from PIL import Image
+
+from sda.data.files import FileError
+from sda.system.atomic import written_whole
+
+SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
+TICKS = 10_000  # per second, at least: how finely the time of a frame is kept
+
+Place = tuple[int, int]  # of a frame: its number, and when it is shown, in units of `_tick`
+Sink = Callable[[Place, Image.Image], None]
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fraction, int, int]]:
+    """The frames of a video, upright, all of the size of the first; frames per second; about how many there are, and how many
+    the file says there are: 0 is unknown.
+
+    Raises:
+        FileError: there or later, it cannot be read.
+    """
+    import av
+
+    def frames() -> Iterator[tuple[Place, Image.Image]]:
+        size, first, last = None, 0, -1
+        try:
+            for number, frame in enumerate(container.decode(stream)):
+                picture = frame.to_image()
+                if frame.rotation:
+                    picture = picture.rotate(frame.rotation, expand=True)
+                if size is None:
+                    size, first = picture.size, frame.pts or 0
+                seconds = number / rate if frame.pts is None else (frame.pts - first) * frame.time_base
+                nearest = round(seconds * rate) / rate
+                if abs(seconds - nearest) <= (frame.time_base or 0):  # some formats round to milliseconds
+                    seconds = nearest
+                last = max(last + 1, round(seconds / _tick(rate)))
+                yield (number, last), picture if picture.size == size else picture.resize(size)
+        except av.FFmpegError as error:
+            raise FileError(f"{path}: this video cannot be read to its end ({error.strerror})") from None
+        if size is None:
+            raise FileError(f"{path}: this video holds no picture")
+
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise FileError(f"{path}: this video cannot be read ({error.strerror})") from None
+    with container:
+        if not container.streams.video:
+            raise FileError(f"{path}: this video holds no picture")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1001)
+        seconds = container.duration / av.time_base if container.duration else 0
+        yield frames(), rate, stream.frames or round(seconds * rate), stream.frames
+
+
+def _tick(rate: Fraction) -> Fraction:
+    """A unit of time, in seconds, of which a whole number is the time from frame to frame."""
+    return 1 / (rate * math.ceil(TICKS / rate))
+
+
+@contextlib.contextmanager
+def written(path: Path, rate: Fraction) -> Iterator[Sink]:
+    """Puts pictures of one size into a video: H.264 in MP4, in the colours of HD; odd sizes take colours at full resolution."""
+    import av
+
+    stream = None
+
+    def put(place: Place, picture: Image.Image) -> None:
+        nonlocal stream
+        if stream is None:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+            stream.width, stream.height = picture.size
+            stream.pix_fmt = "yuv444p" if picture.width % 2 or picture.height % 2 else "yuv420p"
+            coder = stream.codec_context
+            coder.time_base = _tick(rate)
+            coder.colorspace = coder.color_primaries = coder.color_trc = coder.color_range = 1  # BT.709, 16 to 235
+        frame = av.VideoFrame.from_image(picture)
+        frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.duration, frame.time_base = place[1], round(1 / (rate * _tick(rate))), _tick(rate)
+        container.mux(stream.encode(frame))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file, av.open(file, "w", format="mp4") as container:
+        yield put
+        container.mux(stream.encode(None))
+
+
+@contextlib.contextmanager
+def numbered(folder: Path) -> Iterator[Sink]:
+    """Writes pictures as 000000.png, 000001.png, … of a folder, which takes its name when all are there."""
+    temporary = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was stopped
+    temporary.mkdir(parents=True)
+    try:
+        yield lambda place, picture: picture.save(temporary / f"{place[0]:06d}.png")
+        if folder.exists():
+            for old in folder.glob("*.png"):
+                old.unlink()
+            folder.rmdir()
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,60 @@
+"""Scores of trained runs, and the files that keep them: RUN/evaluations/*.json."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from sda.protocol import Protocol
+from sda.runs.trained import Run
+from sda.scoring.evaluate import evaluate
+from sda.system.atomic import written_whole
+from sda.system.progress import Bars
+
+
+def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: str, skip: bool, bars: Bars) -> dict:
+    """Score a run on one dataset, in the run's own classes: the fields of `evaluate`, before them what was scored
+    (`run`, `dataset`, `split`, `checkpoint`, `network`, `step`), and `seconds`.
+
+    Args:
+        root: of the dataset; "" for where the training had it, or the descriptor's own. skip: leave unusable files out.
+    """
+    data = run.labelled_images(protocol, dataset, root, split, bars.count)
+    for note in data.notes:
+        bars.say(note)
+    began = time.perf_counter()
+    score = evaluate(
+        run.network,
+        data.val,
+        run.normalise,
+        run.table.names,
+        run.device,
+        protocol,
+        workers=run.recipe.workers,
+        skip=skip,
+        progress=lambda done, total: bars.count(f"evaluating on {dataset}", done, total),
+    )
+    facts = {"run": str(run.folder), "dataset": dataset, "split": split, "checkpoint": run.which, "network": run.network_name}
+    return {**facts, "step": run.step, "seconds": round(time.perf_counter() - began, 1), **score}
+
+
+def cost(protocol: Protocol, score: dict) -> str:
+    """What a score took, in words."""
+    seconds, images = score["seconds"], score["images"]
+    return f"{protocol.name}: {protocol.cost}; {seconds:.1f} s for {images} images, {1000 * seconds / images:.0f} ms each"
+
+
+def keep(run: Run, score: dict) -> str:
+    """Write a score into the run's folder, over an earlier one of the same thing; in words, why it could not be."""
+    dataset = Path(score["dataset"]).stem
+    others = [word for word in (score["network"], score["checkpoint"]) if word not in ("student", "last")]
+    name = re.sub(r"[^\w=.,+-]+", "_", "-".join([dataset, score["split"], score["protocol"]["name"], *others]))
+    file = run.folder / "evaluations" / f"{name}.json"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        with written_whole(file) as out:
+            out.write((json.dumps(score, indent=2) + "\n").encode())
+    except OSError as error:
+        return f"the scores are not kept: {os.path.relpath(file)}: {error.strerror}"
+    return ""

@@ -1,0 +1,127 @@
+"""A whole set on disk, in the layouts of GTA5 and Cityscapes."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sda.errors import SdaError
+from sda.streets.labels import COLOURS, LABEL_IDS
+from sda.streets.scene import VERSION, render
+
+GAME_COUNT, TRAIN_COUNT, VAL_COUNT = 320, 320, 60  # pictures in the default set
+COUNT = GAME_COUNT + TRAIN_COUNT + VAL_COUNT
+TRAIN_CITIES = ("aldheim", "brunnau", "carsted", "dorvik")
+VAL_CITIES = ("elmsund", "farnholt")
+VAL_OFFSET = 1_000_000  # camera scenes from here on are for validation, however many are for training
+
+Job = tuple[str, int, str, str]  # domain, index, where the image goes and where its label, relative to the root
+
+
+def write(
+    root: Path,
+    seed: int = 0,
+    game: int = GAME_COUNT,
+    camera_train: int = TRAIN_COUNT,
+    camera_val: int = VAL_COUNT,
+    progress: Callable[[int], None] | None = None,
+    processes: int | None = None,
+) -> None:
+    """Write the set: `root`/game as GTA5 lays it out, `root`/camera as Cityscapes does. All of it or nothing.
+
+    Args:
+        root: a folder that does not exist, is empty, or holds this very set (then nothing happens).
+        game, camera_train, camera_val: how many pictures of each.
+        progress: called with the number of pictures done so far.
+        processes: how many draw at once; as many as there are cores by default.
+
+    Raises:
+        SdaError: `root` holds something else (it is left as it is), or a number is negative.
+    """
+    if min(seed, game, camera_train, camera_val) < 0:
+        raise SdaError(f"streets: seed and counts cannot be negative: {seed}, {game}, {camera_train}, {camera_val}")
+    root = Path(root).resolve()
+    wanted = {"streets": VERSION, "seed": seed, "game": game, "camera_train": camera_train, "camera_val": camera_val}
+    if holds(root, wanted):
+        return
+    part = root.with_name(f".{root.name}.{os.getpid()}.part")
+    try:
+        todo = list(jobs(game, camera_train, camera_val))
+        for folder in {(part / path).parent for _, _, *paths in todo for path in paths} | {part}:
+            folder.mkdir(parents=True, exist_ok=True)
+        draw_all(part, seed, todo, progress or (lambda done: None), processes or os.cpu_count() or 1)
+        (part / "streets.json").write_text(json.dumps(wanted, indent=1) + "\n")
+        part.replace(root)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def holds(root: Path, wanted: dict[str, int]) -> bool:
+    """Whether `root` is the wanted set already; False if there is room for it, an error if not."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    note = root / "streets.json"
+    try:
+        found = json.loads(note.read_text()) if note.is_file() else "no streets.json"
+    except ValueError:
+        found = "a streets.json that is not JSON"
+    if found != wanted:
+        raise SdaError(
+            f"{root} is not the set asked for: expected {wanted}, found {found}; "
+            "nothing was changed: name another folder, or remove this one yourself"
+        )
+    return True
+
+
+def jobs(game: int, camera_train: int, camera_val: int) -> Iterator[Job]:
+    for index in range(game):
+        yield "game", index, f"game/images/{index + 1:05d}.png", f"game/labels/{index + 1:05d}.png"
+    for split, count, cities, first in (
+        ("train", camera_train, TRAIN_CITIES, 0),
+        ("val", camera_val, VAL_CITIES, VAL_OFFSET),
+    ):
+        for index in range(count):
+            city = cities[index % len(cities)]
+            stem = f"{split}/{city}/{city}_{index // len(cities):06d}_000019"
+            image, label = f"camera/leftImg8bit/{stem}_leftImg8bit.png", f"camera/gtFine/{stem}_gtFine_labelIds.png"
+            yield "camera", first + index, image, label
+
+
+def draw_all(folder: Path, seed: int, todo: list[Job], progress: Callable[[int], None], processes: int) -> None:
+    batches, done = [todo[start : start + 8] for start in range(0, len(todo), 8)], 0
+    if processes == 1 or len(batches) < 2:
+        for batch in batches:
+            done += draw_jobs(folder, seed, batch)
+            progress(done)
+        return
+    # spawn, not fork: the caller may have threads or a GPU in use
+    with ProcessPoolExecutor(min(processes, len(batches)), multiprocessing.get_context("spawn")) as pool:
+        try:
+            for future in as_completed([pool.submit(draw_jobs, folder, seed, batch) for batch in batches]):
+                done += future.result()
+                progress(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def draw_jobs(folder: Path, seed: int, batch: list[Job]) -> int:
+    """Render and save a batch of scenes; returns how many."""
+    to_id = np.zeros(256, np.uint8)
+    to_id[:19] = LABEL_IDS
+    palette = np.zeros((256, 3), np.uint8)
+    palette[list(LABEL_IDS)] = COLOURS
+    for domain, index, image_path, label_path in batch:
+        image, label = render(domain, seed, index)
+        picture = Image.fromarray(to_id[label])
+        if domain == "game":  # as in GTA5: the index is the id, the palette shows the colour
+            picture.putpalette(palette.tobytes())
+        Image.fromarray(image).save(folder / image_path, compress_level=3)
+        picture.save(folder / label_path, compress_level=3)
+    return len(batch)

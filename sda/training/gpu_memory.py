@@ -1,0 +1,89 @@
+"""What a training needs of the device's memory: an estimate before it, and advice when it was too much."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sda.models.network import SegmentationNetwork, recompute_activations
+from sda.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of one step.
+
+    Attributes:
+        states: weights, gradients, the optimizer's moments, and the teacher.
+        activations: what forward passes keep for backward ones, with the losses' own at the size of the images.
+    """
+
+    states: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.states + self.activations
+
+    def __str__(self) -> str:
+        gib = 2**30
+        parts = f"{self.states / gib:.1f} for weights and optimizer, {self.activations / gib:.1f} for activations"
+        return f"about {self.total / gib:.1f} GiB of memory: {parts}"
+
+
+def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Estimate:
+    """The memory of one step, by running the network without data.
+
+    Convolution workspaces and fragmentation come on top: some tenths.
+
+    Args:
+        network: the recipe's, on the "meta" device; it is changed.
+    """
+    height, width = recipe.crop_size
+    source = recipe.batch_source if recipe.source else 0
+    labelled = recipe.batch_labelled if recipe.labels != 0 or recipe.split else 0
+    unlabelled = recipe.views * recipe.batch_unlabelled if recipe.unlabelled else 0
+    counts = [max(source, labelled) if recipe.alternate else source + labelled, unlabelled]
+    network.precision = torch.float32  # autocast knows no meta device: halved below
+    if recipe.recompute:
+        recompute_activations(network)
+    activations = sum(_kept(network.train(), count // recipe.accumulate, height, width, classes) for count in counts if count)
+    if recipe.precision != "float32":
+        activations //= 2
+    losses = sum(3 * 4 * (count // recipe.accumulate) * classes * height * width for count in counts)
+    weights = _bytes(network)
+    copies = 2 + (2 if recipe.optimizer == "adamw" else 1) + (recipe.method != "supervised")
+    return Estimate(copies * weights, activations + losses)
+
+
+def _kept(network: nn.Module, count: int, height: int, width: int, classes: int) -> int:
+    """Bytes that a forward pass of `count` images keeps."""
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    sizes = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            sizes[storage._cdata] = (storage.nbytes(), storage)  # held, so that no other takes its number
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        network(torch.empty(count, 3, height, width, device="meta"))
+    return sum(size for size, _ in sizes.values())
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+def advice(recipe: Recipe) -> str:
+    """What to change, most harmless first, when memory does not suffice."""
+    steps = []
+    if recipe.precision == "float32":
+        steps.append("--precision bfloat16")
+    if not recipe.recompute:
+        steps.append("--recompute true (a third slower)")
+    steps.append(f"--accumulate {2 * recipe.accumulate} (the same effective batch; norms see a part at a time)")
+    height, width = recipe.crop_size
+    steps.append(f"--crop '[{height * 3 // 4 // 32 * 32}, {width * 3 // 4 // 32 * 32}]'")
+    return ", ".join(steps)

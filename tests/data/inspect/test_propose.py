@@ -1,0 +1,172 @@
+"""Descriptors proposed for folders of many kinds: each must find every pair of the folder, and read its labels."""
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from sda.data import descriptor as descriptors
+from sda.data.files import LabelCodec
+from sda.data.inspect.propose import propose
+from sda.data.listing import list_items
+
+IDS = (7, 21, 26)  # of Cityscapes: road, vegetation, car
+
+
+def photo(seed):
+    return np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+
+
+def label(seed, values):
+    return np.array(values, np.uint8)[np.random.default_rng(seed).integers(len(values), size=(3, 4))].repeat(8, 0).repeat(8, 1)
+
+
+def write(root, images, labels, count=6, values=(0, 1, 2), splits=("train", "val"), **words):
+    """`count` pairs per split, under patterns with {split}, {place} and {frame}."""
+    total = 0
+    for number, split in enumerate(splits):
+        for index in range(count):
+            filled = {"split": split, "place": f"place{index % 2}", "frame": f"{number}{index:05d}", **words}
+            tiny.save(photo(index), root / images.format(**filled))
+            made = label(100 * number + index, values)
+            tiny.save(made, root / labels.format(**filled))
+            total += 1
+    return total
+
+
+def load(root, tmp_path):
+    text, notes = propose(root)
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return descriptors.load(str(path)), notes, text
+
+
+def pairs(described, root, splits=("train", "val")):
+    """All pairs found, and every label read."""
+    found = {}
+    for split in splits:
+        listing = list_items(described, root, split)
+        codec = LabelCodec(described, listing.encoding, np.arange(256, dtype=np.uint8))
+        for item in listing.items:
+            assert item.label is not None, item.key
+            codec.read(item.label)
+            found[item.key] = item.label.relative_to(root).as_posix()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("{split}/{frame}.png", "{split}annot/{frame}.png"),
+        ("images/{split}/{frame}.jpg", "masks/{split}/{frame}.png"),
+        ("{split}/images/{frame}.jpg", "{split}/labels/{frame}.png"),
+        ("leftImg8bit/{split}/{place}/{frame}_leftImg8bit.png", "gtFine/{split}/{place}/{frame}_gtFine_labelIds.png"),
+        ("img/{split}/{place}/{frame}.jpg", "ann/{split}/{place}/{frame}_mask.png"),
+        ("my data/{split}/pictures/{frame}.jpg", "my data/{split}/größe/{frame}.png"),
+        ("{split}/{frame}.jpg", "{split}/{frame}_label.png"),
+    ],
+)
+def test_layouts(tmp_path, images, labels):
+    root = tmp_path / "set"
+    total = write(root, images, labels)
+    described, _, _ = load(root, tmp_path)
+    found = pairs(described, root)
+    assert len(found) == total
+    for number, split in enumerate(("train", "val")):
+        filled = {"split": split, "place": "place1", "frame": f"{number}00003"}
+        assert found[images.format(**filled)] == labels.format(**filled)
+
+
+def test_splits_by_another_name(tmp_path):
+    root = tmp_path / "set"
+    write(root, "{split}/rgb/{frame}.jpg", "{split}/seg/{frame}.png", splits=("training", "validation"))
+    described, _, _ = load(root, tmp_path)
+    assert described.splits == {"train": "training", "val": "validation"}
+    assert len(pairs(described, root)) == 12
+
+
+def test_without_splits(tmp_path):
+    root = tmp_path / "set"
+    write(root, "images/{frame}.jpg", "masks/{frame}.png", splits=("train",))
+    described, _, _ = load(root, tmp_path)
+    assert len(pairs(described, root, ("train",))) == 6
+
+
+def test_several_kinds_of_label(tmp_path):
+    """Of ids, colours and instances beside each other, the ids are taken."""
+    root = tmp_path / "set"
+    write(
+        root,
+        "leftImg8bit/{split}/{place}/{frame}_leftImg8bit.png",
+        "gtFine/{split}/{place}/{frame}_gtFine_labelIds.png",
+        values=[7, 21, 26],
+    )
+    for path in sorted(root.rglob("*_labelIds.png")):
+        with Image.open(path) as ids:
+            ids.save(str(path).replace("labelIds", "instanceIds"))
+            ids.convert("RGB").save(str(path).replace("labelIds", "color"))
+    described, notes, text = load(root, tmp_path)
+    assert set(pairs(described, root).values()) == {path.relative_to(root).as_posix() for path in root.rglob("*_labelIds.png")}
+    assert 'classes = "cityscapes19"' in text and "label ids of Cityscapes" in notes[0]
+
+
+def test_ids_become_classes_to_name(tmp_path):
+    root = tmp_path / "set"
+    write(root, "images/{split}/{frame}.jpg", "masks/{split}/{frame}.png", values=[3, 9, 255])
+    described, _, text = load(root, tmp_path)
+    assert described.table().names == ["class_3", "class_9"] and described.ids == {"3": "class_3", "9": "class_9"}
+    assert described.void == [255] and "% of pixels" in text
+
+
+def test_train_ids_of_cityscapes(tmp_path):
+    root = tmp_path / "set"
+    write(root, "images/{split}/{frame}.jpg", "masks/{split}/{frame}.png", values=[*range(19), 255], count=12)
+    described, notes, _ = load(root, tmp_path)
+    assert described.layout[0].encoding == "train_ids" and described.classes == "cityscapes19" and "if not" in notes[0]
+
+
+@pytest.mark.parametrize(("table", "names"), [("cityscapes19", ["road", "sky", "car"]), ("camvid11", ["road", "tree", "car"])])
+def test_colours_of_a_known_table(tmp_path, table, names):
+    root = tmp_path / "set"
+    colors = descriptors.class_table(table).colors
+    for index in range(6):
+        tiny.save(photo(index), root / f"images/train/{index}.jpg")
+        tiny.save(
+            np.array([colors[name] for name in names], np.uint8)[label(index, [0, 1, 2])], root / f"masks/train/{index}.png"
+        )
+    described, _, _ = load(root, tmp_path)
+    assert described.classes == table and len(pairs(described, root, ("train",))) == 6
+
+
+def test_colours_of_no_known_table(tmp_path):
+    root = tmp_path / "set"
+    for index in range(6):
+        tiny.save(photo(index), root / f"images/train/{index}.jpg")
+        tiny.save(np.array([[1, 2, 3], [200, 0, 7]], np.uint8)[label(index, [0, 1])], root / f"masks/train/{index}.png")
+    described, _, _ = load(root, tmp_path)
+    assert described.table().colors == {"colour_010203": [1, 2, 3], "colour_c80007": [200, 0, 7]}
+    assert len(pairs(described, root, ("train",))) == 6
+
+
+def test_images_alone(tmp_path):
+    root = tmp_path / "set"
+    for index in range(4):
+        tiny.save(photo(index), root / f"{index}.jpg")
+    described, notes, _ = load(root, tmp_path)
+    assert len(list_items(described, root, "train").items) == 4 and "without labels" in notes[0]
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "my set", "{split}/{frame}.jpg", "{split}_gt/{frame}.png")
+    before = tiny.files(tmp_path / "my set")
+    assert tiny.run_main(monkeypatch, "init-dataset", "my set") == 0
+    assert "sda doctor 'my set.toml' --root 'my set'" in capsys.readouterr().out
+    assert tiny.files(tmp_path / "my set") == before
+    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
+    assert tiny.run_main(monkeypatch, "doctor", "my set.toml", "--root", "my set", "--processes", 1) == 0
+    assert tiny.run_main(monkeypatch, "init-dataset", "my set") == 2
+    assert "my set.toml: exists; nothing is overwritten" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert tiny.run_main(monkeypatch, "init-dataset", "empty", "--out", "-") == 2
+    assert "holds no image" in capsys.readouterr().err

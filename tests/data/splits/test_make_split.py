@@ -1,0 +1,101 @@
+"""The lists that `sda split` writes, by what was wished for."""
+
+import pickle
+
+import pytest
+import tiny
+
+from sda.data.descriptor import load
+from sda.data.inspect.doctor import examine
+from sda.data.listing import list_items
+from sda.data.splits.make import Wish, make_split
+from sda.data.splits.rules import rank
+from sda.errors import SdaError
+
+
+@pytest.fixture
+def world(tmp_path):
+    return tiny.write_world(tmp_path / "world")
+
+
+@pytest.fixture
+def choose(world):
+    """`choose(wish's fields)` → keys."""
+
+    def choose(**wish):
+        choice = make_split(load(str(world.field)), world.root / "field", Wish(**wish), lambda done, total: None)
+        return [item.key for item in choice.items]
+
+    return choose
+
+
+@pytest.fixture
+def keys(world):
+    return [item.key for item in list_items(load(str(world.field)), world.root / "field", "train").items]
+
+
+def test_random_is_the_rank(choose, keys):
+    assert choose(labels=3) == choose(labels=3, by="random", seed=0) == rank(keys, 0)[:3]
+    assert choose(labels=3, seed=5) == rank(keys, 5)[:3]
+
+
+def test_held_out_groups_take_their_unlabelled_images_with_them(world, choose, keys):
+    unlabelled = next(key for key in keys if "/south/" in key)
+    (world.root / "field" / unlabelled.replace("pictures", "labels").replace(".jpg", ".png")).unlink()
+    for seed in range(4):
+        held = choose(hold_out=0.5, by="place", seed=seed)
+        place = held[0].split("/")[2]
+        assert held == [key for key in keys if key.split("/")[2] == place], "every image of the place, labelled or not"
+    assert unlabelled not in choose(hold_out=0.9), "alone, an image without a label is of no use"
+
+
+def test_order_of_indices(choose, keys, tmp_path):
+    (tmp_path / "split.pkl").write_bytes(pickle.dumps([3, 0, 5]))
+    given = str(tmp_path / "split.pkl")
+    assert choose(given=given) == [keys[3], keys[0], keys[5]]
+    shuffled = rank(keys, 9)
+    (tmp_path / "all.txt").write_text("".join(f"{key.split('/')[-1][:-4]}\n" for key in shuffled))
+    assert choose(given=given, order=str(tmp_path / "all.txt")) == [shuffled[3], shuffled[0], shuffled[5]]
+    assert choose(given=given, order="walk", labels=2) == choose(given=given, order="walk")[:2]
+
+
+def test_bad_pairs_are_passed_over_by_rules_but_not_by_lists(world, choose, keys, tmp_path):
+    bad = rank(keys, 0)[1]
+    label = world.root / "field" / bad.replace("pictures", "labels").replace(".jpg", ".png")
+    label.write_bytes(label.read_bytes()[:50])
+    examine("field", load(str(world.field)), world.root / "field", processes=1)
+    assert choose(labels=3) == [key for key in rank(keys, 0) if key != bad][:3]
+    (tmp_path / "mine.txt").write_text(f"{bad}\n")
+    assert choose(given=str(tmp_path / "mine.txt")) == [bad]
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({}, "say what to list"),
+        ({"labels": 3, "hold_out": 0.5}, "say what to list"),
+        ({"labels": 9}, "--labels 9: Field has labels for 8 training images"),
+        ({"labels": 9, "by": "place"}, "has labels for 8"),
+        ({"given": "two.txt", "labels": 3}, "--labels 3: .*two.txt names 2 training images"),
+        ({"given": "two.txt", "by": "place"}, "two.txt has an order of its own: leave --by and --seed out"),
+        ({"given": "two.txt", "seed": 0}, "has an order of its own"),
+        ({"given": "two.txt", "order": "walk"}, "--order and --entry are for pickled indices"),
+        ({"labels": 2, "entry": "a"}, "--order and --entry are for pickled indices"),
+        ({"hold_out": 0.5, "by": "balanced"}, "--hold-out knows no --by balanced"),
+        ({"labels": 2, "by": "town"}, "has no word {town} to group by"),
+        ({"given": "split.pkl", "order": "walks"}, "walks: the split list cannot be read"),
+    ],
+)
+def test_mistakes(choose, keys, tmp_path, monkeypatch, wish, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two.txt").write_text("\n".join(keys[:2]))
+    (tmp_path / "split.pkl").write_bytes(pickle.dumps([1]))
+    with pytest.raises(SdaError, match=says):
+        choose(**wish)
+
+
+def test_no_labels_at_all(world, choose):
+    for path in (world.root / "field/labels").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(SdaError, match="no training image in .* has a label file"):
+        choose(labels=1)

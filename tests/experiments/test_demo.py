@@ -1,0 +1,63 @@
+"""The demo end to end, on a few pictures and two steps."""
+
+import json
+
+import pytest
+import tiny
+from PIL import Image
+
+from sda import streets
+from sda.experiments import demo
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    write, load = streets.write, demo.recipes.load
+    counts = {"game": 4, "camera_train": 10, "camera_val": 6, "processes": 1}
+    monkeypatch.setattr(streets, "write", lambda root, progress: write(root, progress=progress, **counts))
+    monkeypatch.setattr(demo.recipes, "load", lambda name, changes: load(name, {**changes, "steps": 2}))
+    return tmp_path
+
+
+def test_demo(small, monkeypatch, capsys):
+    for _ in range(2):  # again: nothing of the first is lost
+        assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert "traffic light" in shown and "mIoU" in shown and "whole-96x192-native" in shown
+    summary = json.loads((small / "runs/demo/summary.json").read_text())
+    assert set(summary["runs"]) == {"streets-target-only", "streets-source-only", "streets-ssda"}
+    for name, run in summary["runs"].items():
+        assert len(run["iou"]) == 19 and run["steps"] == 2 and run["seed"] == 0 and run["seconds"] > 0
+        present = [value for value in run["iou"].values() if value is not None]
+        assert run["miou"] == pytest.approx(sum(present) / len(present))
+        assert (small / f"runs/demo/{name}-seed0/result.json").exists() and (small / f"runs/demo/{name}-seed0-2").exists()
+    assert summary["protocol"]["name"] == "whole-96x192-native"
+    with Image.open(small / "runs/demo/demo.png") as picture:
+        assert picture.width > 5 * 300 and picture.height > 6 * 150
+
+
+def test_demo_recipes_are_compared_fairly():
+    """The same number of steps, the same network, the same labels and images for all three."""
+    loaded = [demo.recipes.load(name) for name in demo.RECIPES]
+    shared = ("steps", "network", "backbone", "size", "learning_rate", "optimizer", "batch_source", "batch_labelled", "target")
+    assert len({tuple(str(getattr(recipe, key)) for key in shared) for recipe in loaded}) == 1
+    target_only, source_only, ssda = loaded
+    assert target_only.labels == ssda.labels and source_only.source == ssda.source
+    assert [recipe.setting for recipe in loaded] == ["target-only", "source-only", "semi-supervised DA"]
+
+
+@pytest.mark.slow
+def test_demo_side_by_side_equals_one_after_the_other(monkeypatch, tmp_path):
+    """Two processes with a thread each give what one process gives."""
+    monkeypatch.chdir(tmp_path)
+    load = demo.recipes.load
+    monkeypatch.setattr(demo.recipes, "load", lambda name, changes: load(name, {**changes, "steps": 3}))
+    scores = []
+    for cores in (2, 1):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert tiny.run_main(monkeypatch, "demo", "--device", "cpu", "--out", f"demo{cores}") == 0
+        summary = json.loads((tmp_path / f"demo{cores}/summary.json").read_text())
+        scores.append({name: run["iou"] for name, run in summary["runs"].items()})
+    assert scores[0] == scores[1]

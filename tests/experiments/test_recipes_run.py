@@ -1,0 +1,105 @@
+"""Every recipe that ships, with every variant: its network at true size, and two real steps on tiny images in real layouts."""
+
+import re
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from sda.methods.build import METHODS
+
+from sda import recipe, shelf, streets
+from sda.data import descriptor as descriptors
+from sda.data.assemble import training_classes
+from sda.experiments import run as experiment
+from sda.models.build import build_network
+from sda.system.progress import Bars
+
+RECIPES = shelf.names("recipes")
+VARIANTS = [(name, {}) for name in RECIPES]
+VARIANTS += [
+    (name, {field: value})
+    for name in RECIPES
+    for field, value, _ in recipe.variants(shelf.parse(shelf.find("recipes", name)), shelf.find("recipes", name))
+]
+
+
+def label(variant):
+    name, changes = variant
+    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_network_at_true_size(variant):
+    """Built as the recipe says, and run on a batch of its crops, without memory or time: on the meta device."""
+    name, changes = variant
+    loaded = recipe.load(name, {**changes, "precision": "float32"})  # autocast knows no meta device
+    _, table = training_classes(loaded)
+    with torch.device("meta"):
+        network = build_network(loaded, len(table.names), "torchvision")
+        logits, features = network(torch.empty(2, 3, *loaded.crop_size))
+    height, width = loaded.crop_size
+    assert logits.shape == (2, len(table.names), -(-height // network.stride), -(-width // network.stride))
+    assert features.shape[1] == network.feature_channels
+
+
+def write_dataset(name, root):
+    """A few tiny images in the first layout that holds each split, with every id that the descriptor knows in the labels."""
+    described = descriptors.load(name)
+    values = sorted(descriptors.label_values(described, "ids"))
+    for split, count in (("train", 8), ("val", 2)):
+        layout = next(
+            one for one in described.layout if one.split in (None, split) and (one.by_split or one.split or split == "train")
+        )
+        words = {"split": described.splits.get(split, split)}
+        names = []
+        for index in range(count):
+            filled = {**words, **{word: f"{word}{index}" for word in re.findall(r"{(\w+)}", layout.images) if word != "split"}}
+            random = np.random.default_rng([*name.encode(), index, count])
+            image = random.integers(0, 255, (64, 96, 3), dtype=np.uint8)
+            ids = np.array(values, np.uint8)[random.integers(len(values), size=(16, 24))].repeat(4, 0).repeat(4, 1)
+            for pattern, array in ((layout.images, image), (layout.labels, ids)):
+                path = root / pattern.format(**filled)
+                tiny.save(array, path)
+            names.append((root / layout.images.format(**filled)).stem)
+        if layout.list:
+            listed = root / layout.list.format(**words)
+            listed.parent.mkdir(parents=True, exist_ok=True)
+            listed.write_text("".join(f"{name}\n" for name in names))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder with every dataset that the recipes name."""
+    write = streets.write
+    counts = {"game": 4, "camera_train": 8, "camera_val": 2, "processes": 1}
+    monkeypatch.setattr(streets, "write", lambda root, progress: write(root, progress=progress, **counts))
+
+    def prepare(loaded):
+        for name in filter(None, (loaded.source, loaded.target)):
+            if not descriptors.load(name).generated:
+                write_dataset(name, tmp_path / name)
+        return tmp_path
+
+    return prepare
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+def test_two_steps(variant, root, tmp_path):
+    """The recipe's own streams, network and method, on tiny crops; its weights are random, and everything starts at once."""
+    name, changes = variant
+    data = root(recipe.load(name, changes))
+    small = {
+        "root": str(data), "steps": 2, "workers": 0, "weights": "none", "crop": [48, 64], "eval_every": 0,
+        "batch_source": 2, "batch_labelled": 2, "batch_unlabelled": 2, "bank_start": 0, "unlabelled_start": 1,
+        "bank_confidence": 0.0, "contrast_pixels": 16,
+    }  # fmt: skip
+    loaded = recipe.load(name, changes)
+    small["protocol"] = "whole"  # at the size below, not at that of the paper
+    small |= {key: [64, 96] for key in ("size", "source_size") if getattr(loaded, key) not in (None, "native")}
+    if loaded.labels not in (0, "all"):
+        small["labels"] = 2
+    tried = recipe.load(name, {**changes, **small}).with_absolute_paths()
+    result = experiment.run(tried, name, tmp_path / "run", torch.device("cpu"), Bars())
+    assert result["steps"] == 2 and 0 <= result["miou"] <= 100
+    assert tried.setting == loaded.setting and tried.method in METHODS

@@ -1,0 +1,271 @@
+"""The losses against slow loops in float64, straight from the equations, and against hand-computed numbers."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sda.methods.parts.losses import class_weights, contrast, cross_entropy, entropy, mean_one, ramp
+
+IGNORE = 255
+many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 2**31)
+
+
+def random_maps(seed, batch=2, classes=4, height=3, width=5, ignored=0.3):
+    """Logits, labels with some ignored, pixel weights, class weights."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(batch, classes, height, width, dtype=torch.float64, generator=draw)
+    labels = torch.randint(classes, (batch, height, width), generator=draw)
+    labels[torch.rand(labels.shape, generator=draw) < ignored] = IGNORE
+    weights = torch.rand(labels.shape, dtype=torch.float64, generator=draw)
+    return logits.requires_grad_(), labels, weights, 0.5 + torch.rand(classes, dtype=torch.float64, generator=draw)
+
+
+def pixels(labels):
+    return [(b, i, j) for b in range(labels.shape[0]) for i in range(labels.shape[1]) for j in range(labels.shape[2])]
+
+
+def slow_cross_entropy(logits, labels, alpha, weights):
+    """(1/V) Σ over the V valid pixels of α_y w (log Σ_c exp(x_c) - x_y)."""
+    valid = [at for at in pixels(labels) if labels[at] != IGNORE]
+    total = 0.0
+    for b, i, j in valid:
+        x, y = logits[b, :, i, j], labels[b, i, j]
+        total = total + alpha[y] * weights[b, i, j] * (x.exp().sum().log() - x[y])
+    return total / len(valid)
+
+
+maps = st.fixed_dictionaries(
+    {
+        "seed": seeds, "batch": st.integers(1, 3), "classes": st.integers(2, 6), "height": st.integers(1, 3),
+        "width": st.integers(1, 4), "ignored": st.floats(0, 0.9),
+    }
+)  # fmt: skip
+
+
+@many
+@given(maps, st.booleans())
+def test_cross_entropy_is_the_loop(case, weighted):
+    """Value and gradient."""
+    logits, labels, weights, alpha = random_maps(**case)
+    labels[0, 0, 0] = 0  # without a valid pixel: see below
+    expected = slow_cross_entropy(logits, labels, alpha, weights if weighted else torch.ones_like(weights))
+    actual = cross_entropy(logits, labels, alpha, weights if weighted else None)
+    torch.testing.assert_close(actual, expected)
+    (expected_grad,), (grad,) = torch.autograd.grad(expected, logits), torch.autograd.grad(actual, logits)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_cross_entropy_by_hand():
+    """Two valid pixels with even odds of two classes, log 2 each, α = (1, 3), pixel weights 1/2 and 1; one ignored."""
+    logits = torch.zeros(1, 2, 1, 3)
+    labels = torch.tensor([[[0, 1, IGNORE]]])
+    loss = cross_entropy(logits, labels, torch.tensor([1.0, 3.0]), torch.tensor([[[0.5, 1.0, 9.0]]]))
+    assert loss.item() == pytest.approx((0.5 * 1 + 1 * 3) * math.log(2) / 2)
+
+
+def test_cross_entropy_ignored_pixels_get_exactly_no_gradient():
+    logits, labels, weights, alpha = random_maps(1)
+    cross_entropy(logits, labels, alpha, weights).backward()
+    zero = (logits.grad == 0).all(dim=1)
+    assert torch.equal(zero, labels == IGNORE)
+
+
+def test_cross_entropy_without_valid_pixels():
+    logits, labels, weights, alpha = random_maps(2)
+    loss = cross_entropy(logits, torch.full_like(labels, IGNORE), alpha, weights)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_cross_entropy_of_extreme_logits():
+    logits = torch.tensor([1e4, -1e4]).view(1, 2, 1, 1).requires_grad_()
+    loss = cross_entropy(logits, torch.ones(1, 1, 1, dtype=torch.int64), torch.ones(2))
+    loss.backward()
+    assert loss.item() == 2e4
+    assert logits.grad.flatten().tolist() == [1, -1]
+
+
+def slow_entropy(logits, valid):
+    """(1/V) Σ over the V valid pixels of -Σ_c p_c log2 p_c / log2 C."""
+    total, classes = 0.0, logits.shape[1]
+    for b, i, j in pixels(valid):
+        if valid[b, i, j]:
+            odds = logits[b, :, i, j].exp()
+            p = odds / odds.sum()
+            total = total - (p * p.log2()).sum() / math.log2(classes)
+    return total / valid.sum()
+
+
+@many
+@given(maps)
+def test_entropy_is_the_loop(case):
+    """Value and gradient; none where a pixel is ignored."""
+    logits, labels, _, _ = random_maps(**case)
+    labels[0, 0, 0] = 0
+    valid = labels != IGNORE
+    expected, actual = slow_entropy(logits, valid), entropy(logits, valid)
+    torch.testing.assert_close(actual, expected)
+    (expected_grad,), (grad,) = torch.autograd.grad(expected, logits), torch.autograd.grad(actual, logits)
+    torch.testing.assert_close(grad, expected_grad, atol=1e-9, rtol=1e-6)
+    assert (grad.abs().sum(dim=1)[~valid] == 0).all()
+
+
+@pytest.mark.parametrize("classes", [2, 19])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_entropy_range(classes, batch):
+    """1 for uniform predictions, 0 for certain ones, 1/2 when half the pixels are each, whatever C and the batch."""
+    logits = torch.zeros(batch, classes, 2, 2)
+    valid = torch.ones(batch, 2, 2, dtype=torch.bool)
+    assert entropy(logits, valid).item() == pytest.approx(1)
+    logits[:, 0, 0] = 1e4
+    assert entropy(logits, valid).item() == pytest.approx(0.5)
+    logits[:, 1, 1] = 1e4
+    assert entropy(logits, valid).item() == 0
+    assert entropy(logits, ~valid).item() == 0
+
+
+@many
+@given(seeds, st.integers(2, 20), st.floats(0.01, 100))
+def test_entropy_stays_in_range(seed, classes, scale):
+    logits = scale * torch.randn(2, classes, 2, 2, generator=torch.Generator().manual_seed(seed))
+    assert 0 <= entropy(logits, torch.ones(2, 2, 2, dtype=torch.bool)).item() <= 1 + 1e-6
+
+
+def pairwise_contrast(p, s_p, valid_p, z, s_z, valid_z):
+    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)), w = N s / Σ s. Classes without pairs add nothing."""
+    total = torch.zeros((), dtype=p.dtype)
+    for c in range(len(p)):
+        ps, zs = p[c][valid_p[c]], z[c][valid_z[c]]
+        if len(ps) == 0 or len(zs) == 0:
+            continue
+        w_p = len(ps) * s_p[c][valid_p[c]] / s_p[c][valid_p[c]].sum()
+        w_z = len(zs) * s_z[c][valid_z[c]] / s_z[c][valid_z[c]].sum()
+        pairs = [
+            w_p[i] * w_z[j] * (1 - ps[i].dot(zs[j]) / (ps[i].norm() * zs[j].norm()))
+            for i in range(len(ps))
+            for j in range(len(zs))
+        ]
+        total = total + sum(pairs) / len(pairs)
+    return total / len(p)
+
+
+def random_rows(draw, counts, width, channels):
+    """Rows by class: features, scores in (0, 1), and which are real: `counts` per class, anywhere; padding is large."""
+    valid = torch.zeros(len(counts), width, dtype=torch.bool)
+    for c, count in enumerate(counts):
+        valid[c, torch.randperm(width, generator=draw)[: min(count, width)]] = True
+    features = torch.randn(len(counts), width, channels, dtype=torch.float64, generator=draw)
+    features[~valid] *= 1e3
+    scores = torch.randn(len(counts), width, dtype=torch.float64, generator=draw).sigmoid()
+    return features.requires_grad_(), scores.requires_grad_(), valid
+
+
+counts_lists = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=4)
+
+
+@many
+@given(seeds, counts_lists, st.integers(2, 5))
+def test_contrast_is_the_pairwise_definition(seed, counts, channels):
+    """Value, and gradient with respect to p, z and the scores that make the weights, for any counts per class."""
+    draw = torch.Generator().manual_seed(seed)
+    p, s_p, valid_p = random_rows(draw, [n for n, _ in counts], 6, channels)
+    z, s_z, valid_z = random_rows(draw, [m for _, m in counts], 7, channels)
+    expected = pairwise_contrast(p, s_p, valid_p, z, s_z, valid_z)
+    actual = contrast(p, mean_one(s_p, valid_p), z, mean_one(s_z, valid_z))
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    inputs = (p, z, s_p, s_z)
+    if not expected.requires_grad:  # no class has pairs
+        assert all((g == 0).all() for g in torch.autograd.grad(actual, inputs))
+        return
+    for grad, reference in zip(torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(grad, reference, rtol=1e-8, atol=1e-12)
+
+
+def test_contrast_gradcheck():
+    draw = torch.Generator().manual_seed(0)
+    p, s_p, valid_p = random_rows(draw, [3, 1, 0], 4, 3)
+    z, s_z, valid_z = random_rows(draw, [2, 5, 2], 5, 3)
+
+    def function(p, s_p, z, s_z):
+        return contrast(p, mean_one(s_p, valid_p), z, mean_one(s_z, valid_z))
+
+    assert torch.autograd.gradcheck(function, (p, s_p, z, s_z))
+
+
+def test_contrast_by_hand():
+    """Class 0: p along x (weight 3/2) and along y (1/2), z along x: (3/2·0 + 1/2·1)/2 = 1/4. Class 1 has no bank: 0."""
+    p = torch.tensor([[[5.0, 0.0], [0.0, 0.1]], [[1.0, 0.0], [1.0, 0.0]]])
+    z = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]])
+    loss = contrast(p, torch.tensor([[1.5, 0.5], [1.0, 1.0]]), z, torch.tensor([[1.0], [0.0]]))
+    assert loss.item() == pytest.approx(0.25 / 2)
+
+
+def test_contrast_range():
+    """0 for equal directions, 2 for opposite ones, 1 for right angles; the lengths do not matter."""
+    x, y, one = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]), torch.ones(1, 1)
+    assert contrast(3 * x, one, 0.2 * x, one).item() == pytest.approx(0)
+    assert contrast(3 * x, one, -x, one).item() == pytest.approx(2)
+    assert contrast(x, one, 7 * y, one).item() == pytest.approx(1)
+
+
+def test_mean_one_by_hand():
+    """Scores .2 and .6 of two valid entries: 2·.2/.8 and 2·.6/.8; a single one weighs 1, padding and empty rows 0."""
+    scores = torch.tensor([[0.2, 0.9, 0.6], [0.3, 0.1, 0.1], [0.5, 0.5, 0.5]])
+    valid = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    torch.testing.assert_close(mean_one(scores, valid), torch.tensor([[0.5, 0, 1.5], [0, 1, 0], [0, 0, 0]]))
+
+
+def test_mean_one_gradient_by_hand():
+    """w_1 = 2 s_1/(s_1 + s_2) has dw_1/ds_1 = 2 s_2/(s_1 + s_2)² and dw_1/ds_2 = -2 s_1/(s_1 + s_2)²."""
+    scores = torch.tensor([[0.2, 0.6, 0.9]], requires_grad=True)
+    weights = mean_one(scores, torch.tensor([[True, True, False]]))
+    (grad,) = torch.autograd.grad(weights[0, 0], scores)
+    torch.testing.assert_close(grad, torch.tensor([[2 * 0.6 / 0.64, -2 * 0.2 / 0.64, 0]]))
+
+
+@many
+@given(seeds, st.integers(1, 300), st.floats(-8, 8))
+def test_mean_one_has_mean_one(seed, count, shift):
+    draw = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(3, count, generator=draw) + shift).sigmoid()
+    valid = torch.rand(3, count, generator=draw) < 0.5
+    weights = mean_one(scores, valid)
+    assert (weights >= 0).all()
+    assert (weights[~valid] == 0).all()
+    torch.testing.assert_close(weights.sum(dim=1), valid.sum(dim=1).float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("score", [1e-7, 1e-12, 1e-30])
+def test_mean_one_of_tiny_scores(score):
+    valid = torch.tensor([[True, True, False]])
+    torch.testing.assert_close(mean_one(torch.full((1, 3), score), valid), torch.tensor([[1.0, 1.0, 0.0]]))
+
+
+def test_class_weights_by_hand():
+    """Odd: the median of 1, 4, 16 is 4. Even: that of 1, 3, 5, 27 is 4. An absent class is no part of it and weighs 1."""
+    close = torch.testing.assert_close
+    close(class_weights(torch.tensor([4.0, 1.0, 16.0])), torch.tensor([1, 2, 0.5]))
+    close(class_weights(torch.tensor([4.0, 0.0, 1.0, 0.0, 16.0, 0.0, 0.0])), torch.tensor([1, 1, 2, 1, 0.5, 1, 1]))
+    expected = [2, (4 / 3) ** 0.5, (4 / 5) ** 0.5, (4 / 27) ** 0.5]
+    close(class_weights(torch.tensor([1.0, 3.0, 5.0, 27.0])), torch.tensor(expected))
+    close(class_weights(torch.tensor([1.0, 3.0, 0.0, 5.0, 27.0])), torch.tensor([*expected[:2], 1, *expected[2:]]))
+    close(class_weights(torch.zeros(3)), torch.ones(3))
+    close(class_weights(torch.tensor([0.0, 7.0])), torch.ones(2))
+
+
+def test_class_weights_of_shares_and_counts_agree():
+    counts = torch.tensor([3e6, 12.0, 0.0, 4e3, 1.0])
+    torch.testing.assert_close(class_weights(counts), class_weights(counts / counts.sum()))
+
+
+def test_ramp_by_hand():
+    assert ramp(0, 2000) == pytest.approx(math.exp(-5))
+    assert ramp(500, 2000) == pytest.approx(math.exp(-5 * 0.5625))
+    assert ramp(1000, 2000) == pytest.approx(math.exp(-1.25))
+    assert ramp(2000, 2000) == ramp(150_000, 2000) == 1
+    assert ramp(0, 0) == 1  # no ramp

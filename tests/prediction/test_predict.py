@@ -1,0 +1,528 @@
+"""sda predict: what is written is what the network says, and nothing else is touched."""
+
+import errno
+import importlib.util
+import json
+import os
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from sda.data import descriptor as descriptors
+from sda.data.files import LabelCodec
+from sda.pictures import colorize
+from sda.prediction import run as predict
+from sda.runs import trained
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    """A run in three classes whose label files have ids of their own: 7, 8 and 9; 10 is a class that has none."""
+    toy = world.toy.read_text()
+    out = tmp_path_factory.mktemp("runs") / "a"
+    flags = ["--source", "", "--target", world.toy, "--labels", 3, "--learning-rate", 0.01, "--steps", 2]
+    with pytest.MonkeyPatch.context() as patch:
+        assert tiny.run_main(patch, "train", world.recipe, *flags, "--out", out, "--device", "cpu") == 0
+    assert 'ids = {7 = "street", 8 = "house", 9 = "man", 10 = "cloud"}' in toy
+    return out
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """Cityscapes in small: 2 images to train on and 11 to score on, two of them of other sizes; all of noise."""
+    root = tmp_path_factory.mktemp("data") / "cityscapes"
+    ids = [int(value) for value in descriptors.load("cityscapes").ids] + [0, 4]
+    for index in range(13):
+        random = np.random.default_rng(index)
+        split, shape = ("train", (48, 96)) if index < 2 else ("val", {5: (40, 80), 6: (44, 86)}.get(index, (96, 192)))
+        place = f"{split}/aachen/aachen_{index:06d}_000019"
+        coarse = random.integers(0, len(ids), (4, 6))
+        label = np.array(ids, np.uint8)[coarse].repeat(shape[0] // 4, axis=0).repeat(shape[1] // 6 + 1, axis=1)[:, : shape[1]]
+        image = random.integers(0, 256, (4, 6, 3)).repeat(shape[0] // 4, axis=0).repeat(shape[1] // 6 + 1, axis=1)[:, : shape[1]]
+        tiny.save(
+            (image // 2 + random.integers(0, 128, image.shape)).astype(np.uint8), root / f"leftImg8bit/{place}_leftImg8bit.png"
+        )
+        tiny.save(label, root / f"gtFine/{place}_gtFine_labelIds.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def city(world, town, tmp_path_factory):
+    """A run in the classes of Cityscapes, fresh: its network says a bit of everything."""
+    out = tmp_path_factory.mktemp("runs") / "city"
+    flags = ["--source", "", "--target", "cityscapes", "--labels", 2, "--size", "[48, 96]", "--steps", 1, "--learning-rate", 1e-5]
+    with pytest.MonkeyPatch.context() as patch:
+        assert tiny.run_main(patch, "train", world.recipe, "--root", town.parent, *flags, "--out", out, "--device", "cpu") == 0
+    return out
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Good images of many kinds, in folders; a text file; nothing else."""
+    folder = tmp_path / "photos"
+    picture = tiny.draw(1, [0, 0, 0], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])[0]
+    tiny.save(picture, folder / "a.png")
+    tiny.save(picture.repeat(3, axis=0).repeat(3, axis=1), folder / "b/large.JPG")
+    tiny.save(picture[..., 0], folder / "b/grey.png")
+    tiny.save(picture[:33, :37], folder / "b/c/odd size.webp")
+    turned = Image.fromarray(picture)
+    turned.getexif()[0x0112] = 6  # its top is at the right
+    turned.save(folder / "turned.jpg", exif=turned.getexif())
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def spoil(path, left=0.5):
+    path.write_bytes(path.read_bytes()[: round(left * path.stat().st_size)])
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+# What is in the files
+
+
+@pytest.mark.parametrize("size", ["eval", "fit"])
+def test_cityscapesscripts_give_the_iou_of_eval(sda, city, town, tmp_path, monkeypatch, size):
+    evaluation = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    mine = shutil.copytree(city, tmp_path / "city")
+    status, shown = sda("eval", mine, "--json", "--device", "cpu")
+    assert status == 0, shown.err
+    (score,) = json.loads(shown.out)
+    images = town / "leftImg8bit/val"
+    status, shown = sda(
+        "predict", city, images, "--as", "cityscapes", "--size", size, "--out", tmp_path / "out", "--device", "cpu"
+    )
+    assert status == 0, shown.err
+    assert sorted(tiny.files(tmp_path / "out/cityscapes")) == sorted(tiny.files(images))  # the same tree and names
+    truth = sorted(map(str, (town / "gtFine/val").rglob("*_labelIds.png")))
+    monkeypatch.setenv("CITYSCAPES_RESULTS", str(tmp_path / "out/cityscapes"))
+    for name, value in {"evalInstLevelScore": False, "JSONOutput": False, "quiet": True, "predictionPath": None}.items():
+        monkeypatch.setattr(evaluation.args, name, value)
+    monkeypatch.setattr(evaluation.args, "predictionWalk", None)
+    theirs = evaluation.evaluateImgLists(
+        [evaluation.getPrediction(evaluation.args, one) for one in truth], truth, evaluation.args
+    )
+    assert {name: value and value / 100 for name, value in score["iou"].items()} == {
+        name: pytest.approx(theirs["classScores"][name], abs=1e-12) for name in score["iou"]
+    }
+    assert score["miou"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-10)
+    assert sum(value > 0 for value in score["iou"].values()) > 5, "of too few classes to say anything"
+
+
+KINDS = ["overlay", "color", "ids", "train_ids", "confidence"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"size": "native"}, {"size": (32, 96), "scales": (0.5, 1.0), "flip": True}])
+def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, flags):
+    """Against Run.predict of one image at a time."""
+    given = []
+    if "size" in flags:
+        given += ["--size", flags["size"] if isinstance(flags["size"], str) else "32x96"]
+    if "scales" in flags:
+        given += ["--scales", "0.5,1", "--flip"]
+    before = tiny.files(photos)
+    out = tmp_path / "out"
+    status, shown = sda("predict", run, photos, "--as", ",".join(KINDS), *given, "--out", out, "--device", "cpu", "--json")
+    assert status == 0, shown.err
+    assert json.loads(shown.out) | {"images": 5, "videos": 0, "there": 0, "left_out": []} == json.loads(shown.out)
+    assert tiny.files(photos) == before
+    sizes = {"a": (48, 64), "turned": (64, 48), "b/large": (144, 192), "b/grey": (48, 64), "b/c/odd size": (33, 37)}
+    written = {f"{kind}/{name}{predict.KINDS[kind]}" for kind in KINDS for name in sizes}
+    assert {*tiny.files(out)} == written | {"classes.png"}
+    network = trained.load_run(run, "last", CPU)
+    colors = list(network.table.colors.values())
+    toy = descriptors.load(str(world.toy))
+    codec = LabelCodec(toy, "ids", np.arange(256, dtype=np.uint8))
+    for name, size in sizes.items():
+        (source,) = photos.glob(f"{name}.*")
+        expected = network.predict(source, **flags)
+        assert expected.labels.shape == size
+        assert np.array_equal(pixels(out / f"train_ids/{name}.png"), expected.labels)
+        assert np.array_equal(codec.read(out / f"ids/{name}.png"), expected.labels)
+        assert {*np.unique(pixels(out / f"ids/{name}.png"))} <= {7, 8, 9, 10}
+        assert np.abs(pixels(out / f"confidence/{name}.png") / 255 - expected.confidence).max() <= 0.5 / 255 + 1e-6
+        color = colorize(expected.labels, colors)
+        assert np.array_equal(pixels(out / f"color/{name}.png"), color)
+        for kind in ("ids", "train_ids"):  # a person sees the classes' colours
+            with Image.open(out / f"{kind}/{name}.png") as image:
+                assert image.mode == "P" and np.array_equal(image.convert("RGB"), color)
+        blend = (np.asarray(trained.as_picture(source)).astype(float) + color) / 2
+        assert np.abs(pixels(out / f"overlay/{name}.jpg") - blend).mean() < 8  # JPEG of noise
+
+
+def test_batches_do_not_matter(sda, run, photos, tmp_path):
+    for index in range(9):
+        shutil.copy(photos / "a.png", photos / f"{index}.png")
+        tiny.save(tiny.draw(index, [0, 0, 0], [(index, 0, 0), (0, 90, 9), (99, 0, 99)])[0], photos / f"{index}.png")
+    outputs = []
+    for batch in (1, 3, 16):
+        out = tmp_path / f"out{batch}"
+        status, shown = sda("predict", run, photos, "--as", "train_ids", "--batch", batch, "--out", out, "--device", "cpu")
+        assert status == 0, shown.err
+        outputs.append(tiny.files(out))
+    assert len(outputs[0]) == 15 and outputs[0] == outputs[1] == outputs[2]
+
+
+def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
+    """Is decided at fewer, and its labels are those of its neighbours."""
+    network = trained.load_run(run, "last", CPU)
+    whole = network.predict(photos / "b/large.JPG")
+    monkeypatch.setattr(trained, "VALUES", 4 * 48 * 64)
+    coarse = network.predict(photos / "b/large.JPG")
+    assert coarse.labels.shape == coarse.confidence.shape == whole.labels.shape
+    assert np.array_equal(coarse.labels, coarse.labels[::3, ::3].repeat(3, axis=0).repeat(3, axis=1))
+    assert (coarse.labels == whole.labels).mean() > 0.9
+
+
+def test_size(run):
+    network = trained.load_run(run, "last", CPU)
+    own = network.protocol()
+    assert own.input == (48, 64) and network.fit((10, 1000), "eval") == own
+    assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # of about that shape
+    assert network.fit((100, 200)).input == (48, 96) and network.fit((200, 100)).input == (96, 48)
+    assert network.fit((100, 1000)).window == (48, 64) and network.fit((3000, 4000)).window is None
+    assert network.fit((3000, 4000), "native").window == (48, 64)
+
+
+def test_ids_that_the_classes_lack(sda, run, city, photos, tmp_path):
+    status, shown = sda("predict", run, photos, "--as", "ids,cityscapes", "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 2 and "--as cityscapes: Cityscapes has no id for street, house, man, cloud" in shown.err
+    assert not (tmp_path / "out").exists()
+    status, shown = sda("predict", city, photos / "a.png", "--as", "ids", "--as", "cityscapes", "--out", tmp_path / "out")
+    assert status == 0, shown.err
+    found = pixels(tmp_path / "out/cityscapes/a.png")
+    assert {*np.unique(found)} <= {int(value) for value in descriptors.load("cityscapes").ids}
+    assert np.array_equal(found, pixels(tmp_path / "out/ids/a.png"))
+    with Image.open(tmp_path / "out/cityscapes/a.png") as image:
+        assert image.mode == "L"
+
+
+# What is read and where it goes
+
+
+def test_what_cannot_be_read_is_left_out_and_told(sda, run, photos, tmp_path):
+    shutil.copy(photos / "a.png", photos / "b/bad.png")
+    spoil(photos / "b/bad.png")
+    (photos / "b/text.jpg").write_text("hello")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 1 and shown.out == f"{tmp_path / 'out'}: 5 images, 3 left out\n"
+    faults = [line for line in shown.err.splitlines() if line.startswith("left out: ")]
+    assert [line.split(": ")[1] for line in faults] == [str(photos / name) for name in ("b/bad.png", "b/text.jpg", "gone.png")]
+    assert len(tiny.files(tmp_path / "out/overlay")) == 5 and "--bad-files" not in shown.err
+    status, shown = sda("predict", run, photos / "b/bad.png", "--out", tmp_path / "none", "--device", "cpu")
+    assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 left out\n"
+
+
+def test_nothing_to_read(sda, run, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for given, says in [
+        (tmp_path / "empty", "empty: holds no image and no video (.avi, .bmp"),
+        (photos / "b/d.png", "d.png: no such file or folder"),
+    ]:
+        status, shown = sda("predict", run, photos, given, "--out", tmp_path / "out", "--device", "cpu")
+        assert status == 2 and f"error: {given.parent}/{says}" in shown.err and shown.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--as", "colour"], "--as colour: expected some of overlay, color, ids"),
+        (["--size", "64"], "--size 64: expected fit, native, eval, or HEIGHTxWIDTH"),
+        (["--size", "8x64"], "of at least 32"),
+        (["--scales", "a"], "--scales a: expected numbers"),
+        (["--resume", "--overwrite"], "give one of them"),
+        (["--network", "teacher"], "there is no teacher in it"),
+    ],
+)
+def test_mistyped(sda, run, photos, tmp_path, flags, says):
+    status, shown = sda("predict", run, photos, *flags, "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 2 and says in shown.err and shown.out == "" and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(sda, run, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(trained.Run, "segment_all", lambda *_: pytest.fail("the network ran"))
+    (tmp_path / "file").write_text("mine")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    places = [tmp_path / "file", tmp_path / "file/below"] + ([] if os.access(closed, os.W_OK) else [closed, closed / "below"])
+    for place in places:  # root may write anywhere
+        status, shown = sda("predict", run, photos, "--out", place, "--device", "cpu")
+        assert status == 2 and shown.err.startswith(f"error: --out {place}: cannot be written to") and shown.err.count("\n") == 1
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(predict.tempfile, "TemporaryFile", read_only)
+    status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 2 and "cannot be written to (Read-only file system)" in shown.err
+
+
+def test_a_disk_that_fills_up(sda, run, photos, tmp_path, monkeypatch):
+    whole = predict.written_whole
+
+    def full(path, **_):
+        if path.name == "grey.jpg":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(path)
+
+    monkeypatch.setattr(predict, "written_whole", full)
+    out = tmp_path / "out"
+    status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--batch", 1)
+    assert status == 2 and f"error: {out / 'overlay/b/grey.jpg'}: cannot be written (No space left" in shown.err
+    monkeypatch.undo()
+    status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--resume")
+    assert status == 0 and len(tiny.files(out / "overlay")) == 5, shown.err
+    for file in (out / "overlay").rglob("*.jpg"):
+        pixels(file)
+
+
+def test_stopped_and_gone_on_with(sda, run, photos, tmp_path, monkeypatch):
+    segment, out = trained.Run.segment_all, tmp_path / "out"
+    for error, status, says in [
+        (KeyboardInterrupt(), 130, "stopped; to go on: the same command with --resume"),
+        (torch.OutOfMemoryError("full"), 2, "the memory of cpu is full; try, in this order: --batch 1"),
+    ]:
+
+        def stop(self, images, protocol, error=error):
+            if images[0].size == (37, 33):  # the second
+                raise error
+            return segment(self, images, protocol)
+
+        monkeypatch.setattr(trained.Run, "segment_all", stop)
+        found, shown = sda("predict", run, photos, "--batch", 1, "--out", out, "--device", "cpu", "--overwrite")
+        assert found == status and says in shown.err and len(tiny.files(out / "overlay")) == 1, shown.err
+    monkeypatch.undo()
+    status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--resume")
+    assert status == 0 and shown.out == f"{out}: 4 images, 1 were there already\n"
+
+
+def test_nothing_is_overwritten_untold(sda, run, photos, tmp_path):
+    out = tmp_path / "out"
+    (out / "overlay/b").mkdir(parents=True)
+    (out / "overlay/b/grey.jpg").write_text("precious")
+    (out / "classes.png").write_text("precious")
+    before = tiny.files(out)
+    flags = ["--as", "overlay,train_ids", "--out", out, "--device", "cpu"]
+    status, shown = sda("predict", run, photos, *flags)
+    assert status == 2 and tiny.files(out) == before
+    assert f"error: {out / 'overlay/b/grey.jpg'} exists (1 of 10 outputs do): --resume leaves" in shown.err
+    status, shown = sda("predict", run, photos, *flags, "--resume")
+    assert status == 0, shown.err
+    assert len(tiny.files(out)) == 11 and tiny.files(out) | before == tiny.files(out)
+    status, shown = sda("predict", run, photos, *flags, "--resume")
+    assert status == 0 and shown.out == f"{out}: 0 images, 5 were there already\n"
+    status, shown = sda("predict", run, photos, *flags, "--overwrite")
+    assert status == 0 and not {*tiny.files(out).values()} & {b"precious"}, shown.err
+
+
+def test_inputs_are_not_written_to(sda, run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "out/overlay")
+    (tmp_path / "out/overlay/turned.jpg").rename(tmp_path / "out/overlay/b/turned.jpg")
+    before = tiny.files(tmp_path)
+    status, shown = sda("predict", run, tmp_path / "out/overlay", "--out", tmp_path / "out", "--overwrite", "--device", "cpu")
+    assert status == 2 and "b/turned.jpg is an input, and would be written" in shown.err and tiny.files(tmp_path) == before
+
+
+def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
+    """Where they lie below the folder that is predicted, the next time."""
+    monkeypatch.chdir(photos)
+    for flags in ([], ["--overwrite"], ["--out", "mine"], ["--out", "mine", "--resume"]):
+        status, shown = sda("predict", run, ".", "--device", "cpu", *flags)
+        assert status == 0 and shown.out.count("5 ") == 1, shown.err
+    assert "12 files in folders that predictions go to are passed over" in shown.err
+    assert {path.name for path in photos.iterdir()} == {"a.png", "b", "turned.jpg", "notes.txt", "predictions", "mine"}
+    assert len(tiny.files(photos / "predictions/a/overlay")) == len(tiny.files(photos / "mine/overlay")) == 5
+
+
+def names(found, **flags):
+    tasks = predict.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
+    return {str(task.source): task.outputs for task in tasks}
+
+
+def test_equal_names_are_kept_apart():
+    outputs = names(["a/b.jpg", "a/b.png", "a/b.jpg.png", "a/c.png", "b.png"])
+    assert {source: str(paths["ids"]) for source, paths in outputs.items()} == {
+        "a/b.jpg": "out/ids/a/b.jpg.png",
+        "a/b.png": "out/ids/a/b.png.png",
+        "a/b.jpg.png": "out/ids/a/b.jpg.png.png",
+        "a/c.png": "out/ids/a/c.png",
+        "b.png": "out/ids/b.png",
+    }
+    stems = ["b", "b.jpg", "b.png", "b.jpg.png", "b.mp4", "v"]
+    everything = [f"{stem}{suffix}" for stem in stems for suffix in (".jpg", ".png", ".PNG", ".mp4", ".avi")]
+    outputs = names(everything, kinds=list(predict.KINDS))
+    files = [file for paths in outputs.values() for file in paths.values()]
+    assert len(files) == 6 * len(everything) == len({*files})
+
+
+def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+
+    def found(*inputs):
+        return [str(path) for path in predict.find([Path(one) for one in inputs], [])[0].values()]
+
+    everything = ["a.png", "b/c/odd size.webp", "b/grey.png", "b/large.JPG", "turned.jpg"]
+    assert found(".") == found(photos) == found(".", "b", "a.png", photos / "a.png") == everything
+    assert found("b") == ["c/odd size.webp", "grey.png", "large.JPG"]
+    assert found("b/grey.png", "b/large.JPG") == ["grey.png", "large.JPG"]
+    assert found("b/c", "b/grey.png") == ["c/odd size.webp", "grey.png"]
+
+
+# The work between
+
+
+def test_only_so_many_jobs_are_begun():
+    begun, most = [], 0
+    with predict.ThreadPoolExecutor(2) as pool:
+        jobs = (lambda index=index: begun.append(index) or index for index in range(50))
+        for done, index in enumerate(predict.ahead(pool, jobs, 4)):
+            assert index == done
+            most = max(most, len(begun) - done)
+    assert len(begun) == 50 and most <= 5
+
+
+def test_a_batch_holds_only_so_many_pixels():
+    sizes = [(10, 10), (10, 10), (10, 10), (30, 20), (10, 10), (5, 5)]
+    chunks = predict._chunks(((place, Image.new("RGB", size)) for place, size in enumerate(sizes)), 2, 500)
+    assert [[place for place, _ in chunk] for chunk in chunks] == [[0, 1], [2], [3], [4, 5]]
+
+
+# Videos
+
+
+def film(path, size, frames=7, rate=Fraction(30000, 1001), codec="libx264", starts=None, turn=0):
+    """A video of flat frames, each of another colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        if turn:
+            stream.set_display_rotation(turn)
+        if starts:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(frames):
+            picture = Image.new("RGB", size, (30 * index, 90, 200))
+            picture.paste((250, 250, 0), (0, 0, 8, 8))  # at the top left
+            frame = av.VideoFrame.from_image(picture)
+            if starts:
+                frame.pts, frame.time_base = starts[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def watch(path):
+    """Frames, frame rate, and when each is shown, in seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        assert stream.codec_context.name == "h264"
+        return [np.asarray(frame.to_image()) for frame in frames], stream.average_rate, [float(frame.time) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "codec", "rate"),
+    [
+        ("even.mp4", (64, 48), "libx264", Fraction(30000, 1001)),
+        ("odd.avi", (63, 47), "mpeg4", Fraction(25)),
+        ("web.webm", (64, 48), "libvpx-vp9", Fraction(24)),
+    ],
+)
+def test_videos(sda, run, tmp_path, name, size, codec, rate):
+    source = film(tmp_path / "films" / "x" / name, size, codec=codec, rate=rate)
+    out = tmp_path / "out"
+    flags = ["--as", "overlay,color,train_ids,confidence", "--batch", 2, "--out", out, "--device", "cpu"]
+    status, shown = sda("predict", run, tmp_path / "films", *flags)
+    assert status == 0 and shown.out == f"{out}: 1 videos (7 frames)\n", shown.err
+    numbered = {f"{kind}/x/{name}/{index:06d}.png" for kind in ("train_ids", "confidence") for index in range(7)}
+    moving = {f"{kind}/x/{Path(name).stem}.mp4" for kind in ("overlay", "color")}
+    assert {*tiny.files(out)} == numbered | moving | {"classes.png"}
+    network = trained.load_run(run, "last", CPU)
+    with av.open(str(source)) as container:
+        pictures = [np.asarray(frame.to_image()) for frame in container.decode(video=0)]
+    expected = [network.predict(picture).labels for picture in pictures]
+    assert [np.array_equal(pixels(out / f"train_ids/x/{name}/{i:06d}.png"), label) for i, label in enumerate(expected)] == [
+        True
+    ] * 7
+    colors = [colorize(label, list(network.table.colors.values())).astype(float) for label in expected]
+    for kind, wanted in (("color", colors), ("overlay", [(a + b) / 2 for a, b in zip(pictures, colors, strict=True)])):
+        frames, found_rate, times = watch(out / kind / f"x/{Path(name).stem}.mp4")
+        assert found_rate == rate and frames[0].shape == (size[1], size[0], 3)
+        assert times == pytest.approx([index / rate for index in range(7)], abs=1e-4)
+        assert max(np.abs(one - two).mean() for one, two in zip(frames, wanted, strict=True)) < 6
+
+
+def test_frames_keep_their_times_and_stand_upright(sda, run, tmp_path):
+    starts = [0, 100, 133, 500, 533, 900, 2000]
+    film(tmp_path / "films/uneven.mkv", (64, 48), starts=starts, rate=Fraction(30))
+    film(tmp_path / "films/turned.mov", (64, 48), turn=-90)  # clockwise: what is at the left goes to the top
+    status, shown = sda("predict", run, tmp_path / "films", "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 0, shown.err
+    assert watch(tmp_path / "out/overlay/uneven.mp4")[2] == pytest.approx([start / 1000 for start in starts], abs=1e-3)
+    frame = watch(tmp_path / "out/overlay/turned.mp4")[0][0].astype(int)
+    assert frame.shape == (64, 48, 3)
+    light = frame[..., 0] - frame[..., 2]  # yellow on blue
+    assert light[:8, 40:].mean() > light[:8, :40].mean() + 40 and light[:8, 40:].mean() > light[8:].mean() + 40
+
+
+def test_videos_that_cannot_be_read(sda, run, photos, tmp_path):
+    good = film(photos / "good.mp4", (64, 48))
+    film(photos / "short.avi", (64, 48), frames=20, codec="mpeg4")
+    spoil(photos / "short.avi", left=0.8)
+    shutil.copy(good, photos / "cut.mp4")
+    spoil(photos / "cut.mp4")
+    out = tmp_path / "out"
+    flags = ["--as", "overlay,train_ids", "--out", out, "--device", "cpu"]
+    status, shown = sda("predict", run, photos, *flags)
+    assert status == 1 and "5 images, 2 videos" in shown.out and "2 left out" in shown.out
+    assert f"left out: {photos / 'cut.mp4'}: this video cannot be read (Invalid data" in shown.err
+    assert f"left out: {photos / 'short.avi'}: it ends after " in shown.err and " of 20 frames" in shown.err
+    assert {path.name for path in out.rglob("*") if path.suffix in (".mp4", ".avi", ".partial")} == {
+        "good.mp4",  # a video, and the folder of its frames
+        "short.mp4",
+        "short.avi",
+    }
+    status, shown = sda("predict", run, good, *flags)
+    assert status == 2 and f"{out / 'overlay/good.mp4'} exists (2 of 2 outputs do)" in shown.err
+    film(good, (64, 48), frames=3)
+    status, shown = sda("predict", run, good, *flags, "--overwrite")
+    assert status == 0 and len(tiny.files(out / "train_ids/good.mp4")) == 3 == len(watch(out / "overlay/good.mp4")[0])
+
+
+def test_a_disk_that_fills_up_under_a_video(sda, run, tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4", (64, 48))
+    save = Image.Image.save
+
+    def full(self, where, *arguments, **flags):
+        if str(where).endswith("000004.png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, where, *arguments, **flags)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    status, shown = sda("predict", run, tmp_path / "a.mp4", "--as", "overlay,ids", "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 2 and "cannot be written (No space left on device)" in shown.err
+    assert {*tiny.files(tmp_path / "out")} == {"classes.png"} and not (tmp_path / "out/ids/a.mp4").exists()
+
+
+def test_without_the_package_for_videos(sda, run, photos, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find_spec(name, *rest))
+    (photos / "x.MOV").write_text("")
+    status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
+    assert status == 2 and "x.MOV: to read videos, the package av is needed: pip install av" in shown.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,346 @@
+"""`sda report`: the page has the numbers of the run's files, needs no other file, and does without what is not there."""
+
+import base64
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from sda.report import examples, facts, plots
+from sda.report.build import FIGURES
+from sda.runs import checkpoint
+
+HUMAN = "a <b>human</b> & co"
+JOINT = "joint <i>run & co"
+NEWER = ("interval", "boundary_iou", "boundary_miou", "reliability", "ece", "image_miou")
+
+
+class Page(HTMLParser):
+    """What a browser sees: elements with their attributes, and the text outside of styles."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.raw, self.elements, self.text, self._open = text, [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "br"):
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        if "style" not in self._open and data.strip():
+            self.text += f" {' '.join(data.split())}"
+
+    def has(self, id: str) -> bool:
+        return any(attributes.get("id") == id for _, attributes in self.elements)
+
+    @property
+    def images(self) -> list[str]:
+        return [attributes["src"] for tag, attributes in self.elements if tag == "img"]
+
+
+def main(*arguments) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert tiny.run_main(patch, *arguments) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A world with a class of a hostile name, and two runs in it: bank/, with all that a page can show, and one joint."""
+    folder = tmp_path_factory.mktemp("trained")
+    world = tiny.write_world(folder)
+    world.field.write_text(tiny.FIELD.replace("human =", f'"{HUMAN}" ='))
+    world.toy.write_text(tiny.TOY.replace('"human"', f'"{HUMAN}"'))
+    flags = ["--device", "cpu", "--steps", 12, "--eval-every", 4, "--optimizer", "adamw", "--learning-rate", 0.01]
+    main("train", world.recipe, *tiny.BANK, *flags, "--labels", 4, "--hold-out", 1, "--out", folder / "runs/bank")
+    main("train", world.recipe, *flags, "--out", folder / "runs" / JOINT)
+    return world
+
+
+@pytest.fixture(scope="module")
+def whole(trained):
+    """The page of the first beside the other, with all figures, and its folder."""
+    out = trained.folder / "whole"
+    main("report", trained.folder / "runs/bank", trained.folder / "runs" / JOINT, "--out", out, "--device", "cpu")
+    return Page((out / "report.html").read_text(encoding="utf-8")), out
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """A copy of the runs, to change."""
+    return shutil.copytree(trained.folder / "runs", tmp_path / "runs")
+
+
+@pytest.fixture
+def report(sda, tmp_path, monkeypatch):
+    """`report(arguments)` → the page, its figures left blank, and its folder."""
+    monkeypatch.setattr(plots, "plot", lambda name, title, size, paint: plots.Plot(name, title, "<svg></svg>", 300, b""))
+
+    def report(*arguments):
+        out = tmp_path / "out"
+        status, shown = sda("report", *arguments, "--out", out, "--overwrite", "--device", "cpu")
+        assert status == 0, shown.err
+        assert shown.out == f"Report: {out / 'report.html'}\n"
+        return Page((out / "report.html").read_text(encoding="utf-8")), out
+
+    return report
+
+
+def values_of(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def change(file, **changes):
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def shown(value):
+    return f"{value:.1f}".replace("-", "−")
+
+
+# What it shows
+
+
+def test_the_numbers_of_the_files(trained, whole):
+    (page, out), runs = whole, trained.folder / "runs"
+    own, other = values_of(runs / "bank"), values_of(runs / JOINT)
+    low, high = own["interval"]
+    assert f"95 % interval {shown(low)} to {shown(high)}, over 3 images" in page.text
+    for name, value in own["iou"].items():
+        place = page.text.index(f" {name} {shown(value)} {shown(other['iou'][name])} ")  # the class table, and no other
+        lead = f"{value - other['iou'][name]:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
+        assert page.text[place:].startswith(
+            f" {name} {shown(value)} {shown(other['iou'][name])} {lead} {shown(own['boundary_iou'][name])} "
+        )
+    for name, choice in own["selection"].items():
+        words = facts.CRITERIA[name][0]
+        where = page.text[page.text.index("Choosing a checkpoint") :]
+        row = where[where.index(f" {words}") + len(words) + 1 :].split()
+        row = [word for word in row[:5] if word not in ("best.pt", "last.pt")]
+        assert row[:2] == [str(choice["step"]), shown(choice["miou"])]
+        assert row[2] in (shown(-choice["behind"]), "0.0")
+    assert f"Expected calibration error {shown(own['ece'])} %." in page.text
+    for each in own["reliability"]:
+        assert f" {shown(each['confidence'])} {shown(each['accuracy'])} " in page.text
+    environment = json.loads((runs / "bank/environment.json").read_text())
+    assert environment["packages"]["torch"] in page.text and environment["python"] in page.text
+    assert all(split["sha256"] in page.text for split in environment["splits"].values())
+    filled = checkpoint.load(runs / "bank/last.pt")["method"]["bank.valid"].float().mean().item()
+    assert (
+        f"At step 12, {100 * filled:.0f} % of its 3 × 8 entries are filled" in page.text and "When its entries came" in page.text
+    )
+    assert " bank_size 8 256 " in page.text and " whole-48x64-native " in page.text
+    assert f"sda train {runs / 'bank/recipe.toml'}" in page.text
+    assert {path.stem for path in (out / "figures").iterdir()} == {*FIGURES}
+    for path in (out / "figures").iterdir():
+        with Image.open(path) as figure:
+            assert min(figure.size) > 200
+
+
+def test_it_needs_no_other_file(whole):
+    page, _ = whole
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    links = [
+        value for _, attributes in page.elements for key, value in attributes.items() if key.split(":")[-1] in ("src", "href")
+    ]
+    assert len(ids) == len({*ids}) and all(link.startswith("data:") or link[1:] in ids for link in links)
+    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    assert "@import" not in page.raw and page.raw.count("url(") == page.raw.count("url(#")
+    assert len(page.images) == 3 * 5
+    sizes = {Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).size for source in page.images}
+    assert sizes == {(64, 48)}
+    assert "http" not in page.raw.replace("http-equiv", "").replace("http://www.w3.org/", "")
+
+
+def test_the_same_twice(trained, whole, sda):
+    before = tiny.files(whole[1])
+    runs = [trained.folder / "runs" / name for name in ("bank", JOINT)]
+    assert sda("report", *runs, "--out", whole[1], "--overwrite", "--device", "cpu")[0] == 0
+    assert tiny.files(whole[1]) == before
+
+
+def test_hostile_names_are_text(whole):
+    page, _ = whole
+    assert not {"b", "i"} & {tag for tag, _ in page.elements}
+    assert page.text.count(HUMAN) > 3 and page.text.count(JOINT) > 3
+
+
+def test_one_run_alone(runs, report):
+    page, out = report(runs / JOINT)
+    assert not page.has("comparison") and not page.has("bank") and page.has("images") and page.has("checkpoint")
+    assert not (out / "figures/bank.png").exists() and not (out / "figures/bank-classes.png").exists()
+    assert "teacher–student agreement (needs unlabelled images" in page.text
+
+
+def test_a_score_by_its_file(trained, runs, report, sda):
+    assert sda("eval", runs / "bank", "--network", "teacher", "--flip", "--device", "cpu")[0] == 0
+    (file,) = (runs / "bank/evaluations").iterdir()
+    page, _ = report(file)
+    score = json.loads(file.read_text())
+    assert f"95 % interval {shown(score['interval'][0])}" in page.text and page.has("images")
+    assert f"sda eval {runs / 'bank'} --flip --network teacher" in page.text
+    assert "averaged over scales 1 and flips" in page.text
+
+
+def test_what_was_predicted(runs, report, monkeypatch):
+    """The mistakes in the pictures are those of which the score is made."""
+    drawn = []
+    real = examples.mistakes
+    monkeypatch.setattr(examples, "mistakes", lambda *given: drawn.append(given) or real(*given))
+    report(runs / "bank")
+    own = values_of(runs / "bank")
+    right = sum((label == predicted).sum() for _, label, predicted in drawn)
+    assert len(drawn) == 3 and 100 * right / (3 * 48 * 64) == pytest.approx(own["accuracy"])
+
+
+# What is not there
+
+
+def test_a_score_of_an_older_revision(runs, report, sda):
+    change(runs / "bank/result.json", selection=None, **dict.fromkeys(NEWER))
+    page, out = report(runs / "bank", runs / JOINT)
+    assert "The score lacks the 95 % interval, Boundary IoU, calibration and best and worst images" in page.text
+    assert f"sda eval {runs / 'bank'} gives them" in page.text
+    assert not page.has("calibration") and not page.images and page.has("checkpoint") and page.has("bank")
+    assert "oracle: highest mIoU" in page.text, "metrics.jsonl has what it takes"
+    assert sda("eval", runs / "bank", "--device", "cpu")[0] == 0
+    page, out = report(runs / "bank", runs / JOINT)
+    assert "The score lacks" not in page.text and page.has("calibration") and len(page.images) == 15
+    (file,) = (runs / "bank/evaluations").iterdir()
+    change(file, miou=values_of(runs / "bank")["miou"] + 1)
+    page, out = report(runs / "bank", runs / JOINT)
+    assert "the two are not mixed" in page.text and not page.has("calibration")
+    assert not (out / "figures/reliability.png").exists(), "left by the page before"
+
+
+def test_without_the_data(trained, runs, report):
+    elsewhere = trained.root.rename(trained.folder / "elsewhere")
+    try:
+        page, _ = report(runs / "bank")
+        assert not page.images and page.has("bank") and page.has("calibration")
+        assert f"Without pictures: Field: the folder {trained.root / 'field'} does not exist" in page.text
+        assert "(a data set that lies elsewhere now: --root DIR)" in page.text
+        page, _ = report(runs / "bank", "--root", elsewhere / "field")
+        assert len(page.images) == 15 and "Without pictures" not in page.text
+    finally:
+        elsewhere.rename(trained.root)
+
+
+def test_another_image_in_the_place_of_one(runs, report):
+    own = values_of(runs / "bank")
+    renamed = {key.replace("09", "99"): value for key, value in own["image_miou"].items()}
+    change(runs / "bank/result.json", image_miou=renamed)
+    page, _ = report(runs / "bank")
+    assert not page.images and "the data set has changed since the score was made: there is no pictures/val/west/99" in page.text
+
+
+def test_without_checkpoint_log_and_environment(runs, report):
+    for name in ("last.pt", "metrics.jsonl", "environment.json"):
+        (runs / "bank" / name).unlink()
+    page, _ = report(runs / "bank")
+    assert "Without pictures and memory bank" in page.text and "last.pt: no such checkpoint" in page.text
+    assert not page.images and not page.has("bank") and not page.has("training") and page.has("confusion")
+
+
+def test_an_empty_bank(runs, report):
+    state = checkpoint.load(runs / "bank/last.pt")
+    state["method"]["bank.valid"].zero_()
+    checkpoint.save(runs / "bank/last.pt", {key: value for key, value in state.items() if key != "format"})
+    page, out = report(runs / "bank")
+    assert page.has("bank") and "It is empty." in page.text and not (out / "figures/bank-similarity.png").exists()
+
+
+# What it refuses
+
+
+def test_nothing_is_overwritten_unasked(runs, report, sda, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, said = sda("report", runs / JOINT)
+    assert status == 0 and said.out == "Report: reports/joint_i_run_co/report.html\n"
+    before = tiny.files(tmp_path)
+    status, said = sda("report", runs / JOINT)
+    assert status == 2 and "a report is there; replace it with --overwrite" in said.err and tiny.files(tmp_path) == before
+    status, said = sda("report", runs / "bank", "--out", runs / JOINT, "--overwrite")
+    assert status == 2 and "holds no report; nothing is overwritten" in said.err and tiny.files(tmp_path) == before
+
+
+def test_only_what_can_be_compared(runs, sda, tmp_path):
+    protocol = values_of(runs / "bank")["protocol"]
+    change(runs / JOINT / "result.json", protocol={**protocol, "flip": True, "name": "other"})
+    status, said = sda("report", runs / "bank", runs / JOINT, "--out", tmp_path / "out")
+    assert status == 2 and "scored under different protocols" in said.err and not (tmp_path / "out").exists()
+    (runs / JOINT / "result.json").unlink()
+    status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
+    assert status == 2 and "its training has not come to its end" in said.err
+
+
+# The numbers behind it
+
+
+def test_a_bank_of_an_older_revision(runs, report):
+    state = checkpoint.load(runs / "bank/last.pt")
+    whole = facts.bank_of(state)
+    assert [row["entries"] for row in facts.bank_rows(whole)] == state["method"]["bank.valid"].sum(dim=1).tolist()
+    for name in ("bank.confidence", "bank.step"):
+        del state["method"][name]
+    checkpoint.save(runs / "bank/last.pt", {key: value for key, value in state.items() if key != "format"})
+    older = facts.bank_of(state)
+    assert facts.bank_rows(older) == [] and np.array_equal(older.similarity(), whole.similarity(), equal_nan=True)
+    page, _ = report(runs / "bank")
+    assert page.has("bank") and "When its entries came" not in page.text and "At step 12, " in page.text
+    assert facts.bank_of({"method": {}}) is None
+
+
+def test_confusions_by_hand():
+    confusion = [[6, 2, 0], [0, 0, 0], [1, 0, 1]]
+    shares = facts.normalised(confusion)
+    assert shares[0].tolist() == [0.75, 0.25, 0] and np.isnan(shares[1]).all()
+    assert facts.confusions(confusion, ["x", "y", "z"]) == [
+        {"name": "x", "called": "y", "own": 25.0, "all": 20.0},
+        {"name": "z", "called": "x", "own": 50.0, "all": 10.0},
+    ]
+
+
+def test_best_and_worst():
+    miou = {f"image {value}": float(value) for value in range(20)} | {"void": None}
+    best, worst = examples.ranked(miou)
+    assert best == ["image 19", "image 18", "image 17", "image 16"] and worst == [f"image {value}" for value in range(4)]
+    assert examples.ranked({"a": 1.0, "b": 3.0, "c": 2.0}) == (["b", "c"], ["a"])
+    assert examples.ranked({"a": 1.0}) == (["a"], [])
+
+
+def test_mistakes_are_red():
+    image = np.full((1, 3, 3), 100, np.uint8)
+    found = examples.mistakes(image, np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
+    assert found.tolist() == [[[40, 40, 40], list(examples.WRONG), list(examples.VOID)]]
+
+
+def test_a_plot_of_anything():
+    steps = list(range(2000))
+    values = [*np.random.default_rng(0).uniform(1, 2, 1999), float("nan")]
+    curve = plots.curves("x", "X", {"a $x$ <b> & 漢": (steps, values)}, "y", smooth=True, log=True)
+    lines = [part.split('"')[0].count("L ") for part in curve.svg.split(' d="')]
+    assert 0.9 * plots.POINTS < max(lines) < plots.POINTS, "thinned"
+    assert "xmlns" in curve.svg[:100] and "<style" not in curve.svg and "<g id" not in curve.svg and "#2468b7" not in curve.svg
+    names = [f"class {index}" for index in range(plots.NUMBERED + 1)]
+    large = plots.matrix("m", "M", np.eye(len(names)), names, "r", "c", "percent")
+    assert ">100<" not in large.svg and ">100<" in plots.matrix("m", "M", np.eye(2), ["a <b>", "b"], "r", "c", "percent").svg
+
+
+def test_words():
+    assert [facts.signed(value) for value in (1.26, -0.04, -3, None)] == ["+1.3", "0.0", "−3.0", "–"]
+    assert [facts.duration(seconds) for seconds in (9, 200, 18720)] == ["9 s", "3 min 20 s", "5 h 12 min"]
+    assert facts.joined(["a"]) == "a" and facts.joined(["a", "b", "c"]) == "a, b and c"

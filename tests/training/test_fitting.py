@@ -1,0 +1,136 @@
+"""What makes a training fit a machine: parts of a batch, recomputed activations, lower precision."""
+
+import copy
+import json
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from sda.data.assemble import assemble
+from sda.data.streams import Batch, Labelled, parts_of
+from sda.models.build import build
+from sda.models.network import recompute_activations
+from sda.recipe import load
+from sda.training import loop as train
+from sda.training.loop import Training
+
+
+def test_parts_of_a_batch():
+    images, labels = torch.arange(24).view(6, 1, 2, 2), torch.arange(6).view(6, 1, 1)
+    batch = Batch(Labelled(images, labels), None, images[:2])
+    parts = parts_of(batch, 2)
+    assert [len(part.source.images) for part in parts] == [3, 3] and [len(part.unlabelled) for part in parts] == [1, 1]
+    assert torch.equal(torch.cat([part.source.labels for part in parts]), labels) and parts[0].labelled is None
+    assert parts_of(batch, 1) == [batch]
+
+
+class Linear(nn.Module):
+    """A method whose loss is a mean over images, so that parts must add up to the whole exactly."""
+
+    Settings = train.METHODS["supervised"].Settings
+
+    def __init__(self, network, classes, *_):
+        super().__init__()
+        self.student, self.head, self.sizes = network, nn.Linear(3, 1), []
+        self.bank = None
+
+    def step(self, batch, step):
+        self.sizes.append(len(batch.source.images))
+        value = self.head(batch.source.images.float().mean(dim=(2, 3)) / 255).squeeze(1)
+        return {"sup": (value - 1).square().mean() + 0 * sum(p.sum() for p in self.student.parameters())}
+
+    def follow(self, step):
+        pass
+
+    def diagnostics(self):
+        return {}
+
+
+def test_parts_take_the_step_of_the_whole(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(train.METHODS, "supervised", Linear)
+    monkeypatch.setattr("sda.training.guard.Guard._bank", lambda *_: "")
+    ends = []
+    for accumulate in (1, 2):
+        changes = {"accumulate": accumulate, "batch_source": 4, "weight_decay": 0.0, "learning_rate": 0.1}
+        recipe = load(str(world.recipe), changes).with_absolute_paths()
+        (tmp_path / str(accumulate)).mkdir()
+        training = Training(recipe, assemble(recipe), tmp_path / str(accumulate), torch.device("cpu"))
+        for _ in range(3):
+            training._advance()
+            training.step += 1
+        ends.append(copy.deepcopy(training.method.head.state_dict()))
+        assert training.method.sizes == [4 // accumulate] * 3 * accumulate
+    for name in ends[0]:
+        assert torch.allclose(ends[0][name], ends[1][name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
+def test_recomputing_changes_nothing_but_the_memory(network, backbone):
+    """Gradients and running statistics are equal, and fewer bytes are kept for the backward pass."""
+    torch.manual_seed(0)
+    plain = build(network, backbone, 3).train()
+    thrifty = copy.deepcopy(plain)
+    recompute_activations(thrifty)
+    images, kept = torch.randn(2, 3, 64, 64), []
+    for net in (plain, thrifty):
+        sizes = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)  # of the head's dropout
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            logits, features = net(images)
+            kept.append(sum(sizes.values()))
+        (logits.square().mean() + features.mean()).backward()
+    assert kept[1] < 0.7 * kept[0]
+    for (name, one), two in zip(plain.named_parameters(), thrifty.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad), name
+    for (name, one), two in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
+        assert torch.equal(one, two), name
+
+
+@pytest.mark.parametrize(
+    "flags", [["--recompute", "true"], ["--accumulate", "2", "--batch-unlabelled", "4"], ["--precision", "float16"]]
+)
+def test_the_whole_method_in_few_steps(world, sda, tmp_path, flags):
+    """Also interrupted and resumed."""
+    command = ["train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags, "--device", "cpu"]
+    assert sda(*command, "--out", tmp_path / "run")[0] == 0
+    assert sda(*command, "--out", tmp_path / "cut", "--stop-at", 2)[0] == 0
+    assert sda(*command, "--out", tmp_path / "cut", "--resume", "auto")[0] == 0
+    scores = [json.loads((tmp_path / run / "result.json").read_text())["iou"] for run in ("run", "cut")]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own parts
+def test_compiled(world, sda, tmp_path):
+    flags = [*tiny.SETTINGS["SSL"], "--compile", "true", "--device", "cpu", "--out", tmp_path / "run"]
+    assert sda("train", world.recipe, *flags)[0] == 0
+    assert sda("eval", tmp_path / "run", "--device", "cpu")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--accumulate", "3"], "accumulate = 3 cannot part batch_source = 2 evenly"),
+        (
+            ["--accumulate", "2", *tiny.BANK],
+            "batch_unlabelled = 2 leaves ClassMix no other image; ask for 2 times accumulate = 2",
+        ),
+        (["--classmix-labelled", "1", "--batch-source", "1", "--batch-labelled", "1", "--accumulate", "1", "--alternate", "true",
+          "--labels", "3"], "one labelled image at a time leaves ClassMix no other"),
+        (["--classmix-labelled", "0.2", "--source", "", "--batch-labelled", "1", "--labels", "3"],
+         "one labelled image at a time"),
+        (["--classmix-labelled", "0.2", "--source", "", "--batch-labelled", "2", "--accumulate", "2", "--labels", "3"],
+         "one labelled image at a time"),
+        (["--batch-unlabelled", "1", *tiny.BANK], "batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_come_out(world, sda, tmp_path, flags, says):
+    status, shown = sda("train", world.recipe, *flags, "--device", "cpu", "--out", tmp_path / "run")
+    assert status == 2 and says in shown.err

@@ -1,0 +1,68 @@
+"""The estimate against what a real forward pass keeps; and the answer to a memory that is full."""
+
+import pytest
+import tiny
+import torch
+
+from sda.methods.supervised import Supervised
+from sda.models.build import build, build_network
+from sda.recipe import Recipe
+from sda.training.gpu_memory import advice, estimate
+
+
+def recipe(**changes):
+    values = {"source": "gta5", "target": "cityscapes", "labels": 3, "size": [64, 96], "backbone": "resnet50", "steps": 10}
+    return Recipe(**{**values, "batch_source": 2, "batch_labelled": 2, **changes})
+
+
+def estimated(wanted):
+    with torch.device("meta"):
+        network = build_network(wanted, 19, "torchvision")
+    return estimate(wanted, network, 19)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v3_small"])
+def test_activations_are_those_of_a_real_forward_pass(backbone):
+    wanted = recipe(backbone=backbone)
+    network, sizes = build(wanted.network, backbone, 19).train(), {}
+    own = {parameter.data_ptr() for parameter in network.parameters()}
+
+    def note(tensor):
+        if tensor.data_ptr() not in own:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = network(torch.randn(4, 3, 64, 96))  # kept, so that nothing it holds is freed
+        real = sum(sizes.values()) + 3 * 4 * 4 * 19 * 64 * 96
+    assert kept and estimated(wanted).activations == pytest.approx(real, rel=0.05)
+
+
+def test_what_saves_memory():
+    whole = estimated(recipe())
+    assert estimated(recipe(accumulate=2)).activations == pytest.approx(whole.activations / 2, rel=0.05)
+    assert estimated(recipe(recompute=True)).activations < 0.7 * whole.activations
+    assert estimated(recipe(precision="bfloat16")).activations < 0.7 * whole.activations
+    assert estimated(recipe(alternate=True)).activations == pytest.approx(whole.activations / 2, rel=0.05)
+    weights = sum(value.nbytes for value in build("deeplabv3plus", "resnet50", 19).state_dict().values())
+    assert whole.states == 3 * weights and estimated(recipe(optimizer="adamw")).states == 4 * weights
+    more = estimated(recipe(method="mean_teacher", unlabelled="target"))
+    assert more.states == 4 * weights and more.activations == pytest.approx(2 * whole.activations, rel=0.05)
+    assert "GiB of memory: 0." in str(whole)
+
+
+def test_advice_begins_with_what_harms_least():
+    assert advice(recipe()).startswith("--precision bfloat16, --recompute true (a third slower), --accumulate 2 ")
+    assert advice(recipe(precision="bfloat16", recompute=True, accumulate=2)).startswith("--accumulate 4 ")
+    assert advice(recipe(size=[512, 512])).endswith("--crop '[384, 384]'")
+
+
+def test_a_memory_that_is_full_is_answered(monkeypatch, capsys, tmp_path):
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    world = tiny.write_world(tmp_path / "world")
+    monkeypatch.setattr(Supervised, "step", step)
+    assert tiny.run_main(monkeypatch, "train", world.recipe, "--device", "cpu", "--out", tmp_path / "run") == 2
+    assert "the memory of cpu is full; try, in this order: --precision bfloat16, --recompute" in capsys.readouterr().err

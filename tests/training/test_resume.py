@@ -1,0 +1,295 @@
+"""Runs that are interrupted and go on: bit for bit what they would have been, and never less than their last checkpoint."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from sda.runs import checkpoint
+
+SSDA = tiny.SETTINGS["semi-supervised DA"]
+STEPS = ["--steps", 8, "--eval-every", 3, "--checkpoint-every", 2, "--device", "cpu"]
+
+
+def equal(a, b):
+    """Whether two checkpoints are the same, bit for bit, but for the time they took."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a if key != "seconds")
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def same_run(first, second):
+    """Whether two run folders hold the same training: state, log, and score."""
+    for name in ("last.pt", "best.pt"):
+        assert equal(checkpoint.load(first / name), checkpoint.load(second / name)), name
+    assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
+    results = [json.loads((run / "result.json").read_text()) for run in (first, second)]
+    assert all(equal(results[0][key], results[1][key]) for key in results[0] if key != "seconds")
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """Runs that nothing interrupted, by the flags of their setting."""
+    made = {}
+
+    def whole(*flags):
+        if flags not in made:
+            made[flags] = tmp_path_factory.mktemp("whole") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                assert tiny.run_main(patch, "train", world.recipe, *STEPS, *flags, "--out", made[flags]) == 0
+        return made[flags]
+
+    return whole
+
+
+VARIANTS = {
+    "SSL": tiny.SETTINGS["SSL"],
+    "semi-supervised DA": SSDA,
+    "AdamW, balanced, in turn, by class": [
+        *SSDA, "--optimizer", "adamw", "--balance-classes", "true", "--alternate", "true", "--class-statistics", "true",
+        "--rare-class-sampling", 0.1,
+    ],
+    "released, DACS": ["--method", "dacs", "--unlabelled", "target", "--released", "true"],
+    "supervised": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cuts", [[1], [4], [6], [2, 3, 7]])
+@pytest.mark.parametrize("setting", ["SSL", "semi-supervised DA"])
+def test_interrupted_and_resumed_is_bit_equal(world, whole, sda, tmp_path, setting, cuts):
+    flags = VARIANTS[setting]
+    command = ["train", world.recipe, *STEPS, *flags, "--out", tmp_path / "run", "--resume", "auto"]
+    for cut in cuts:
+        status, shown = sda(*command, "--stop-at", cut)
+        assert status == 0 and f"Stopped at step {cut} of 8" in shown.out and not (tmp_path / "run/result.json").exists()
+        assert checkpoint.load(tmp_path / "run/last.pt")["step"] == cut
+    assert sda(*command)[0] == 0
+    same_run(whole(*flags), tmp_path / "run")
+    facts = json.loads((tmp_path / "run/environment.json").read_text())
+    assert [resumption["step"] for resumption in facts["resumed"]] == cuts
+
+
+@pytest.mark.parametrize("setting", ["AdamW, balanced, in turn, by class", "released, DACS", "supervised"])
+def test_other_settings_too(world, whole, sda, tmp_path, setting):
+    flags = VARIANTS[setting]
+    command = ["train", world.recipe, *STEPS, *flags, "--out", tmp_path / "run", "--resume", "auto"]
+    assert sda(*command, "--stop-at", 5)[0] == 0 and sda(*command)[0] == 0
+    same_run(whole(*flags), tmp_path / "run")
+
+
+def test_workers_and_roots_may_change(world, whole, sda, tmp_path):
+    command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto"]
+    assert sda(*command, "--stop-at", 3)[0] == 0
+    shutil.copytree(world.root, tmp_path / "moved")
+    status, shown = sda(*command, "--root", tmp_path / "moved", "--workers", 1, "--checkpoint-every", 0)
+    assert status == 0, shown.err
+    first, second = (checkpoint.load(run / "last.pt") for run in (whole(*SSDA), tmp_path / "run"))
+    assert equal(first["method"], second["method"]) and equal(first["optimizer"], second["optimizer"])
+
+
+def test_from_a_file_into_another_folder(world, whole, sda, tmp_path):
+    command = ["train", world.recipe, *STEPS, *SSDA]
+    assert sda(*command, "--out", tmp_path / "run", "--stop-at", 5)[0] == 0
+    before = tiny.files(tmp_path / "run")
+    assert sda(*command, "--resume", tmp_path / "run/last.pt", "--out", tmp_path / "other")[0] == 0
+    same_run(whole(*SSDA), tmp_path / "other")
+    assert tiny.files(tmp_path / "run") == before
+    status, shown = sda(*command, "--resume", tmp_path / "run/last.pt", "--out", tmp_path / "other")
+    assert status == 2 and "this run came to its end" in shown.err
+    shutil.copytree(tmp_path / "run", tmp_path / "third")
+    status, shown = sda(*command, "--resume", tmp_path / "run/last.pt", "--out", tmp_path / "third")
+    assert status == 2 and "exists and is not empty" in shown.err
+
+
+def test_by_the_recipe_in_the_run_folder(world, whole, sda, tmp_path, monkeypatch):
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--stop-at", 4)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert sda("train", "run/recipe.toml", "--resume", "auto", "--device", "cpu")[0] == 0
+    same_run(whole(*SSDA), tmp_path / "run")
+
+
+def test_nothing_to_resume_is_a_start(world, whole, sda, tmp_path, monkeypatch):
+    """Also in a folder that a run left before its first checkpoint: a job that is requeued needs no other command."""
+    command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.toml").write_text("cut off")
+    status, shown = sda(*command)
+    assert status == 0 and "run-interrupted: what an interrupted run left" in shown.err
+    assert (tmp_path / "run-interrupted/recipe.toml").read_text() == "cut off"
+    same_run(whole(*SSDA), tmp_path / "run")
+    before = tiny.files(tmp_path / "run")
+    status, shown = sda(*command)
+    assert status == 0 and "this run has come to its end" in shown.out and tiny.files(tmp_path / "run") == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("precious")
+    assert "exists and is not empty" in sda(*command[:-4], "--out", tmp_path / "mine", "--resume", "auto")[1].err
+
+
+# What may not be gone on with
+
+
+@pytest.fixture
+def stopped(world, sda, tmp_path):
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--stop-at", 4)[0] == 0
+    return tmp_path / "run"
+
+
+def resume(sda, world, run, *flags):
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto", *flags)
+    assert status == 2
+    return shown.err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--steps", 9], "was trained with steps = 8, not 9"),
+        (["--learning-rate", 0.1], "learning_rate = 0.0002, not 0.1"),
+        (["--labels", 2], "labels = 3, not 2"),
+        (["--method", "mean_teacher"], 'method = "class_bank", not "mean_teacher"'),
+    ],
+)
+def test_another_recipe_is_refused(world, sda, stopped, flags, says):
+    before = tiny.files(stopped)
+    assert says in resume(sda, world, stopped, *flags)
+    assert tiny.files(stopped) == before
+
+
+def test_other_images_are_refused(world, sda, stopped, tmp_path):
+    shutil.copytree(world.root, tmp_path / "moved")
+    (tmp_path / "moved/toy/train/02.png").unlink()
+    message = resume(sda, world, stopped, "--root", tmp_path / "moved")
+    assert "trained on other source images (4 then, 3 now; train/02.png)" in message
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(world, whole, sda, stopped):
+    last = stopped / "last.pt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
+    assert status == 0 and "going on from " in shown.err and "previous.pt, step 3 of 8" in shown.err
+    same_run(whole(*SSDA), stopped)
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(world, sda, stopped):
+    state = checkpoint.load(stopped / "last.pt")
+    del state["method"]["bank.step"]
+    torch.save(state, stopped / "last.pt")
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
+    assert status == 2 and "is not what method class_bank of this version needs" in shown.err and "bank.step" in shown.err
+
+
+def test_a_recipe_of_an_older_version_is_refused(world, sda, stopped):
+    """What was done in the place of a field that it did not have is not known."""
+    state = checkpoint.load(stopped / "last.pt")
+    del state["recipe"]["strong_statistics"]
+    torch.save(state, stopped / "last.pt")
+    assert "of an older version of sda, without strong_statistics" in resume(sda, world, stopped)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("hostile",)
+
+
+def test_foreign_and_hostile_checkpoints_are_refused(world, sda, stopped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (stopped / "previous.pt").unlink()
+    for what in (Hostile(), {"format": 1, "student": {}}, "text", {"format": 1, **dict.fromkeys(("step", "recipe"), Hostile())}):
+        torch.save(what, stopped / "last.pt")
+        message = resume(sda, world, stopped)
+        assert "no checkpoint to go on from" in message and "last.pt" in message
+    assert not Path("hostile").exists()
+
+
+# Signals, kills and full disks, to processes of their own
+
+
+def start(world, out, *flags, limit=None, steps=200):
+    """`sda train --resume auto` as a process, in the semi-supervised DA setting, with many checkpoints."""
+    code = "import sys; from sda.cli.main import main; main()"
+    if limit:
+        code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {code}"
+    flags = ["--steps", steps, "--checkpoint-every", 1, *SSDA, "--device", "cpu", *flags]
+    command = [sys.executable, "-c", code, "train", world.recipe, "--out", out, "--resume", "auto", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*map(str, command)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint(world, tmp_path, number):
+    """Of the step it came in, although checkpoints are rare; loader processes hear of it, too, as under Ctrl-C."""
+    process = start(world, tmp_path / "run", "--checkpoint-every", 100_000, "--steps", 100_000, "--workers", 1)
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    while not (tmp_path / "run/metrics.jsonl").read_text():
+        time.sleep(0.05)
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), number)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors
+    last = errors.strip().splitlines()[-1]
+    assert number.name in last and "to go on: the same command with --resume auto" in last and "Traceback" not in errors
+    assert checkpoint.load(tmp_path / "run/last.pt")["step"] >= 1
+
+
+def kill_again_and_again(world, run, times, seed):
+    random_delay, steps = random.Random(seed), []
+    for _ in range(times):
+        process = start(world, run)
+        wait_for(run / "last.pt", process)
+        time.sleep(random_delay.random() * 1.5)
+        process.kill()
+        process.communicate()
+        steps.append(checkpoint.load(run / "last.pt")["step"])
+    assert steps == sorted(steps) and steps[0] >= 1
+
+
+def test_killed_at_any_moment_the_last_checkpoint_is_good(world, tmp_path):
+    kill_again_and_again(world, tmp_path / "run", 2, 0)
+
+
+@pytest.mark.slow
+def test_killed_many_times_the_run_is_still_bit_equal(world, tmp_path):
+    """Twenty kills at random moments, then to the end; against a run that nothing interrupted."""
+    for run in ("whole", "killed"):
+        if run == "killed":
+            kill_again_and_again(world, tmp_path / run, 20, 1)
+        process = start(world, tmp_path / run)
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+    same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_full_disk_stops_the_run_and_harms_nothing(world, sda, tmp_path):
+    """A file-size limit stands for the full disk: the write fails in the same place."""
+    run = tmp_path / "run"
+    flags = ["--steps", 6, "--checkpoint-every", 2]
+    process = start(world, run, *flags, "--stop-at", 2)
+    process.communicate(timeout=120)
+    before = (run / "last.pt").read_bytes()
+    process = start(world, run, *flags, limit=len(before) // 2)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "the checkpoint cannot be written (File too large); the one before it" in errors
+    assert "Traceback" not in errors and (run / "last.pt").read_bytes() == before
+    assert not list(run.glob("*.partial"))
+    process = start(world, run, *flags)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
