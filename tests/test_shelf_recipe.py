@@ -1,9 +1,6 @@
 """The shelves, strict TOML, recipes and their flags; and which module may import which."""
 
-import ast
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -402,79 +399,3 @@ def test_absolute_paths_are_left_alone():
 
 
 # Which module may import which
-
-
-def imports(path):
-    """Every module of sda that a file imports, at the top or inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name == "sda" or name.startswith("sda.")}
-
-
-def breaches(path, allowed=None, forbidden=()):
-    """Imports of sda that are not below one of `allowed`, or are below one of `forbidden`."""
-
-    def below(name, tops):
-        return any(name == top or name.startswith(f"{top}.") for top in tops)
-
-    names = imports(path) - {"sda"}
-    return sorted(name for name in names if below(name, forbidden) or (allowed is not None and not below(name, allowed)))
-
-
-LEAVES = {
-    "augment.py": (),
-    "bank.py": (),
-    "distributed.py": (),
-    "losses.py": ("sda.system.distributed",),
-    "teacher.py": ("sda.system.distributed",),
-    "metrics.py": (),
-    "protocol.py": (),
-    "selection.py": (),
-    "errors.py": (),
-    "labels.py": (),
-    "atomic.py": (),
-    "checkpoint.py": ("sda.system.atomic",),
-    "shelf.py": (),
-    "balance.py": ("sda.methods.parts.losses", "sda.system.distributed"),
-    "recipe.py": ("sda.shelf", "sda.protocol"),
-}
-
-
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_leaves_import_no_sibling(leaf):
-    assert breaches(PACKAGE / leaf, allowed=("sda.errors", "sda.labels", *LEAVES[leaf])) == []
-
-
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("models", ("recipe", "train", "cli", "evaluate", "experiment", "methods", "data", "bank", "losses")),
-        ("methods", ("recipe", "train", "cli", "evaluate", "experiment", "run_folder", "checkpoint", "shelf", "report")),
-        ("data", ("train", "cli", "evaluate", "experiment", "methods", "models", "run_folder", "report")),
-    ],
-)
-def test_folders_import_nothing_above_them(folder, forbidden):
-    for path in (PACKAGE / folder).rglob("*.py"):
-        assert breaches(path, forbidden=[f"sda.{name}" for name in forbidden]) == [], path
-
-
-@pytest.mark.parametrize("module", ["train.py", "evaluate.py"])
-def test_loop_and_evaluator_do_not_know_the_command_line(module):
-    assert (
-        breaches(
-            PACKAGE / module,
-            forbidden=("sda.cli.main", "sda.system.progress", "sda.cli.terminal", "sda.experiments.demo", "sda.experiments.run"),
-        )
-        == []
-    )
-
-
-def test_command_line_starts_without_torch():
-    code = "import sys, sda.cli.main; print([name for name in ('torch', 'kornia', 'torchvision') if name in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert run.stdout.strip() == "[]"

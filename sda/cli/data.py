@@ -73,6 +73,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     """
     from sda.data import descriptor as descriptors
     from sda.data.assemble import find_root
+    from sda.data.inspect.contact import write_examination
     from sda.data.inspect.doctor import examine
     from sda.runs import folder as run_folder
 
@@ -88,7 +89,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
             lambda done, total: bars.count("reading", done, total),
             processes,
         )
-    report.write_examination(place, found, described, listings)
+    write_examination(place, found, described, listings)
     if as_json:
         click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
     else:
@@ -178,13 +179,14 @@ def pack(
     """
     from sda.data import descriptor as descriptors
     from sda.data.assemble import find_root
+    from sda.data.listing import list_splits
     from sda.data.make_pack import write_pack
 
     file = Path(os.path.expanduser(out or f"{title_of(dataset)}.h5"))
     with Bars() as bars:
         described = descriptors.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
-        wanted = splits or list(descriptors.list_splits(described, folder))
+        wanted = splits or list(list_splits(described, folder))
         faults = write_pack(
             file, dataset, described, folder, size, wanted, compression, processes, bars.count, bad_files == "skip"
         )

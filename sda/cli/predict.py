@@ -87,6 +87,7 @@ def predict(
 
     import torch
 
+    from sda.prediction import plan, render
     from sda.prediction import run as predictions
     from sda.runs import trained
     from sda.runs.compare import title_of
@@ -94,22 +95,22 @@ def predict(
 
     wanted = list(dict.fromkeys(word.strip() for given in kinds for word in given.split(","))) or ["overlay"]
     for kind in wanted:
-        if kind not in predictions.KINDS:
-            raise SdaError(f"--as {kind}: expected some of {', '.join(predictions.KINDS)}, with commas between them")
+        if kind not in plan.KINDS:
+            raise SdaError(f"--as {kind}: expected some of {', '.join(plan.KINDS)}, with commas between them")
     folder = Path(os.path.expanduser(run))
     place = (
         Path(os.path.expanduser(out)) if out else Path("predictions") / title_of(folder.parent if folder.is_file() else folder)
     )
-    made = [Path("predictions"), place / "classes.png", *(place / kind for kind in predictions.KINDS)]
+    made = [Path("predictions"), place / "classes.png", *(place / kind for kind in plan.KINDS)]
     with Bars() as bars:
-        found, passed_over = predictions.find([Path(os.path.expanduser(given)) for given in inputs], made)
+        found, passed_over = plan.find([Path(os.path.expanduser(given)) for given in inputs], made)
         if passed_over:
             bars.say(f"{passed_over} files in folders that predictions go to are passed over")
-        tasks = predictions.plan(found, place, wanted)
-        rest = predictions.settle(tasks, resume, overwrite)
+        tasks = plan.plan(found, place, wanted)
+        rest = plan.settle(tasks, resume, overwrite)
         loaded = trained.load_run(folder, checkpoint, pick_device(device), network)
-        values = predictions.id_values(loaded, wanted)
-        predictions.make_folders(place, wanted, loaded.table.colors, overwrite)
+        values = render.id_values(loaded, wanted)
+        plan.make_folders(place, wanted, loaded.table.colors, overwrite)
         manner = predictions.Manner(measure, factors, flip, batch or 0)
         began = time.perf_counter()
         try:

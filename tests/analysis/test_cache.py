@@ -28,7 +28,7 @@ from sda.errors import SdaError
 from sda.runs import trained
 
 CPU = torch.device("cpu")
-DOCUMENT = Path(__file__).parent.parent / "docs/features.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/features.md"
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +354,7 @@ def test_source_and_target_may_be_one_dataset_at_two_places(sda, world, tmp_path
 
 def launch(run, file, said, limit=None):
     """The command in a process of its own, with small shards; what it says goes to the file `said`."""
-    code = "from sda import make_features; make_features.SHARD_BYTES = 60_000; from sda.cli.main import main; main()"
+    code = "from sda.analysis import make_cache; make_cache.SHARD_BYTES = 60_000; from sda.cli.main import main; main()"
     command = [sys.executable, "-c", code, "features", run, "--per-class", 0, "--out", file, "--device", "cpu"]
     limits = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DOCUMENT.parent.parent)}

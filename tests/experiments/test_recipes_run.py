@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from sda.methods.build import METHODS
 
 from sda import recipe, shelf, streets
 from sda.data import descriptor as descriptors
 from sda.data.assemble import training_classes
 from sda.experiments import run as experiment
+from sda.methods.build import METHODS
 from sda.models.build import build_network
 from sda.system.progress import Bars
 

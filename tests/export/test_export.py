@@ -24,6 +24,7 @@ import sda as package
 from sda.data.descriptor import class_table
 from sda.export import build as export
 from sda.export import card as model_card
+from sda.export import formats
 from sda.models.build import build_network
 from sda.models.grid import Grid
 from sda.models.heads import DeepLabV3PlusHead
@@ -67,7 +68,7 @@ def use_small(patch):
 ALONE = "import sys; sys.modules.update(dict.fromkeys(('sda', 'torch', 'torchvision')))\n"  # None: importing it fails
 ODD = [(1, 33, 47), (2, 65, 129), (3, 50, 34), (1, 200, 311)]
 ALL = ("--as", "onnx", "--as", "torchscript", "--as", "torch-export", "--as", "safetensors")
-DOCS = Path(__file__).parents[1] / "docs/export.md"
+DOCS = Path(__file__).parents[2] / "docs/export.md"
 
 
 def make_lively(network: nn.Module, normalise) -> nn.Module:
@@ -327,7 +328,7 @@ def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sd
             return lambda image: (lambda labels, sure: (labels.long(), sure))(*deployed(image))
         return deployed
 
-    flawed = export.Format("model.torchscript", faulty, lambda made, facts: made, lambda made: made)
+    flawed = formats.Format("model.torchscript", faulty, lambda made, facts: made, lambda made: made)
     monkeypatch.setitem(export.FORMATS, "torchscript", flawed)
     status, shown = sda("export", "runs/mine", "--as", "torchscript", "--as", "safetensors", "--out", tmp_path / "out")
     assert status == 2 and "--as torchscript: what was exported does not" in shown.err and "nothing is written" in shown.err

@@ -144,7 +144,7 @@ def test_bad_arguments(changed, message):
 def test_models_import_in_a_fresh_process():
     # Where torchvision's operators load and where they do not; no warning either.
     code = (
-        "import sda.models, torch, torchvision\n"
+        "import sda.models.build, torch, torchvision\n"
         "assert hasattr(torch.ops.torchvision, 'nms')\n"
         "print(sda.models.build('deeplabv3plus', 'mobilenet_v3_small', 3).stride)"
     )

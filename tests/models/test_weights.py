@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sda.errors import SdaError
-from sda.models import weights
+from sda.models import preprocessing, weights
 from sda.models.backbones import build_backbone
 from sda.models.build import build
 from sda.models.preprocessing import Preprocessing
@@ -167,7 +167,7 @@ def test_shared_imagenet_weights():
     report = load(network.backbone, "mobilenet_v2", str(path))
     assert report.complete
     with torch.no_grad():
-        logits, features = network(weights.IMAGENET_PREPROCESSING(torch.rand(1, 3, 64, 96)))
+        logits, features = network(preprocessing.IMAGENET_PREPROCESSING(torch.rand(1, 3, 64, 96)))
     assert logits.isfinite().all()
     assert features.isfinite().all()
 
@@ -189,22 +189,22 @@ def test_preprocessing_is_torchvisions():
     for entries in weights.DOWNLOADS.values():
         for entry in entries.values():
             transforms = entry.transforms()
-            assert list(weights.PREPROCESSING["torchvision"].mean) == list(transforms.mean)
-            assert list(weights.PREPROCESSING["torchvision"].std) == list(transforms.std)
+            assert list(preprocessing.PREPROCESSING["torchvision"].mean) == list(transforms.mean)
+            assert list(preprocessing.PREPROCESSING["torchvision"].std) == list(transforms.std)
 
 
 @pytest.mark.parametrize("form", ["torchvision", "caffe"])
 def test_preprocessing_survives_a_checkpoint(form):
-    preprocessing = weights.PREPROCESSING[form]
-    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+    chosen = preprocessing.PREPROCESSING[form]
+    assert Preprocessing.from_dict(chosen.to_dict()) == chosen
 
 
 def test_caffe_preprocessing_by_hand():
     """Pure red is (0, 0, 255) in BGR, less the means; the same for bytes and for floats."""
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
     expected = torch.tensor([-104.00698793, -116.66876762, 255 - 122.67891434]).reshape(1, 3, 1, 1)
-    torch.testing.assert_close(weights.PREPROCESSING["caffe"](red), expected)
-    torch.testing.assert_close(weights.PREPROCESSING["caffe"](red / 255), expected)
+    torch.testing.assert_close(preprocessing.PREPROCESSING["caffe"](red), expected)
+    torch.testing.assert_close(preprocessing.PREPROCESSING["caffe"](red / 255), expected)
 
 
 # DeepLabv2's followers: files with "Scale." in front and a classifier called layer5

@@ -18,6 +18,7 @@ from PIL import Image
 from sda.data import descriptor as descriptors
 from sda.data.files import LabelCodec
 from sda.pictures import colorize
+from sda.prediction import plan as plans
 from sda.prediction import run as predict
 from sda.runs import trained
 
@@ -139,7 +140,7 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
     assert json.loads(shown.out) | {"images": 5, "videos": 0, "there": 0, "left_out": []} == json.loads(shown.out)
     assert tiny.files(photos) == before
     sizes = {"a": (48, 64), "turned": (64, 48), "b/large": (144, 192), "b/grey": (48, 64), "b/c/odd size": (33, 37)}
-    written = {f"{kind}/{name}{predict.KINDS[kind]}" for kind in KINDS for name in sizes}
+    written = {f"{kind}/{name}{plans.KINDS[kind]}" for kind in KINDS for name in sizes}
     assert {*tiny.files(out)} == written | {"classes.png"}
     network = trained.load_run(run, "last", CPU)
     colors = list(network.table.colors.values())
@@ -266,7 +267,7 @@ def test_a_folder_that_cannot_be_written_to(sda, run, photos, tmp_path, monkeypa
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(predict.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(plans.tempfile, "TemporaryFile", read_only)
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
     assert status == 2 and "cannot be written to (Read-only file system)" in shown.err
 
@@ -349,7 +350,7 @@ def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
 
 
 def names(found, **flags):
-    tasks = predict.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
+    tasks = plans.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
     return {str(task.source): task.outputs for task in tasks}
 
 
@@ -364,7 +365,7 @@ def test_equal_names_are_kept_apart():
     }
     stems = ["b", "b.jpg", "b.png", "b.jpg.png", "b.mp4", "v"]
     everything = [f"{stem}{suffix}" for stem in stems for suffix in (".jpg", ".png", ".PNG", ".mp4", ".avi")]
-    outputs = names(everything, kinds=list(predict.KINDS))
+    outputs = names(everything, kinds=list(plans.KINDS))
     files = [file for paths in outputs.values() for file in paths.values()]
     assert len(files) == 6 * len(everything) == len({*files})
 
@@ -373,7 +374,7 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
     monkeypatch.chdir(photos)
 
     def found(*inputs):
-        return [str(path) for path in predict.find([Path(one) for one in inputs], [])[0].values()]
+        return [str(path) for path in plans.find([Path(one) for one in inputs], [])[0].values()]
 
     everything = ["a.png", "b/c/odd size.webp", "b/grey.png", "b/large.JPG", "turned.jpg"]
     assert found(".") == found(photos) == found(".", "b", "a.png", photos / "a.png") == everything
