@@ -2,13 +2,24 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from sda import shelf
 from sda.errors import SdaError
+from sda.methods.settings import (
+    SETTINGS,
+    AllSettings,
+    Natural,
+    NonNegative,
+    Positive,
+    Streams,
+    SupervisedSettings,
+    Unit,
+)
 from sda.protocol import Protocol, preset
 
 
@@ -24,13 +35,6 @@ def _stride(value: object) -> object:
     raise ValueError("expected 0, 8 or 16")
 
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Unit = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_length=2)]
-
-
 def _size_or_native(value: object) -> object:
     sides = isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side >= 32 for side in value)
     if value == "native" or sides:
@@ -38,24 +42,25 @@ def _size_or_native(value: object) -> object:
     raise ValueError('expected [height, width], both at least 32, or "native"')
 
 
+def _method(value: str) -> str:
+    if value not in SETTINGS:
+        raise ValueError(f"expected one of {', '.join(SETTINGS)}")
+    return value
+
+
+Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_length=2)]
 SizeOrNative = Annotated[list[int] | str, PlainValidator(_size_or_native)]
 
 
-class Recipe(shelf.Strict):
-    """All that defines a run. Which streams there are makes the setting:
+# The sections of a recipe, in the order in which files and help show them.
 
-    source-only: source, labels 0. target-only: no source, labels N. joint: source, labels N.
-    SSL: no source, labels N, unlabelled. UDA: source, labels 0, unlabelled. Semi-supervised DA: all three.
-    Oracle: no source, labels "all".
-    """
 
+class _Streams(shelf.Strict):
     description: str = Field("", description="one line on what the run is for")
     expected: str = Field("", description="the score to expect, and where it comes from")
-
-    # streams
-    source: str = Field("", description="labelled source dataset: a name or a TOML path; empty for none")
+    source: str = Field("", description="labelled source dataset: a name or a TOML path; empty: none")
     target: str = Field(description="target dataset: a name or a TOML path")
-    classes: str = Field("", description="class table to train in; empty for the target's own")
+    classes: str = Field("", description="class table to train in; empty: the target's own")
     labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="labelled target images: a count, or all")
     split: str = Field("", description="text file of the labelled images, one relative path per line; replaces labels")
     split_seed: Natural = Field(0, description="seed of the rule that picks the labelled images")
@@ -63,165 +68,130 @@ class Recipe(shelf.Strict):
     unlabelled: str = Field(
         "", description="'target': the target's other training images; a folder: all images in it; empty: none"
     )
-    doctor: bool = Field(True, description="leave out the pairs that sda doctor found bad")
-    bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or leave out and report")
+    doctor: bool = Field(True, description="skip the pairs that sda doctor found bad")
+    bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or skip and report them")
     root: str = Field("", description="folder that holds the datasets, each as a folder (or pack) of its own name, and weights/")
     source_root: str = Field("", description="folder or pack of the source dataset, if it is not root/NAME")
     target_root: str = Field("", description="folder or pack of the target dataset, if it is not root/NAME")
 
-    # images
-    size: SizeOrNative = Field(description="height, width that target images are resized to, or native: not resized")
-    source_size: SizeOrNative | None = Field(None, description="the same for source images; empty for size")
-    crop: Size | None = Field(None, description="height, width of random crops; empty for whole images")
+
+class _Images(shelf.Strict):
+    size: SizeOrNative = Field(description="height, width to resize target images to, or native: do not resize")
+    source_size: SizeOrNative | None = Field(None, description="the same for source images; empty: as size")
+    crop: Size | None = Field(None, description="height, width of random crops; empty: whole images")
     batch_source: Positive = Field(4, description="source images per step")
     batch_labelled: Positive = Field(4, description="labelled target images per step")
     batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
     accumulate: Positive = Field(
-        1, description="parts that a step's images are taken in, one after the other, to save memory; norms see one at a time"
+        1, description="parts that each step's images are processed in, to save memory; batch norms see one part at a time"
     )
-    alternate: bool = Field(False, description="source and labelled target images take turns, a step each; false: both in each")
+    alternate: bool = Field(False, description="source and labelled target images take turns, one step each; false: both in each")
     rare_class_sampling: NonNegative = Field(
-        0.0, description="temperature at which labelled images are drawn by class, rare ones more often (DAFormer: 0.01); 0: not"
+        0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
     )
-    in_memory: bool = Field(False, description="decode each set once and keep it, resized, in memory")
+    in_memory: bool = Field(False, description="decode each image once and keep it, resized, in memory")
     workers: Natural = Field(2, description="loader processes per stream")
 
-    # network
+
+class _Network(shelf.Strict):
     network: Literal["deeplabv2", "deeplabv3plus"] = Field("deeplabv3plus", description="segmentation network")
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"] = Field(
         description="torchvision backbone"
     )
     output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the network's convolutions (autocast); float16 with scaled gradients, for older GPUs"
+        "float32", description="precision of the convolutions (autocast); float16 scales gradients, for older GPUs"
     )
     sync_norm: bool = Field(
         True,
-        description="several processes: batch norms see the images of all, as one would; false: each its own, faster",
+        description="several processes: batch norms use the images of all, as one process would; false: each its own, faster",
     )
     recompute: bool = Field(
-        False, description="keep few activations and compute them again backwards: less memory, a third slower"
+        False, description="keep few activations and recompute the others in the backward pass: less memory, a third slower"
     )
-    compile: bool = Field(False, description="torch.compile the networks: minutes at the start, faster steps on a GPU")
+    compile: bool = Field(False, description="torch.compile the networks: takes minutes to start, faster steps on a GPU")
     freeze_norm: Literal["none", "affine", "all"] = Field(
-        "none", description="the backbone's batch norms: train; keep scales and offsets (DeepLabv2); keep running statistics too"
+        "none", description="freeze the backbone's batch norms: none; scales and offsets (DeepLabv2); running statistics too"
     )
     weights: str = Field("imagenet", description="imagenet or coco (torchvision's), none, or a local .pth file")
     weights_format: Literal["auto", "torchvision", "caffe"] = Field(
-        "auto", description="of a local file: decides preprocessing and strides; auto: by its names"
+        "auto", description="format of a local file, which decides preprocessing and strides; auto: by its tensor names"
     )
 
-    # schedule
+
+class _Schedule(shelf.Strict):
     steps: Positive = Field(description="training steps")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, streams and augmentation")
-    learning_rate: NonNegative = Field(2e-4, description="of the backbone, at step 0")
-    head_rate_factor: NonNegative = Field(1.0, description="learning rate of the other layers, as a multiple")
+    learning_rate: NonNegative = Field(2e-4, description="learning rate of the backbone at step 0")
+    head_rate_factor: NonNegative = Field(1.0, description="learning rate of all other layers, as a multiple of the backbone's")
     layer_decay: Unit = Field(1.0, description="learning rate of each stage of the backbone, as a multiple of the next one's")
     nonfinite: Literal["stop", "skip"] = Field(
-        "stop", description="a loss that is NaN or infinite: stop, or leave the step out and count it (waits for the device)"
+        "stop", description="a loss that is NaN or infinite: stop, or skip the step and count it (waits for the device)"
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
-    momentum: Unit = Field(0.9, description="of SGD")
-    weight_decay: NonNegative = Field(5e-4, description="of the optimizer")
-    poly_power: NonNegative = Field(0.9, description="rate (1 - step/steps)^power")
-
-    # method: the names are those of docs and paper (Alonso et al. 2021)
-    method: Literal["supervised", "mean_teacher", "class_bank", "dacs"] = Field(
+    momentum: Unit = Field(0.9, description="momentum of SGD")
+    weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
+    poly_power: NonNegative = Field(0.9, description="the learning rate falls as (1 - step/steps) ^ this power")
+    method: Annotated[str, AfterValidator(_method)] = Field(
         "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), dacs"
     )
-    balance_classes: bool = Field(False, description="weight classes by sqrt(median f / f)")
-    class_statistics: bool = Field(
-        False, description="count the classes of all labelled images first (once, then remembered); balancing starts from these"
-    )
-    classmix_labelled: Unit = Field(0.0, description="probability of ClassMix per labelled image")
-    classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
-    views: Positive = Field(2, description="strong views per unlabelled image")
-    teacher_momentum: Unit = Field(0.995, description="of the EMA teacher, at step 0")
-    teacher_schedule: Literal["cosine", "constant"] = Field("cosine", description="of its momentum: to 1 at the end, or constant")
-    strong_statistics: bool = Field(
-        True, description="strong views enter the batch norms' running statistics; false: labelled images alone"
-    )
-    confidence_power: NonNegative = Field(6.0, description="pseudo-label weight: confidence to this power")
-    confidence_threshold: Unit = Field(0.968, description="dacs: a pixel above is one that the teacher is sure of")
-    ramp_steps: Natural = Field(2000, description="length of the pseudo-label ramp")
-    weight_pseudo: NonNegative = Field(1.0, description="weight of the pseudo-label loss")
-    weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
-    unlabelled_start: Natural = Field(2000, description="step of the first contrast and unlabelled ClassMix")
-    weight_contrast: NonNegative = Field(0.1, description="weight of the contrast; the paper: 0.1 SSL, 0.2 semi-supervised DA")
-    contrast_on: Literal["both", "labelled", "unlabelled"] = Field("both", description="pixels that are contrasted with the bank")
-    contrast_pixels: Positive = Field(512, description="pixels per class, stream and step that enter the contrast")
-    attention_features: bool = Field(True, description="weigh pixels by the attention S_c; false: all alike")
-    attention_bank: bool = Field(True, description="weigh bank entries by an attention of their own; false: all alike")
-    bank_size: Positive = Field(256, description="vectors per class in the bank, ψ")
-    bank_streams: Literal["source", "target", "both"] = Field("both", description="labelled streams that feed the bank")
-    bank_selection: Literal["attention", "random", "recent"] = Field(
-        "attention",
-        description="candidates that enter: the highest by S_c, as many at random, or all (plain first in, first out)",
-    )
-    bank_confidence: Unit = Field(0.95, description="teacher confidence that admits a pixel, φ")
-    bank_start: Natural = Field(1000, description="step at which the bank starts to fill")
-    bank: str = Field("", description="file that the bank starts from (sda bank RUN --export FILE); empty: it starts empty")
-    released: bool = Field(
-        False,
-        description="as the authors' released code does: no weights on bank entries, the lowest-scored candidates enter, v2 sums "
-        "two of its four branches, the teacher follows no batch-norm statistics and stays in train mode, strong views enter the "
-        "student's",
-    )
 
-    # evaluation
-    eval_size: SizeOrNative | None = Field(None, description="size of the network's input in evaluation; empty for size")
+
+class _Evaluation(shelf.Strict):
+    eval_size: SizeOrNative | None = Field(None, description="size of the network's input in evaluation; empty: as size")
     eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
-    checkpoint_every: Natural = Field(500, description="steps between checkpoints to resume from; 0: only when it is evaluated")
+    checkpoint_every: Natural = Field(500, description="steps between checkpoints; 0: only when the network is evaluated")
     board: Literal["none", "tensorboard", "wandb"] = Field(
-        "none", description="curves and pictures while it trains; Weights & Biases by its own environment variables"
+        "none", description="log curves and pictures during training; Weights & Biases reads its own environment variables"
     )
     protocol: Literal["whole", "paper", "full-1024x2048", "half-512x1024", "slide"] = Field(
-        "whole", description="how it is scored: whole images at eval_size and labels at their own, or another preset"
+        "whole", description="how to score: whole images at eval_size and labels at their own size, or another preset"
     )
-    hold_out: Natural = Field(0, description="labelled target images that are not trained on, to choose a checkpoint by")
+    hold_out: Natural = Field(0, description="labelled target images to hold out of training, to choose a checkpoint by")
     best_by: Literal["miou", "infomax", "entropy", "agreement", "held_out"] = Field(
         "miou", description="criterion of best.pt: miou reads validation labels, the others do not"
     )
 
+
+class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
+    """All that defines a run. The streams that it names make the setting:
+
+    source-only: source, labels 0. target-only: no source, labels N. joint: source, labels N.
+    SSL: no source, labels N, unlabelled. UDA: source, labels 0, unlabelled. Semi-supervised DA: all three.
+    Oracle: no source, labels "all".
+    """
+
+    @property
+    def streams(self) -> Streams:
+        """The streams in use."""
+        return Streams(bool(self.source), self.labels != 0 or bool(self.split), bool(self.unlabelled), self.alternate)
+
+    @property
+    def method_settings(self) -> SupervisedSettings:
+        """The settings that its method reads."""
+        kind = SETTINGS[self.method]
+        return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
+
     @model_validator(mode="after")
-    def _streams_make_sense(self):
-        if not self.source and self.labels == 0 and not self.split:
+    def _streams_fit(self) -> "Recipe":
+        streams = self.streams
+        if not streams.source and not streams.labelled:
             raise ValueError("no labels at all: name a source, or ask for labels > 0")
         if self.labels == "all" and not self.split and self.unlabelled == "target":
             raise ValueError('labels = "all" leaves no unlabelled target images')
-        if self.method == "supervised" and self.unlabelled:
-            raise ValueError("method supervised cannot use unlabelled images; leave unlabelled empty")
-        if self.method != "supervised" and not self.unlabelled:
-            raise ValueError(f'method {self.method} needs unlabelled images: unlabelled = "target" or a folder')
-        if self.method == "dacs" and (not self.source or self.alternate):
-            raise ValueError(
-                "method dacs pastes source classes onto target images in every step: name a source, and no alternate"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _method_makes_sense(self):
-        fed = {"source": bool(self.source), "target": self.labels != 0 or bool(self.split), "both": True}
-        if self.method == "class_bank" and not fed[self.bank_streams]:
-            raise ValueError(f"bank_streams = {self.bank_streams}: there is no such labelled stream to fill the bank from")
-        if self.bank and self.method != "class_bank":
-            raise ValueError(f"bank = {self.bank}: method {self.method} has none")
+        if self.alternate and not (streams.source and streams.labelled):
+            raise ValueError("alternate = true needs source and target labels, which take turns")
         if self.weights_format != "auto" and self.weights in ("imagenet", "coco", "none"):
             raise ValueError(f"weights_format is for local files; weights = {self.weights} has its own")
-        if self.alternate and not (self.source and fed["target"]):
-            raise ValueError("alternate = true needs source and target labels, which take turns")
-        if self.method == "class_bank" and self.bank_selection == "attention" and not self.attention_features:
-            raise ValueError("bank_selection = attention ranks by S_c, which attention_features = false leaves untrained")
         return self
 
     @model_validator(mode="after")
-    def _parts_are_whole(self):
-        streams = {"batch_source": self.source, "batch_labelled": self.labels or self.split, "batch_unlabelled": self.unlabelled}
-        for name, used in streams.items():
-            if used and getattr(self, name) % self.accumulate:
-                raise ValueError(f"accumulate = {self.accumulate} cannot part {name} = {getattr(self, name)} evenly")
-        mixes = self.method in ("mean_teacher", "class_bank") and self.classmix_unlabelled
-        if mixes and self.batch_unlabelled == self.accumulate:
+    def _method_fits(self) -> "Recipe":
+        settings = self.method_settings
+        settings.check(self.method, self.streams)
+        if self.bank and "bank" not in type(settings).model_fields:
+            raise ValueError(f"bank = {self.bank}: method {self.method} has no bank")
+        if settings.mixes_unlabelled and self.batch_unlabelled == self.accumulate:
             at_least = "" if self.accumulate == 1 else f" times accumulate = {self.accumulate}"
             raise ValueError(
                 f"batch_unlabelled = {self.batch_unlabelled} leaves ClassMix no other image; ask for 2{at_least}, or "
@@ -230,23 +200,41 @@ class Recipe(shelf.Strict):
         return self
 
     @model_validator(mode="after")
-    def _criterion_can_be_had(self):
+    def _batches_divide(self) -> "Recipe":
+        streams = self.streams
+        used = {"batch_source": streams.source, "batch_labelled": streams.labelled, "batch_unlabelled": streams.unlabelled}
+        for name in (name for name, there in used.items() if there):
+            if getattr(self, name) % self.accumulate:
+                raise ValueError(f"accumulate = {self.accumulate} must divide {name} = {getattr(self, name)}")
+        return self
+
+    @model_validator(mode="after")
+    def _criterion_can_be_measured(self) -> "Recipe":
         if self.best_by == "held_out" and not self.hold_out:
             raise ValueError("best_by = held_out needs labelled images for it: hold_out = N")
         if self.best_by == "agreement" and not (self.unlabelled and self.eval_every):
             raise ValueError("best_by = agreement compares student and teacher: it needs unlabelled images, and eval_every")
-        if self.hold_out and self.labels != "all" and not self.split and self.hold_out >= self.labels:
+        if self.hold_out and isinstance(self.labels, int) and not self.split and self.hold_out >= self.labels:
             raise ValueError(f"hold_out = {self.hold_out} leaves none of {self.labels} labelled images to train on")
         return self
 
     @model_validator(mode="after")
-    def _crops_fit(self):
+    def _crops_fit(self) -> "Recipe":
         for name, size in (("size", self.size), ("source_size", self.source_size or self.size)):
             if size == "native" and not self.crop:
-                raise ValueError(f'{name} = "native" leaves images unequal: ask for a crop')
+                raise ValueError(f'{name} = "native" leaves images of different sizes: set a crop')
             if size != "native" and any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
-                raise ValueError(f"crop {list(self.crop_size)} does not fit into {name} {size}; source and target need one crop")
+                raise ValueError(f"crop {list(self.crop_size)} does not fit into {name} {size}; source and target share one crop")
         return self
+
+    def ignored_fields(self, names: Iterable[str]) -> list[str]:
+        """The given fields that this recipe ignores: other methods or settings read them."""
+        settings = self.method_settings
+        idle = AllSettings.model_fields.keys() - type(settings).model_fields.keys() - {"released"}  # the network reads that
+        idle |= settings.ignored()
+        if self.optimizer != "sgd":
+            idle.add("momentum")
+        return [name for name in names if name in idle]
 
     def with_absolute_paths(self) -> "Recipe":
         """The same recipe, valid from any working directory: roots, lists and files as absolute paths.
@@ -268,7 +256,9 @@ class Recipe(shelf.Strict):
 
     @property
     def crop_size(self) -> tuple[int, int]:
-        return tuple(self.crop or self.size)
+        """Height, width of what a network is trained on."""
+        height, width = self.crop or self.size
+        return int(height), int(width)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -293,11 +283,11 @@ class Recipe(shelf.Strict):
     @property
     def setting(self) -> str:
         """The field's name for the streams in use."""
-        target = self.labels != 0 or bool(self.split)
-        if self.unlabelled:
-            return ("semi-supervised DA" if target else "UDA") if self.source else "SSL"
-        if self.source:
-            return "joint" if target else "source-only"
+        streams = self.streams
+        if streams.unlabelled:
+            return ("semi-supervised DA" if streams.labelled else "UDA") if streams.source else "SSL"
+        if streams.source:
+            return "joint" if streams.labelled else "source-only"
         return "oracle" if self.labels == "all" and not self.split else "target-only"
 
 

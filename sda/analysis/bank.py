@@ -8,7 +8,7 @@ import numpy as np
 from sda.analysis.cache import unit
 from sda.errors import SdaError
 from sda.methods.parts import bank_file
-from sda.methods.parts.views import SOURCE
+from sda.methods.parts.bank import SOURCE
 from sda.runs import checkpoint
 
 

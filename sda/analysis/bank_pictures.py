@@ -11,7 +11,7 @@ from sda.analysis.bank import Contents
 from sda.analysis.cache import FeatureCache, classes_of, unit
 from sda.data.files import read_image
 from sda.labels import IGNORE
-from sda.methods.parts.views import SOURCE
+from sda.methods.parts.bank import SOURCE
 from sda.pictures import GREY, legend
 
 CROP = 112  # side of a picture in the sheet

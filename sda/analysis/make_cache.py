@@ -120,7 +120,7 @@ def write_features(
     settings = {
         "format": FORMAT,
         "network": network_hash(run.network, head),
-        "preprocessing": run.normalise.to_dict(),
+        "preprocessing": run.network.preprocessing.to_dict(),
         "input": list(run.protocol().input or ()) or "native size",
         "per_class": per_class,
         "compression": compression,
@@ -209,7 +209,7 @@ def _difference(there: dict, here: dict) -> str:
 
 def check_made_by(cache: FeatureCache, run: Run) -> None:
     """SdaError when the network, or its preprocessing, is not the one that made the cache."""
-    now = {"network": network_hash(run.network, load_projection(run)), "preprocessing": run.normalise.to_dict()}
+    now = {"network": network_hash(run.network, load_projection(run)), "preprocessing": run.network.preprocessing.to_dict()}
     if other := _difference(cache.settings, now):
         raise SdaError(f"{cache.path}: made by {other} than {run.folder} has now; make it anew with sda features")
 
@@ -289,7 +289,7 @@ def _rows(
 
     By its path it is decided which pixels of an image these are.
     """
-    logits, features = run.network(run.normalise(torch.stack([sample.image for sample in samples]).to(run.device)))
+    logits, features = run.network(torch.stack([sample.image for sample in samples]).to(run.device))
     if logits.shape[2:] != features.shape[2:]:
         logits = run.network.grid.enlarge(logits, features.shape[2:])
     (count, classes, height, width), (image_height, image_width) = logits.shape, samples[0].image.shape[1:]

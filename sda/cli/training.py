@@ -75,11 +75,10 @@ def _train(name: str, given: dict) -> None:
     changes.update(recipe.parse_pair(pair, "--set") for pair in pairs)
     wanted = recipe.load(name, changes).with_absolute_paths()
 
-    from sda.effect import without_effect
     from sda.system import distributed
     from sda.system.devices import pick_device
 
-    if idle := without_effect(wanted, changes):
+    if idle := wanted.ignored_fields(changes):
         click.echo(f"{', '.join(idle)}: no effect with method {wanted.method} and the other settings", err=True)
     with distributed.joined(pick_device(device)) as where:
         _train_here(name, wanted, out, resume_from, stop_at, where, as_json)

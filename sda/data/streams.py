@@ -6,7 +6,6 @@ So the number of workers changes nothing, and resuming is starting at another n.
 import itertools
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,38 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sda.data.assemble import Data
+from sda.data.batch import STREAMS, Batch, Labelled
 from sda.data.dataset import Dataset, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.recipe import Recipe
 from sda.system import distributed
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """images: uint8 (B, 3, H, W) RGB. labels: uint8 (B, H, W) train ids, 255 = ignored."""
-
-    images: Tensor
-    labels: Tensor
-
-    def chunk(self, count: int) -> "list[Labelled]":
-        """In `count` parts."""
-        parts = zip(self.images.chunk(count), self.labels.chunk(count), strict=True)
-        return [Labelled(images, labels) for images, labels in parts]
-
-    def pin_memory(self) -> "Labelled":
-        """The same in page-locked memory: the loader calls this where there is a GPU."""
-        return Labelled(self.images.pin_memory(), self.labels.pin_memory())
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's images: the streams that a setting does not have are None."""
-
-    source: Labelled | None = None
-    labelled: Labelled | None = None
-    unlabelled: Tensor | None = None
 
 
 class RareClassSampling:
@@ -166,8 +140,6 @@ class Stream:
         sampling: draw images by class; None takes each once per epoch.
     """
 
-    NAMES = ("source", "labelled", "unlabelled")
-
     def __init__(
         self,
         name: str,
@@ -180,7 +152,7 @@ class Stream:
         skip: bool = False,
         sampling: RareClassSampling | None = None,
     ):
-        drawn = _Drawn(dataset, crop, seed, self.NAMES.index(name), skip, sampling)
+        drawn = _Drawn(dataset, crop, seed, STREAMS.index(name), skip, sampling)
         loader = DataLoader(
             drawn,
             batch,
@@ -205,46 +177,35 @@ class Stream:
         return batch
 
 
-def takes_part(recipe: Recipe, stream: str, step: int) -> bool:
-    """Whether a stream is drawn from in a step: with `alternate`, source and labelled target images take turns."""
-    return not recipe.alternate or stream != ("labelled", "source")[step % 2]
-
-
-def parts_of(batch: Batch, count: int) -> list[Batch]:
-    """A batch in `count` parts of equal size."""
-    if count == 1:
-        return [batch]
-    parts = [{} for _ in range(count)]
-    for name in Stream.NAMES:
-        if (images := getattr(batch, name)) is not None:
-            for part, chunk in zip(parts, images.chunk(count), strict=True):
-                part[name] = chunk
-    return [Batch(**part) for part in parts]
-
-
-def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream | None]:
-    """The three streams of `Batch`, from `step` on; None where the setting has none."""
+def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]:
+    """Open the streams of a recipe, at the batches of `step`."""
     batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
-    return {
-        name: getattr(data, name)
-        and Stream(
+    streams = {}
+    for name, batch in batches.items():
+        dataset = getattr(data, name)
+        if dataset is None:
+            continue
+        by_class = recipe.rare_class_sampling and name in data.pixels
+        streams[name] = Stream(
             name,
-            getattr(data, name),
+            dataset,
             batch,
             recipe.crop_size,
             recipe.seed,
-            start=sum(takes_part(recipe, name, before) for before in range(step)) if recipe.alternate else step,
+            start=sum(takes_part(name, before, recipe.alternate) for before in range(step)) if recipe.alternate else step,
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
-            sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling)
-            if recipe.rare_class_sampling and name in data.pixels
-            else None,
+            sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling) if by_class else None,
         )
-        for name, batch in batches.items()
-    }
+    return streams
 
 
-def to_device(part: Labelled | Tensor, device: torch.device) -> Labelled | Tensor:
-    if isinstance(part, Labelled):
-        return Labelled(part.images.to(device, non_blocking=True), part.labels.to(device, non_blocking=True))
-    return part.to(device, non_blocking=True)
+def takes_part(stream: str, step: int, alternate: bool) -> bool:
+    """Whether a step draws from a stream: with `alternate`, source and labelled target images take turns."""
+    return not alternate or stream != ("labelled", "source")[step % 2]
+
+
+def next_batch(streams: dict[str, Stream], step: int, alternate: bool, device: torch.device) -> Batch:
+    """Draw the images of a step and copy them to the device."""
+    drawn = {name: next(stream) for name, stream in streams.items() if takes_part(name, step, alternate)}
+    return Batch(**{name: part.to(device, non_blocking=True) for name, part in drawn.items()})

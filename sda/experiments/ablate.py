@@ -11,7 +11,6 @@ import torch
 from scipy import stats
 
 from sda import recipe, shelf
-from sda.effect import without_effect
 from sda.errors import SdaError
 from sda.experiments import pool
 from sda.recipe import Recipe
@@ -84,7 +83,7 @@ def run(
     results = {key: result for key, job in jobs.items() if (result := _finished(job))}
     missing = [job for key, job in jobs.items() if key not in results]
     for row in rows:
-        if idle := without_effect(jobs[row.name, seeds[0]].recipe, {**fixed, **row.changes}):
+        if idle := jobs[row.name, seeds[0]].recipe.ignored_fields({**fixed, **row.changes}):
             bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
     bars.say(f"{len(jobs)} runs: {len(results)} are there, {len(missing)} to train")
     places = {job.folder: key for key, job in jobs.items()}

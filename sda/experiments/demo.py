@@ -57,5 +57,5 @@ def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     runs = {name: trained.load_run(folder, "last", device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
     data = first.labelled_images(first.protocol())
-    networks = {RECIPES[name]: (run.network, run.normalise) for name, run in runs.items()}
+    networks = {RECIPES[name]: run.network for name, run in runs.items()}
     truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device).save(path)

@@ -67,13 +67,13 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
     if any(form in FORMATS for form in formats):
         pictures = [picture(*size, seed=number) for number, size in enumerate([*CHECKED, (1, *trained_size(run))])]
         exact = in_float32(run)
-        expected = [probabilities(exact, run.normalise, images) for images in pictures]
+        expected = [probabilities(exact, images) for images in pictures]
         if run.recipe.precision != "float32":
-            trained = [probabilities(run.network, run.normalise, images).max(dim=1) for images in pictures]
+            trained = [probabilities(run.network, images).max(dim=1) for images in pictures]
             change = agreement([(p.indices, p.values) for p in trained], expected)
             facts["float32"] = {"trained in": run.recipe.precision, **asdict(change)}
             bars.say(f"float32 instead of {run.recipe.precision}, on made-up pictures: {change}")
-        deployed = Deployed(with_plain_pooling(exact), run.normalise).eval()
+        deployed = Deployed(with_plain_pooling(exact)).eval()
     for form, kind in FORMATS.items():
         if form in formats:
             bars.say(f"{kind.file}: exporting")
@@ -106,7 +106,7 @@ def about(run: Run) -> dict:
         "classes": run.table.colors,
         "splits": run.splits,
         "weights_format": run.weights_format,
-        "preprocessing": run.normalise.to_dict(),
+        "preprocessing": run.network.preprocessing.to_dict(),
     }
 
 
@@ -121,7 +121,7 @@ def facts_of(run: Run) -> dict:
         "output": "labels: uint8, (batch, height, width), positions in classes; confidence: float32, the same shape, 0 to 1",
         "size": list(size) if size else None,
         "classes": run.table.colors,
-        "preprocessing": {"where": "inside", **run.normalise.to_dict()},
+        "preprocessing": {"where": "inside", **run.network.preprocessing.to_dict()},
         "checkpoint": run.which,
         "network": run.network_name,
         "step": run.step,
@@ -146,7 +146,7 @@ def trained_size(run: Run) -> tuple[int, int]:
 def in_float32(run: Run) -> SegmentationNetwork:
     """A copy of the run's network that computes in float32."""
     recipe = run.recipe.model_copy(update={"precision": "float32"})
-    network = build_network(recipe, len(run.table.names), run.weights_format)
+    network = build_network(recipe, len(run.table.names), run.weights_format, run.network.preprocessing)
     network.load_state_dict(run.network.state_dict())
     return network.eval().requires_grad_(False)
 

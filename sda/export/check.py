@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from sda.errors import SdaError
 from sda.export.formats import Segment
-from sda.models.preprocessing import Preprocessing
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
 
@@ -45,9 +44,9 @@ def picture(count: int, height: int, width: int, seed: int) -> Tensor:
     return (255 * smooth + 8 * noise).clamp(0, 255).to(torch.uint8)
 
 
-def probabilities(network: nn.Module, normalise: Preprocessing, images: Tensor) -> Tensor:
+def probabilities(network: nn.Module, images: Tensor) -> Tensor:
     """(B, C, H, W) of images (B, 3, H, W), as sda predicts."""
-    return predict_logits(network, normalise, images, tuple(images.shape[2:]), Protocol()).softmax(dim=1)
+    return predict_logits(network, images, tuple(images.shape[2:]), Protocol()).softmax(dim=1)
 
 
 def agreement(found: list[tuple[Tensor, Tensor]], expected: list[Tensor]) -> Agreement:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from sda.models.network import SegmentationNetwork
-from sda.models.preprocessing import Preprocessing
 from sda.scoring.inference import SMALLEST
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -25,22 +24,15 @@ TRACED = (2, 3, 72, 104)  # images that the exporters look at
 class Deployed(nn.Module):
     """Images (B, 3, H, W), uint8 RGB, of any size from 32 → labels (B, H, W), uint8 train ids, and their probability, float32.
 
-    Preprocessing, network, enlargement and softmax in one, as `sda.runs.trained.Run.predict` does without its resizing.
+    Network (with its preprocessing), enlargement and softmax in one: `sda.runs.trained.Run.predict` without its resizing.
     """
 
-    def __init__(self, network: SegmentationNetwork, normalise: Preprocessing):
+    def __init__(self, network: SegmentationNetwork):
         super().__init__()
         self.network = network
-        self.factor = normalise.maximum / 255
-        self.flip = normalise.order == "BGR"
-        self.register_buffer("mean", torch.tensor(normalise.mean)[None, :, None, None])
-        self.register_buffer("std", torch.tensor(normalise.std)[None, :, None, None])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = image.float() * self.factor
-        if self.flip:
-            x = x.flip(1)
-        logits, _ = self.network((x - self.mean) / self.std)
+        logits, _ = self.network(image)
         confidence, labels = self.network.grid.enlarge(logits, image.shape[2:]).softmax(dim=1).max(dim=1)
         return labels.to(torch.uint8), confidence
 

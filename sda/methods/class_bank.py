@@ -3,70 +3,47 @@
 For semi-supervised learning and for semi-supervised domain adaptation, which differ in the streams that there are.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from sda.data.streams import Batch
+from sda.data.batch import Batch
 from sda.labels import IGNORE
-from sda.methods import mean_teacher
-from sda.methods.parts.bank import ClassBank, pixels_by_class
+from sda.methods.base import Task
+from sda.methods.mean_teacher import MeanTeacher
+from sda.methods.parts.bank import SOURCE, TARGET, ClassBank, pixels_by_class
 from sda.methods.parts.losses import contrast, mean_one
 from sda.methods.parts.mlp import attention, projection
 from sda.methods.parts.teacher import Teacher, pseudo_label
-from sda.methods.parts.views import SOURCE, TARGET
-from sda.models.preprocessing import Preprocessing
+from sda.methods.settings import ClassBankSettings
+from sda.models.network import SegmentationNetwork
 from sda.system import distributed
 
 FEATURES = 256  # D: size of projected features
 
 
-@dataclass(frozen=True)
-class Settings(mean_teacher.Settings):
-    """The fields of the same names in a recipe."""
-
-    weight_contrast: float
-    contrast_on: str
-    contrast_pixels: int
-    attention_features: bool
-    attention_bank: bool
-    bank_size: int
-    bank_streams: str
-    bank_selection: str
-    bank_confidence: float
-    bank_start: int
-
-
-class ClassBankMethod(mean_teacher.MeanTeacher):
+class ClassBankMethod(MeanTeacher):
     """L = L_sup + L_pseudo + 0.01 L_ent + λ_c (L_contr on labelled + L_contr on unlabelled pixels).
 
     Where the paper leaves a choice open: B and |X_l| of the bank's admissions count source and target images alike.
     Where this departs from it: the contrast sees at most `contrast_pixels` random pixels per class, stream and step; the
     mean over a class is then an estimate, but all classes cost the same, and nothing waits for the device.
-
-    Args:
-        network: the student θ, images → (logits, features).
-        classes: C.
-        normalise: the preprocessing of the network's weights.
-        labelled_images: |X_l|; fewer enter more of their pixels.
     """
 
-    Settings = Settings
+    bank: ClassBank
+    settings: ClassBankSettings
 
-    def __init__(self, network: nn.Module, classes: int, normalise: Preprocessing, labelled_images: int, settings: Settings):
-        super().__init__(network, classes, normalise, labelled_images, settings)
+    def __init__(self, student: SegmentationNetwork, settings: ClassBankSettings, task: Task):
+        super().__init__(student, settings, task)
         s = settings
-        self.g = projection(network.feature_channels, FEATURES)
+        self.g = projection(student.feature_channels, FEATURES)
         self.q = projection(FEATURES, FEATURES)
-        self.S = attention(classes, FEATURES)  # S_c of features
-        self.S_bank = attention(classes, FEATURES, shared=True)  # S_c of bank entries
-        self.g_teacher = Teacher(self.g, s.teacher_momentum, s.teacher_schedule, s.steps, s.released)
-        self.bank = ClassBank(classes, s.bank_size, FEATURES)
-        self.admissions = max(1, round(s.bank_size / labelled_images))  # per class and labelled image of a batch
+        self.S = attention(task.classes, FEATURES)  # S_c of features
+        self.S_bank = attention(task.classes, FEATURES, shared=True)  # S_c of bank entries
+        self.g_teacher = Teacher(self.g, s.teacher_momentum, s.teacher_schedule, task.steps, s.released)
+        self.bank = ClassBank(task.classes, s.bank_size, FEATURES)
+        self.admissions = max(1, round(s.bank_size / task.labelled_images))  # per class and labelled image of a batch
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The named losses of one step, already weighted; their sum is what is minimised."""
         s = self.settings
         losses, views = self.self_training(batch, step)
         if step >= s.bank_start and s.weight_contrast > 0:
@@ -79,20 +56,8 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
         return losses
 
     def follow(self, step: int) -> None:
-        """ξ ← τ ξ + (1 - τ) θ, after the optimizer's step."""
         super().follow(step)
         self.g_teacher.follow(self.g, step)
-
-    def diagnostics(self) -> dict[str, float]:
-        """Also: bank fill (share), the source's share of what is in it, and the number of classes that are empty."""
-        filled = self.bank.valid.sum().item()
-        source = (self.bank.valid & (self.bank.domain == SOURCE)).sum().item()
-        return {
-            **super().diagnostics(),
-            "bank_fill": filled / self.bank.valid.numel(),
-            "bank_source": source / filled if filled else 0.0,
-            "bank_empty": float((~self.bank.valid.any(dim=1)).sum().item()),
-        }
 
     def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
         """L_contr of features (B, F, h, w) with labels (B, H, W) against the bank."""
@@ -127,8 +92,9 @@ class ClassBankMethod(mean_teacher.MeanTeacher):
             count = s.bank_size if s.bank_selection == "recent" else distributed.size() * len(x_l) * self.admissions
             indices, chosen = pixels_by_class(y, right, self.classes, count, scores)
             # the best of all processes: the bank is the same in each
-            best = (z[indices], scores[indices], chosen, domain.flatten()[indices], confidence.flatten()[indices])
-            self.bank.admit(*(distributed.gathered(part, dim=1) for part in best), step, count)
+            z, scores, domain, confidence = (part[indices] for part in (z, scores, domain.flatten(), confidence.flatten()))
+            best = [distributed.gathered(part, dim=1) for part in (z, scores, chosen, domain, confidence)]
+            self.bank.admit(*best, step=step, count=count)
 
     def _scores(self, z: Tensor, classes: Tensor) -> Tensor:
         """What the candidates z (N, D) for the bank are ranked by within their classes (N,), C for none: the highest enter."""

@@ -4,27 +4,20 @@ Source classes, with their true labels, are pasted onto target images with pseud
 any, join the source in L_sup.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from sda.data.streams import Batch
-from sda.methods.mean_teacher import MeanTeacher, TeacherSettings
+from sda.data.batch import Batch
+from sda.methods.mean_teacher import TeacherMethod
 from sda.methods.parts.augment import half_of_classes
 from sda.methods.parts.losses import cross_entropy
 from sda.methods.parts.teacher import pseudo_label, top_share
 from sda.methods.parts.views import labelled_views, strong_views
+from sda.methods.settings import DacsSettings
+from sda.models.preprocessing import as_float
 
 
-@dataclass(frozen=True)
-class Settings(TeacherSettings):
-    """The fields of the same names in a recipe."""
-
-    confidence_threshold: float
-
-
-class DACS(MeanTeacher):
+class DACS(TeacherMethod):
     """L = L_sup + L_mix. In L_mix source pixels weigh 1, target pixels the share of their image that the teacher is sure of.
 
     Where this departs from the paper:
@@ -33,27 +26,27 @@ class DACS(MeanTeacher):
     - the share is that of each image, as the paper says; its code takes that of the batch.
     """
 
-    Settings = Settings
+    settings: DacsSettings
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The named losses of one step; their sum is what is minimised."""
         s, grid = self.settings, self.student.grid
-        x_l, y_l, _ = labelled_views(batch, self.classes, s.classmix_labelled, self.normalise)
-        x_u = batch.unlabelled.float() / 255
+        x_l, y_l, _ = labelled_views(batch, self.weak, self.classes, s.classmix_labelled)
+        assert batch.unlabelled is not None and batch.source is not None
+        x_u = as_float(batch.unlabelled)
         with torch.no_grad():
-            y_u, confidence = pseudo_label(grid.enlarge(self.teacher(self.normalise(x_u))[0], x_u.shape[2:]))
+            y_u, confidence = pseudo_label(grid.enlarge(self.teacher(x_u)[0], x_u.shape[2:]))
             self.teacher_top = top_share(y_u, self.classes)
             sure = (confidence > s.confidence_threshold).float().mean(dim=(1, 2), keepdim=True)
 
             # a random source image for every target image, half of its classes pasted
             other = (torch.arange(len(x_u)) + torch.randint(len(batch.source.images), ())) % len(batch.source.images)
             other = other.to(x_u.device, non_blocking=True)
-            x_s, y_s = batch.source.images[other].float() / 255, batch.source.labels[other].long()
+            x_s, y_s = as_float(batch.source.images[other]), batch.source.labels[other].long()
             paste = half_of_classes(y_s, self.classes, round_up=True)
             x_m = torch.where(paste.unsqueeze(1), x_s, x_u)
             y_m = torch.where(paste, y_s, y_u)
             w_m = torch.where(paste, 1.0, sure)
-            x_m, y_m, w_m = strong_views(x_m, y_m, w_m, 1, self.classes, 0.0, self.normalise)
+            x_m, y_m, w_m = strong_views(x_m, y_m, w_m, self.strong, 1, self.classes, 0.0)
 
         logits_l, _ = self.student(x_l)
         logits_m, _ = self.student(x_m, note_statistics=s.strong_statistics or s.released)

@@ -1,8 +1,11 @@
-"""torchvision's classification networks as feature extractors of a chosen output stride.
+"""Encoders: torchvision's classification networks as feature extractors of a chosen output stride.
 
-A backbone maps images (B, 3, H, W) to two maps, ``low`` at stride 4 and ``high`` at the output stride. Its parameters keep
-torchvision's own names (``layer1.0.conv1.weight``, ``features.0.0.weight``), so that a torchvision state dict fits.
+Their parameters keep torchvision's own names (``layer1.0.conv1.weight``, ``features.0.0.weight``), so that a torchvision state
+dict fits.
 """
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,40 +13,66 @@ from sda.errors import SdaError
 from sda.models.grid import Grid
 from sda.models.torchvision_shim import models
 
-RESNETS = {"resnet50": models.resnet50, "resnet101": models.resnet101}
+RESNETS: dict[str, Callable[..., Any]] = {"resnet50": models.resnet50, "resnet101": models.resnet101}
 
-# name: constructor, blocks of `features` up to stride 4 and their channels, blocks used and their channels.
-# As in DeepLab, MobileNetV2 ends at its last bottleneck (320 channels, without the 1x1 convolution to 1280 that serves the
-# classifier), and MobileNetV3 after its last 1x1 convolution, before which its features have only 160 or 96 channels.
-MOBILENETS = {
-    "mobilenet_v2": (models.mobilenet_v2, 4, 24, 18, 320),
-    "mobilenet_v3_small": (models.mobilenet_v3_small, 2, 16, 13, 576),
-    "mobilenet_v3_large": (models.mobilenet_v3_large, 4, 24, 17, 960),
+# Name: constructor, and the number of blocks of its `features` that are used. As in DeepLab, MobileNetV2 ends at its last
+# bottleneck (320 channels, without the 1x1 convolution to 1280 that serves the classifier), and MobileNetV3 after its last 1x1
+# convolution, before which its features have only 160 or 96 channels.
+MOBILENETS: dict[str, tuple[Callable[..., Any], int]] = {
+    "mobilenet_v2": (models.mobilenet_v2, 18),
+    "mobilenet_v3_small": (models.mobilenet_v3_small, 13),
+    "mobilenet_v3_large": (models.mobilenet_v3_large, 17),
 }
-
-# The blocks between which activations may be computed again (see `recompute_activations`).
-BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual)
 
 BACKBONES = (*RESNETS, *MOBILENETS)
 OUTPUT_STRIDES = (8, 16)
+BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual)
 
 
-class ResNetBackbone(nn.Module):
-    """ResNet up to ``layer4``; ``low`` is the output of ``layer1``.
+class Backbone(nn.Module):
+    """What a head, the optimizer and the weights' loader ask of an encoder: images (B, 3, H, W) → a list of maps, fine to coarse.
 
-    With `caffe`, that of the original release, for which DeepLabv2's weights are: a block strides in its first convolution,
-    all blocks of a dilated layer dilate alike, and the pooling rounds up.
+    Attributes:
+        channels: of each map.
+        strides: of each map: 4, 8, 16, 32, none above the output stride; the last is the output stride.
+        grid: where the cells of a map lie in the image.
+        unused: prefixes of the names that a pretrained file may hold and this encoder leaves out.
     """
 
-    low_channels = 256
-    high_channels = 2048
-    unused = ()
+    channels: list[int]
+    strides: list[int]
+    grid = Grid()
+    unused: tuple[str, ...] = ()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def stages(self) -> list[nn.Module]:
+        """The parts between which the learning rate may differ, from the image on."""
+        raise NotImplementedError
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The parts whose activations can be recomputed in the backward pass."""
+        return (module for module in self.modules() if isinstance(module, BLOCKS))
+
+
+def _strides(output_stride: int) -> list[int]:
+    return [min(stride, output_stride) for stride in (4, 8, 16, 32)]
+
+
+class ResNetBackbone(Backbone):
+    """ResNet up to ``layer4``; the maps are the outputs of its four layers.
+
+    With `caffe`, the ResNet of the original release, for which DeepLabv2's weights are: a block strides in its first
+    convolution, all blocks of a dilated layer dilate alike, and the pooling rounds up.
+    """
 
     def __init__(self, name: str, output_stride: int, caffe: bool = False):
         super().__init__()
         resnet = RESNETS[name](replace_stride_with_dilation=[False, output_stride == 8, True])
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
+        self.channels, self.strides = [256, 512, 1024, 2048], _strides(output_stride)
         self.grid = Grid(corners=caffe)
         if caffe:
             self.maxpool.ceil_mode = True
@@ -53,44 +82,43 @@ class ResNetBackbone(nn.Module):
                 first.conv2.dilation, first.conv2.padding = second.conv2.dilation, second.conv2.padding
 
     def stages(self) -> list[nn.Module]:
-        """The parts of one resolution or less each, from the image on."""
         return [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
-        return low, self.layer4(self.layer3(self.layer2(low)))
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = self.maxpool(self.relu(self.bn1(self.conv1(images)))), []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
+        return maps
 
 
-class MobileNetBackbone(nn.Module):
-    """MobileNet V2 or V3 without its classifier; ``low`` is the last block at stride 4."""
-
-    grid = Grid()
+class MobileNetBackbone(Backbone):
+    """MobileNet V2 or V3 without its classifier; the maps are the outputs of the last block of each resolution."""
 
     def __init__(self, name: str, output_stride: int):
         super().__init__()
-        constructor, self.low_blocks, self.low_channels, blocks, self.high_channels = MOBILENETS[name]
+        constructor, blocks = MOBILENETS[name]
         features = constructor().features
         self.unused = tuple(f"features.{block}." for block in range(blocks, len(features)))
         self.features = features[:blocks]
-        self._strides = [any(max(m.stride) > 1 for m in block.modules() if isinstance(m, nn.Conv2d)) for block in self.features]
+        reduces = [any(max(m.stride) > 1 for m in block.modules() if isinstance(m, nn.Conv2d)) for block in self.features]
+        self._starts = [number for number, strides in enumerate(reduces) if strides]  # the first block of each resolution
+        self._ends = [*(start - 1 for start in self._starts[2:]), blocks - 1]  # the last block at strides 4, 8, 16 and 32
+        self.channels, self.strides = [self.features[end].out_channels for end in self._ends], _strides(output_stride)
         replace_stride_with_dilation(self.features, output_stride)
 
     def stages(self) -> list[nn.Module]:
-        """The parts of one resolution each (that of the network without dilation), from the image on."""
-        stages = []
-        for block, strides in zip(self.features, self._strides, strict=True):
-            if strides:
-                stages.append([])
-            stages[-1].append(block)
-        return [nn.ModuleList(stage) for stage in stages]
+        """The blocks of one resolution each, that of the network without dilation."""
+        ends = [*self._starts[1:], len(self.features)]
+        return [nn.ModuleList(self.features[start:end]) for start, end in zip(self._starts, ends, strict=True)]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        high = images
-        for number, block in enumerate(self.features, start=1):
-            high = block(high)
-            if number == self.low_blocks:
-                low = high
-        return low, high
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = images, []
+        for number, block in enumerate(self.features):
+            x = block(x)
+            if number in self._ends:
+                maps.append(x)
+        return maps
 
 
 def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) -> None:
@@ -107,7 +135,8 @@ def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) ->
             continue
         kernel = module.kernel_size[0]
         module.dilation = (dilation, dilation)
-        module.padding = (dilation * (kernel - 1) // 2,) * 2
+        padding = dilation * (kernel - 1) // 2
+        module.padding = (padding, padding)
         if stride < output_stride:
             stride *= module.stride[0]
         elif module.stride[0] > 1:
@@ -115,7 +144,7 @@ def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) ->
             module.stride = (1, 1)
 
 
-def build_backbone(name: str, output_stride: int, caffe: bool = False) -> ResNetBackbone | MobileNetBackbone:
+def build_backbone(name: str, output_stride: int, caffe: bool = False) -> Backbone:
     """The backbone called `name`, randomly initialised by torchvision's own rule.
 
     Raises SdaError for an unknown name, an output stride other than 8 and 16, and `caffe` for a MobileNet.

@@ -1,14 +1,15 @@
-"""A segmentation network by name."""
+"""Segmentation networks by name."""
 
 import torch
 
 from sda.errors import SdaError
 from sda.models.backbones import MOBILENETS, build_backbone
-from sda.models.heads import DeepLabV2Head, DeepLabV3PlusHead
+from sda.models.heads import DeepLabV2Head, DeepLabV3PlusHead, Head
 from sda.models.network import SegmentationNetwork
+from sda.models.preprocessing import IMAGENET, Preprocessing
 from sda.recipe import Recipe
 
-# Name: the output stride of the backbone when none is asked for.
+# Name → the output stride of the backbone by default.
 NETWORKS = {"deeplabv2": 8, "deeplabv3plus": 16}
 
 
@@ -20,8 +21,9 @@ def build(
     precision: str = "float32",
     caffe: bool = False,
     released: bool = False,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> SegmentationNetwork:
-    """A segmentation network: normalised images (B, 3, H, W) → logits (B, classes, h, w), features (B, F, h, w).
+    """Build a segmentation network: images (B, 3, H, W) → logits (B, classes, h, w), features (B, F, h, w).
 
     ==============  ===========================  ======================  ====================================
     network         h, w                         features                F
@@ -32,7 +34,8 @@ def build(
 
     `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `precision` float32, bfloat16 or float16;
     `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches, as the
-    authors' released code does. Weights are random: see `read_weights` and `load_weights`.
+    authors' released code does; `preprocessing`: the first layer, which belongs to the weights. Weights are random: see
+    `sda.models.weights`.
     Raises SdaError for unknown names, fewer than two classes, another output stride, and a MobileNet of Caffe.
 
     >>> import torch
@@ -47,15 +50,25 @@ def build(
     output_stride = output_stride or NETWORKS[network]
     body = build_backbone(backbone, output_stride, caffe)
     if network == "deeplabv2":
-        head = DeepLabV2Head(body, classes, output_stride, branches=2 if released else 4)
+        head: Head = DeepLabV2Head(body, classes, branches=2 if released else 4)
     else:
-        head = DeepLabV3PlusHead(body, classes, output_stride, separable=backbone in MOBILENETS)
-    return SegmentationNetwork(body, head, getattr(torch, precision))
+        head = DeepLabV3PlusHead(body, classes, separable=backbone in MOBILENETS)
+    return SegmentationNetwork(preprocessing, body, head, getattr(torch, precision))
 
 
-def build_network(recipe: Recipe, classes: int, weights_format: str) -> SegmentationNetwork:
-    """The recipe's network, with random weights."""
-    caffe = weights_format == "caffe"
+def build_network(recipe: Recipe, classes: int, weights_format: str, preprocessing: Preprocessing) -> SegmentationNetwork:
+    """Build a recipe's network, with random weights.
+
+    Args:
+        weights_format: of the weights that it is for, a key of `sda.models.preprocessing.PREPROCESSING`.
+    """
     return build(
-        recipe.network, recipe.backbone, classes, recipe.output_stride, recipe.precision, caffe=caffe, released=recipe.released
+        recipe.network,
+        recipe.backbone,
+        classes,
+        recipe.output_stride,
+        recipe.precision,
+        caffe=weights_format == "caffe",
+        released=recipe.released,
+        preprocessing=preprocessing,
     )

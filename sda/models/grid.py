@@ -20,11 +20,11 @@ class Grid:
 
     corners: bool = False
 
-    def enlarge(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+    def enlarge(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
         """Logits (B, C, h, w) at a size (height, width), as that of the images: bilinear."""
         return F.interpolate(values, size=size, mode="bilinear", align_corners=self.corners)
 
-    def shrink(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    def shrink(self, labels: Tensor, size: tuple[int, ...]) -> Tensor:
         """Label maps (B, H, W) at a size (h, w): of the pixel under the centre of each cell."""
         rows, columns = (self.pixels(*sides, labels.device) for sides in zip(size, labels.shape[1:], strict=True))
         return labels[:, rows[:, None], columns]

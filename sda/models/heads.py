@@ -1,56 +1,72 @@
-"""Segmentation heads: DeepLabv2 and DeepLabv3+."""
+"""Segmentation heads, DeepLabv2 and DeepLabv3+: from a backbone's maps to logits and the features that they are read from.
+
+Sources: Chen et al., "DeepLab", TPAMI 2018 (v2); Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV
+2018 (v3+). The features are those that the contrastive loss compares (Alonso et al., ICCV 2021, section 4).
+"""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from sda.models.backbones import Backbone
+
 V2_RATES = (6, 12, 18, 24)
-
-
 V3PLUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-
-
 LOW_LEVEL_CHANNELS = 48
 
 
-class DeepLabV2Head(nn.Module):
-    """Logits = the sum of four dilated 3x3 convolutions on the backbone's output, which is itself the features.
+class Head(nn.Module):
+    """What a network asks of a head: maps of a backbone, fine to coarse → logits (B, C, h, w) and features (B, F, h, w).
+
+    Attributes:
+        feature_channels: F. stride: of logits and features.
+    """
+
+    feature_channels: int
+    stride: int
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class DeepLabV2Head(Head):
+    """Logits = the sum of four dilated 3x3 convolutions on the backbone's last map, which is itself the features.
 
     All four are summed, as in DeepLabv2. (The released code of the method returns after the second: `branches` = 2.)
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, output_stride: int, branches: int = 4):
+    def __init__(self, backbone: Backbone, classes: int, branches: int = 4):
         super().__init__()
-        self.feature_channels = backbone.high_channels
-        self.stride = output_stride
-        self.branches = nn.ModuleList(
-            nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate) for rate in V2_RATES[:branches]
-        )
+        self.feature_channels = backbone.channels[-1]
+        self.stride = backbone.strides[-1]
+        self.branches = nn.ModuleList()
+        for rate in V2_RATES[:branches]:
+            self.branches.append(nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate))
         for branch in self.branches:
             initialise_classifier(branch, inputs=branches * 9 * self.feature_channels)
 
-    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        return sum(branch(high) for branch in self.branches), high
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        features = maps[-1]
+        return sum(branch(features) for branch in self.branches), features
 
 
-class DeepLabV3PlusHead(nn.Module):
-    """ASPP at the output stride, then a decoder at stride 4 that joins it with the low-level features.
+class DeepLabV3PlusHead(Head):
+    """ASPP at the output stride, then a decoder at stride 4 that joins it with the backbone's first map.
 
     `separable` (for MobileNets): half the width, depthwise-separable 3x3 convolutions, and one of them in the decoder
     instead of two full ones.
     """
 
-    stride = 4
-
-    def __init__(self, backbone: nn.Module, classes: int, output_stride: int, separable: bool):
+    def __init__(self, backbone: Backbone, classes: int, separable: bool):
         super().__init__()
         width = 128 if separable else 256
-        conv = separable_block if separable else conv_block
-        self.feature_channels = width
+        conv: Callable[..., nn.Sequential] = separable_block if separable else conv_block
+        self.feature_channels, self.stride = width, backbone.strides[0]
         self.grid = backbone.grid
-        self.aspp = ASPP(backbone.high_channels, width, V3PLUS_RATES[output_stride], separable)
-        self.low_level = conv_block(backbone.low_channels, LOW_LEVEL_CHANNELS, kernel=1)
+        self.aspp = ASPP(backbone.channels[-1], width, V3PLUS_RATES[backbone.strides[-1]], separable)
+        self.low_level = conv_block(backbone.channels[0], LOW_LEVEL_CHANNELS, kernel=1)
         self.decoder = conv(width + LOW_LEVEL_CHANNELS, width)
         if not separable:
             self.decoder.extend(conv(width, width))
@@ -58,7 +74,8 @@ class DeepLabV3PlusHead(nn.Module):
         initialise_convolutions(self)
         initialise_classifier(self.classifier, inputs=width)
 
-    def forward(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        low, high = maps[0], maps[-1]
         context = self.grid.enlarge(self.aspp(high), low.shape[-2:])
         features = self.decoder(torch.cat([context, self.low_level(low)], dim=1))
         return self.classifier(features), features
@@ -69,7 +86,7 @@ class ASPP(nn.Module):
 
     def __init__(self, channels: int, width: int, rates: tuple[int, ...], separable: bool):
         super().__init__()
-        conv = separable_block if separable else conv_block
+        conv: Callable[..., nn.Sequential] = separable_block if separable else conv_block
         self.branches = nn.ModuleList([conv_block(channels, width, kernel=1)])
         self.branches.extend(conv(channels, width, dilation=rate) for rate in rates)
         # No batch norm here: this map has one position per image, so with one image there is no variance (PyTorch refuses)

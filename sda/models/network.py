@@ -1,8 +1,4 @@
-"""DeepLabv2 and DeepLabv3+: a backbone, and a head that gives logits and the features they are read from.
-
-Sources: Chen et al., "DeepLab", TPAMI 2018 (v2); Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV
-2018 (v3+). The features are those that the contrastive loss compares (Alonso et al., ICCV 2021, section 4).
-"""
+"""The network: preprocessing, a backbone, and a head on its maps; and operations on its batch norms."""
 
 import contextlib
 import functools
@@ -12,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sda.models.backbones import BLOCKS
+from sda.models.backbones import Backbone
+from sda.models.heads import Head
+from sda.models.preprocessing import Normalise, Preprocessing
 from sda.system import distributed
 
 # PyTorch's own, for all backbones. torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are
@@ -21,37 +19,47 @@ NORM_MOMENTUM = 0.1
 
 
 class SegmentationNetwork(nn.Module):
-    """Images (B, 3, H, W), float, normalised, H and W at least 32 → logits (B, C, h, w) and features (B, F, h, w).
+    """Images (B, 3, H, W), RGB, uint8 or float in 0..1, H and W at least 32 → logits (B, C, h, w) and features (B, F, h, w).
 
-    h = ceil(H / stride), w = ceil(W / stride), with Caffe's ResNets up to one more; F is `feature_channels`. Logits are not
-    upsampled to the image: `grid` knows the way.
+    The first layer normalises the images as the weights expect. h = ceil(H / stride), w = ceil(W / stride), with Caffe's ResNets
+    up to one more; F is `feature_channels`. Logits are not upsampled to the size of the image: `grid.enlarge` does that.
 
-    `precision` is that of the convolutions; what comes out is float32 in any case, so losses and heads never lose digits.
+    `precision` is that of the convolutions; logits and features are float32 in any case, so losses and heads never lose digits.
     The network runs in channels-last memory format, which is faster on every device that was tried.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, precision: torch.dtype = torch.float32):
+    def __init__(self, preprocessing: Preprocessing, backbone: Backbone, head: Head, precision: torch.dtype = torch.float32):
         super().__init__()
         self.precision = precision
         self.grid = backbone.grid
+        self.normalise = Normalise(preprocessing)
         self.backbone = backbone
         self.head = head
-        self.feature_channels: int = head.feature_channels
-        self.stride: int = head.stride
+        self.feature_channels = head.feature_channels
+        self.stride = head.stride
         self.frozen_norms = False
         if precision != torch.float32:
             keep_awkward_convolutions_in_float32(self)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What its weights expect of images."""
+        return self.normalise.preprocessing
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
-        """With `note_statistics` False, training leaves the batch norms' running statistics alone."""
+        """Logits and features. With `note_statistics` False, training leaves the batch norms' running statistics alone."""
         if self.training:
             for norm in norms_of(self):
                 norm.momentum = NORM_MOMENTUM if note_statistics else 0.0
-        images = images.contiguous(memory_format=torch.channels_last)
+        x = self.normalise(images).contiguous(memory_format=torch.channels_last)
         lower = self.precision != torch.float32
-        with torch.autocast(images.device.type, self.precision) if lower else contextlib.nullcontext():
-            logits, features = self.head(*self.backbone(images))
+        with torch.autocast(x.device.type, self.precision) if lower else contextlib.nullcontext():
+            logits, features = self.head(self.backbone(x))
         return logits.float(), features.float()
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
@@ -62,8 +70,8 @@ class SegmentationNetwork(nn.Module):
         return self
 
     def freeze_norms(self, statistics: bool) -> None:
-        """No training of the backbone's batch norms' scales and offsets; with `statistics`, their running statistics stay for
-        good. The head's, which no weights were loaded into, go on learning."""
+        """Stop training the scales and offsets of the backbone's batch norms; with `statistics`, freeze their running statistics
+        too. The head's norms, which no weights were loaded into, keep learning."""
         for norm in norms_of(self.backbone):
             norm.requires_grad_(False)
         self.frozen_norms = statistics
@@ -71,23 +79,22 @@ class SegmentationNetwork(nn.Module):
 
 
 def recompute_activations(network: SegmentationNetwork) -> None:
-    """Keep only what enters and leaves each block of the backbone, in place, and compute the rest again backwards.
+    """Keep only the input and output of each block of the backbone, in place, and recompute the rest in the backward pass.
 
-    Not for a network that is still to be copied: the copy would compute with the original's blocks.
+    Do not copy the network afterwards: the copy would compute with the original's blocks.
     """
-    for block in network.backbone.modules():
-        if isinstance(block, BLOCKS):
-            block.forward = functools.partial(
-                checkpoint,
-                block.forward,
-                use_reentrant=False,
-                context_fn=lambda block=block: (contextlib.nullcontext(), _statistics_at_rest(block)),
-            )
+    for block in network.backbone.blocks():
+        block.forward = functools.partial(  # type: ignore[method-assign]
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            context_fn=lambda block=block: (contextlib.nullcontext(), _frozen_statistics(block)),
+        )
 
 
 @contextlib.contextmanager
-def _statistics_at_rest(block: nn.Module) -> Iterator[None]:
-    """Meanwhile, a block's norms leave their running statistics alone: they have noted this batch already."""
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Inside, the norms of a block do not update their running statistics: they have seen this batch already."""
     norms = list(norms_of(block))
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -101,12 +108,12 @@ def _statistics_at_rest(block: nn.Module) -> Iterator[None]:
 
 
 def norms_of(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
-    """All batch norms in a module."""
+    """Yield all batch norms in a module."""
     return (part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm whose statistics are those of all processes' images, on any device (PyTorch's own needs a GPU)."""
+    """A batch norm with statistics over the images of all processes, on any device (PyTorch's own needs a GPU)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or distributed.size() == 1:
@@ -124,7 +131,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_norms(network: nn.Module) -> None:
-    """Make the batch norms of a network `SyncedBatchNorm2d`, in place."""
+    """Turn the batch norms of a network into `SyncedBatchNorm2d`, in place."""
     for norm in norms_of(network):
         norm.__class__ = SyncedBatchNorm2d
 
@@ -140,8 +147,8 @@ class Float32OnCPU(nn.Conv2d):
 
 
 def keep_awkward_convolutions_in_float32(module: nn.Module) -> None:
-    """Make depthwise convolutions with stride or dilation `Float32OnCPU`, in place: in bfloat16 their backward pass takes two
-    to eight times as long (oneDNN in PyTorch 2.13, on a CPU with bfloat16 instructions)."""
+    """Turn depthwise convolutions with stride or dilation into `Float32OnCPU`, in place: in bfloat16 their backward pass takes
+    two to eight times as long (oneDNN in PyTorch 2.13, on a CPU with bfloat16 instructions)."""
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups > 1 and (max(conv.stride) > 1 or max(conv.dilation) > 1):
             conv.__class__ = Float32OnCPU

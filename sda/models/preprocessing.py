@@ -1,32 +1,21 @@
-"""What a network's images look like: the preprocessing that its weights expect."""
+"""Preprocessing: what the network's first layer makes of an image. It belongs to the weights, and is stored with them."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sda.errors import SdaError
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network's images look like: channel order, range, and mean and deviation per channel, in that order and range."""
+    """What weights expect of images: channel order, range, and mean and deviation per channel, in that order and range."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     order: str = "RGB"
     maximum: float = 1.0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalise images (B, 3, H, W), uint8 or float in 0..1, RGB; returns a new float tensor of the same shape."""
-        factor = self.maximum / 255 if images.dtype == torch.uint8 else self.maximum
-        images = images.float() * factor
-        if self.order == "BGR":
-            images = images.flip(1)
-        # Channel by channel with plain numbers: a tensor of means would be a copy to the device, which waits for it.
-        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            images[:, channel].sub_(mean).div_(std)
-        return images
 
     def to_dict(self) -> dict:
         """Plain values, for a checkpoint."""
@@ -34,7 +23,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Preprocessing":
-        """The inverse of `to_dict`. Raises SdaError when `values` is nothing of the kind."""
+        """The inverse of `to_dict`. Raises SdaError when `values` do not describe a preprocessing."""
         try:
             mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
             order, maximum = values["order"], float(values["maximum"])
@@ -48,11 +37,39 @@ class Preprocessing:
         return cls(mean, std, order, maximum)
 
 
-IMAGENET_PREPROCESSING = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 # By the format of the weights. Caffe's networks, and their conversions, take BGR in 0..255 and only subtract the mean.
 PREPROCESSING = {
-    "torchvision": IMAGENET_PREPROCESSING,
+    "torchvision": IMAGENET,
     "caffe": Preprocessing((104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0), "BGR", 255.0),
 }
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Images of any shape as float32 in 0..1: uint8 images are divided by 255, float images are returned as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+class Normalise(nn.Module):
+    """The first layer of every network: images (B, 3, H, W), RGB, uint8 or float in 0..1 → float32 as the weights expect.
+
+    It adds nothing to a state dict: a checkpoint stores the preprocessing as plain values.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.register_buffer("mean", torch.tensor(preprocessing.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = as_float(images)
+        if self.preprocessing.maximum != 1:
+            x = x * self.preprocessing.maximum
+        if self.preprocessing.order == "BGR":
+            x = x.flip(1)
+        return (x - self.mean) / self.std

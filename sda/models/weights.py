@@ -1,13 +1,14 @@
 """Pretrained weights for a backbone, and what belongs to them: the preprocessing that they expect, and where they stride."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sda.errors import SdaError
+from sda.models.backbones import Backbone
 from sda.models.torchvision_shim import models
 
 logger = logging.getLogger(__name__)
@@ -67,21 +68,18 @@ class LoadReport:
     unexpected: list[str]
     unfit: list[str]
     left_out: list[str]
+    summary: str = ""
 
     @property
     def complete(self) -> bool:
         return not (self.missing or self.unexpected or self.unfit)
 
-    def details(self, head: str) -> str:
-        """Every name, under what became of it."""
+    def details(self) -> str:
+        """The summary, and every name under what became of it."""
         lists = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or type": self.unfit}
         lists |= {"left out": self.left_out, "matched": self.matched}
-        return (
-            "\n".join(
-                [head, *(f"\n{what}:\n" + "\n".join(f"  {name}" for name in names) for what, names in lists.items() if names)]
-            )
-            + "\n"
-        )
+        parts = [f"\n{what}:\n" + "\n".join(f"  {name}" for name in names) for what, names in lists.items() if names]
+        return "\n".join([self.summary, *parts]) + "\n"
 
     def __str__(self) -> str:
         lists = {
@@ -120,11 +118,11 @@ def read_weights(name: str, weights: str, form: str = "auto") -> Pretrained:
     return Pretrained(weights, {names[key]: value for key, value in raw.items()}, form, renamed)
 
 
-def load_weights(backbone: nn.Module, name: str, pretrained: Pretrained, details: Path | None = None) -> LoadReport | None:
+def load_weights(backbone: Backbone, name: str, pretrained: Pretrained) -> LoadReport | None:
     """Copy weights into `backbone`, which `build_backbone(name, ...)` made; None for "none".
 
-    What was loaded, renamed and left out is logged in short, as a warning where something did not match, and written in full
-    to the file `details`. Raises SdaError when the weights are those of another network.
+    What was loaded, renamed and skipped is logged in short, as a warning where something did not match; the report has all of
+    it. Raises SdaError when the weights are those of another network.
     """
     weights = pretrained.where
     if weights == "none":
@@ -137,13 +135,11 @@ def load_weights(backbone: nn.Module, name: str, pretrained: Pretrained, details
             f"example {examples(list(pretrained.state))}, expected for example {examples(list(backbone.state_dict()))}"
         )
     facts = f"{report}; {pretrained.format} format" + (f", names as in {pretrained.renamed}" if pretrained.renamed else "")
-    if details is not None:
-        details.write_text(report.details(facts), encoding="utf-8")
     logger.log(logging.INFO if report.complete else logging.WARNING, "weights %s for %s: %s", weights, name, facts)
-    return report
+    return replace(report, summary=facts)
 
 
-def load_state(backbone: nn.Module, state: dict[str, Tensor]) -> LoadReport:
+def load_state(backbone: Backbone, state: dict[str, Tensor]) -> LoadReport:
     """Copy into `backbone` what fits by name and shape, and say what did not."""
     own = backbone.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and fits(value, own[key])}

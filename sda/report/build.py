@@ -12,7 +12,7 @@ import torch
 from sda import __version__
 from sda.analysis.bank import Contents
 from sda.errors import SdaError
-from sda.methods.parts.views import SOURCE
+from sda.methods.parts.bank import SOURCE
 from sda.report import examples, facts, plots
 from sda.report.examples import Example
 from sda.report.facts import Subject

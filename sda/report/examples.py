@@ -76,7 +76,7 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
 def _pictures(run: Run, sample: Sample, protocol: Protocol) -> list[np.ndarray]:
     """By TITLES, at the label's shape, no wider than WIDTH."""
     label = sample.label.numpy()
-    logits = predict_logits(run.network, run.normalise, sample.image[None].to(run.device), label.shape, protocol)
+    logits = predict_logits(run.network, sample.image[None].to(run.device), label.shape, protocol)
     predicted = logits[0].argmax(dim=0).byte().cpu().numpy()
     colors = list(run.table.colors.values())
     size = (min(WIDTH, label.shape[1]), round(label.shape[0] * min(1, WIDTH / label.shape[1])))

@@ -27,7 +27,6 @@ def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: s
     score = evaluate(
         run.network,
         data.val,
-        run.normalise,
         run.table.names,
         run.device,
         protocol,

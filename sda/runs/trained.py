@@ -49,7 +49,7 @@ class Run:
 
     Attributes:
         folder: of the run. which: "last" or "best" checkpoint. network_name: "student" or "teacher".
-        table, table_name: the classes. normalise: the preprocessing of its weights, and weights_format what they are of. step: of
+        table, table_name: the classes. weights_format: of the pretrained weights. step: of
             the checkpoint. splits: stream → the images it was trained and scored on.
     """
 
@@ -60,7 +60,6 @@ class Run:
     table: ClassTable
     table_name: str
     network: SegmentationNetwork
-    normalise: Preprocessing
     weights_format: str
     step: int
     splits: dict[str, list[str]]
@@ -148,7 +147,7 @@ class Run:
         pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in inputs]).to(self.device)
         shrink = min(1.0, math.sqrt(VALUES / (len(self.table.names) * math.prod(own))))
         size = tuple(max(1, int(side * shrink)) for side in own)
-        logits = predict_logits(self.network, self.normalise, pixels, size, protocol)
+        logits = predict_logits(self.network, pixels, size, protocol)
         return [Prediction(*(at_size(part, own) for part in _decide(one)), self.table) for one in logits]
 
 
@@ -222,15 +221,15 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
         if not weights:
             reason = "best.pt keeps the student alone" if which == "best" else f"method {recipe.method} has none"
             raise SdaError(f"{path}: there is no teacher in it: {reason}")
-    network = build_network(recipe, len(table.names), state["weights_format"])
+    preprocessing = Preprocessing.from_dict(state["preprocessing"])
+    network = build_network(recipe, len(table.names), state["weights_format"], preprocessing)
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise SdaError(f"{path}: its weights do not fit its recipe: {str(error).splitlines()[0]}") from None
-    normalise = Preprocessing.from_dict(state["preprocessing"])
     network = network.to(device).eval().requires_grad_(False)
     return Run(
-        *(folder, which, network_name, recipe, table, state["table"], network, normalise, state["weights_format"], state["step"]),
+        *(folder, which, network_name, recipe, table, state["table"], network, state["weights_format"], state["step"]),
         splits=state.get("splits", {}),
     )
 

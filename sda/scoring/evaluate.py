@@ -12,7 +12,6 @@ from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
-from sda.models.preprocessing import Preprocessing
 from sda.protocol import Protocol
 from sda.scoring import metrics
 from sda.scoring.inference import predict_logits
@@ -28,7 +27,6 @@ SUBSETS = ("cityscapes16", "cityscapes13")  # class tables whose mean is given t
 def evaluate(
     network: nn.Module,
     dataset: Dataset,
-    normalise: Preprocessing,
     names: list[str],
     device: torch.device,
     protocol: Protocol = Protocol(),
@@ -78,9 +76,9 @@ def evaluate(
         for group in _of_one_size([(index, sample) for index, sample in found if isinstance(sample, Sample)], protocol):
             images = torch.stack([sample.image for _, sample, _ in group]).to(device)
             size = tuple(group[0][2].shape)
-            logits = predict_logits(network, normalise, images, size, protocol)
+            logits = predict_logits(network, images, size, protocol)
             if teacher is not None:
-                theirs = predict_logits(teacher, normalise, images, size, protocol).argmax(dim=1)
+                theirs = predict_logits(teacher, images, size, protocol).argmax(dim=1)
                 agreeing += (theirs == logits.argmax(dim=1)).float().mean(dim=(1, 2)).sum()
             for one, (index, _, label) in zip(logits, group, strict=True):
                 label, predicted, p = label.to(device), one.argmax(dim=0), one.softmax(dim=0)

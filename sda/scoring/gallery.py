@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
-from sda.models.preprocessing import Preprocessing
 from sda.pictures import at_size, colorize, heat, picture_table
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
@@ -16,17 +15,17 @@ from sda.scoring.inference import predict_logits
 def truth_and_predictions(
     dataset: Dataset,
     indices: list[int],
-    networks: dict[str, tuple[nn.Module, Preprocessing]],
+    networks: dict[str, nn.Module],
     table: ClassTable,
     device: torch.device,
 ) -> Image.Image:
-    """A table of labelled images of a data set: image, truth, and what each network (title → network, preprocessing) predicts."""
+    """A table of labelled images of a data set: image, truth, and what each network (title → network) predicts."""
     colors, rows = list(table.colors.values()), []
     for index in indices:
         sample = dataset[index]
         row = [_at(sample.image, sample.label.shape), colorize(sample.label.numpy(), colors)]
-        for network, normalise in networks.values():
-            label, _ = predict(network, normalise, sample.image.to(device), tuple(sample.label.shape))
+        for network in networks.values():
+            label, _ = predict(network, sample.image.to(device), tuple(sample.label.shape))
             row.append(colorize(label, colors))
         rows.append(row)
     size = rows[0][0].shape[:2]
@@ -38,7 +37,6 @@ def pseudo_labels(
     dataset: Dataset,
     indices: list[int],
     network: nn.Module,
-    normalise: Preprocessing,
     table: ClassTable,
     device: torch.device,
 ) -> Image.Image:
@@ -46,18 +44,18 @@ def pseudo_labels(
     rows = []
     for index in indices:
         image = dataset[index].image
-        label, confidence = predict(network, normalise, image.to(device), tuple(image.shape[1:]))
+        label, confidence = predict(network, image.to(device), tuple(image.shape[1:]))
         rows.append([_at(image, image.shape[1:]), colorize(label, list(table.colors.values())), heat(confidence)])
     size = rows[0][0].shape[:2]
     rows = [[at_size(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "pseudo-label", "confidence"], table.colors)
 
 
-def predict(network: nn.Module, normalise: Preprocessing, image: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def predict(network: nn.Module, image: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Train ids (uint8) and confidence (float32, 0 to 1) of a whole image (3, H, W) at `size`; the network's mode is restored."""
     training = network.training
     network.eval()
-    p = predict_logits(network, normalise, image[None], size, Protocol()).softmax(dim=1)[0]
+    p = predict_logits(network, image[None], size, Protocol()).softmax(dim=1)[0]
     network.train(training)
     confidence, label = p.max(dim=0)
     return label.byte().cpu().numpy(), confidence.cpu().numpy()

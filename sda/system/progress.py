@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from queue import Empty
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from sda.system.console import Console
 
 LINE_EVERY = 15  # seconds between the lines of one count, where there is no terminal
 
@@ -19,11 +21,11 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
 
 
-class Bars:
+class Bars(Console):
     """A context in which things report how far they are: a bar each, on top of which lines scroll away."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = RichConsole(stderr=True, quiet=quiet)
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -78,27 +80,6 @@ class Bars:
             self._lines[what] = began, start, now
             rate = f", {(done - start) / (now - began):.1f}/s" if now - began >= 1 else ""
             self.say(f"{what}: {done}/{total}{rate}  {note}".rstrip())
-
-    def report(self, name: str, steps: int):
-        """What `sda.training.loop.train` reports to."""
-        from sda.training.loop import Report
-
-        notes = {"loss": "", "bank": "", "score": ""}
-
-        def step(k: int, values: dict[str, float] | None) -> None:
-            if values:
-                notes["loss"] = f"loss {values['loss']:.3f}"
-                notes["bank"] = f"bank {values['bank_fill']:.0%}" if values.get("bank_fill") else ""
-            self.count(name, k + 1, steps, " ".join(filter(None, notes.values())))
-
-        def scored(k: int, score: dict) -> None:
-            notes["score"] = f"mIoU {score['miou']:.1f}"
-            self.say(f"{name}, step {k}: mIoU {score['miou']:.2f} ({score['protocol']['name']})")
-
-        def evaluation(done: int, total: int) -> None:
-            self.count(f"{name}, validation", done, total)
-
-        return Report(step=step, evaluation=evaluation, scored=scored, say=lambda text: self.say(f"{name}, {text}"))
 
 
 class Relay(Bars):

@@ -3,40 +3,54 @@
 import importlib.util
 import json
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from sda.data.assemble import Data
 from sda.errors import SdaError
+from sda.methods.base import Method
 from sda.scoring.gallery import pseudo_labels, spread, truth_and_predictions
-from sda.training.loop import Report, Training
 
 PICTURES = 4  # images in a table
 
 
-def open_board(kind: str, folder: Path, name: str, recipe: dict, step: int):
-    """A board of one run.
+class Board:
+    """A board that shows nothing: that of `board = none`."""
 
-    Args:
-        kind: tensorboard or wandb. folder: of the run; the board's files go there. recipe: shown with the run.
-        step: at which it goes on.
+    shows_pictures = False
 
-    Raises:
-        SdaError: it does not start.
-    """
-    return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}[kind](folder, name, recipe, step)
+    def __init__(self, folder: Path, name: str, recipe: dict, step: int):
+        """See `open_board`."""
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to each curve."""
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        """Add a picture."""
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+    def scored(self, step: int, score: dict) -> None:
+        """Add a score (see `sda.scoring.evaluate.evaluate`) to the curves."""
+        numbers = {f"val/{key}": score[key] for key in ("miou", "miou_all", "accuracy", "infomax")}
+        per_class = {f"IoU/{name}": value for name, value in score["iou"].items() if value is not None}
+        self.numbers(step, numbers | per_class)
 
 
 def check_installed(kind: str) -> None:
-    """SdaError when the package of a board, which has the board's name, is not installed."""
-    if importlib.util.find_spec(kind) is None:
+    """Raise SdaError when the package of a board, which has the board's name, is not installed."""
+    if kind != "none" and importlib.util.find_spec(kind) is None:
         raise SdaError(f"board = {kind}: the package {kind} is not installed: pip install {kind}")
 
 
-class TensorBoard:
+class TensorBoard(Board):
     """Event files under RUN/tensorboard: `tensorboard --logdir runs`."""
+
+    shows_pictures = True
 
     def __init__(self, folder: Path, name: str, recipe: dict, step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -55,8 +69,10 @@ class TensorBoard:
         self._writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Board):
     """A run of Weights & Biases; its own environment variables (WANDB_PROJECT, WANDB_MODE=offline, …) say where it goes."""
+
+    shows_pictures = True
 
     def __init__(self, folder: Path, name: str, recipe: dict, step: int):
         import wandb
@@ -83,37 +99,28 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def reporting(board, report: Report) -> Report:
-    """A report that also goes to a board: losses, rates, scores, and pictures of validation and unlabelled images."""
-
-    def step(k: int, values: dict[str, float] | None) -> None:
-        report.step(k, values)
-        if values:
-            board.numbers(k, {f"train/{key}": value for key, value in values.items()})
-
-    def scored(k: int, score: dict) -> None:
-        report.scored(k, score)
-        numbers = {f"val/{key}": score[key] for key in ("miou", "miou_all", "accuracy", "infomax")}
-        per_class = {f"IoU/{name}": value for name, value in score["iou"].items() if value is not None}
-        board.numbers(k, numbers | per_class)
-
-    def look(training: Training) -> None:
-        report.look(training)
-        for name, picture in pictures(training).items():
-            board.picture(training.step, name, picture)
-
-    return replace(report, step=step, scored=scored, look=look)
+BOARDS = {"none": Board, "tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
-def pictures(training: Training) -> dict[str, Image.Image]:
-    """Tables of validation images (truth, student), and of unlabelled ones (the teacher's pseudo-labels, their confidence)."""
-    method, data, normalise, device = training.method, training.data, training.normalise, training.device
-    found = {
-        "validation": truth_and_predictions(
-            data.val, spread(len(data.val), PICTURES), {"student": (method.student, normalise)}, data.table, device
-        )
-    }
-    if data.unlabelled is not None:
-        indices = spread(len(data.unlabelled), PICTURES)
-        found["unlabelled"] = pseudo_labels(data.unlabelled, indices, method.teacher.model, normalise, data.table, device)
+def open_board(kind: str, folder: Path, name: str, recipe: dict, step: int) -> Board:
+    """Open the board of one run.
+
+    Args:
+        kind: a key of BOARDS. folder: of the run; the board's files go there. recipe: shown with the run.
+        step: that the training starts or resumes at.
+
+    Raises:
+        SdaError: it does not start.
+    """
+    return BOARDS[kind](folder, name, recipe, step)
+
+
+def pictures(method: Method, data: Data, device: torch.device) -> dict[str, Image.Image]:
+    """Draw validation images (truth, student), and unlabelled ones (the teacher's pseudo-labels, their confidence)."""
+    assert data.val is not None
+    table, chosen = data.table, spread(len(data.val), PICTURES)
+    found = {"validation": truth_and_predictions(data.val, chosen, {"student": method.student}, table, device)}
+    if data.unlabelled is not None and method.teacher is not None:
+        chosen = spread(len(data.unlabelled), PICTURES)
+        found["unlabelled"] = pseudo_labels(data.unlabelled, chosen, method.teacher.model, table, device)
     return found

@@ -40,9 +40,10 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
         network: the recipe's, on the "meta" device; it is changed.
     """
     height, width = recipe.crop_size
-    source = recipe.batch_source if recipe.source else 0
-    labelled = recipe.batch_labelled if recipe.labels != 0 or recipe.split else 0
-    unlabelled = recipe.views * recipe.batch_unlabelled if recipe.unlabelled else 0
+    streams, settings = recipe.streams, recipe.method_settings
+    source = recipe.batch_source if streams.source else 0
+    labelled = recipe.batch_labelled if streams.labelled else 0
+    unlabelled = settings.views_per_image * recipe.batch_unlabelled if streams.unlabelled else 0
     counts = [max(source, labelled) if recipe.alternate else source + labelled, unlabelled]
     network.precision = torch.float32  # autocast knows no meta device: halved below
     if recipe.recompute:
@@ -52,7 +53,7 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
         activations //= 2
     losses = sum(3 * 4 * (count // recipe.accumulate) * classes * height * width for count in counts)
     weights = _bytes(network)
-    copies = 2 + (2 if recipe.optimizer == "adamw" else 1) + (recipe.method != "supervised")
+    copies = 2 + (2 if recipe.optimizer == "adamw" else 1) + settings.has_teacher
     return Estimate(copies * weights, activations + losses)
 
 

@@ -1,10 +1,10 @@
-"""Watches a training for what goes wrong without an error, and says so in words, each thing once."""
+"""Warnings of what goes wrong in a training without an error: a diverging loss, a collapsed teacher, an empty bank."""
 
 from collections import deque
 
 import torch
-from torch import nn
 
+from sda.methods.base import Method
 from sda.recipe import Recipe
 
 MEAN_OF = 10  # logged steps that a running mean takes in
@@ -26,19 +26,19 @@ class Guard:
         self._first = self._lowest = None
         self._said: set[str] = set()
 
-    def look(self, step: int, values: dict[str, float], method: nn.Module) -> list[str]:
-        """New warnings.
+    def look(self, step: int, values: dict[str, float], method: Method) -> list[str]:
+        """Return the warnings that are new.
 
         Args:
             step: the one that was taken. values: its losses and diagnostics. method: what is trained.
         """
-        found = {"bank": self._bank(step, method), "teacher": self._teacher(values), "loss": self._loss(values)}
+        found = {"bank": self._bank(step, method), "teacher": self._teacher(values), "loss": self._loss(values, method)}
         new = {kind: text for kind, text in found.items() if text and kind not in self._said}
         self._said |= new.keys()
         return [f"step {step}: {text}" for text in new.values()]
 
-    def _bank(self, step: int, method: nn.Module) -> str:
-        if not hasattr(method, "bank") or step < self.recipe.bank_start + min(self.recipe.steps // 4, LONGEST_WAIT):
+    def _bank(self, step: int, method: Method) -> str:
+        if method.bank is None or step < self.recipe.bank_start + min(self.recipe.steps // 4, LONGEST_WAIT):
             return ""
         empty = [self.names[index] for index in torch.nonzero(~method.bank.valid.any(dim=1)).flatten().tolist()]
         if not empty:
@@ -57,8 +57,10 @@ class Guard:
             "Lower learning_rate or weight_pseudo, or lengthen ramp_steps"
         )
 
-    def _loss(self, values: dict[str, float]) -> str:
-        self._losses.append(values["sup"])
+    def _loss(self, values: dict[str, float], method: Method) -> str:
+        if method.watched_loss is None:
+            return ""
+        self._losses.append(values[method.watched_loss])
         if len(self._losses) < MEAN_OF:
             return ""
         mean = sum(self._losses) / MEAN_OF

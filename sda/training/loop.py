@@ -6,8 +6,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -15,352 +14,125 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sda.data.assemble import Data
-from sda.data.streams import Batch, Labelled, Stream, open_streams, parts_of, takes_part, to_device
+from sda.data.batch import STREAMS, Batch, Labelled
+from sda.data.streams import next_batch
 from sda.errors import SdaError
-from sda.methods.build import METHODS
-from sda.methods.parts import bank_file
-from sda.methods.parts.teacher import Teacher
-from sda.models.build import build_network
-from sda.models.network import recompute_activations, synchronise_norms
-from sda.models.preprocessing import PREPROCESSING
-from sda.models.weights import load_weights, read_weights
-from sda.recipe import Recipe
+from sda.methods.base import Method
 from sda.runs import checkpoint
 from sda.scoring.criteria import CRITERIA, is_better, selection
 from sda.scoring.evaluate import evaluate
 from sda.system import distributed
 from sda.system.atomic import written_whole
+from sda.system.console import Console
 from sda.system.signals import Interrupted, Signals
+from sda.training.boards import Board, open_board, pictures
 from sda.training.guard import Guard
-from sda.training.optimizer import make_optimizer, set_rate
+from sda.training.optimizer import set_rate
+from sda.training.setup import Training
 
 LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
 MOST_SKIPPED = 100  # steps without a finite loss that a run survives
-KEPT_BATCHES = 3  # of those that gave no finite loss
+KEPT_BATCHES = 3  # of those without a finite loss
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the loop tells whoever watches.
+def train(
+    training: Training, out: Path, console: Console = Console(), name: str = "training", stop_at: int | None = None
+) -> dict | None:
+    """Train to the end, or to the step `stop_at` as if it were interrupted there, and write metrics and checkpoints into `out`.
 
-    Attributes:
-        step: a step was taken; on logged steps with all its numbers. evaluation: how many images are scored, of how many.
-        scored: the score after so many steps. look: then, a moment to look at the training, and to change nothing. say: something
-            in words.
-    """
-
-    step: Callable[[int, dict[str, float] | None], None] = lambda step, values: None
-    evaluation: Callable[[int, int], None] = lambda done, total: None
-    scored: Callable[[int, dict], None] = lambda step, score: None
-    look: Callable[["Training"], None] = lambda training: None
-    say: Callable[[str], None] = lambda text: None
-
-
-class Training:
-    """A recipe being trained on its data, into the folder `out`: metrics, checkpoints and the final score.
-
-    Every step's randomness is a function of (seed, step), and the streams' of (seed, stream, position). So a training that goes
-    on from a checkpoint does, on the same machine, bit for bit what it would have done.
+    Every step's randomness is a function of (seed, step), and the streams' of (seed, stream, position). So a training that
+    resumes from a checkpoint does, on the same machine, bit for bit what it would have done.
 
     Args:
-        resumed: the state in a `last.pt` of the same training (see `sda.training.resume`).
+        name: of the run, on the console and the board.
+
+    Returns:
+        The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation) and `best`; None
+        when `stop_at` ended it.
 
     Raises:
-        SdaError: weights that cannot be used.
+        Interrupted: SIGTERM or SIGINT came, and the checkpoint is written.
+        SdaError: an unusable file, a loss that is no longer finite, or a checkpoint that cannot be written.
     """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        data: Data,
-        out: Path,
-        device: torch.device,
-        report: Report = Report(),
-        resumed: dict | None = None,
+    recipe, leads = training.recipe, distributed.rank() == 0
+    if training.weights_report and leads:
+        (out / "weights.txt").write_text(training.weights_report, encoding="utf-8")
+    losses_of = _across_processes(training.method)
+    guard = Guard(recipe, training.data.table.names)
+    unchecked: list[Taken] = []  # steps whose losses nobody has looked at yet
+    score, notes = None, {"loss": "", "bank": "", "score": ""}
+    log_file = out / "metrics.jsonl" if leads else Path(os.devnull)
+    board_kind = recipe.board if leads else "none"
+    with (
+        log_file.open("a", encoding="utf-8") as log,
+        contextlib.closing(open_board(board_kind, out, name, recipe.model_dump(), training.step)) as board,
+        Signals() as signals,
     ):
-        self.recipe, self.data, self.out, self.device, self.report = recipe, data, out, device, report
-        torch.manual_seed(recipe.seed)
-        names = data.table.names
-        if resumed is None:
-            pretrained = read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
-            self.weights_format = pretrained.format
-        else:
-            self.weights_format = resumed["weights_format"]
-        network = build_network(recipe, len(names), self.weights_format)
-        if resumed is None:
-            details = out / "weights.txt" if distributed.rank() == 0 else None
-            load_weights(network.backbone, recipe.backbone, pretrained, details)
-        self.normalise = PREPROCESSING[self.weights_format]
-        if recipe.freeze_norm != "none":
-            network.freeze_norms(statistics=recipe.freeze_norm == "all")
-        maker = METHODS[recipe.method]
-        settings = maker.Settings(**{field.name: getattr(recipe, field.name) for field in fields(maker.Settings)})
-        labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
-        self.method = maker(network, len(names), self.normalise, labelled_images, settings).to(device)
-        if recipe.class_statistics and resumed is None:
-            self.method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
-        if recipe.bank and resumed is None:
-            bank_file.fill(self.method.bank, Path(recipe.bank), names)
-        if distributed.size() > 1 and recipe.sync_norm:
-            synchronise_norms(self.method.student)
-        if recipe.recompute:
-            recompute_activations(self.method.student)
-        if recipe.compile:
-            for network in (self.method.student, *(part.model for part in self.method.children() if isinstance(part, Teacher))):
-                network.compile()
-        self.optimizer = make_optimizer(self.method, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.step, self.best, self.seconds, self.evaluated, self.skipped = 0, None, 0.0, True, 0
-        faults = {}
-        if resumed is not None:
-            try:
-                self.method.load_state_dict(resumed["method"])
-            except RuntimeError as error:
-                lines = str(error).splitlines()
-                raise SdaError(
-                    f"{out}: what the checkpoint holds is not what method {recipe.method} of this version needs "
-                    f"({' '.join(lines[1:2]).strip()}): start anew in another --out"
-                ) from None
-            self.optimizer.load_state_dict(resumed["optimizer"])
-            self.scaler.load_state_dict(resumed["scaler"])
-            self.step, self.best, self.seconds, self.evaluated, self.skipped, faults = (
-                resumed[key] for key in ("step", "best", "seconds", "evaluated", "skipped", "faults")
-            )
-        self.streams = open_streams(recipe, data, self.step)
-        for name, found in faults.items():
-            self.streams[name].faults.update(dict.fromkeys(found))
-        self._losses = _Losses(self.method)
-        if distributed.size() > 1:
-            with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers; 2.11 does not know the new name
-                warnings.simplefilter("ignore", FutureWarning)
-                # buffers are made equal by what they are made of
-                self._losses = DistributedDataParallel(self._losses, find_unused_parameters=True, broadcast_buffers=False)
-        self._began = time.perf_counter()
-
-    def run(self, stop_at: int | None = None) -> dict | None:
-        """Train to the end, or to the step `stop_at`, as if it were interrupted there.
-
-        Returns:
-            The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation) and `best`; None
-            when `stop_at` ended it.
-
-        Raises:
-            Interrupted: SIGTERM or SIGINT came, and the checkpoint is written.
-            SdaError: an unusable file, a loss that is no longer finite, or a checkpoint that cannot be written.
-        """
-        recipe, score, unchecked = self.recipe, None, []
-        guard = Guard(recipe, self.data.table.names)
-        self._began = time.perf_counter()
-        log_file = self.out / "metrics.jsonl" if distributed.rank() == 0 else Path(os.devnull)
-        with log_file.open("a", encoding="utf-8") as log, Signals() as signals:
-            if not self.evaluated or self.step == recipe.steps:  # it was interrupted between a step and its score
-                score = self._score(log)
-                self._save()
-            while self.step < recipe.steps:
-                taken = self._advance()
-                unchecked.append(taken)
-                self.step += 1
-                last = self.step == recipe.steps
-                due = last or bool(recipe.eval_every and self.step % recipe.eval_every == 0)
-                stop = self._asked_to_stop(signals) or self.step == stop_at
-                keep = due or stop or (recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0)
-                logged, numbers = (self.step - 1) % LOG_EVERY == 0 or last, None
-                if logged or keep:  # only now, because to look at a number is to wait for the device
-                    self._refuse_nonfinite(unchecked)
-                    unchecked = []
-                if taken.skipped:
-                    self.report.say(f"step {taken.step}: {taken.nonfinite()} is not finite: skipped{self._keep_batch(taken)}")
-                    _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
-                elif logged:
-                    numbers = {name: loss.item() for name, loss in taken.losses.items()}
-                    numbers |= {"loss": sum(numbers.values()), **self.method.diagnostics()}
-                    numbers |= {"gradient": taken.gradient.item(), "rate": taken.rate}
-                    _write(log, {"step": taken.step, **numbers})
-                    for warning in guard.look(taken.step, numbers, self.method):
-                        self.report.say(warning)
-                self.report.step(self.step - 1, numbers)
-                self.evaluated = not due
-                if due and not stop:
-                    score = self._score(log)
-                if keep:
-                    self._save()
-                if stop:
-                    break
-        if not self.evaluated or self.step < recipe.steps:
-            if signals.caught:
-                name = signal.Signals(signals.caught).name
-                raise Interrupted(
-                    signals.caught, f"{name} at step {self.step} of {recipe.steps}: {self.out / 'last.pt'} is written"
-                )
-            return None
-        if distributed.rank() == 0:
-            about = {key: value for key, value in self._student().items() if key != "student"}
-            with written_whole(self.out / "student.safetensors") as file:
-                file.write(checkpoint.alone(self.method.student.state_dict(), about))
-        faults = [fault for stream in self.streams.values() if stream for fault in stream.faults]
-        return {
-            **score,
-            "seed": recipe.seed,
-            "steps": recipe.steps,
-            "seconds": round(self.seconds, 1),
-            "skipped_steps": self.skipped,
-            "best": self.best,
-            "selection": selection(self.out / "metrics.jsonl"),
-            "skipped": list(dict.fromkeys(faults + score["skipped"])),
-        }
-
-    def _asked_to_stop(self, signals: Signals) -> int:
-        """The signal that came to any process, or 0: all stop at the same step."""
-        if distributed.size() > 1 and self.step % LOG_EVERY:
-            return 0
-        signals.caught = distributed.largest(signals.caught or 0)
-        return signals.caught
-
-    def _advance(self) -> "_Taken":
-        """One step."""
-        recipe, step = self.recipe, self.step
-        torch.manual_seed(step_seed(recipe.seed, step, distributed.rank()))
-        taking = {name: stream for name, stream in self.streams.items() if stream and takes_part(recipe, name, step)}
-        batch = Batch(**{name: to_device(next(stream), self.device) for name, stream in taking.items()})
-        factor = (1 - step / recipe.steps) ** recipe.poly_power
-        set_rate(self.optimizer, factor)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = {}
-        parts = parts_of(batch, recipe.accumulate)
-        for part in parts:
-            apart = distributed.size() > 1 and part is not parts[-1]  # gradients are exchanged once
-            with self._losses.no_sync() if apart else contextlib.nullcontext():
-                found = self._losses(part, step)
-                self.scaler.scale(sum(found.values()) / recipe.accumulate).backward()
-            for name, loss in found.items():
-                losses[name] = losses.get(name, 0.0) + loss.detach() / recipe.accumulate
-        taken = _Taken(step, batch, losses, recipe.learning_rate * factor)
-        if recipe.nonfinite == "skip" and taken.nonfinite():
-            self.skipped += 1
-            if self.skipped > MOST_SKIPPED:
-                raise SdaError(f"step {step}: more than {MOST_SKIPPED} steps had a loss that is not finite; lower learning_rate")
-            return replace(taken, skipped=True)
-        self.scaler.unscale_(self.optimizer)
-        if step % LOG_EVERY == 0 or step + 1 == recipe.steps:
-            gradients = [parameter.grad for parameter in self.method.parameters() if parameter.grad is not None]
-            taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if distributed.size() > 1 and not recipe.sync_norm:
-            share_statistics(self.method.student)
-        self.method.follow(step)
-        return taken
-
-    def _refuse_nonfinite(self, steps: list["_Taken"]) -> None:
-        """SdaError when a loss of a step that was not skipped is NaN or infinite; the batch of the first is kept."""
-        for taken in steps:
-            if not taken.skipped and (names := taken.nonfinite()):
-                last = self.out / "last.pt"
-                unharmed = f"; {last} is unharmed: go on from it with --resume auto" if last.exists() else ""
-                raise SdaError(
-                    f"step {taken.step}: the loss {names} is no longer finite{self._keep_batch(taken)}; lower learning_rate, or "
-                    f"leave such batches out with --nonfinite skip{unharmed}"
-                )
-
-    def _keep_batch(self, taken: "_Taken") -> str:
-        """Write the images and labels of a step to a file, for inspection, and say so; of the first few only."""
-        path = self.out / f"nonfinite-step{taken.step}.pt"
-        if distributed.rank() > 0:
-            path = path.with_stem(f"{path.stem}-process{distributed.rank()}")
-        if len(list(self.out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES * distributed.size():
-            return ""
-        parts = {name: getattr(taken.batch, name) for name in Stream.NAMES}
-        tensors = {
-            name: {"images": part.images, "labels": part.labels} if isinstance(part, Labelled) else {"images": part}
-            for name, part in parts.items()
-            if part is not None
-        }
-        checkpoint.save(path, {"step": taken.step, "losses": {k: v.item() for k, v in taken.losses.items()}, **tensors})
-        return f"; its batch is in {path}"
-
-    def _score(self, log: TextIO) -> dict:
-        """Evaluate the student on the validation set; keep it where it is the best so far."""
-        self._stop_clock()
-        recipe = self.recipe
-        score = evaluate(
-            self.method.student,
-            self.data.val,
-            self.normalise,
-            self.data.table.names,
-            self.device,
-            recipe.scoring,
-            # with one evaluation there is nothing to choose
-            teacher=self.method.teacher.model if recipe.unlabelled and recipe.eval_every else None,
-            workers=0 if recipe.in_memory else recipe.workers,
-            skip=recipe.bad_files == "skip",
-            progress=self.report.evaluation,
-        )
-        if self.data.held_out is not None:
-            network, names = self.method.student, self.data.table.names
-            few = evaluate(network, self.data.held_out, self.normalise, names, self.device, recipe.scoring)
-            score["held_out"] = few["miou"]
-        self.report.scored(self.step, score)
-        self.report.look(self)
-        values = {key: score[key] for key in ("miou", "miou_all", *CRITERIA, "iou") if key in score}
-        _write(log, {"step": self.step, "val": values})
-        if self.best is None or is_better(recipe.best_by, score[recipe.best_by], self.best["value"]):
-            self.best = {"by": recipe.best_by, "step": self.step, "value": score[recipe.best_by], "miou": score["miou"]}
-            self._write_checkpoint("best.pt", {**self._student(), "best": self.best})
-        self.evaluated, self._began = True, time.perf_counter()
-        return score
-
-    def _save(self) -> None:
-        """Write last.pt: all that going on takes."""
-        self._stop_clock()
-        running = {
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best": self.best,
-            "seconds": self.seconds,
-            "evaluated": self.evaluated,
-            "skipped": self.skipped,
-            "faults": {name: list(stream.faults) for name, stream in self.streams.items() if stream},
-        }
-        self._write_checkpoint("last.pt", {**self._student(), **running}, keep=self.out / "previous.pt")
-
-    def _write_checkpoint(self, name: str, state: dict, keep: Path | None = None) -> None:
-        """Of several processes, which have the same state, the first writes."""
-        if distributed.rank() == 0:
-            checkpoint.save(self.out / name, state, keep)
-
-    def _student(self) -> dict:
-        """What scoring and prediction take."""
-        return {
-            "step": self.step,
-            "recipe": self.recipe.model_dump(),
-            "table": self.data.table_name,
-            "classes": self.data.table.colors,
-            "splits": {stream: [item.key for item in items] for stream, items in self.data.lists.items()},
-            "weights_format": self.weights_format,
-            "preprocessing": self.normalise.to_dict(),
-            "student": self.method.student.state_dict(),
-        }
-
-    def _stop_clock(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self._began = self.seconds + now - self._began, now
+        if not training.evaluated or training.step == recipe.steps:  # interrupted between a step and its score
+            score = _score(training, out, log, board, console, name)
+            _save(training, out)
+        while training.step < recipe.steps:
+            began = time.perf_counter()
+            taken = _take_step(training, losses_of)
+            unchecked.append(taken)
+            training.step += 1
+            last = training.step == recipe.steps
+            due = last or bool(recipe.eval_every and training.step % recipe.eval_every == 0)
+            stop = _asked_to_stop(training, signals) or training.step == stop_at
+            keep = due or stop or (recipe.checkpoint_every and training.step % recipe.checkpoint_every == 0)
+            logged = taken.step % LOG_EVERY == 0 or last
+            if logged or keep:  # only now, because reading a number waits for the device
+                _check_finite(unchecked, out)
+                unchecked = []
+            if taken.skipped:
+                console.say(f"{name}, step {taken.step}: skipped, {taken.nonfinite()} is not finite{_keep_batch(taken, out)}")
+                _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
+            elif logged:
+                numbers = _numbers(taken, training.method)
+                _write(log, {"step": taken.step, **numbers})
+                board.numbers(taken.step, {f"train/{key}": value for key, value in numbers.items()})
+                notes["loss"] = f"loss {numbers['loss']:.3f}"
+                notes["bank"] = f"bank {numbers['bank_fill']:.0%}" if numbers.get("bank_fill") else ""
+                for warning in guard.look(taken.step, numbers, training.method):
+                    console.say(f"{name}, {warning}")
+            console.count(name, training.step, recipe.steps, " ".join(filter(None, notes.values())))
+            training.seconds += time.perf_counter() - began
+            training.evaluated = not due
+            if due and not stop:
+                score = _score(training, out, log, board, console, name)
+                notes["score"] = f"mIoU {score['miou']:.1f}"
+            if keep:
+                _save(training, out)
+            if stop:
+                break
+    if not training.evaluated or training.step < recipe.steps:
+        if signals.caught:
+            what = f"{signal.Signals(signals.caught).name} at step {training.step} of {recipe.steps}"
+            raise Interrupted(signals.caught, f"{what}: {out / 'last.pt'} is written")
+        return None
+    assert score is not None
+    if leads:
+        about = {key: value for key, value in _student(training).items() if key != "student"}
+        with written_whole(out / "student.safetensors") as file:
+            file.write(checkpoint.alone(training.method.student.state_dict(), about))
+    faults = [fault for stream in training.streams.values() for fault in stream.faults]
+    return {
+        **score,
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "seconds": round(training.seconds, 1),
+        "skipped_steps": training.skipped,
+        "best": training.best,
+        "selection": selection(out / "metrics.jsonl"),
+        "skipped": list(dict.fromkeys(faults + score["skipped"])),
+    }
 
 
-class _Losses(torch.nn.Module):
-    """A method's step as a forward pass, which DistributedDataParallel wraps."""
-
-    def __init__(self, method: torch.nn.Module):
-        super().__init__()
-        self.method = method
-
-    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        return self.method.step(batch, step)
+# One step
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
     """A step that was taken: its losses are still on the device."""
 
     step: int
@@ -371,12 +143,69 @@ class _Taken:
     skipped: bool = False
 
     def nonfinite(self) -> str:
-        """The losses that are NaN or infinite, in words."""
+        """The names of the losses that are NaN or infinite."""
         return " and ".join(name for name, loss in self.losses.items() if not torch.isfinite(loss).item())
 
 
-def share_statistics(network: torch.nn.Module) -> None:
-    """Make the batch norms' running statistics the means over all processes."""
+def _take_step(training: Training, losses_of: torch.nn.Module) -> Taken:
+    """Draw a batch, compute its losses, and update the student and what follows it."""
+    recipe, method, step = training.recipe, training.method, training.step
+    torch.manual_seed(step_seed(recipe.seed, step, distributed.rank()))
+    batch = next_batch(training.streams, step, recipe.alternate, training.device)
+    factor = (1 - step / recipe.steps) ** recipe.poly_power
+    set_rate(training.optimizer, factor)
+    training.optimizer.zero_grad(set_to_none=True)
+    losses: dict[str, Tensor] = {}
+    parts = batch.parts(recipe.accumulate)
+    for part in parts:
+        apart = distributed.size() > 1 and part is not parts[-1]  # gradients are exchanged once
+        with losses_of.no_sync() if apart else contextlib.nullcontext():
+            found = losses_of(part, step)
+            training.scaler.scale(sum(found.values()) / recipe.accumulate).backward()
+        for name, loss in found.items():
+            losses[name] = losses.get(name, 0.0) + loss.detach() / recipe.accumulate
+    taken = Taken(step, batch, losses, recipe.learning_rate * factor)
+    if recipe.nonfinite == "skip" and taken.nonfinite():
+        training.skipped += 1
+        if training.skipped > MOST_SKIPPED:
+            raise SdaError(f"step {step}: more than {MOST_SKIPPED} steps had a loss that is not finite; lower learning_rate")
+        return replace(taken, skipped=True)
+    training.scaler.unscale_(training.optimizer)
+    if step % LOG_EVERY == 0 or step + 1 == recipe.steps:
+        gradients = [parameter.grad for parameter in method.parameters() if parameter.grad is not None]
+        taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    if distributed.size() > 1 and not recipe.sync_norm:
+        average_statistics(method.student)
+    method.follow(step)
+    return taken
+
+
+class _Losses(torch.nn.Module):
+    """A method's step as a forward pass, which DistributedDataParallel can wrap."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.method.step(batch, step)
+
+
+def _across_processes(method: Method) -> torch.nn.Module:
+    """Return a module that computes a method's losses, and exchanges gradients where several processes train."""
+    losses = _Losses(method)
+    if distributed.size() == 1:
+        return losses
+    with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers; 2.11 does not know the new name
+        warnings.simplefilter("ignore", FutureWarning)
+        # buffers are equal in all processes because what they are computed from is
+        return DistributedDataParallel(losses, find_unused_parameters=True, broadcast_buffers=False)
+
+
+def average_statistics(network: torch.nn.Module) -> None:
+    """Average the batch norms' running statistics over all processes."""
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.copy_(distributed.total(buffer) / distributed.size())
@@ -387,6 +216,129 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return (seed * 1_000_003 + step + rank * 7_368_787_000_003) % 2**63
 
 
-def _write(log, record: dict) -> None:
+def _asked_to_stop(training: Training, signals: Signals) -> int:
+    """The signal that any process received, or 0: all stop at the same step."""
+    if distributed.size() > 1 and training.step % LOG_EVERY:
+        return 0
+    signals.caught = distributed.largest(signals.caught or 0)
+    return signals.caught
+
+
+# What is logged
+
+
+def _numbers(taken: Taken, method: Method) -> dict[str, float]:
+    """The losses of a step, their sum, the method's diagnostics, the gradient norm and the learning rate."""
+    numbers = {name: loss.item() for name, loss in taken.losses.items()}
+    numbers |= {"loss": sum(numbers.values()), **method.diagnostics()}
+    assert taken.gradient is not None
+    return numbers | {"gradient": taken.gradient.item(), "rate": taken.rate}
+
+
+def _write(log: TextIO, record: dict) -> None:
     log.write(json.dumps(record) + "\n")
     log.flush()
+
+
+# Losses that are not finite
+
+
+def _check_finite(steps: list[Taken], out: Path) -> None:
+    """Raise SdaError when a loss of a step that was not skipped is NaN or infinite; keep the batch of the first such step."""
+    for taken in steps:
+        if not taken.skipped and (names := taken.nonfinite()):
+            last = out / "last.pt"
+            intact = f"; {last} is intact: resume from it with --resume auto" if last.exists() else ""
+            raise SdaError(
+                f"step {taken.step}: the loss {names} is no longer finite{_keep_batch(taken, out)}; lower learning_rate, or "
+                f"skip such steps with --nonfinite skip{intact}"
+            )
+
+
+def _keep_batch(taken: Taken, out: Path) -> str:
+    """Write the images and labels of a step to a file, for the first few steps only; return a clause that says so."""
+    path = out / f"nonfinite-step{taken.step}.pt"
+    if distributed.rank() > 0:
+        path = path.with_stem(f"{path.stem}-process{distributed.rank()}")
+    if len(list(out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES * distributed.size():
+        return ""
+    parts = {name: getattr(taken.batch, name) for name in STREAMS}
+    tensors = {
+        name: {"images": part.images, "labels": part.labels} if isinstance(part, Labelled) else {"images": part}
+        for name, part in parts.items()
+        if part is not None
+    }
+    checkpoint.save(path, {"step": taken.step, "losses": {k: v.item() for k, v in taken.losses.items()}, **tensors})
+    return f"; its batch is in {path}"
+
+
+# Evaluation and checkpoints
+
+
+def _score(training: Training, out: Path, log: TextIO, board: Board, console: Console, name: str) -> dict:
+    """Evaluate the student on the validation set, log its score, and keep it as best.pt if it is the best so far."""
+    recipe, data, method = training.recipe, training.data, training.method
+    assert data.val is not None
+    names = data.table.names
+    score = evaluate(
+        method.student,
+        data.val,
+        names,
+        training.device,
+        recipe.scoring,
+        # with one evaluation there is nothing to choose
+        teacher=method.teacher.model if method.teacher is not None and recipe.eval_every else None,
+        workers=0 if recipe.in_memory else recipe.workers,
+        skip=recipe.bad_files == "skip",
+        progress=lambda done, total: console.count(f"{name}, validation", done, total),
+    )
+    if data.held_out is not None:
+        score["held_out"] = evaluate(method.student, data.held_out, names, training.device, recipe.scoring)["miou"]
+    console.say(f"{name}, step {training.step}: mIoU {score['miou']:.2f} ({score['protocol']['name']})")
+    board.scored(training.step, score)
+    if board.shows_pictures:
+        for title, picture in pictures(method, data, training.device).items():
+            board.picture(training.step, title, picture)
+    values = {key: score[key] for key in ("miou", "miou_all", *CRITERIA, "iou") if key in score}
+    _write(log, {"step": training.step, "val": values})
+    if training.best is None or is_better(recipe.best_by, score[recipe.best_by], training.best["value"]):
+        training.best = {"by": recipe.best_by, "step": training.step, "value": score[recipe.best_by], "miou": score["miou"]}
+        _write_checkpoint(out / "best.pt", {**_student(training), "best": training.best})
+    training.evaluated = True
+    return score
+
+
+def _save(training: Training, out: Path) -> None:
+    """Write last.pt: all that resuming needs."""
+    running = {
+        "method": training.method.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": training.scaler.state_dict(),
+        "best": training.best,
+        "seconds": training.seconds,
+        "evaluated": training.evaluated,
+        "skipped": training.skipped,
+        "faults": {name: list(stream.faults) for name, stream in training.streams.items()},
+    }
+    _write_checkpoint(out / "last.pt", {**_student(training), **running}, keep=out / "previous.pt")
+
+
+def _write_checkpoint(path: Path, state: dict, keep: Path | None = None) -> None:
+    """Write a checkpoint. All processes have the same state, so only the first writes."""
+    if distributed.rank() == 0:
+        checkpoint.save(path, state, keep)
+
+
+def _student(training: Training) -> dict:
+    """What scoring and prediction need."""
+    data, student = training.data, training.method.student
+    return {
+        "step": training.step,
+        "recipe": training.recipe.model_dump(),
+        "table": data.table_name,
+        "classes": data.table.colors,
+        "splits": {stream: [item.key for item in items] for stream, items in data.lists.items()},
+        "weights_format": training.weights_format,
+        "preprocessing": student.preprocessing.to_dict(),
+        "student": student.state_dict(),
+    }

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sda.data.streams import Batch, Labelled
+from sda.data.batch import Batch, Labelled
 from sda.methods import mean_teacher
 from sda.methods.class_bank import ClassBankMethod, Settings
 from sda.methods.mean_teacher import MeanTeacher

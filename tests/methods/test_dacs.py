@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sda.data.streams import Batch, Labelled
+from sda.data.batch import Batch, Labelled
 from sda.methods.dacs import DACS, Settings
 from sda.methods.parts import views
 from sda.methods.parts.augment import Augment, Strength, half_of_classes

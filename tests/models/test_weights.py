@@ -224,8 +224,8 @@ def test_followers_files_load_as_caffe(prefix, tmp_path, caplog):
     assert pretrained.format == "caffe"
     body = build_backbone("resnet50", 8, caffe=True)
     with caplog.at_level(logging.INFO):
-        report = weights.load_weights(body, "resnet50", pretrained, tmp_path / "weights.txt")
-    details = (tmp_path / "weights.txt").read_text()
+        report = weights.load_weights(body, "resnet50", pretrained)
+    details = report.details()
     assert "\nleft out:\n  layer5.conv2d_list.0.weight\n" in details and "\n  layer4.2.bn3.running_var\n" in details
     assert report.complete and len(report.matched) == 53 * 5 and len(report.left_out) == 4
     assert torch.equal(body.layer3[5].conv2.weight, state[f"{prefix}layer3.5.conv2.weight"])

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sda.data.assemble import assemble
-from sda.data.streams import Batch, Labelled, parts_of
+from sda.data.batch import Batch, Labelled
+from sda.data.streams import parts_of
 from sda.models.build import build
 from sda.models.network import recompute_activations
 from sda.recipe import load

@@ -55,7 +55,7 @@ class Augment:
             labels 255, weights 0.
         """
         matrix = self._matrix(images.shape).to(images.device, non_blocking=True)
-        size = images.shape[-2:]
+        size = images.shape[2], images.shape[3]
         images = self._color(images)
         if self.strength.blur > 0:
             images = self._blur(images)
@@ -85,16 +85,14 @@ class Augment:
 
 
 @torch.no_grad()
-def classmix(
-    images: Tensor, labels: Tensor, weights: Tensor | None, classes: int, probability: float
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def classmix(images: Tensor, labels: Tensor, weights: Tensor, classes: int, probability: float) -> tuple[Tensor, Tensor, Tensor]:
     """Paste a random half of another image's classes, floor(n/2) of its n, onto each image (Olsson et al., WACV 2021).
 
     The other image is the batch's next but one, or but two, …: never the image itself, unless the batch has only one.
 
     Args:
         images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W), any map of the
-            pixels that goes with them, or None.
+            pixels that moves with them.
         probability: per image.
 
     Returns:
@@ -109,7 +107,7 @@ def classmix(
     paste = half_of_classes(other, classes) & apply[:, None, None]
     images = torch.where(paste.unsqueeze(1), images.roll(shift, dims=0), images)
     labels = torch.where(paste, other, labels)
-    return images, labels, None if weights is None else torch.where(paste, weights.roll(shift, dims=0), weights)
+    return images, labels, torch.where(paste, weights.roll(shift, dims=0), weights)
 
 
 def half_of_classes(labels: Tensor, classes: int, round_up: bool = False) -> Tensor:

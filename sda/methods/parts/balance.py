@@ -20,6 +20,9 @@ class ClassBalance(nn.Module):
         momentum: of the running mean.
     """
 
+    frequency: Tensor
+    updates: Tensor
+
     def __init__(self, classes: int, active: bool, momentum: float = 0.999):
         super().__init__()
         self.active, self.momentum = active, momentum

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+SOURCE, TARGET = 0, 1  # the domain of an entry, and of a pixel
+
 
 class ClassBank(nn.Module):
     """C first-in-first-out queues of ψ feature vectors, newest first (Alonso et al., ICCV 2021, section 3.3).
@@ -17,6 +19,12 @@ class ClassBank(nn.Module):
         domain: (C, ψ) int64, whence they came. confidence: (C, ψ), the teacher's, 0 to 1. step: (C, ψ) int64, of admission.
     """
 
+    features: Tensor
+    valid: Tensor
+    domain: Tensor
+    confidence: Tensor
+    step: Tensor
+
     def __init__(self, classes: int, size: int, channels: int):
         super().__init__()
         self.register_buffer("features", torch.zeros(classes, size, channels))
@@ -24,6 +32,15 @@ class ClassBank(nn.Module):
         self.register_buffer("domain", torch.zeros(classes, size, dtype=torch.int64))
         self.register_buffer("confidence", torch.zeros(classes, size))
         self.register_buffer("step", torch.zeros(classes, size, dtype=torch.int64))
+
+    def diagnostics(self) -> dict[str, float]:
+        """Its fill (share of ψ, over all classes), the source's share of the entries, and the number of empty classes."""
+        filled, source = self.valid.sum().item(), (self.valid & (self.domain == SOURCE)).sum().item()
+        return {
+            "bank_fill": filled / self.valid.numel(),
+            "bank_source": source / filled if filled else 0.0,
+            "bank_empty": float((~self.valid.any(dim=1)).sum().item()),
+        }
 
     @torch.no_grad()
     def admit(

@@ -19,6 +19,9 @@ class MaskedBatchNorm(nn.Module):
         shared: every process normalises the same rows; otherwise each has its share of them.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, groups: int, channels: int, shared: bool = False, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
         self.shared, self.momentum, self.eps = shared, momentum, eps

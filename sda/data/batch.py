@@ -1,0 +1,45 @@
+"""One step's images, as the streams give them to a method."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STREAMS = ("source", "labelled", "unlabelled")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """images: uint8 (B, 3, H, W) RGB. labels: uint8 (B, H, W) train ids, 255 = ignored."""
+
+    images: Tensor
+    labels: Tensor
+
+    def chunk(self, count: int) -> "list[Labelled]":
+        """Split into `count` parts."""
+        parts = zip(self.images.chunk(count), self.labels.chunk(count), strict=True)
+        return [Labelled(images, labels) for images, labels in parts]
+
+    def pin_memory(self) -> "Labelled":
+        """Copy to page-locked memory: the loader calls this where there is a GPU."""
+        return Labelled(self.images.pin_memory(), self.labels.pin_memory())
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Labelled":
+        """Copy to a device."""
+        return Labelled(self.images.to(device, non_blocking=non_blocking), self.labels.to(device, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images, by stream; None for the streams that the setting does not have. unlabelled: uint8 (B, 3, H, W) RGB."""
+
+    source: Labelled | None = None
+    labelled: Labelled | None = None
+    unlabelled: Tensor | None = None
+
+    def parts(self, count: int) -> "list[Batch]":
+        """Split into `count` parts of equal size."""
+        if count == 1:
+            return [self]
+        chunks = {name: part.chunk(count) for name in STREAMS if (part := getattr(self, name)) is not None}
+        return [Batch(**{name: parts[place] for name, parts in chunks.items()}) for place in range(count)]
