@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import sda.models.torchvision_shim
 from sda.models.grid import Grid
+from sda.models.preprocessing import as_float
 
 torch.set_num_threads(1)
 
@@ -95,7 +96,7 @@ class FakeNetwork(nn.Module):
 
     def forward(self, images, note_statistics=True):
         self.norm.momentum = 0.1 if note_statistics else 0.0
-        small = F.avg_pool2d(images, self.stride)
+        small = F.avg_pool2d(as_float(images), self.stride)
         features = self.norm(self.embed(small))
         distance = (small[:, None] - self.palette).square().sum(dim=2)
         return self.classify(features) - self.sharpness * distance, features

@@ -172,7 +172,7 @@ def test_values_out_of_range_are_refused(key, value, says):
         ({"method": "dacs", "unlabelled": "target"}, "method dacs pastes source classes"),
         (
             {"method": "dacs", "unlabelled": "target", "source": "camvid", "alternate": True},
-            "name a source, and no alternate",
+            "name a source, and do not set alternate",
         ),
         ({**UNLABELLED, "attention_features": False}, "which attention_features = false leaves untrained"),
         ({**UNLABELLED, "bank_streams": "source"}, "bank_streams = source: there is no such labelled stream"),
@@ -314,7 +314,7 @@ def test_fault_in_a_variant_is_the_files(tmp_path, table, says):
 
 
 def test_native_size_needs_a_crop():
-    assert "leaves images unequal: ask for a crop" in refused(size="native")
+    assert "leaves images of different sizes: set a crop" in refused(size="native")
     loaded = make(size="native", crop=[64, 96])
     assert loaded.image_size is loaded.input_size is None and loaded.crop_size == (64, 96)
     assert make(size="native", crop=[64, 96], eval_size=[128, 128]).input_size == (128, 128)

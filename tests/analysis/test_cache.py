@@ -65,7 +65,7 @@ def test_every_number_is_that_of_a_plain_forward_pass(world, run, made):
         file = world.root / ("toy" if toy else "field") / found.paths[index]
         with Image.open(file) as image:
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        logits, f = network.network(network.normalise(pixels))
+        logits, f = network.network(pixels)
         label = (
             file.parents[1] / "train_masks" / f"{file.stem}_mask.png"
             if toy

@@ -13,6 +13,7 @@ from sda.data.assemble import training_classes
 from sda.experiments import run as experiment
 from sda.methods.build import METHODS
 from sda.models.build import build_network
+from sda.models.preprocessing import IMAGENET
 from sda.system.progress import Bars
 
 RECIPES = shelf.names("recipes")
@@ -36,7 +37,7 @@ def test_network_at_true_size(variant):
     loaded = recipe.load(name, {**changes, "precision": "float32"})  # autocast knows no meta device
     _, table = training_classes(loaded)
     with torch.device("meta"):
-        network = build_network(loaded, len(table.names), "torchvision")
+        network = build_network(loaded, len(table.names), "torchvision", IMAGENET)
         logits, features = network(torch.empty(2, 3, *loaded.crop_size))
     height, width = loaded.crop_size
     assert logits.shape == (2, len(table.names), -(-height // network.stride), -(-width // network.stride))

@@ -25,22 +25,22 @@ from sda.data.descriptor import class_table
 from sda.export import build as export
 from sda.export import card as model_card
 from sda.export import formats
+from sda.models.backbones import Backbone
 from sda.models.build import build_network
-from sda.models.grid import Grid
 from sda.models.heads import DeepLabV3PlusHead
 from sda.models.network import SegmentationNetwork, norms_of
-from sda.models.preprocessing import PREPROCESSING
+from sda.models.preprocessing import IMAGENET, PREPROCESSING
 from sda.recipe import Recipe
 from sda.runs import checkpoint, trained
 from sda.runs.trained import Run
 from sda.system.progress import Bars
-from sda.training import loop as train
+from sda.training import setup
 
 
-class Small(nn.Module):
+class Small(Backbone):
     """A backbone of two convolutions, which exports in a second; all else is the real thing."""
 
-    low_channels, high_channels, grid = 8, 16, Grid()
+    channels, strides = [8, 16], [4, 16]
 
     def __init__(self):
         super().__init__()
@@ -52,16 +52,17 @@ class Small(nn.Module):
 
     def forward(self, images):
         low = self.low(images)
-        return low, self.high(low)
+        return [low, self.high(low)]
 
 
-def build_small(recipe, classes, weights_format):
-    head = DeepLabV3PlusHead(Small, classes, 16, separable=False)
-    return SegmentationNetwork(Small(), head, getattr(torch, recipe.precision))
+def build_small(recipe, classes, weights_format, preprocessing):
+    backbone = Small()
+    head = DeepLabV3PlusHead(backbone, classes, separable=False)
+    return SegmentationNetwork(preprocessing, backbone, head, getattr(torch, recipe.precision))
 
 
 def use_small(patch):
-    for module in (train, trained, export):
+    for module in (setup, trained, export):
         patch.setattr(module, "build_network", build_small)
 
 
@@ -71,15 +72,15 @@ ALL = ("--as", "onnx", "--as", "torchscript", "--as", "torch-export", "--as", "s
 DOCS = Path(__file__).parents[2] / "docs/export.md"
 
 
-def make_lively(network: nn.Module, normalise) -> nn.Module:
+def make_lively(network: nn.Module) -> nn.Module:
     """A random network made to see different classes in different places: its norms know the images, its logits are not small."""
     network.requires_grad_(False).train()
     for norm in norms_of(network):
         nn.init.normal_(norm.bias, std=0.3)
     for number in range(20):
-        network(normalise(export.picture(2, 64, 64, seed=number)))
+        network(export.picture(2, 64, 64, seed=number))
     classifiers = [network.head.classifier] if hasattr(network.head, "classifier") else network.head.branches
-    scale = 3 / network.eval()(normalise(export.picture(1, 96, 96, seed=99)))[0].std()
+    scale = 3 / network.eval()(export.picture(1, 96, 96, seed=99))[0].std()
     for layer in classifiers:
         layer.weight.mul_(scale)
         layer.bias.mul_(scale)
@@ -113,7 +114,7 @@ def made(tmp_path_factory):
         flags = ["--method", "mean_teacher", "--unlabelled", "target", "--out", run, "--device", "cpu"]
         assert tiny.run_main(patch, "train", world.recipe, *flags) == 0
         state = torch.load(run / "last.pt", weights_only=True)
-        network = make_lively(build_small(Recipe(**state["recipe"]), 3, "torchvision"), PREPROCESSING["torchvision"])
+        network = make_lively(build_small(Recipe(**state["recipe"]), 3, "torchvision", IMAGENET))
         state["student"] = network.state_dict()
         teacher = {**state["student"], "head.classifier.weight": -state["student"]["head.classifier.weight"]}
         state["method"] |= {f"teacher.model.{name}": value for name, value in teacher.items()}
@@ -386,7 +387,7 @@ def test_damaged_weights_are_refused(folder, tmp_path, sda, damage):
 
 def test_padding_stands_in_for_rounding_up():
     """The pooling of Caffe's ResNet, and what replaces it, on every parity."""
-    network = build_network(caffe_recipe("deeplabv3plus"), 19, "caffe")
+    network = build_network(caffe_recipe("deeplabv3plus"), 19, "caffe", PREPROCESSING["caffe"])
     rounding = network.backbone.maxpool
     padding = export.with_plain_pooling(network).backbone.maxpool
     assert rounding.ceil_mode and padding is not rounding
@@ -423,9 +424,9 @@ def test_the_real_network_by_the_real_command(tmp_path):
     ],
 )
 def test_every_family(tmp_path, network, backbone, form):
-    recipe, normalise, table = caffe_recipe(network, backbone), PREPROCESSING[form], class_table("cityscapes19")
-    lively = make_lively(build_network(recipe, 19, form), normalise)
-    run = Run(Path("run"), "last", "student", recipe, table, "cityscapes19", lively, normalise, form, 1, {})
+    recipe, table = caffe_recipe(network, backbone), class_table("cityscapes19")
+    lively = make_lively(build_network(recipe, 19, form, PREPROCESSING[form]))
+    run = Run(Path("run"), "last", "student", recipe, table, "cityscapes19", lively, form, 1, {})
     with Bars(quiet=True) as bars:
         written = export.export(run, ("onnx", "torchscript", "torch-export"), tmp_path, bars)
     assert all(entry["check"]["equal"] > 0.999 for entry in written["files"]) and len(written["files"]) == 3

@@ -1,7 +1,6 @@
 """The class-wise memory bank method: one step against a slow re-implementation of its equations, and what reaches what."""
 
 import copy
-import dataclasses
 import math
 
 import pytest
@@ -11,13 +10,13 @@ from torch.nn import functional as F
 
 from sda.data.batch import Batch, Labelled
 from sda.methods import mean_teacher
-from sda.methods.class_bank import ClassBankMethod, Settings
+from sda.methods.base import Task
+from sda.methods.class_bank import ClassBankMethod
 from sda.methods.mean_teacher import MeanTeacher
 from sda.methods.parts import views
 from sda.methods.parts.augment import Augment, Strength
-from sda.models.preprocessing import IMAGENET_PREPROCESSING, Preprocessing
+from sda.methods.settings import ClassBankSettings, MeanTeacherSettings
 
-PLAIN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
 CLASSES, SIDE = 4, 16
 IGNORE = 255
@@ -26,17 +25,17 @@ EARLY = {"sup", "pseudo", "entropy"}
 LATE = EARLY | {"contrast_l", "contrast_u"}
 
 
-@pytest.fixture
-def unaugmented(monkeypatch):
-    monkeypatch.setattr(views, "_weak", Augment(NOTHING))
-    monkeypatch.setattr(views, "_strong", Augment(NOTHING))
+def unaugmented(method):
+    """The method without augmentation."""
+    method.weak = method.strong = Augment(NOTHING)
+    return method
 
 
 def settings(**changes):
     """The paper's, but for the sizes and the start steps."""
-    return Settings(
+    return ClassBankSettings(
         **{
-            "steps": 20, "balance_classes": True, "classmix_labelled": 0.0, "classmix_unlabelled": 0.0, "views": 2,
+            "balance_classes": True, "classmix_labelled": 0.0, "classmix_unlabelled": 0.0, "views": 2,
             "teacher_momentum": 0.995, "teacher_schedule": "cosine", "released": False, "confidence_power": 6.0,
             "ramp_steps": 5, "weight_pseudo": 1.0, "strong_statistics": False,
             "weight_entropy": 0.01, "weight_contrast": 0.1, "bank_size": 12, "bank_streams": "both", "bank_confidence": 0.95,
@@ -48,11 +47,18 @@ def settings(**changes):
 
 @pytest.fixture
 def make(fake_network):
-    def make(stride=2, sharpness=20.0, normalise=PLAIN, labelled_images=6, **changes):
+    def make(stride=2, sharpness=20.0, labelled_images=6, **changes):
         torch.manual_seed(0)
-        return ClassBankMethod(fake_network(stride, sharpness), CLASSES, normalise, labelled_images, settings(**changes)).train()
+        task = Task(CLASSES, steps=20, labelled_images=labelled_images)
+        return ClassBankMethod(fake_network(stride, sharpness), settings(**changes), task).train()
 
     return make
+
+
+@pytest.fixture
+def make_plain(make):
+    """`make` without augmentation."""
+    return lambda **changes: unaugmented(make(**changes))
 
 
 @pytest.fixture
@@ -236,10 +242,10 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "paper",
 )
-def test_steps_are_those_of_the_equations(streams, switches, make, batches, unaugmented):
+def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches):
     """Every loss of every step, the gradient of their sum in every parameter, and the bank's contents, in order."""
     stride, batch = 2, batches[streams]
-    method = make(stride, sharpness=5.0, **switches)
+    method = make_plain(stride, sharpness=5.0, **switches)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.01)
     queues, mean_shares = [[] for _ in range(CLASSES)], torch.zeros(CLASSES)
     for step in range(8):
@@ -298,22 +304,22 @@ def test_without_contrast_there_is_no_bank(make, batches):
     assert not method.bank.valid.any()
 
 
-def test_weights_of_the_losses(make, batches, unaugmented):
+def test_weights_of_the_losses(make_plain, batches):
     """L = L_sup + w_p ramp L_pseudo + w_e L_ent + λ_c L_contr: each weight scales its own loss and no other."""
     base = {"weight_pseudo": 1.0, "weight_entropy": 1.0, "weight_contrast": 1.0, "ramp_steps": 10, "bank_start": 0}
     scaled = {**base, "weight_pseudo": 2.0, "weight_entropy": 3.0, "weight_contrast": 5.0}
-    ones, others = (make(**weights).step(batches["ssda"], CONTRAST) for weights in (base, scaled))
+    ones, others = (make_plain(**weights).step(batches["ssda"], CONTRAST) for weights in (base, scaled))
     ratio = {"sup": 1, "pseudo": 2, "entropy": 3, "contrast_l": 5, "contrast_u": 5}
     assert {name: (others[name] / ones[name]).item() for name in others} == pytest.approx(ratio)
     # ramp: exp(-5·(1 - 4/10)²) of what it is when done
-    done = make(**{**base, "ramp_steps": 4}).step(batches["ssda"], CONTRAST)
+    done = make_plain(**{**base, "ramp_steps": 4}).step(batches["ssda"], CONTRAST)
     assert (ones["pseudo"] / done["pseudo"]).item() == pytest.approx(math.exp(-5 * 0.36))
 
 
 @pytest.mark.parametrize("views_of_each", [1, 2, 3])
-def test_unlabelled_classmix_waits_for_its_start(views_of_each, make, batches, unaugmented):
+def test_unlabelled_classmix_waits_for_its_start(views_of_each, make_plain, batches):
     """Before, the student sees `views` exact copies of the unlabelled images; from then on mixed ones."""
-    method, batch = make(classmix_unlabelled=1.0, views=views_of_each), batches["ssda"]
+    method, batch = make_plain(classmix_unlabelled=1.0, views=views_of_each), batches["ssda"]
     copies = torch.cat([batch.unlabelled / 255] * views_of_each)
     seen = record_inputs(method.student)
     for step in (CONTRAST - 1, *[CONTRAST] * 8):
@@ -324,9 +330,9 @@ def test_unlabelled_classmix_waits_for_its_start(views_of_each, make, batches, u
     assert any(((images - copies).abs() > 1e-2).flatten(1).any(1).all() for images in after)
 
 
-def test_unlabelled_classmix_mixes_different_images(make, batches, unaugmented):
+def test_unlabelled_classmix_mixes_different_images(make_plain, batches):
     """Two images, two views of each, probability 1: every view shows something of the other image, whatever the draw."""
-    method, batch = make(classmix_unlabelled=1.0), batches["ssda"]
+    method, batch = make_plain(classmix_unlabelled=1.0), batches["ssda"]
     copies = torch.cat([batch.unlabelled / 255] * 2)
     seen = record_inputs(method.student)
     for _ in range(12):
@@ -343,8 +349,8 @@ def test_views_of_an_image_are_augmented_apart(make, batches):
         assert ((a - b).abs() > 1e-2).flatten(1).any(1).all()
 
 
-def test_labelled_classmix_is_there_from_the_first_step(make, batches, unaugmented):
-    method, batch = make(classmix_labelled=1.0), batches["ssda"]
+def test_labelled_classmix_is_there_from_the_first_step(make_plain, batches):
+    method, batch = make_plain(classmix_labelled=1.0), batches["ssda"]
     seen = record_inputs(method.student)
     method.step(batch, 0)
     originals = torch.cat([batch.source.images, batch.labelled.images]) / 255
@@ -352,14 +358,14 @@ def test_labelled_classmix_is_there_from_the_first_step(make, batches, unaugment
     torch.testing.assert_close(seen[1], torch.cat([batch.unlabelled] * 2) / 255, atol=1e-4, rtol=0)
 
 
-def test_networks_see_normalised_images(make, batches, unaugmented):
-    method, batch = make(normalise=IMAGENET_PREPROCESSING), batches["ssda"]
+def test_networks_see_images_from_0_to_1(make, batches):
+    """Which they normalise themselves."""
+    method, batch = unaugmented(make()), batches["ssda"]
     student, teacher = record_inputs(method.student), record_inputs(method.teacher.model)
     method.step(batch, BANK)
-    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     x_l, x_u = torch.cat([batch.source.images, batch.labelled.images]), batch.unlabelled
     for images, expected in [(student[0], x_l), (student[1], torch.cat([x_u, x_u])), (teacher[0], x_u), (teacher[1], x_l)]:
-        torch.testing.assert_close(images, (expected / 255 - mean) / std, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(images, expected / 255, atol=1e-4, rtol=1e-4)
 
 
 def test_images_of_the_batch_are_left_alone(make, batches):
@@ -374,21 +380,21 @@ def test_images_of_the_batch_are_left_alone(make, batches):
 # --- the source reaches loss and bank ---
 
 
-def test_source_pixels_reach_the_loss(make, batches, unaugmented):
+def test_source_pixels_reach_the_loss(make_plain, batches):
     """Another label, or another colour, of one source pixel changes the supervised loss."""
     batch = batches["ssda"]
     labels, images = batch.source.labels.clone(), batch.source.images.clone()
     labels[1, 5, 5] = (labels[1, 5, 5] + 1) % CLASSES
     images[1, :, 5, 5] = 255 - images[1, :, 5, 5]
-    first = make().step(batch, 0)["sup"]
+    first = make_plain().step(batch, 0)["sup"]
     for source in (Labelled(batch.source.images, labels), Labelled(images, batch.source.labels)):
-        changed = make().step(Batch(source, batch.labelled, batch.unlabelled), 0)["sup"]
+        changed = make_plain().step(Batch(source, batch.labelled, batch.unlabelled), 0)["sup"]
         assert abs(changed - first).item() > 1e-5
 
 
 @pytest.mark.parametrize(("bank_streams", "domains"), [("source", {0}), ("target", {1}), ("both", {0, 1})])
-def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make, batches, unaugmented):
-    method = make(bank_streams=bank_streams, bank_size=60)
+def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make_plain, batches):
+    method = make_plain(bank_streams=bank_streams, bank_size=60)
     method.step(batches["ssda"], BANK)
     filled = method.bank.valid
     assert filled.any(dim=1).all()
@@ -398,10 +404,10 @@ def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make, batc
 
 
 @pytest.mark.parametrize(("bank_streams", "allowed"), [("source", {0, 1}), ("target", {2, 3})])
-def test_bank_streams_under_classmix(bank_streams, allowed, make, scene, unaugmented):
+def test_bank_streams_under_classmix(bank_streams, allowed, make_plain, scene):
     """The source has classes 0 and 1, the target 2 and 3: with one stream, the other's classes must stay out."""
     batch = Batch(scene(1, classes=(0, 1)), scene(2, classes=(2, 3)), scene(3).images)
-    method = make(bank_streams=bank_streams, classmix_labelled=1.0)
+    method = make_plain(bank_streams=bank_streams, classmix_labelled=1.0)
     for step in range(BANK, CONTRAST):
         torch.manual_seed(step)
         method.step(batch, step)
@@ -410,14 +416,18 @@ def test_bank_streams_under_classmix(bank_streams, allowed, make, scene, unaugme
 
 
 @pytest.mark.parametrize("streams", ["ssl", "ssda"])
-def test_source_is_admitted_where_the_teacher_is_right(streams, make, batches, scene, unaugmented):
+def test_source_is_admitted_where_the_teacher_is_right(streams, make_plain, batches, scene):
     """Wrong labels keep everything out, and so does doubt."""
     good = batches[streams]
     wrong = scene(2, wrong=0.0)
     wrong.labels[wrong.labels != IGNORE] += 1
     wrong.labels[wrong.labels == CLASSES] = 0
     bad = Batch(wrong if good.source else None, wrong, good.unlabelled)
-    for method, batch, admitted in [(make(), good, True), (make(), bad, False), (make(sharpness=0.3), good, False)]:
+    for method, batch, admitted in [
+        (make_plain(), good, True),
+        (make_plain(), bad, False),
+        (make_plain(sharpness=0.3), good, False),
+    ]:
         method.step(batch, BANK)
         assert method.bank.valid.any().item() == admitted
 
@@ -425,10 +435,10 @@ def test_source_is_admitted_where_the_teacher_is_right(streams, make, batches, s
 @pytest.mark.parametrize(
     ("bank_size", "labelled_images", "each"), [(24, 6, 4), (25, 6, 4), (27, 6, 4), (24, 1000, 1), (24, 48, 1)]
 )
-def test_admissions_per_step(bank_size, labelled_images, each, make, scene, unaugmented):
+def test_admissions_per_step(bank_size, labelled_images, each, make_plain, scene):
     """B·max(1, round(ψ/|X_l|)) per class and step, when there are enough pixels; here B = 2."""
     batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
-    method = make(bank_size=bank_size, labelled_images=labelled_images)
+    method = make_plain(bank_size=bank_size, labelled_images=labelled_images)
     for step in (BANK, BANK + 1):
         method.step(batch, step)
         assert method.bank.valid.sum(dim=1).tolist() == [0, 2 * each * (step - BANK + 1), 0, 0]
@@ -438,12 +448,12 @@ def test_admissions_per_step(bank_size, labelled_images, each, make, scene, unau
 
 
 @pytest.fixture
-def entrants(make, scene, unaugmented):
+def entrants(make_plain, scene):
     """The scores by S_c of all candidates of class 1, and of those that entered: 8 of more than 50."""
 
     def entrants(**changes):
         batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
-        method, seen = make(bank_size=24, labelled_images=6, contrast_pixels=2, **changes), []
+        method, seen = make_plain(bank_size=24, labelled_images=6, contrast_pixels=2, **changes), []
         scores = method._scores
         method._scores = lambda z, classes: seen.append(z[classes == 1]) or scores(z, classes)
         method.step(batch, BANK)
@@ -501,8 +511,8 @@ def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fak
     shared = {"classmix_labelled": 0.25, "classmix_unlabelled": 0.75}
     whole = make(weight_contrast=0.0, **shared)
     torch.manual_seed(0)
-    s = {field.name: getattr(whole.settings, field.name) for field in dataclasses.fields(mean_teacher.Settings)}
-    plain = MeanTeacher(fake_network(2, 20.0), CLASSES, PLAIN, 6, mean_teacher.Settings(**s)).train()
+    s = {name: getattr(whole.settings, name) for name in MeanTeacherSettings.model_fields}
+    plain = MeanTeacher(fake_network(2, 20.0), MeanTeacherSettings(**s), Task(CLASSES, 20, 6)).train()
     for method in (whole, plain):
         train(method, batches[streams], CONTRAST + 2)
     states = whole.student.state_dict(), plain.student.state_dict()
@@ -542,7 +552,7 @@ def test_attention_trains_and_the_teacher_does_not(make, batches):
     assert not any(buffer.requires_grad for buffer in method.buffers())
 
 
-def test_attention_input_takes_no_gradient_to_the_features(make, batches, unaugmented):
+def test_attention_input_takes_no_gradient_to_the_features(make_plain, batches):
     """Attention replaced by one that reads a feature strongly: its own gradient must not arrive, its values must."""
 
     class Reader(nn.Module):
@@ -555,16 +565,16 @@ def test_attention_input_takes_no_gradient_to_the_features(make, batches, unaugm
         def of_rows(self, x, group):
             return self(x, group)
 
-    method = make(bank_start=0)
+    method = make_plain(bank_start=0)
     method.step(batches["ssda"], CONTRAST - 1)
     plain = method.step(batches["ssda"], CONTRAST)["contrast_l"].item()
     method.S = Reader()
     assert method.step(batches["ssda"], CONTRAST)["contrast_l"].item() != plain
 
 
-def test_ignored_pixels_take_no_gradient(make, batches, unaugmented):
+def test_ignored_pixels_take_no_gradient(make_plain, batches):
     """At full resolution, pixel by pixel: ignored labels are out of the supervised loss and of the contrast."""
-    method, batch = make(stride=1, bank_start=0), batches["ssda"]
+    method, batch = make_plain(stride=1, bank_start=0), batches["ssda"]
     outputs = record_outputs(method.student)
     losses = method.step(batch, CONTRAST)
     labelled, strong = outputs
@@ -585,7 +595,6 @@ def test_ignored_pixels_take_no_gradient(make, batches, unaugmented):
 
 def test_padding_of_strong_views_takes_no_gradient(make, batches, monkeypatch):
     """Half-size views: three quarters are padding, out of pseudo-label loss, entropy and contrast."""
-    monkeypatch.setattr(views, "_strong", Augment(Strength(0, 0, 0, 0, 0, 0, 0, 1, scale_range=(0.5, 0.5))))
     results = []
 
     def recording(*arguments):
@@ -594,6 +603,7 @@ def test_padding_of_strong_views_takes_no_gradient(make, batches, monkeypatch):
 
     monkeypatch.setattr(mean_teacher, "strong_views", recording)
     method = make(stride=1, bank_start=0)
+    method.strong = Augment(Strength(0, 0, 0, 0, 0, 0, 0, 1, scale_range=(0.5, 0.5)))
     outputs = record_outputs(method.student)
     losses = method.step(batches["ssda"], CONTRAST)
     padding = results[0][1] == IGNORE
@@ -670,9 +680,9 @@ def test_teacher_stays_in_eval_mode_and_is_not_trained(make, batches):
 
 @pytest.mark.parametrize("switch", ["strong_statistics", "released"])
 @pytest.mark.parametrize("streams", ["uda", "ssda"])
-def test_strong_views_enter_the_running_statistics(streams, switch, make, batches, unaugmented):
+def test_strong_views_enter_the_running_statistics(streams, switch, make_plain, batches):
     """First the labelled images' statistics are noted, then theirs."""
-    method, batch = make(**{switch: True}), batches[streams]
+    method, batch = make_plain(**{switch: True}), batches[streams]
     noted, labelled = torch.zeros(6), [part.images for part in (batch.source, batch.labelled) if part is not None]
     for images in (torch.cat(labelled), torch.cat([batch.unlabelled] * 2)):
         hidden = method.student.embed(F.avg_pool2d(images / 255, 2)).transpose(0, 1).flatten(1)
@@ -681,16 +691,16 @@ def test_strong_views_enter_the_running_statistics(streams, switch, make, batche
     torch.testing.assert_close(method.student.norm.running_mean, noted, rtol=1e-4, atol=1e-5)
 
 
-def test_ranking_leaves_the_attention_s_statistics_alone(make, batches, unaugmented):
-    method = make()
+def test_ranking_leaves_the_attention_s_statistics_alone(make_plain, batches):
+    method = make_plain()
     before = method.S.norm.running_mean.clone()
     method.step(batches["ssda"], BANK)
     assert method.bank.valid.any() and torch.equal(method.S.norm.running_mean, before)
 
 
-def test_running_statistics_are_those_of_the_labelled_images(make, batches, unaugmented):
+def test_running_statistics_are_those_of_the_labelled_images(make_plain, batches):
     """Without `strong_statistics`: strong views are normalised by their own statistics, which leave no trace."""
-    method, batch = make(), batches["ssda"]
+    method, batch = make_plain(), batches["ssda"]
     x_l = torch.cat([batch.source.images, batch.labelled.images]) / 255
     hidden = method.student.embed(F.avg_pool2d(x_l, 2)).transpose(0, 1).flatten(1)
     method.step(batch, CONTRAST)
@@ -698,9 +708,9 @@ def test_running_statistics_are_those_of_the_labelled_images(make, batches, unau
     torch.testing.assert_close(method.student.norm.running_var, 0.9 + 0.1 * hidden.var(1), rtol=1e-4, atol=1e-5)
 
 
-def test_pseudo_labels_are_the_teacher_s(make, batches, unaugmented):
+def test_pseudo_labels_are_the_teacher_s(make_plain, batches):
     """A teacher that is sure of class 2 everywhere: the pseudo-label loss is the student's -log p_2."""
-    method, batch = make(stride=1, balance_classes=False, ramp_steps=0), batches["ssl"]
+    method, batch = make_plain(stride=1, balance_classes=False, ramp_steps=0), batches["ssl"]
     with torch.no_grad():
         method.teacher.model.classify.bias[2] += 1000
     outputs = record_outputs(method.student)
@@ -749,8 +759,8 @@ def test_parameters_for_the_optimizer(make):
     assert not theirs & {p.data_ptr() for p in method.parameters() if p.requires_grad}
 
 
-def test_diagnostics(make, batches, unaugmented):
-    method = make()
+def test_diagnostics(make_plain, batches):
+    method = make_plain()
     assert method.diagnostics() == {"teacher_top": 0, "bank_fill": 0, "bank_source": 0, "bank_empty": CLASSES}
     method.bank.valid[1, :6] = True
     method.bank.domain[1, :2] = 1

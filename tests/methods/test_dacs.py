@@ -5,29 +5,27 @@ import torch
 from torch.nn import functional as F
 
 from sda.data.batch import Batch, Labelled
-from sda.methods.dacs import DACS, Settings
-from sda.methods.parts import views
+from sda.methods.base import Task
+from sda.methods.dacs import DACS
 from sda.methods.parts.augment import Augment, Strength, half_of_classes
-from sda.models.preprocessing import Preprocessing
+from sda.methods.settings import DacsSettings
 
-PLAIN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
 CLASSES, SIDE, IGNORE = 4, 16, 255
 
 
 @pytest.fixture
-def make(fake_network, monkeypatch):
-    monkeypatch.setattr(views, "_weak", Augment(NOTHING))
-    monkeypatch.setattr(views, "_strong", Augment(NOTHING))
-
+def make(fake_network):
     def make(**changes):
         torch.manual_seed(0)
         settings = {
-            "steps": 20, "balance_classes": False, "classmix_labelled": 0.0, "teacher_momentum": 0.99, "released": False,
+            "balance_classes": False, "classmix_labelled": 0.0, "teacher_momentum": 0.99, "released": False,
             "teacher_schedule": "constant", "confidence_threshold": 0.968, "weight_pseudo": 1.0,
             "strong_statistics": False, **changes,
         }  # fmt: skip
-        return DACS(fake_network(1, 5.0), CLASSES, PLAIN, 6, Settings(**settings)).train()
+        method = DACS(fake_network(1, 5.0), DacsSettings(**settings), Task(CLASSES, 20, 6)).train()
+        method.weak = method.strong = Augment(NOTHING)
+        return method
 
     return make
 

@@ -15,6 +15,7 @@ from sda.errors import SdaError
 from sda.models import torchvision_shim
 from sda.models.backbones import BACKBONES, build_backbone
 from sda.models.build import NETWORKS, build
+from sda.models.preprocessing import PREPROCESSING
 
 CLASSES = 5
 V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_large": 960}
@@ -72,9 +73,10 @@ def test_meta_device_at_true_size():
 def test_output_stride_keeps_resolution(backbone, output_stride):
     with torch.device("meta"):
         body = build_backbone(backbone, output_stride)
-        low, high = body(torch.empty(1, 3, 128, 160))
-    assert low.shape == (1, body.low_channels, 32, 40)
-    assert high.shape == (1, body.high_channels, 128 // output_stride, 160 // output_stride)
+        maps = body(torch.empty(1, 3, 128, 160))
+    assert body.strides == [4, 8, min(16, output_stride), output_stride]
+    for one, channels, stride in zip(maps, body.channels, body.strides, strict=True):
+        assert one.shape == (1, channels, 128 // stride, 160 // stride)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -95,7 +97,7 @@ def test_dilated_network_computes_what_the_original_does(backbone, output_stride
         trunk = original.features[: len(body.features)]
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        expected, (_, high) = trunk(images), body(images)
+        expected, high = trunk(images), body(images)[-1]
     step = 32 // output_stride
     scale = expected.abs().max()
     torch.testing.assert_close(high[:, :, ::step, ::step] / scale, expected / scale, rtol=1e-4, atol=1e-5)
@@ -146,7 +148,7 @@ def test_models_import_in_a_fresh_process():
     code = (
         "import sda.models.build, torch, torchvision\n"
         "assert hasattr(torch.ops.torchvision, 'nms')\n"
-        "print(sda.models.build('deeplabv3plus', 'mobilenet_v3_small', 3).stride)"
+        "print(sda.models.build.build('deeplabv3plus', 'mobilenet_v3_small', 3).stride)"
     )
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -182,3 +184,21 @@ def test_released_v2_sums_two_of_its_four_branches():
         logits, features = model(images)
         torch.testing.assert_close(logits, model.head.branches[0](features) + model.head.branches[1](features))
     assert [branch.dilation[0] for branch in model.head.branches] == [6, 12]
+
+
+@pytest.mark.parametrize("form", ["torchvision", "caffe"])
+def test_the_first_layer_normalises_as_the_weights_expect(form):
+    """uint8 images and floats from 0 to 1 alike, and nothing of it is in the state dict."""
+    torch.manual_seed(0)
+    preprocessing = PREPROCESSING[form]
+    model = build("deeplabv2", "resnet50", 3, preprocessing=preprocessing).eval()
+    images = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
+    x = images / 255 * preprocessing.maximum
+    x = x.flip(1) if preprocessing.order == "BGR" else x
+    x = (x - torch.tensor(preprocessing.mean)[:, None, None]) / torch.tensor(preprocessing.std)[:, None, None]
+    with torch.no_grad():
+        expected, _ = model.head(model.backbone(x.float()))
+        torch.testing.assert_close(model(images)[0], expected)
+        assert torch.equal(model(images)[0], model(images / 255)[0])
+    assert not any("normalise" in name for name in model.state_dict())
+    assert model.preprocessing == preprocessing

@@ -13,7 +13,7 @@ from sda.errors import SdaError
 from sda.models import preprocessing, weights
 from sda.models.backbones import build_backbone
 from sda.models.build import build
-from sda.models.preprocessing import Preprocessing
+from sda.models.preprocessing import Normalise, Preprocessing
 from sda.models.torchvision_shim import models
 
 SMALL = "mobilenet_v3_small"
@@ -167,19 +167,19 @@ def test_shared_imagenet_weights():
     report = load(network.backbone, "mobilenet_v2", str(path))
     assert report.complete
     with torch.no_grad():
-        logits, features = network(preprocessing.IMAGENET_PREPROCESSING(torch.rand(1, 3, 64, 96)))
+        logits, features = network(torch.rand(1, 3, 64, 96))
     assert logits.isfinite().all()
     assert features.isfinite().all()
 
 
 def test_preprocessing_by_hand():
-    preprocessing = Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.5))
+    normalise = Normalise(Preprocessing(mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.5)))
     images = torch.tensor([51, 153, 255], dtype=torch.uint8).reshape(1, 3, 1, 1).repeat(2, 1, 2, 2)
     expected = torch.tensor([0.0, 1.0, 0.8]).reshape(1, 3, 1, 1).expand(2, 3, 2, 2)
-    torch.testing.assert_close(preprocessing(images), expected)
+    torch.testing.assert_close(normalise(images), expected)
     floats = (images / 255).contiguous(memory_format=torch.channels_last)
     before = floats.clone()
-    normalised = preprocessing(floats)
+    normalised = normalise(floats)
     torch.testing.assert_close(normalised, expected)
     assert normalised.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(floats, before)
@@ -203,8 +203,9 @@ def test_caffe_preprocessing_by_hand():
     """Pure red is (0, 0, 255) in BGR, less the means; the same for bytes and for floats."""
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
     expected = torch.tensor([-104.00698793, -116.66876762, 255 - 122.67891434]).reshape(1, 3, 1, 1)
-    torch.testing.assert_close(preprocessing.PREPROCESSING["caffe"](red), expected)
-    torch.testing.assert_close(preprocessing.PREPROCESSING["caffe"](red / 255), expected)
+    normalise = Normalise(preprocessing.PREPROCESSING["caffe"])
+    torch.testing.assert_close(normalise(red), expected)
+    torch.testing.assert_close(normalise(red / 255), expected)
 
 
 # DeepLabv2's followers: files with "Scale." in front and a classifier called layer5
@@ -249,7 +250,7 @@ def test_caffe_resnet_strides_in_the_first_convolution():
     assert (ours.layer2[0].conv1.stride, ours.layer2[0].conv2.stride) == ((1, 1), (2, 2))
     assert {block.conv2.dilation for block in body.layer3} == {(2, 2)} == {block.conv2.padding for block in body.layer3}
     assert {block.conv2.dilation for block in body.layer4} == {(4, 4)}
-    assert body(torch.empty(1, 3, 65, 129, device="meta"))[1].shape == (1, 2048, 9, 17)
+    assert body(torch.empty(1, 3, 65, 129, device="meta"))[-1].shape == (1, 2048, 9, 17)
     with pytest.raises(SdaError, match="Caffe format: expected resnet50 or resnet101, found mobilenet_v2"):
         build_backbone("mobilenet_v2", 8, caffe=True)
 

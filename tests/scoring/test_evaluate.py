@@ -61,7 +61,7 @@ def test_a_score_is_that_of_a_plain_loop(world, run, protocol):
     """Images and labels resized by Pillow, one at a time, the confusion counted pixel by pixel."""
     network = trained.load_run(run, "last", CPU)
     data = evaluation_set(network.table_name, network.table, protocol.input, str(world.field), str(world.root / "field"), "val")
-    found = evaluate(network.network, data.val, network.normalise, network.table.names, CPU, protocol)
+    found = evaluate(network.network, data.val, network.table.names, CPU, protocol)
     matrix = torch.zeros(3, 3, dtype=torch.int64)
     each = {}
     for item in data.val.items:
@@ -73,7 +73,7 @@ def test_a_score_is_that_of_a_plain_loop(world, run, protocol):
         logits = torch.from_numpy(predicted.labels)
         if logits.shape != size:  # the prediction is wanted at the score's size, not resized to it
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-            large = torch.nn.functional.interpolate(network.network(network.normalise(pixels))[0], size, mode="bilinear")
+            large = torch.nn.functional.interpolate(network.network(pixels)[0], size, mode="bilinear")
             logits = large[0].argmax(dim=0)
         one = confusion_matrix(logits.long(), torch.from_numpy(label.copy()), 3)
         each[item.key] = score(one, network.table.names)["miou"]
@@ -88,13 +88,11 @@ def test_criteria_by_hand(world, run):
     """Entropy, information maximisation and agreement from the probabilities of all pixels."""
     student, teacher = trained.load_run(run, "last", CPU), trained.load_run(run, "last", CPU, "teacher")
     data = evaluation_set(student.table_name, student.table, (48, 64), str(world.field), str(world.root / "field"), "val")
-    found = evaluate(
-        student.network, data.val, student.normalise, student.table.names, CPU, Protocol((48, 64)), teacher=teacher.network
-    )
+    found = evaluate(student.network, data.val, student.table.names, CPU, Protocol((48, 64)), teacher=teacher.network)
     both = []
     for network in (student, teacher):
         images = torch.stack([data.val[index].image for index in range(3)])
-        logits = network.network(network.normalise(images))[0]
+        logits = network.network(images)[0]
         both.append(torch.nn.functional.interpolate(logits, (48, 64), mode="bilinear").softmax(dim=1).double())
     p = both[0]
     entropy = -(p * p.log()).sum(dim=1).mean() / np.log(3)
@@ -135,7 +133,7 @@ def test_held_out_images_are_not_trained_on(world, run):
     )
     few = trained.load_run(run, "last", CPU)
     data.val.items = [item for item in data.val.items if item.key in lists["held_out"]]
-    found = evaluate(few.network, data.val, few.normalise, few.table.names, CPU, Protocol((48, 64)))
+    found = evaluate(few.network, data.val, few.table.names, CPU, Protocol((48, 64)))
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["val"]["held_out"] == found["miou"]
 

@@ -7,11 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sda.models.preprocessing import Preprocessing
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits, starts
-
-NORMALISE = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 
 
 @pytest.fixture
@@ -30,23 +27,23 @@ def enlarged(logits, size):
 
 
 def test_whole_image(network, images):
-    expected = enlarged(network(NORMALISE(images))[0], (50, 60))
-    assert torch.equal(predict_logits(network, NORMALISE, images, (50, 60), Protocol()), expected)
+    expected = enlarged(network(images / 255)[0], (50, 60))
+    assert torch.equal(predict_logits(network, images, (50, 60), Protocol()), expected)
 
 
 def test_a_window_that_holds_the_image_is_the_whole_image(network, images):
-    whole = predict_logits(network, NORMALISE, images, (40, 56), Protocol())
-    assert torch.equal(predict_logits(network, NORMALISE, images, (40, 56), Protocol(window=(40, 60))), whole)
+    whole = predict_logits(network, images, (40, 56), Protocol())
+    assert torch.equal(predict_logits(network, images, (40, 56), Protocol(window=(40, 60))), whole)
 
 
 def test_windows_are_the_mean_over_those_that_see_a_pixel(network, images):
     """Pixel by pixel: the mean of the logits of all windows that hold it."""
     window = (16, 24)
-    found = predict_logits(network, NORMALISE, images, (40, 56), Protocol(window=window))
+    found = predict_logits(network, images, (40, 56), Protocol(window=window))
     places = [(top, left) for top in starts(40, 16) for left in starts(56, 24)]
     parts = {}
     for top, left in places:
-        part = NORMALISE(images[:, :, top : top + 16, left : left + 24])
+        part = images[:, :, top : top + 16, left : left + 24]
         parts[top, left] = enlarged(network(part)[0], window)
     for row, column in [(0, 0), (13, 20), (39, 55), (20, 30), (11, 17)]:
         seen = [
@@ -71,14 +68,14 @@ def test_windows_cover_everything_and_overlap_by_a_third(length, window):
 
 def test_scales_and_flips_average_probabilities(network, images):
     protocol = Protocol(scales=(1.0, 1.5), flip=True)
-    found = predict_logits(network, NORMALISE, images, (40, 56), protocol).softmax(dim=1)
+    found = predict_logits(network, images, (40, 56), protocol).softmax(dim=1)
     expected = 0.0
     for scale in (1.0, 1.5):
         scaled = images.float()
         if scale != 1:
             scaled = F.interpolate(scaled, (60, 84), mode="bilinear", align_corners=False, antialias=True)
         for flip in (False, True):
-            seen = NORMALISE(scaled / 255)
+            seen = scaled / 255
             logits = network(seen.flip(3) if flip else seen)[0]
             logits = enlarged(logits.flip(3) if flip else logits, (40, 56))
             expected = expected + logits.softmax(dim=1) / 4
@@ -87,6 +84,6 @@ def test_scales_and_flips_average_probabilities(network, images):
 
 def test_a_flip_alone_makes_the_prediction_symmetric(network, images):
     protocol = Protocol(flip=True)
-    one = predict_logits(network, NORMALISE, images, (40, 56), protocol)
-    other = predict_logits(network, NORMALISE, images.flip(3), (40, 56), protocol).flip(3)
+    one = predict_logits(network, images, (40, 56), protocol)
+    other = predict_logits(network, images.flip(3), (40, 56), protocol).flip(3)
     assert torch.allclose(one.softmax(dim=1), other.softmax(dim=1), atol=1e-5)

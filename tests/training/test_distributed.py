@@ -17,11 +17,11 @@ from torch.multiprocessing import spawn
 
 from sda.data.assemble import assemble
 from sda.data.streams import Stream, open_streams
-from sda.methods.parts import views
 from sda.methods.parts.augment import Augment, Strength
 from sda.recipe import load
 from sda.system import distributed
-from sda.training.loop import Training
+from sda.training.loop import _across_processes, _take_step
+from sda.training.setup import prepare
 
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
 STEPS = 4
@@ -32,17 +32,18 @@ CHANGES = {
 }  # fmt: skip
 
 
-def train(recipe_path, changes, out):
+def train(recipe_path, changes):
     """The steps' losses, and the method's state; without any randomness that depends on the process."""
-    views._weak = views._strong = Augment(NOTHING)
     recipe = load(recipe_path, changes).with_absolute_paths()
-    training = Training(recipe, assemble(recipe), out, torch.device("cpu"))
+    training = prepare(recipe, assemble(recipe), torch.device("cpu"))
+    training.method.weak = training.method.strong = Augment(NOTHING)
+    losses_of = _across_processes(training.method)
     for module in training.method.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     losses = []
     for _ in range(STEPS):
-        taken = training._advance()
+        taken = _take_step(training, losses_of)
         training.step += 1
         losses.append({name: loss.item() for name, loss in taken.losses.items()})
     return losses, training.method.state_dict()
@@ -52,7 +53,7 @@ def in_one_of_two(rank, recipe_path, changes, folder):
     os.environ["SDA_CACHE"] = str(folder / f"cache{rank}")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    losses, state = train(recipe_path, changes, folder)
+    losses, state = train(recipe_path, changes)
     torch.save((losses, state), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -63,13 +64,10 @@ def two(world, folder, **changes):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_are_one_with_the_double_batch(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(views, "_weak", views._weak)
-    monkeypatch.setattr(views, "_strong", views._strong)
+def test_two_processes_are_one_with_the_double_batch(world, tmp_path):
     (first, state), (second, other) = two(world, tmp_path / "two")
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
-    (tmp_path / "one").mkdir()
-    alone, whole = train(str(world.recipe), {**CHANGES, **double}, tmp_path / "one")
+    alone, whole = train(str(world.recipe), {**CHANGES, **double})
     assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
     for mine, theirs in zip(first, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-6)

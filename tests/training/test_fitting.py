@@ -10,57 +10,48 @@ from torch import nn
 
 from sda.data.assemble import assemble
 from sda.data.batch import Batch, Labelled
-from sda.data.streams import parts_of
+from sda.methods.base import Method, Task
 from sda.models.build import build
 from sda.models.network import recompute_activations
 from sda.recipe import load
-from sda.training import loop as train
-from sda.training.loop import Training
+from sda.training.loop import train
+from sda.training.optimizer import make_optimizer
+from sda.training.setup import prepare
 
 
 def test_parts_of_a_batch():
     images, labels = torch.arange(24).view(6, 1, 2, 2), torch.arange(6).view(6, 1, 1)
     batch = Batch(Labelled(images, labels), None, images[:2])
-    parts = parts_of(batch, 2)
+    parts = batch.parts(2)
     assert [len(part.source.images) for part in parts] == [3, 3] and [len(part.unlabelled) for part in parts] == [1, 1]
     assert torch.equal(torch.cat([part.source.labels for part in parts]), labels) and parts[0].labelled is None
-    assert parts_of(batch, 1) == [batch]
+    assert batch.parts(1) == [batch]
 
 
-class Linear(nn.Module):
+class Linear(Method):
     """A method whose loss is a mean over images, so that parts must add up to the whole exactly."""
 
-    Settings = train.METHODS["supervised"].Settings
-
-    def __init__(self, network, classes, *_):
-        super().__init__()
-        self.student, self.head, self.sizes = network, nn.Linear(3, 1), []
-        self.bank = None
+    def __init__(self, student, settings, task):
+        super().__init__(student, settings, task)
+        self.head, self.sizes = nn.Linear(3, 1), []
 
     def step(self, batch, step):
         self.sizes.append(len(batch.source.images))
         value = self.head(batch.source.images.float().mean(dim=(2, 3)) / 255).squeeze(1)
-        return {"sup": (value - 1).square().mean() + 0 * sum(p.sum() for p in self.student.parameters())}
-
-    def follow(self, step):
-        pass
-
-    def diagnostics(self):
-        return {}
+        return {"mean": (value - 1).square().mean() + 0 * sum(p.sum() for p in self.student.parameters())}
 
 
-def test_parts_take_the_step_of_the_whole(world, tmp_path, monkeypatch):
-    monkeypatch.setitem(train.METHODS, "supervised", Linear)
-    monkeypatch.setattr("sda.training.guard.Guard._bank", lambda *_: "")
+def test_parts_take_the_step_of_the_whole(world, tmp_path):
     ends = []
     for accumulate in (1, 2):
         changes = {"accumulate": accumulate, "batch_source": 4, "weight_decay": 0.0, "learning_rate": 0.1}
         recipe = load(str(world.recipe), changes).with_absolute_paths()
+        training = prepare(recipe, assemble(recipe), torch.device("cpu"))
+        torch.manual_seed(0)
+        training.method = Linear(training.method.student, recipe.method_settings, Task(classes=3))
+        training.optimizer = make_optimizer(training.method, recipe)
         (tmp_path / str(accumulate)).mkdir()
-        training = Training(recipe, assemble(recipe), tmp_path / str(accumulate), torch.device("cpu"))
-        for _ in range(3):
-            training._advance()
-            training.step += 1
+        assert train(training, tmp_path / str(accumulate))["steps"] == 3
         ends.append(copy.deepcopy(training.method.head.state_dict()))
         assert training.method.sizes == [4 // accumulate] * 3 * accumulate
     for name in ends[0]:
@@ -118,7 +109,7 @@ def test_compiled(world, sda, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--accumulate", "3"], "accumulate = 3 cannot part batch_source = 2 evenly"),
+        (["--accumulate", "3"], "accumulate = 3 must divide batch_source = 2"),
         (
             ["--accumulate", "2", *tiny.BANK],
             "batch_unlabelled = 2 leaves ClassMix no other image; ask for 2 times accumulate = 2",

@@ -6,6 +6,7 @@ import torch
 
 from sda.methods.supervised import Supervised
 from sda.models.build import build, build_network
+from sda.models.preprocessing import IMAGENET
 from sda.recipe import Recipe
 from sda.training.gpu_memory import advice, estimate
 
@@ -17,7 +18,7 @@ def recipe(**changes):
 
 def estimated(wanted):
     with torch.device("meta"):
-        network = build_network(wanted, 19, "torchvision")
+        network = build_network(wanted, 19, "torchvision", IMAGENET)
     return estimate(wanted, network, 19)
 
 

@@ -21,6 +21,7 @@ RECIPE = Recipe(target="field", labels=3, size=[64, 64], backbone="resnet50", st
 def looks(values, method=None, steps=None):
     """What a guard says of a series of losses, a step each."""
     guard = Guard(RECIPE, NAMES)
+    method = method or SimpleNamespace(bank=None, watched_loss="sup")
     said = []
     for step, value in zip(steps or range(len(values)), values, strict=True):
         said += guard.look(step, {"sup": 1.0, **value}, method)
@@ -31,6 +32,12 @@ def test_a_loss_that_falls_is_fine():
     assert looks([{"sup": 3.0 / (1 + k)} for k in range(50)]) == []
     noisy = torch.rand(200, generator=torch.manual_seed(0)).tolist()
     assert looks([{"sup": 1 + x} for x in noisy]) == []
+
+
+def test_a_method_may_watch_no_loss():
+    """And name its losses as it likes."""
+    method = SimpleNamespace(bank=None, watched_loss=None)
+    assert looks([{"sup": 1.5**k} for k in range(50)], method) == []
 
 
 def test_a_loss_that_rises_again_diverges():
@@ -48,7 +55,7 @@ def test_a_teacher_that_calls_everything_one_class():
 
 def test_a_class_that_never_enters_the_bank():
     valid = torch.tensor([[True, False], [False, False], [False, False]])
-    method = SimpleNamespace(bank=SimpleNamespace(valid=valid))
+    method = SimpleNamespace(bank=SimpleNamespace(valid=valid), watched_loss="sup")
     assert looks([{}] * 2, method, [0, 34]) == []
     [said] = looks([{}] * 3, method, [0, 35, 40])
     assert said.startswith("step 35: the bank holds nothing of sky, train, although it has been filling since step 10")
@@ -82,7 +89,7 @@ def test_stop_and_keep_the_batch(world, sda, tmp_path, monkeypatch):
     flags = ["--steps", 8, "--checkpoint-every", 2, "--device", "cpu", "--out", "run"]
     status, shown = sda("train", world.recipe, *flags)
     assert status == 2 and "step 5: the loss sup is no longer finite" in shown.err
-    assert "nonfinite-step5.pt" in shown.err and "run/last.pt is unharmed: go on from it" in shown.err
+    assert "nonfinite-step5.pt" in shown.err and "run/last.pt is intact: resume from it" in shown.err
     kept = torch.load("run/nonfinite-step5.pt", weights_only=True)
     assert kept["step"] == 5 and kept["losses"]["sup"] != kept["losses"]["sup"]
     assert kept["source"]["images"].shape == (2, 3, 48, 64) and kept["labelled"]["labels"].dtype == torch.uint8
@@ -95,7 +102,7 @@ def test_skip_and_count(world, sda, tmp_path, monkeypatch):
     poison(monkeypatch, ClassBankMethod, 0, 5)
     flags = [*tiny.SETTINGS["semi-supervised DA"], "--steps", 8, "--device", "cpu", "--nonfinite", "skip", "--out", "run"]
     status, shown = sda("train", world.recipe, *flags)
-    assert status == 0 and "step 5: sup is not finite: skipped; its batch is in run/nonfinite-step5.pt" in shown.err
+    assert status == 0 and "step 5: skipped, sup is not finite; its batch is in run/nonfinite-step5.pt" in shown.err
     assert json.loads((tmp_path / "run/result.json").read_text())["skipped_steps"] == 2
     log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log if "skipped" in record] == [0, 5]

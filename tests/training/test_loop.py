@@ -14,9 +14,12 @@ from sda import recipe as recipes
 from sda.data.assemble import assemble
 from sda.methods.supervised import Supervised
 from sda.models.build import build_network
-from sda.training.loop import Training
+from sda.models.preprocessing import IMAGENET
+from sda.training.loop import train
 from sda.training.optimizer import make_optimizer
+from sda.training.setup import prepare
 
+CPU = torch.device("cpu")
 DIFFERS = {"seconds"}  # what two equal runs may differ in
 
 
@@ -163,7 +166,7 @@ def test_rates_by_layer(world):
     """Each stage of the backbone at `layer_decay` of the next one's rate, everything else at the heads' factor."""
     recipe = settings_of(world, learning_rate=1.0, layer_decay=0.5, head_rate_factor=4.0)
     method = torch.nn.Module()
-    method.student, method.other = build_network(recipe, 3, "torchvision"), torch.nn.Linear(2, 2)
+    method.student, method.other = build_network(recipe, 3, "torchvision", IMAGENET), torch.nn.Linear(2, 2)
     groups = make_optimizer(method, recipe).param_groups
     assert [group["base"] for group in groups] == [0.0625, 0.125, 0.25, 0.5, 1.0, 4.0]
     rate = {id(parameter): group["base"] for group in groups for parameter in group["params"]}
@@ -196,10 +199,10 @@ def test_source_and_target_take_turns(world, sda, tmp_path, monkeypatch):
 def test_frozen_norms(world, tmp_path, freeze):
     recipe = settings_of(world, freeze_norm=freeze, optimizer="adamw").with_absolute_paths()
     tmp_path.joinpath("run").mkdir()
-    Training(recipe, assemble(recipe), tmp_path / "run", torch.device("cpu")).run()
+    train(prepare(recipe, assemble(recipe), CPU), tmp_path / "run")
     trained = student(tmp_path / "run")
     torch.manual_seed(recipe.seed)
-    fresh = build_network(recipe, 3, "torchvision").state_dict()
+    fresh = build_network(recipe, 3, "torchvision", IMAGENET).state_dict()
     names = {"affine": "backbone.features.0.1.weight", "all": "backbone.features.0.1.running_mean"}
     assert torch.equal(trained[names["affine"]], fresh[names["affine"]]) == (freeze != "none")
     assert torch.equal(trained[names["all"]], fresh[names["all"]]) == (freeze == "all")
@@ -370,7 +373,7 @@ def test_source_pixels_reach_the_loss(world, tmp_path):
             for sample in data.source._memory:
                 sample.image.copy_(255 - sample.image)
         (tmp_path / name).mkdir()
-        Training(recipe, data, tmp_path / name, torch.device("cpu")).run()
+        train(prepare(recipe, data, CPU), tmp_path / name)
         [first, *_] = log(tmp_path / name)
         losses.append(first)
     assert losses[0]["sup"] != losses[1]["sup"]
@@ -381,7 +384,7 @@ def test_ignored_source_labels_leave_the_bank_to_the_target(world, tmp_path):
     recipe, data = with_bank(world, steps=3)
     for sample in data.source._memory:
         sample.label.fill_(255)
-    Training(recipe, data, tmp_path, torch.device("cpu")).run()
+    train(prepare(recipe, data, CPU), tmp_path)
     assert all(line.get("bank_source", 0) == 0 for line in log(tmp_path))
 
 

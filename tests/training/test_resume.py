@@ -125,7 +125,7 @@ def test_nothing_to_resume_is_a_start(world, whole, sda, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text("cut off")
     status, shown = sda(*command)
-    assert status == 0 and "run-interrupted: what an interrupted run left" in shown.err
+    assert status == 0 and "run-interrupted: holds what an interrupted run left" in shown.err
     assert (tmp_path / "run-interrupted/recipe.toml").read_text() == "cut off"
     same_run(whole(*SSDA), tmp_path / "run")
     before = tiny.files(tmp_path / "run")
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world, whole, sda, sto
     last = stopped / "last.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
-    assert status == 0 and "going on from " in shown.err and "previous.pt, step 3 of 8" in shown.err
+    assert status == 0 and "resuming from " in shown.err and "previous.pt, step 3 of 8" in shown.err
     same_run(whole(*SSDA), stopped)
 
 
@@ -186,7 +186,9 @@ def test_a_checkpoint_of_an_older_version_is_refused(world, sda, stopped):
     del state["method"]["bank.step"]
     torch.save(state, stopped / "last.pt")
     status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
-    assert status == 2 and "is not what method class_bank of this version needs" in shown.err and "bank.step" in shown.err
+    assert (
+        status == 2 and "the checkpoint does not fit method class_bank of this version" in shown.err and "bank.step" in shown.err
+    )
 
 
 def test_a_recipe_of_an_older_version_is_refused(world, sda, stopped):

@@ -5,6 +5,7 @@ few random parameters are drawn on the CPU, so the device is never waited for.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import kornia.augmentation as K
 import torch
@@ -12,6 +13,8 @@ from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
 from sda.labels import IGNORE
+
+Weights = TypeVar("Weights", Tensor, None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ class Augment:
         self._blur = K.RandomGaussianBlur((s.blur_kernel, s.blur_kernel), s.blur_sigma, p=s.blur, same_on_batch=False)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        weights: Weights = None,  # type: ignore[assignment]
+    ) -> tuple[Tensor, Tensor, Weights]:
         """Augment images with their labels and pixel weights.
 
         Args:
@@ -85,14 +93,16 @@ class Augment:
 
 
 @torch.no_grad()
-def classmix(images: Tensor, labels: Tensor, weights: Tensor, classes: int, probability: float) -> tuple[Tensor, Tensor, Tensor]:
+def classmix(
+    images: Tensor, labels: Tensor, weights: Weights, classes: int, probability: float
+) -> tuple[Tensor, Tensor, Weights]:
     """Paste a random half of another image's classes, floor(n/2) of its n, onto each image (Olsson et al., WACV 2021).
 
     The other image is the batch's next but one, or but two, …: never the image itself, unless the batch has only one.
 
     Args:
         images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W), any map of the
-            pixels that moves with them.
+            pixels that moves with them, or None.
         probability: per image.
 
     Returns:
@@ -107,7 +117,7 @@ def classmix(images: Tensor, labels: Tensor, weights: Tensor, classes: int, prob
     paste = half_of_classes(other, classes) & apply[:, None, None]
     images = torch.where(paste.unsqueeze(1), images.roll(shift, dims=0), images)
     labels = torch.where(paste, other, labels)
-    return images, labels, torch.where(paste, weights.roll(shift, dims=0), weights)
+    return images, labels, None if weights is None else torch.where(paste, weights.roll(shift, dims=0), weights)
 
 
 def half_of_classes(labels: Tensor, classes: int, round_up: bool = False) -> Tensor:
