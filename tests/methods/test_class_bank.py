@@ -58,7 +58,7 @@ def make(fake_network):
 @pytest.fixture
 def make_plain(make):
     """`make` without augmentation."""
-    return lambda **changes: unaugmented(make(**changes))
+    return lambda *sizes, **changes: unaugmented(make(*sizes, **changes))
 
 
 @pytest.fixture
