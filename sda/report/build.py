@@ -17,7 +17,6 @@ from sda.report import examples, facts, plots
 from sda.report.examples import Example
 from sda.report.facts import Subject
 from sda.report.plots import Plot
-from sda.report.template import PAGE, STYLE
 from sda.runs import checkpoint
 from sda.system.atomic import written_whole
 from sda.system.devices import pick_device
@@ -207,10 +206,15 @@ def _html(subjects: dict[str, Subject], sights: Sights, notes: list[str], made_b
     first = compared[1] if len(compared) > 1 else None
     choices, choice_note = facts.choices(subject)
     dataset, split = subject.score.subject
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = jinja2.Environment(
+        loader=jinja2.PackageLoader("sda", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page.filters |= {"percent": facts.percent, "signed": facts.signed, "grouped": "{:,}".format}
-    return page.from_string(PAGE).render(
-        style=STYLE,
+    return page.get_template("page.html").render(
         version=__version__,
         made_by=made_by,
         notes=notes,
