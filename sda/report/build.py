@@ -28,11 +28,11 @@ FIGURES = (
     *("confusion", "reliability", "bank-classes", "bank-similarity", "best", "worst"),
 )
 PANELS = {  # figures of the section on training, in their order, each with a remark
-    "loss": "moving medians, and the readings behind them",
+    "loss": "moving medians, with the logged values behind them",
     "miou": "",
     "bank": "",
-    "teacher": "near 1, the teacher has collapsed",
-    "gradient": "moving median, and the readings behind it",
+    "teacher": "if it is close to 1, the teacher has collapsed",
+    "gradient": "moving median, with the logged values behind it",
     "rate": "",
 }
 LOSSES = {  # names for the legend; other losses keep the name that they have in the log
@@ -41,14 +41,14 @@ LOSSES = {  # names for the legend; other losses keep the name that they have in
     "contrast_l": "contrast, labelled",
     "contrast_u": "contrast, unlabelled",
 }
-COLUMNS = (("Boundary IoU", "boundary_miou"), ("% of pixels right", "accuracy"), ("ECE", "ece"))  # of the comparison
+COLUMNS = (("Boundary IoU", "boundary_miou"), ("pixel accuracy", "accuracy"), ("ECE", "ece"))  # of the comparison
 MEANS = (  # below the IoU of the classes
     ("mIoU, classes present", "miou"),
     ("mIoU, all classes", "miou_all"),
     ("mIoU, 16 classes", "miou16"),
     ("mIoU, 13 classes", "miou13"),
-    ("weighted by pixels", "fwiou"),
-    ("% of pixels right", "accuracy"),
+    ("frequency-weighted IoU", "fwiou"),
+    ("pixel accuracy", "accuracy"),
 )
 
 
@@ -127,8 +127,8 @@ def _draw(subjects: dict[str, Subject], root: str, device: torch.device, bars: B
         state = checkpoint.load(subject.folder / "last.pt")
         best, worst = examples.draw(subject, root, device, bars)
     except SdaError as error:
-        without = f"{'Without pictures' if state else 'Without pictures and memory bank'}: {error}"
-        notes.append(without if root or not state else f"{without} (a data set that lies elsewhere now: --root DIR)")
+        note = f"{'No images are shown' if state else 'No images and no memory bank are shown'}: {error}"
+        notes.append(note if root or not state else f"{note} (if the dataset has moved, give its new folder with --root)")
     figures = _training_figures(subjects) | _score_figures(subject)
     bank = banks.of_state(state)
     if bank is not None:
@@ -146,7 +146,7 @@ def _training_figures(subjects: dict[str, Subject]) -> dict[str, Plot]:
         return {legend: line for legend, line in read.items() if line[0]}
 
     if losses := lines({name: LOSSES.get(name, name) for name in facts.loss_names(subject.log)}):
-        found["loss"] = plots.curves("loss", "Losses, weighted", losses, "loss", smooth=True, log=True)
+        found["loss"] = plots.curves("loss", "Weighted losses", losses, "loss", smooth=True, log=True)
     evaluated = {name: facts.evaluations(each) for name, each in subjects.items()}
     own = evaluated[title]
     if len(own) > 1:
@@ -154,20 +154,20 @@ def _training_figures(subjects: dict[str, Subject]) -> dict[str, Plot]:
             name: (list(each), [value["miou"] for value in each.values()]) for name, each in evaluated.items() if len(each) > 1
         }
         oracle, last = max(own, key=lambda step: own[step]["miou"]), max(own)
-        steps = {"oracle, the last": oracle} if oracle == last else {"oracle": oracle, "last": last}
+        steps = {"oracle and last": oracle} if oracle == last else {"oracle": oracle, "last": last}
         marks = {legend: (step, own[step]["miou"]) for legend, step in steps.items()}
         found["miou"] = plots.curves("miou", "mIoU on the validation images", scored, "mIoU, %", marks=marks)
         criteria = {
             legend: (list(own), [value[key] for value in own.values()])
-            for key, legend in {"entropy": "entropy", "infomax": "information", "agreement": "agreement"}.items()
+            for key, legend in {"entropy": "entropy", "infomax": "information maximisation", "agreement": "agreement"}.items()
             if all(key in value for value in own.values())
         }
-        found["criteria"] = plots.curves("criteria", "What some criteria go by", criteria, "0 to 1")
+        found["criteria"] = plots.curves("criteria", "Label-free criteria", criteria, "value")
     for name, heading, label, keys, limits in (
-        ("bank", "Memory bank", "share", {"bank_fill": "filled", "bank_source": "of this, from the source"}, (0, 1.03)),
+        ("bank", "Memory bank", "share", {"bank_fill": "filled", "bank_source": "entries from the source"}, (0, 1.03)),
         ("teacher", "Teacher's most frequent class", "share of unlabelled pixels", {"teacher_top": "share"}, (0, 1.03)),
-        ("gradient", "Norm of the gradient", "norm", {"gradient": "norm"}, None),
-        ("rate", "Learning rate of the backbone", "rate", {"rate": "rate"}, None),
+        ("gradient", "Gradient norm", "norm", {"gradient": "norm"}, None),
+        ("rate", "Learning rate of the backbone", "learning rate", {"rate": "rate"}, None),
     ):
         if drawn := lines(keys):
             found[name] = plots.curves(name, heading, drawn, label, smooth=name == "gradient", limits=limits)
@@ -177,7 +177,9 @@ def _training_figures(subjects: dict[str, Subject]) -> dict[str, Plot]:
 def _score_figures(subject: Subject) -> dict[str, Plot]:
     shares, names = facts.normalised(subject.values["confusion"]), list(subject.values["iou"])
     return {
-        "confusion": plots.matrix("confusion", "Confusion matrix, percent", shares, names, "label", "prediction", "percent"),
+        "confusion": plots.matrix(
+            "confusion", "Confusion matrix, percent", shares, names, "true class", "predicted class", "percent"
+        ),
         "reliability": plots.reliability("reliability", "Reliability", subject.values["reliability"]),
     }
 
@@ -186,8 +188,8 @@ def _bank_figures(bank: banks.Contents) -> dict[str, Plot]:
     source, names = bank.valid & (bank.domain == SOURCE), list(bank.classes)
     parts = {"from the source": source, "from the target": bank.valid & ~source}
     shares = {legend: 100 * part.mean(axis=1) for legend, part in parts.items()}
-    found = {"bank-classes": plots.shares("bank-classes", "What it holds of each class", names, shares, "% filled")}
-    similarity, title = bank.similarity(), "How alike its classes are"
+    found = {"bank-classes": plots.shares("bank-classes", "Entries per class", names, shares, "% filled")}
+    similarity, title = bank.similarity(), "Similarity of the classes"
     if not np.isnan(similarity).all():
         found["bank-similarity"] = plots.matrix("bank-similarity", title, similarity, names, "", "", "cosine")
     return found
@@ -251,9 +253,9 @@ def _html(subjects: dict[str, Subject], drawn: Drawn, notes: list[str], made_by:
             "words": words.of_bank(drawn.bank),
             "rows": drawn.bank.rows(),
             "fill": figures["bank-classes"],
-            "fill_note": f"of {drawn.bank.valid.shape[1]} entries",
+            "fill_note": f"share of the {drawn.bank.valid.shape[1]} entries of a class",
             "similarity": figures.get("bank-similarity"),
-            "similarity_note": "mean cosine of pairs of entries; on the diagonal, of pairs within the class",
+            "similarity_note": "mean cosine similarity of pairs of entries; on the diagonal, of pairs within a class",
         },
         # how to reproduce the run
         images_words=words.of_images(subject),

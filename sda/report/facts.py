@@ -19,7 +19,7 @@ CRITERIA = {  # criterion → its name, and the labels that it reads
     "entropy": ("lowest entropy", "none"),
     "infomax": ("information maximisation", "none"),
     "agreement": ("teacher–student agreement", "none"),
-    "held_out": ("mIoU of held-out images", "a few, held out"),
+    "held_out": ("mIoU of held-out images", "held-out images"),
 }
 MAX_CONFUSIONS = 8  # in the list of the most frequent ones
 MAX_NOTES = 20  # on the data
@@ -110,7 +110,7 @@ def labels_used(subject: Subject) -> str:
 
 
 def differences(subjects: list[Subject]) -> list[tuple[str, list[str]]]:
-    """Return the recipe fields in which runs differ, each with its value per run; fields that do not affect scores are ignored."""
+    """Return the recipe fields in which runs differ, with their values; fields that do not affect scores are ignored."""
     recipes = [subject.score.recipe for subject in subjects]
     keys = [key for key in recipes[0] if key not in IDLE]
     return [(key, [_value(r[key]) for r in recipes]) for key in keys if any(r[key] != recipes[0][key] for r in recipes)]
@@ -237,13 +237,13 @@ def choices(subject: Subject) -> tuple[list[Choice], str]:
     log = subject.folder / "metrics.jsonl"
     found = subject.values["selection"] if subject.own else selection(log) if log.is_file() else {}
     if max(len(evaluations(subject)), len({each["step"] for each in found.values()})) < 2:
-        return [], "The run was scored once, at its end: there was nothing to choose from. --eval-every STEPS gives a choice."
+        return [], "The run was evaluated only once, at its end. To compare checkpoints, train with --eval-every STEPS."
     files = {"last": "last.pt", "oracle" if subject.recipe.best_by == "miou" else subject.recipe.best_by: "best.pt"}
     rows = []
     for name in sorted(found, key=lambda name: (name != "oracle", found[name]["behind"])):
         words, labels = CRITERIA[name]
         rows.append(Choice(words, labels, **found[name], file=files.get(name, "")))
-    needs = {"agreement": "unlabelled images, for there to be a teacher", "held_out": "hold_out = N"}
+    needs = {"agreement": "unlabelled images: there is no teacher without them", "held_out": "hold_out = N"}
     absent = [f"{CRITERIA[name][0]} (needs {need})" for name, need in needs.items() if name not in found]
     return rows, f"Not measured in this run: {'; '.join(absent)}." if absent else ""
 
@@ -280,9 +280,9 @@ def commands(subject: Subject) -> list[tuple[str, str]]:
     """Return the commands that trained the run, train it again and score it again, each with a heading."""
     ran = subject.environment.get("command", [])
     return [
-        *([("As it was run", shlex.join(["sda", *ran[1:]]))] if ran else []),
-        ("To train it again", shlex.join(["sda", "train", str(subject.folder / "recipe.toml")])),
-        ("To score it again", to_score(subject)),
+        *([("Command of this run", shlex.join(["sda", *ran[1:]]))] if ran else []),
+        ("Train it again", shlex.join(["sda", "train", str(subject.folder / "recipe.toml")])),
+        ("Score it again", to_score(subject)),
     ]
 
 

@@ -43,7 +43,8 @@ def of_protocol(protocol: dict) -> str:
     how = "whole images" if protocol["window"] == "whole image" else f"windows of {size(protocol['window'])}"
     words = f"{how} at {size(protocol['input'])}, labels at {size(protocol['labels'])}"
     if len(protocol["scales"]) > 1 or protocol["flip"]:
-        return f"{words}, averaged over scales {', '.join(f'{s:g}' for s in protocol['scales'])}{' and flips' * protocol['flip']}"
+        scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
+        return f"{words}, averaged over scales {scales}{' and mirror images' * protocol['flip']}"
     return f"{words}, one scale, no flip"
 
 
@@ -72,15 +73,17 @@ def tiles(subject: Subject) -> list[dict]:
     """Return the numbers for the top of the page: `what`, `value`, `more` (a remark); `words` if the value is not a number."""
     values, recipe = subject.values, subject.recipe
     streams = [f"{count:,} {stream}" for stream, count in facts.counts(subject).items() if stream in ("unlabelled", "source")]
-    chosen = f"labels chosen with seed {recipe.split_seed}" if recipe.labels not in (0, "all") and not recipe.split else ""
+    chosen = (
+        f"labelled images chosen with seed {recipe.split_seed}" if recipe.labels not in (0, "all") and not recipe.split else ""
+    )
     found = [
-        ("labelled target images", facts.labels_used(subject), f"beside {joined(streams)}" if streams else ""),
+        ("labelled target images", facts.labels_used(subject), f"plus {joined(streams)}" if streams else ""),
         ("steps", f"{recipe.steps:,}", f"in {duration(values['seconds'])}" if subject.own else ""),
         ("seed", str(recipe.seed), chosen),
-        ("pixels right", f"{percent(values['accuracy'])} %", "of those labelled"),
-        ("Boundary IoU", f"{percent(values['boundary_miou'])} %", "along the classes' edges"),
-        ("weighted IoU", f"{percent(values['fwiou'])} %", "by the classes' pixels"),
-        ("calibration error", f"{percent(values['ece'])} %", "expected (ECE)"),
+        ("pixel accuracy", f"{percent(values['accuracy'])} %", "over all labelled pixels"),
+        ("Boundary IoU", f"{percent(values['boundary_miou'])} %", "along class boundaries"),
+        ("weighted IoU", f"{percent(values['fwiou'])} %", "by the frequency of the classes"),
+        ("ECE", f"{percent(values['ece'])} %", "expected calibration error"),
         ("protocol", values["protocol"]["name"], of_protocol(values["protocol"])),
     ]
     return [{"what": what, "value": value, "more": more, "words": what == "protocol"} for what, value, more in found]
@@ -90,7 +93,8 @@ def of_comparison(subject: Subject, title: str, other: Subject) -> str:
     """Say on how many images a run is better than another one, called `title`."""
     own, theirs = subject.values["image_miou"], other.values["image_miou"]
     pairs = [(value, theirs[key]) for key, value in own.items() if value is not None and theirs.get(key) is not None]
-    return f"On {sum(mine > other for mine, other in pairs)} of {len(pairs)} images this run is better than {title}."
+    better = sum(mine > their for mine, their in pairs)
+    return f"This run has a higher mIoU than {title} on {better} of {len(pairs)} images."
 
 
 def of_training(subject: Subject) -> str:
@@ -101,9 +105,9 @@ def of_training(subject: Subject) -> str:
     if resumed := subject.environment.get("resumed"):
         words.append(f"resumed at step {joined([str(each['step']) for each in resumed])}")
     if skipped := subject.values.get("skipped_steps"):
-        words.append(f"{skipped} left out, whose loss was not finite")
+        words.append(f"{skipped} skipped because their loss was not finite")
     if len(facts.evaluations(subject)) < 2:
-        words.append("scored once, at the end: --eval-every STEPS draws a curve of mIoU")
+        words.append("evaluated only once, at the end: train with --eval-every STEPS to get a curve of mIoU")
     return f"{'; '.join(words)}."
 
 
@@ -111,9 +115,9 @@ def of_calibration(bins: list[dict]) -> str:
     """Say whether the network is overconfident. `bins`: see `sda.scoring.metrics.calibration`."""
     excess = sum(each["share"] * (each["confidence"] - each["accuracy"]) for each in bins)
     if abs(excess) < 0.5:
-        return "Over all pixels it is as sure as it is right."
-    sure, name = ("surer", "overconfident") if excess > 0 else ("less sure", "underconfident")
-    return f"Over all pixels it is {percent(abs(excess))} points {sure} than it is right: {name}."
+        return "On average, the network's confidence equals its accuracy."
+    side, name = ("above", "overconfident") if excess > 0 else ("below", "underconfident")
+    return f"On average, the network's confidence is {percent(abs(excess))} points {side} its accuracy: it is {name}."
 
 
 def of_bank(bank: Contents) -> str:
@@ -121,7 +125,7 @@ def of_bank(bank: Contents) -> str:
     count, entries = bank.valid.shape
     empty = [name for name, valid in zip(bank.classes, bank.valid, strict=True) if not valid.any()]
     if len(empty) == count:
-        return "It is empty."
+        return "The bank is empty."
     filled, source = (f"{100 * part.mean():.0f} %" for part in (bank.valid, bank.domain[bank.valid] == SOURCE))
-    words = f"At step {bank.at:,}, {filled} of its {count} × {entries} entries are filled, {source} of these from the source."
-    return f"{words} It holds nothing of {joined(empty)}." if empty else words
+    words = f"At step {bank.at:,}, {filled} of the {count} × {entries} entries are filled; {source} of them come from the source."
+    return f"{words} There are no entries of {joined(empty)}." if empty else words
