@@ -44,7 +44,8 @@ def of_protocol(protocol: dict) -> str:
     words = f"{how} at {size(protocol['input'])}, labels at {size(protocol['labels'])}"
     if len(protocol["scales"]) > 1 or protocol["flip"]:
         scales = ", ".join(f"{scale:g}" for scale in protocol["scales"])
-        return f"{words}, averaged over scales {scales}{' and mirror images' * protocol['flip']}"
+        noun = "scales" if len(protocol["scales"]) > 1 else "scale"
+        return f"{words}, averaged over {noun} {scales}{' and mirror images' * protocol['flip']}"
     return f"{words}, one scale, no flip"
 
 
@@ -82,7 +83,7 @@ def tiles(subject: Subject) -> list[dict]:
         ("seed", str(recipe.seed), chosen),
         ("pixel accuracy", f"{percent(values['accuracy'])} %", "over all labelled pixels"),
         ("Boundary IoU", f"{percent(values['boundary_miou'])} %", "along class boundaries"),
-        ("weighted IoU", f"{percent(values['fwiou'])} %", "by the frequency of the classes"),
+        ("weighted IoU", f"{percent(values['fwiou'])} %", "classes weighted by frequency"),
         ("ECE", f"{percent(values['ece'])} %", "expected calibration error"),
         ("protocol", values["protocol"]["name"], of_protocol(values["protocol"])),
     ]

@@ -195,7 +195,7 @@ def test_a_score_by_its_file(trained, runs, report, sda):
     score = json.loads(file.read_text())
     assert f"95 % interval {shown(score['interval'][0])}" in page.text and page.has("images")
     assert f"sda eval {runs / 'bank'} --flip --network teacher" in page.text
-    assert "averaged over scales 1 and mirror images" in page.text
+    assert "averaged over scale 1 and mirror images" in page.text
 
 
 def test_what_was_predicted(runs, report, monkeypatch):
