@@ -1,4 +1,4 @@
-"""Pictures of what a network sees: labels in their colours, overlays, tables of pictures."""
+"""Pictures of labels and predictions: class colours, overlays, legends, tables of pictures."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,35 +13,42 @@ GREY = (90, 90, 90)  # ignored pixels
 
 
 def colorize(label: np.ndarray, colors: list[list[int]]) -> np.ndarray:
-    """Train ids (H, W) as RGB (H, W, 3) in the colours of the class table; 255 is grey."""
+    """Return train ids as RGB in the colours of the class table.
+
+    Args:
+        label: (H, W) uint8; 255 becomes GREY. colors: RGB of each class.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     lut = np.full((256, 3), GREY, np.uint8)
     lut[: len(colors)] = colors
     return lut[label]
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """An RGB image and the colours of its label, both (H, W, 3) uint8, one over the other."""
+    """Blend an RGB image with the colours of its label, both (H, W, 3) uint8. `opacity`: of the label, 0 to 1."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(mask), opacity))
 
 
 def at_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values (h, w), or a picture (h, w, 3), at a size (height, width): the nearest."""
+    """Resize values (h, w), or a picture (h, w, 3), to a size (height, width), with nearest-neighbour interpolation."""
     if picture.shape[:2] == tuple(size):
         return picture
     return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 1, (H, W), as grey RGB (H, W, 3): 1 is white."""
+    """Return numbers from 0 to 1, (H, W), as grey levels, RGB (H, W, 3) uint8: 1 is white."""
     return np.repeat(np.round(255 * values.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[str, list[int]], width: int = 384) -> Image.Image:
-    """Pictures in rows under column titles, with a legend of the classes below.
+    """Return a table of pictures under column titles, with a legend of the classes below.
 
     Args:
         rows: RGB (H, W, 3) uint8 pictures, all of one size; one per title.
-        width: of each picture in the table.
+        colors: class → RGB. width: of each picture in the table, in px.
     """
     height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
     font = ImageFont.load_default(16)
@@ -60,7 +67,7 @@ def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[
 
 
 def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
-    """The classes' colours with their names."""
+    """Return a legend: the colour and name of each class, `per_line` classes per line."""
     font = ImageFont.load_default(16)
     last = max(150, *(30 + round(font.getlength(name)) for name in colors))
     size = 6 + 150 * (min(per_line, len(colors)) - 1) + last, -(-len(colors) // per_line) * 26 + 8
@@ -75,17 +82,21 @@ def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Makes the folder of a picture that is written meanwhile. SdaError when it cannot be."""
+    """Create the folder of a picture that the `with` block writes, and raise SdaError if either fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except (OSError, ValueError) as error:  # a full disk, a name that no format has
+    except (OSError, ValueError) as error:  # such as a full disk, or a file extension of no picture format
         reason = getattr(error, "strerror", None) or str(error)
         raise SdaError(f"{path}: this picture cannot be written ({reason})") from None
 
 
 def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 240, columns: int = 5) -> Image.Image:
-    """Pictures of any size, each under its title, of which there is room for so much, in rows."""
+    """Return pictures of any size in rows, each under its title, which is cut to the width of the picture.
+
+    Args:
+        width: of each picture, in px. columns: pictures per row.
+    """
     font = ImageFont.load_default(13)
     small = [picture.resize((width, max(1, round(width * picture.height / picture.width)))) for picture in pictures]
     gap, head = 8, 20

@@ -1,4 +1,4 @@
-"""report."""
+"""The command `sda report`."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from sda.system.progress import Bars
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|FILE...")
-@click.option("--out", metavar="DIR", help="Folder to write to.  [default: reports/NAME]")
-@click.option("--overwrite", is_flag=True, help="Replace the report that is there.")
-@click.option("--root", default="", metavar="DIR", help="Folder of the dataset, if it is not where the training had it.")
+@click.option("--out", metavar="DIR", help="Output folder.  [default: reports/NAME]")
+@click.option("--overwrite", is_flag=True, help="Replace an existing report.")
+@click.option("--root", default="", metavar="DIR", help="Folder of the dataset.  [default: the one that the training used]")
 @device_option
 def report(runs: tuple[str, ...], out: str | None, overwrite: bool, root: str, device: str) -> None:
-    """One HTML page about a run, compared with those named after it.
+    """Write an HTML page about a run, compared with the runs given after it.
 
-    Classes, confusions, best and worst images, curves, checkpoint selection, calibration, the memory bank, and how to do it
-    again: in one file that needs no other, its figures beside it as PNG. A run's own score, or any in its evaluations/ by the
-    path of its file; those of unlike protocols, data sets or classes are not mixed.
+    The page shows classes, confusions, best and worst images, curves, checkpoint selection, calibration, the memory bank and
+    how to reproduce the run. It is a self-contained file; its figures are also written as PNG files. RUN stands for a run's own
+    score, FILE for a score in its evaluations/. All scores must have the same protocol, dataset and classes.
     """
-    from sda.report import build as page
+    from sda.report import build
 
     with Bars() as bars:
-        path = page.write([Path(run) for run in runs], Path(out) if out else None, overwrite, root, device, bars)
+        path = build.write([Path(run) for run in runs], Path(out) if out else None, overwrite, root, device, bars)
     click.echo(f"Report: {path}")

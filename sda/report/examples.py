@@ -1,4 +1,4 @@
-"""The images that a network does best and worst on: the truth, what it says, and where it is wrong."""
+"""The images with the highest and the lowest mIoU: label, prediction and errors."""
 
 import base64
 import io
@@ -11,22 +11,28 @@ from PIL import Image
 from sda.data.dataset import Sample
 from sda.errors import SdaError
 from sda.labels import IGNORE
-from sda.pictures import colorize, overlay, picture_table
+from sda.pictures import GREY, colorize, overlay, picture_table
 from sda.protocol import Protocol
 from sda.report.facts import Subject
 from sda.runs.trained import Run, load_run
 from sda.scoring.inference import predict_logits
 from sda.system.progress import Bars
 
-SHOWN = 4  # best, and as many worst
-WIDTH = 512  # px of a picture, at most
-TITLES = ("image", "truth", "prediction", "overlay", "mistakes")
-WRONG, RIGHT, VOID = (235, 60, 45), 0.4, (90, 90, 90)  # mistakes: red; where there are none the image in dark grey
+SHOWN = 4  # best images at most, and as many worst ones
+MAX_WIDTH = 512  # px of a picture
+TITLES = ("image", "ground truth", "prediction", "overlay", "errors")
+ERROR = (235, 60, 45)  # red
+DARKEN = 0.4  # factor for the image where the prediction is correct
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image. pictures: RGB (H, W, 3) uint8 by TITLES, all of one size."""
+    """An image of the validation set.
+
+    Attributes:
+        key: its name in the dataset. miou: of this image alone, percent. pictures: RGB (H, W, 3) uint8, one for each of TITLES,
+            all of one size.
+    """
 
     key: str
     miou: float
@@ -34,25 +40,30 @@ class Example:
 
     @property
     def sources(self) -> dict[str, str]:
-        """Title → the picture as a data: address."""
+        """Title → the picture as a data URL."""
         return {
-            title: data_address(picture, title in ("image", "overlay"))
+            title: data_url(picture, photo=title in ("image", "overlay"))
             for title, picture in zip(TITLES, self.pictures, strict=True)
         }
 
 
 def ranked(image_miou: dict[str, float | None]) -> tuple[list[str], list[str]]:
-    """The images with the highest mIoU of their own, and those with the lowest, the worst first; none is in both."""
-    order = sorted((key for key, value in image_miou.items() if value is not None), key=lambda key: -image_miou[key])
+    """Return the images with the highest mIoU, the best first, and those with the lowest, the worst first; none is in both.
+
+    Args:
+        image_miou: image → mIoU of this image alone; None (no labelled pixel) is ignored.
+    """
+    known = {key: value for key, value in image_miou.items() if value is not None}
+    order = sorted(known, key=lambda key: -known[key])
     best = order[: min(SHOWN, (len(order) + 1) // 2)]
     return best, order[: len(best) - 1 : -1][:SHOWN]
 
 
 def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple[list[Example], list[Example]]:
-    """The best and the worst images of a score with `image_miou`.
+    """Predict the best and the worst images of a score, and draw them.
 
     Args:
-        root: of the dataset; "" for where the training had it.
+        root: folder of the scored dataset; "" for the one that the training used.
 
     Raises:
         SdaError: the checkpoint, the dataset or one of its files cannot be read.
@@ -62,10 +73,11 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
     dataset, split = subject.score.subject
     protocol = Protocol.from_dict(values["protocol"])
     data = run.labelled_images(protocol, dataset, root, split, bars.count).val
+    assert data is not None
     places = {item.key: index for index, item in enumerate(data.items)}
     groups = ranked(values["image_miou"])
     if missing := [key for group in groups for key in group if key not in places]:
-        raise SdaError(f"the data set has changed since the score was made: there is no {missing[0]} any more")
+        raise SdaError(f"the dataset has changed since it was scored: {missing[0]} is missing")
     best, worst = (
         [Example(key, values["image_miou"][key], _pictures(run, data[places[key]], protocol)) for key in group]
         for group in groups
@@ -74,28 +86,33 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
 
 
 def _pictures(run: Run, sample: Sample, protocol: Protocol) -> list[np.ndarray]:
-    """By TITLES, at the label's shape, no wider than WIDTH."""
+    """Return a picture for each of TITLES, in the shape of the label, MAX_WIDTH px wide at most."""
+    assert sample.label is not None
     label = sample.label.numpy()
     logits = predict_logits(run.network, sample.image[None].to(run.device), label.shape, protocol)
     predicted = logits[0].argmax(dim=0).byte().cpu().numpy()
     colors = list(run.table.colors.values())
-    size = (min(WIDTH, label.shape[1]), round(label.shape[0] * min(1, WIDTH / label.shape[1])))
+    size = (min(MAX_WIDTH, label.shape[1]), round(label.shape[0] * min(1, MAX_WIDTH / label.shape[1])))
     image = np.asarray(Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BILINEAR))
     label, predicted = (np.asarray(Image.fromarray(part).resize(size, Image.Resampling.NEAREST)) for part in (label, predicted))
-    said = colorize(predicted, colors)
-    return [image, colorize(label, colors), said, overlay(image, said), mistakes(image, label, predicted)]
+    prediction = colorize(predicted, colors)
+    return [image, colorize(label, colors), prediction, overlay(image, prediction), errors(image, label, predicted)]
 
 
-def mistakes(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Where a prediction (H, W) is wrong: red; where it is right: the image (H, W, 3), dark and grey; ignored: plain grey."""
-    grey = np.repeat(RIGHT * image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
-    grey[(predicted != label) & (label != IGNORE)] = WRONG
-    grey[label == IGNORE] = VOID
+def errors(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Draw where a prediction is wrong: wrong pixels red, correct ones as in the image but grey and dark, ignored ones GREY.
+
+    Args:
+        image: RGB (H, W, 3) uint8. label, predicted: train ids (H, W); 255 in the label is ignored.
+    """
+    grey = np.repeat(DARKEN * image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
+    grey[(predicted != label) & (label != IGNORE)] = ERROR
+    grey[label == IGNORE] = GREY
     return grey
 
 
 def sheet(examples: list[Example], colors: dict[str, list[int]]) -> bytes:
-    """All of them in one table, as a PNG file."""
+    """Return all pictures of some images as one table, as the bytes of a PNG file."""
     size = examples[0].pictures[0].shape[1::-1]
     rows = [
         [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)) for picture in each.pictures]
@@ -104,13 +121,16 @@ def sheet(examples: list[Example], colors: dict[str, list[int]]) -> bytes:
     return _file(picture_table(rows, list(TITLES), colors), "PNG")
 
 
-def data_address(picture: np.ndarray, photo: bool) -> str:
-    """An RGB picture as a data: address; a photo as JPEG."""
+def data_url(picture: np.ndarray, photo: bool) -> str:
+    """Return an RGB picture as a data URL, a photo as JPEG and anything else as PNG."""
     form = "JPEG" if photo else "PNG"
     return f"data:image/{form.lower()};base64,{base64.b64encode(_file(Image.fromarray(picture), form)).decode()}"
 
 
 def _file(picture: Image.Image, form: str) -> bytes:
     out = io.BytesIO()
-    picture.save(out, form, **({"quality": 88} if form == "JPEG" else {"optimize": True}))
+    if form == "JPEG":
+        picture.save(out, form, quality=88)
+    else:
+        picture.save(out, form, optimize=True)
     return out.getvalue()

@@ -1,58 +1,43 @@
-"""What is known of a run from its folder, in the words and numbers of a page."""
+"""The facts about a run that a report shows, read from the run folder: tables, curves and commands."""
 
 import json
-import math
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sda.analysis.bank import Contents, of_state
-from sda.protocol import PRESETS, preset, why_not_comparable
+from sda.errors import SdaError
+from sda.protocol import PRESETS, preset
 from sda.recipe import IDLE, Recipe
 from sda.runs import compare
-from sda.scoring import criteria as selection
+from sda.scoring.criteria import selection
 
-# What scores of older revisions lack, in words.
-NEWER = {
-    "interval": "the 95 % interval",
-    "boundary_iou": "Boundary IoU",
-    "reliability": "calibration",
-    "image_miou": "best and worst images",
-}
-ALIKE = (
-    0.05  # points of mIoU by which two scores of one checkpoint may differ: on another machine sums are taken in another order
-)
-CRITERIA = {
+CRITERIA = {  # criterion → its name, and the labels that it reads
     "oracle": ("oracle: highest mIoU", "validation"),
     "last": ("last step", "none"),
     "entropy": ("lowest entropy", "none"),
     "infomax": ("information maximisation", "none"),
     "agreement": ("teacher–student agreement", "none"),
-    "held_out": ("mIoU of held-out images", "a few, held out"),
+    "held_out": ("mIoU of held-out images", "held-out images"),
 }
-UNLIKE_LOSSES = {"step", "loss", "rate", "gradient"}  # numbers in the log that are no part of the loss; nor are those below
-DIAGNOSTICS = ("bank_", "teacher_")
-CONFUSIONS = 8  # that are named
+MAX_CONFUSIONS = 8  # in the list of the most frequent ones
+MAX_NOTES = 20  # on the data
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A score and the run that it is of.
+    """A score and the run that it belongs to.
 
     Attributes:
-        given: the run's folder, or the file of the score, as the user named it.
-        score: its values are those of the file, for a run completed by an evaluation of the same protocol.
-        notes: what a reader should know.
+        environment: the contents of environment.json; empty if the file is missing.
+        log: the records of metrics.jsonl; empty if the file is missing.
     """
 
-    given: Path
     score: compare.Score
     recipe: Recipe
     environment: dict
     log: list[dict]
-    notes: list[str]
 
     @property
     def folder(self) -> Path:
@@ -64,15 +49,15 @@ class Subject:
 
     @property
     def own(self) -> bool:
-        """Whether the score's `seconds` are those of training; an evaluation's are its own."""
-        return self.given.is_dir() and "seconds" in self.values
+        """Whether this is the score of the training itself; otherwise it comes from a later `sda eval`."""
+        return "selection" in self.values
 
 
 def read_all(paths: list[Path]) -> dict[str, Subject]:
-    """Title → run, in their order.
+    """Read several runs or evaluations: title → subject, in the given order.
 
     Raises:
-        SdaError: no score, or scores of different protocols, data or classes.
+        SdaError: a missing score, or scores of different protocols, datasets or classes.
     """
     subjects = [read(path) for path in paths]
     rows = compare.rows([subject.score for subject in subjects], merge=False)
@@ -80,138 +65,59 @@ def read_all(paths: list[Path]) -> dict[str, Subject]:
 
 
 def read(path: Path) -> Subject:
-    """A run, or one of its evaluations by the path of the file.
+    """Read a run from its folder, or one of its evaluations from the path of the file.
 
     Raises:
-        SdaError: see `sda.runs.compare.read`.
+        SdaError: see `sda.runs.compare.read`; also if a file of the run is not valid JSON.
     """
-    score, notes = compare.read(path), []
-    folder = score.folder
-    if path.is_dir() and any(key not in score.values for key in NEWER):
-        values, note = _completed(folder, score)
-        score, notes = replace(score, values=values), [note] if note else []
-    if missing := [words for key, words in NEWER.items() if key not in score.values]:
-        command = shlex.join(["sda", "eval", str(folder)])
-        notes.append(f"The score lacks {joined(missing)}: it is of an older revision; {command} gives them.")
-    lines = _text(folder / "metrics.jsonl").splitlines()
-    log = [record for record in map(_json, lines) if isinstance(record, dict) and "step" in record]
-    environment = _json(_text(folder / "environment.json"))
-    known = environment if isinstance(environment, dict) else {}
-    return Subject(path, score, Recipe(**score.recipe), known, log, notes)
-
-
-def _completed(folder: Path, score: compare.Score) -> tuple[dict, str]:
-    """A run's own score with what a later evaluation of the same adds to it; why it could not be, in words."""
-    own, note = score.values, ""
-    wanted = {"dataset": score.recipe["target"], "split": "val", "checkpoint": "last", "network": "student"}
-    wanted["images"] = own.get("images")
-    for file in sorted((folder / "evaluations").glob("*.json")):
-        found = _json(_text(file))
-        if not isinstance(found, dict) or not {"protocol", "miou", "iou"} <= found.keys():
-            continue
-        if any(found.get(key) != value for key, value in wanted.items()) or why_not_comparable({"": own, " ": found}):
-            continue
-        if abs(found["miou"] - own["miou"]) <= ALIKE:
-            return {**found, **own}, ""
-        note = (
-            f"evaluations/{file.name} says mIoU {found['miou']:.2f}, result.json {own['miou']:.2f}, under the same protocol: "
-            "the two are not mixed."
-        )
-    return own, note
+    score = compare.read(path)
+    environment, log = score.folder / "environment.json", score.folder / "metrics.jsonl"
+    return Subject(
+        score,
+        Recipe(**score.recipe),
+        _json(environment, _text(environment) or "{}"),
+        [_json(log, line) for line in _text(log).splitlines()],
+    )
 
 
 def _text(file: Path) -> str:
-    """What is in a file, "" where there is none."""
+    """Return the text of a file, "" if it is missing."""
     try:
-        return file.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return ""
 
 
-def _json(text: str) -> object:
+def _json(file: Path, text: str) -> dict:
     try:
         return json.loads(text)
-    except ValueError:
-        return None
+    except ValueError as error:
+        raise SdaError(f"{file}: not valid JSON ({error}); restore the file, or remove it to make a report without it") from None
 
 
-# Words
-
-
-def joined(words: list[str]) -> str:
-    """As a sentence lists them."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def percent(value: float | None) -> str:
-    """One decimal; a dash for what there is not."""
-    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
-
-
-def signed(value: float | None) -> str:
-    """A difference, one decimal, with its sign."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 5 h 12 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size_words(size: list[int] | str) -> str:
-    return size if isinstance(size, str) else f"{size[0]}\u00a0×\u00a0{size[1]}"
-
-
-def protocol_words(protocol: dict) -> str:
-    """How a score was made, in a sentence."""
-    how = "whole images" if protocol["window"] == "whole image" else f"windows of {size_words(protocol['window'])}"
-    words = f"{how} at {size_words(protocol['input'])}, labels at {size_words(protocol['labels'])}"
-    if len(protocol["scales"]) > 1 or protocol["flip"]:
-        return f"{words}, averaged over scales {', '.join(f'{s:g}' for s in protocol['scales'])}{' and flips' * protocol['flip']}"
-    return f"{words}, one scale, no flip"
+# Images and settings
 
 
 def counts(subject: Subject) -> dict[str, int]:
-    """Stream → images, as far as it is known."""
+    """Return stream → number of images; empty if environment.json is missing."""
     return {stream: split["images"] for stream, split in subject.environment.get("splits", {}).items()}
 
 
-def images_words(subject: Subject) -> str:
-    """How many images of each stream it was trained on."""
-    names = {
-        "labelled": "labelled target",
-        "unlabelled": "unlabelled target" if subject.recipe.unlabelled == "target" else "unlabelled",
-        "source": "source",
-        "held_out": "held-out",
-    }
-    known = counts(subject)
-    said = [f"{known[stream]:,} {word}" for stream, word in names.items() if stream in known]
-    words = f"{joined(said)} images" if said else f"{subject.recipe.labels} labelled target images"
-    return words[0].upper() + words[1:]
-
-
 def labels_used(subject: Subject) -> str:
-    """The number of labelled target images."""
+    """Return the number of labelled target images."""
     known = counts(subject)
     return f"{known.get('labelled', 0):,}" if known else str(subject.recipe.labels)
 
 
-# Tables
-
-
 def differences(subjects: list[Subject]) -> list[tuple[str, list[str]]]:
-    """The values of their recipes by which runs differ, those apart that decide no score."""
+    """Return the recipe fields in which runs differ, with their values; fields that do not affect scores are ignored."""
     recipes = [subject.score.recipe for subject in subjects]
     keys = [key for key in recipes[0] if key not in IDLE]
     return [(key, [_value(r[key]) for r in recipes]) for key in keys if any(r[key] != recipes[0][key] for r in recipes)]
 
 
 def chosen(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """The values of a recipe that are not the defaults: key, value, default ("" where there is none)."""
+    """Return the recipe fields that differ from their defaults: key, value, default ("" for a required field)."""
     found = []
     for key, field in Recipe.model_fields.items():
         value, required = getattr(recipe, key), field.is_required()
@@ -224,55 +130,80 @@ def _value(value: object) -> str:
     return "–" if value is None or value == "" else value if isinstance(value, str) else json.dumps(value)
 
 
+def notes_on_data(subject: Subject) -> list[str]:
+    """Return the notes that the training made on its data, and the files that it or the evaluation skipped."""
+    notes = [*subject.environment.get("notes", []), *subject.values["skipped"]]
+    return notes if len(notes) <= MAX_NOTES else [*notes[:MAX_NOTES], f"… and {len(notes) - MAX_NOTES} more"]
+
+
+def versions(environment: dict) -> list[tuple[str, str]]:
+    """Return the name and version of the software, the platform and the device."""
+    names = {"sda": "sda", "git": "git revision", "device": "device", "python": "Python", "platform": "platform"}
+    found = [(words, str(environment[key])) for key, words in names.items() if environment.get(key)]
+    return found + [(name, version) for name, version in environment.get("packages", {}).items() if version]
+
+
+# Classes
+
+
 @dataclass(frozen=True)
-class ClassRow:
-    """A class: its share of the labelled pixels and its IoU, of the run and of each baseline, in percent."""
+class ClassScore:
+    """The score of one class, in percent.
+
+    Attributes:
+        color: "#rrggbb", "" if unknown. share: of the labelled pixels. iou, boundary: IoU and Boundary IoU of the run; None if
+            the class is absent. baselines: IoU of each other run.
+    """
 
     name: str
     color: str
-    share: float | None
+    share: float
     iou: float | None
     boundary: float | None
     baselines: list[float | None]
 
     @property
     def leads(self) -> list[float | None]:
-        """How far the run is ahead of each baseline."""
+        """IoU of the run minus that of each baseline."""
         return [None if b is None or self.iou is None else self.iou - b for b in self.baselines]
 
 
 def css(color: list[int]) -> str:
-    """#rrggbb."""
+    """Return an RGB colour as #rrggbb."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def class_rows(first: Subject, others: list[Subject], colors: dict[str, list[int]]) -> list[ClassRow]:
-    """A row for each class. `colors`: RGB, of those classes whose colour is known."""
+def class_scores(first: Subject, others: list[Subject], colors: dict[str, list[int]]) -> list[ClassScore]:
+    """Return the scores of all classes. `colors`: class → RGB; may be empty."""
     values = first.values
-    pixels = np.array(values["confusion"]).sum(axis=1) if "confusion" in values else None
-    rows = []
-    for index, (name, iou) in enumerate(values["iou"].items()):
-        color = css(colors[name]) if name in colors else ""
-        share = None if pixels is None else 100 * pixels[index].item() / max(pixels.sum().item(), 1)
-        boundary = values.get("boundary_iou", {}).get(name)
-        rows.append(ClassRow(name, color, share, iou, boundary, [other.values["iou"][name] for other in others]))
-    return rows
+    pixels = np.array(values["confusion"]).sum(axis=1)
+    return [
+        ClassScore(
+            name,
+            css(colors[name]) if name in colors else "",
+            100 * pixels[index].item() / pixels.sum().item(),
+            iou,
+            values["boundary_iou"][name],
+            [other.values["iou"][name] for other in others],
+        )
+        for index, (name, iou) in enumerate(values["iou"].items())
+    ]
 
 
 def normalised(confusion: list[list[int]]) -> np.ndarray:
-    """Rows of a confusion matrix as shares, 0 to 1; NaN for a class that is not in the labels."""
+    """Return the rows of a confusion matrix as shares, 0 to 1; NaN for a class that is not in the labels."""
     matrix = np.array(confusion, float)
     total = matrix.sum(axis=1, keepdims=True)
     return np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
 
 
 def confusions(confusion: list[list[int]], names: list[str]) -> list[dict]:
-    """The mistakes that most pixels are part of: the class's `name`, what it is `called`, and how many percent of its `own`
-    pixels and of `all` labelled ones that are."""
+    """Return the confusions with the most pixels: the true class `name`, the predicted class `called`, and the percentage of the
+    true class's pixels (`own`) and of all labelled pixels (`all`)."""
     matrix, shares = np.array(confusion, float), 100 * normalised(confusion)
     total = matrix.sum()
     np.fill_diagonal(matrix, 0)
-    order = matrix.ravel().argsort(kind="stable")[::-1][:CONFUSIONS]
+    order = matrix.ravel().argsort(kind="stable")[::-1][:MAX_CONFUSIONS]
     places = [divmod(int(place), len(names)) for place in order]
     return [
         {"name": names[i], "called": names[j], "own": shares[i, j], "all": 100 * matrix[i, j] / total}
@@ -281,10 +212,17 @@ def confusions(confusion: list[list[int]], names: list[str]) -> list[dict]:
     ]
 
 
+# Training
+
+
 @dataclass(frozen=True)
 class Choice:
-    """A criterion to choose a checkpoint by: its words and the labels it reads, the step it chose, mIoU there, and how far that
-    is behind the oracle, in points. `file`: the checkpoint that holds this step."""
+    """A criterion for choosing a checkpoint.
+
+    Attributes:
+        words: its name. labels: the labels that it reads. step: the step that it chooses. miou: at this step, percent.
+        behind: how far this mIoU is below the oracle's, in points. file: the checkpoint that holds this step, or "".
+    """
 
     words: str
     labels: str
@@ -295,80 +233,61 @@ class Choice:
 
 
 def choices(subject: Subject) -> tuple[list[Choice], str]:
-    """The criteria beside the oracle, the best first, and why some, or all, are not there."""
-    found = subject.values.get("selection")
-    if found is None:
-        log = subject.folder / "metrics.jsonl"
-        try:
-            found = selection.selection(log)
-        except (OSError, ValueError, KeyError):
-            found = {}
-    if "oracle" not in found or max(len(evaluations(subject)), len({each["step"] for each in found.values()})) < 2:
-        return [], "The run was scored once, at its end: there was nothing to choose from. --eval-every STEPS gives a choice."
-    order = sorted(found, key=lambda name: (name != "oracle", found[name]["behind"]))
-    by = {"last": "last.pt", "oracle" if subject.recipe.best_by == "miou" else subject.recipe.best_by: "best.pt"}
-    rows = [
-        Choice(*CRITERIA.get(name, (name, "")), found[name]["step"], found[name]["miou"], found[name]["behind"], by.get(name, ""))
-        for name in order
-    ]
-    needs = {
-        "agreement": "unlabelled images, for there to be a teacher",
-        "held_out": "hold_out = N",
-        "entropy": "a run of a newer revision",
-    }
+    """Return the criteria, the oracle first, then the best ones; and a note on those that were not measured."""
+    log = subject.folder / "metrics.jsonl"
+    found = subject.values["selection"] if subject.own else selection(log) if log.is_file() else {}
+    if max(len(evaluations(subject)), len({each["step"] for each in found.values()})) < 2:
+        return [], "The run was evaluated only once, at its end. To compare checkpoints, train with --eval-every STEPS."
+    files = {"last": "last.pt", "oracle" if subject.recipe.best_by == "miou" else subject.recipe.best_by: "best.pt"}
+    rows = []
+    for name in sorted(found, key=lambda name: (name != "oracle", found[name]["behind"])):
+        words, labels = CRITERIA[name]
+        rows.append(Choice(words, labels, **found[name], file=files.get(name, "")))
+    needs = {"agreement": "unlabelled images: there is no teacher without them", "held_out": "hold_out = N"}
     absent = [f"{CRITERIA[name][0]} (needs {need})" for name, need in needs.items() if name not in found]
     return rows, f"Not measured in this run: {'; '.join(absent)}." if absent else ""
 
 
-# Curves
-
-
 def evaluations(subject: Subject) -> dict[int, dict]:
-    """Step → what was found there, of a run's evaluations in the course of training."""
-    return {record["step"]: record["val"] for record in subject.log if isinstance(record.get("val"), dict)}
+    """Return step → scores of the evaluations during training."""
+    return {record["step"]: record["val"] for record in subject.log if "val" in record}
 
 
 def series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
-    """The steps at which a number was logged, and the numbers."""
-    found = [(record["step"], record[key]) for record in log if isinstance(record.get(key), int | float)]
+    """Return the steps at which a number was logged, and the numbers."""
+    found = [(record["step"], record[key]) for record in log if key in record]
     return [step for step, _ in found], [value for _, value in found]
 
 
 def loss_names(log: list[dict]) -> list[str]:
-    """The parts of the loss, in the order in which they first occur."""
-    keys = dict.fromkeys(key for record in log if not {"val", "skipped"} & record.keys() for key in record)
-    return [key for key in keys if key not in UNLIKE_LOSSES and not key.startswith(DIAGNOSTICS)]
+    """Return the names of a method's losses in the order in which they first occur.
 
-
-# The bank
-
-
-def bank_of(state: dict) -> Contents | None:
-    """The bank in a checkpoint, None where its method has none; of one of an older revision, confidence and step are NaN."""
-    found, parts = of_state(state), [state.get("method", {}).get(f"bank.{name}") for name in ("features", "valid", "domain")]
-    if found is not None or any(part is None for part in parts):
-        return found
-    features, valid, domain = (part.numpy() for part in parts)
-    unknown = np.full(valid.shape, np.nan)
-    return Contents(state["classes"], state["step"], features, valid, domain, unknown, unknown)
-
-
-def bank_rows(bank: Contents) -> list[dict]:
-    """See `Contents.rows`; empty where it is not known when the entries came."""
-    return [] if np.isnan(bank.confidence).any() else bank.rows()
+    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods are free to
+    name their losses and diagnostics.
+    """
+    names: dict[str, None] = {}
+    for record in log:
+        if "loss" in record:
+            keys = list(record)
+            names |= dict.fromkeys(keys[keys.index("step") + 1 : keys.index("loss")])
+    return list(names)
 
 
 # Commands
 
 
-def as_run(subject: Subject) -> str:
-    """The command that trained it."""
-    command = subject.environment.get("command") or []
-    return shlex.join(["sda", *map(str, command[1:])]) if command else ""
+def commands(subject: Subject) -> list[tuple[str, str]]:
+    """Return the commands that trained the run, train it again and score it again, each with a heading."""
+    ran = subject.environment.get("command", [])
+    return [
+        *([("Command of this run", shlex.join(["sda", *ran[1:]]))] if ran else []),
+        ("Train it again", shlex.join(["sda", "train", str(subject.folder / "recipe.toml")])),
+        ("Score it again", to_score(subject)),
+    ]
 
 
 def to_score(subject: Subject) -> str:
-    """The command that gives the score again."""
+    """Return the command that computes the score again."""
     values, r = subject.values, subject.recipe
     words = ["sda", "eval", str(subject.folder)]
     dataset, split = subject.score.subject

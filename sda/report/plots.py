@@ -1,18 +1,20 @@
-"""Plots as inline SVG, in the colours of the page that they stand on, and the same as PNG."""
+"""Plots as inline SVG, in the colours of the page, and as PNG."""
 
 import io
 import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-# In the SVG each of these colours becomes var(--NAME), so that the page's scheme, light or dark, decides.
+# In the SVG, each of these colours is replaced with var(--NAME) of style.css, which has a light and a dark scheme.
 COLORS = {
     "ink": "#1c2129",
     "muted": "#5a6573",
@@ -28,11 +30,11 @@ COLORS = {
     "negative": "#c4501b",
 }
 SERIES = [COLORS[f"c{number}"] for number in range(1, 7)]
-POINTS = 300  # of a curve, at most
-LONGEST = 44  # characters in a legend
-NUMBERED = 40  # classes, at most, for a heat map to have numbers in it
-WIDTH = 4.4  # inches of a panel: three stand side by side on a wide page, one fills a narrow one
-_STYLE = {
+MAX_POINTS = 300  # of a curve
+MAX_LEGEND = 44  # characters
+MAX_NUMBERED = 40  # classes: larger heat maps have no numbers in their cells
+WIDTH = 4.4  # inches of a panel: a wide page has three side by side, a narrow one has one
+_STYLE: Any = {  # Any: rc_context takes a dict whose keys are literals
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
@@ -69,8 +71,8 @@ class Plot:
     """One figure.
 
     Attributes:
-        name: of its file. title: words above it. svg: an <svg> element to stand in HTML. width: in px, at which its text has the
-            page's size. png: the bytes of a PNG file with the title in it.
+        name: of the file. title: shown above the figure. svg: an <svg> element without the title, for an HTML page. width: in px;
+            at this width, the text is as large as that of the page. png: the bytes of a PNG file that includes the title.
     """
 
     name: str
@@ -81,15 +83,15 @@ class Plot:
 
 
 def plot(name: str, title: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> Plot:
-    """What `paint` draws on a figure of `size`, (width, height) in inches."""
+    """Return what `paint` draws on a figure of `size`, (width, height) in inches."""
     with rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has the fonts that matplotlib lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser has more fonts than matplotlib
         figure = Figure(size, layout="constrained")
         paint(figure)
         vector, pixels = io.BytesIO(), io.BytesIO()
         figure.savefig(vector, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        if figure.legends:  # which would lie under another title
-            figure.legends[0].set_title(title, {"size": 10, "weight": "bold"})
+        if figure.legends:  # a title of the figure would cover the legend
+            figure.legends[0].set_title(title, FontProperties(size=10, weight="bold"))
             figure.legends[0].set_alignment("left")
         else:
             figure.suptitle(title, x=0.02, ha="left", fontsize=10, fontweight="bold")
@@ -98,7 +100,7 @@ def plot(name: str, title: str, size: tuple[float, float], paint: Callable[[Figu
 
 
 def _inline(svg: str) -> str:
-    """An SVG file as an element of a page: its size, fonts and colours are the page's."""
+    """Return an SVG file as an element of a page, whose size, fonts and colours the page decides."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
@@ -121,11 +123,11 @@ def curves(
     limits: tuple[float, float] | None = None,
     marks: dict[str, tuple[int, float]] | None = None,
 ) -> Plot:
-    """Curves over training steps.
+    """Draw curves over training steps.
 
     Args:
-        label: of the values. smooth: draw a moving median, and what it is of faintly.
-        marks: legend → a point to mark.
+        label: of the y axis. smooth: draw a moving median, and the values themselves faintly behind it. log: use a logarithmic
+            y axis. limits: of the y axis. marks: legend → a point to mark.
     """
 
     def paint(figure: Figure) -> None:
@@ -141,7 +143,7 @@ def curves(
                 y = _moving_median(y)
             top = max(top, y.max(initial=0))
             marker = "o" if len(x) <= 30 and not smooth else None
-            axes.plot(*_thinned(x, y), style, color=color, label=short(legend, LONGEST), marker=marker, markersize=3.5)
+            axes.plot(*_thinned(x, y), style, color=color, label=short(legend, MAX_LEGEND), marker=marker, markersize=3.5)
         for number, (legend, point) in enumerate((marks or {}).items()):
             symbol, size = (("*", 11), ("D", 6))[number % 2]
             axes.plot(
@@ -165,27 +167,28 @@ def curves(
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over neighbours, so that no more than POINTS are left."""
-    if len(x) <= POINTS:
+    """Average neighbouring points so that at most MAX_POINTS remain."""
+    if len(x) <= MAX_POINTS:
         return x, y
-    parts = np.array_split(np.arange(len(x)), POINTS)
+    parts = np.array_split(np.arange(len(x)), MAX_POINTS)
     return np.array([x[part].mean() for part in parts]), np.array([y[part].mean() for part in parts])
 
 
 def _moving_median(y: np.ndarray) -> np.ndarray:
-    """The median over a twentieth of the curve around each of its points, less at the ends."""
+    """Return the median over a twentieth of the curve around each point; the window is smaller at the ends."""
     half = len(y) // 40
     return np.array([np.median(y[max(0, index - half) : index + half + 1]) for index in range(len(y))])
 
 
 def matrix(name: str, title: str, values: np.ndarray, names: list[str], rows: str, columns: str, form: str) -> Plot:
-    """A heat map of numbers from -1 to 1, NaN left empty, with the numbers in it where there is room.
+    """Draw a heat map of numbers from -1 to 1, with the numbers in its cells if there is room.
 
     Args:
-        values: (C, C). names: of rows and columns. rows, columns: what they are. form: of the numbers, "percent" or "cosine".
+        values: (C, C); a cell with NaN is empty. names: of the rows and columns. rows, columns: labels of the axes.
+        form: of the numbers, "percent" or "cosine".
     """
     shown = [short(each) for each in names]
-    side, font = (0.42, 8.5) if len(names) <= 10 else (0.3, 7.5) if len(names) <= NUMBERED else (0.17, 0)
+    side, font = (0.42, 8.5) if len(names) <= 10 else (0.3, 7.5) if len(names) <= MAX_NUMBERED else (0.17, 0)
     margin = 0.35 + 0.075 * max(map(len, shown))
     width = max(3.4, side * len(names) + margin)
 
@@ -216,28 +219,28 @@ def matrix(name: str, title: str, values: np.ndarray, names: list[str], rows: st
 
 
 def _number(value: float, form: str) -> str:
-    """A number of a heat map, "" where it is too small to be seen."""
+    """Format a number in a heat map; "" if it rounds to 0 percent."""
     if form == "percent":
         return f"{100 * value:.0f}" if value >= 0.005 else ""
     return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("-", "−")  # + 0.0: no −.00
 
 
 def reliability(name: str, title: str, bins: list[dict]) -> Plot:
-    """How often pixels are right, against how sure of them the network is; below, how many there are.
+    """Draw a reliability diagram: accuracy over confidence, and the share of pixels in each bin below.
 
     Args:
-        bins: `confidence`, `accuracy` in percent and `share` of all pixels.
+        bins: `confidence` and `accuracy` in percent, and `share` of all pixels: see `sda.scoring.metrics.calibration`.
     """
     confidence, accuracy, share = (np.array([each[key] for each in bins]) for key in ("confidence", "accuracy", "share"))
 
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         upper.grid(True)
-        upper.plot([0, 100], [0, 100], "--", color=COLORS["muted"], linewidth=1, label="as sure as right")
+        upper.plot([0, 100], [0, 100], "--", color=COLORS["muted"], linewidth=1, label="perfect calibration")
         upper.vlines(confidence, np.minimum(confidence, accuracy), np.maximum(confidence, accuracy), SERIES[1], alpha=0.45, lw=4)
         upper.plot(confidence, accuracy, "o-", color=SERIES[0], markersize=4, label="this run")
         upper.set(ylim=(0, 102), xlim=(0, 101))
-        upper.set_ylabel("right, %")
+        upper.set_ylabel("accuracy, %")
         lower.bar(confidence, 100 * share, width=4.5, color=SERIES[0])
         lower.set_ylabel("pixels, %")
         lower.set_xlabel("confidence, %")
@@ -247,10 +250,10 @@ def reliability(name: str, title: str, bins: list[dict]) -> Plot:
 
 
 def shares(name: str, title: str, names: list[str], parts: dict[str, np.ndarray], label: str) -> Plot:
-    """A bar for each name, from left to right the parts of it, 0 to 100.
+    """Draw a stacked horizontal bar for each name.
 
     Args:
-        parts: legend → (C,).
+        parts: legend → (C,) percentages, from left to right. label: of the x axis.
     """
 
     def paint(figure: Figure) -> None:
@@ -272,5 +275,5 @@ def shares(name: str, title: str, names: list[str], parts: dict[str, np.ndarray]
 
 
 def short(name: str, most: int = 22) -> str:
-    """A name that fits beside a plot."""
+    """Shorten a name so that it fits next to a plot."""
     return name if len(name) <= most else f"{name[: most - 1]}…"

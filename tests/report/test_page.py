@@ -1,4 +1,4 @@
-"""`sda report`: the page has the numbers of the run's files, needs no other file, and does without what is not there."""
+"""`sda report`: the page shows the numbers in the run's files, is self-contained, and leaves out what is missing."""
 
 import base64
 import io
@@ -11,13 +11,14 @@ import pytest
 import tiny
 from PIL import Image
 
-from sda.report import examples, facts, plots
+from sda.pictures import GREY
+from sda.report import examples, facts, plots, words
 from sda.report.build import FIGURES
 from sda.runs import checkpoint
+from sda.scoring import criteria
 
 HUMAN = "a <b>human</b> & co"
 JOINT = "joint <i>run & co"
-NEWER = ("interval", "boundary_iou", "boundary_miou", "reliability", "ece", "image_miou")
 
 
 class Page(HTMLParser):
@@ -58,7 +59,7 @@ def main(*arguments) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A world with a class of a hostile name, and two runs in it: bank/, with all that a page can show, and one joint."""
+    """A world with a class of a hostile name, and two runs in it: bank/, with all that a page can show, and a joint one."""
     folder = tmp_path_factory.mktemp("trained")
     world = tiny.write_world(folder)
     world.field.write_text(tiny.FIELD.replace("human =", f'"{HUMAN}" ='))
@@ -71,7 +72,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(trained):
-    """The page of the first beside the other, with all figures, and its folder."""
+    """The page of the first run compared with the other, with all figures, and its folder."""
     out = trained.folder / "whole"
     main("report", trained.folder / "runs/bank", trained.folder / "runs" / JOINT, "--out", out, "--device", "cpu")
     return Page((out / "report.html").read_text(encoding="utf-8")), out
@@ -85,7 +86,7 @@ def runs(trained, tmp_path):
 
 @pytest.fixture
 def report(sda, tmp_path, monkeypatch):
-    """`report(arguments)` → the page, its figures left blank, and its folder."""
+    """`report(arguments)` → the page, with blank figures, and its folder."""
     monkeypatch.setattr(plots, "plot", lambda name, title, size, paint: plots.Plot(name, title, "<svg></svg>", 300, b""))
 
     def report(*arguments):
@@ -120,15 +121,15 @@ def test_the_numbers_of_the_files(trained, whole):
     low, high = own["interval"]
     assert f"95 % interval {shown(low)} to {shown(high)}, over 3 images" in page.text
     for name, value in own["iou"].items():
-        place = page.text.index(f" {name} {shown(value)} {shown(other['iou'][name])} ")  # the class table, and no other
+        place = page.text.index(f" {name} {shown(value)} {shown(other['iou'][name])} ")  # the class table
         lead = f"{value - other['iou'][name]:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
         assert page.text[place:].startswith(
             f" {name} {shown(value)} {shown(other['iou'][name])} {lead} {shown(own['boundary_iou'][name])} "
         )
     for name, choice in own["selection"].items():
-        words = facts.CRITERIA[name][0]
-        where = page.text[page.text.index("Choosing a checkpoint") :]
-        row = where[where.index(f" {words}") + len(words) + 1 :].split()
+        criterion = facts.CRITERIA[name][0]
+        where = page.text[page.text.index(" Checkpoint selection ") :]
+        row = where[where.index(f" {criterion}") + len(criterion) + 1 :].split()
         row = [word for word in row[:5] if word not in ("best.pt", "last.pt")]
         assert row[:2] == [str(choice["step"]), shown(choice["miou"])]
         assert row[2] in (shown(-choice["behind"]), "0.0")
@@ -138,10 +139,10 @@ def test_the_numbers_of_the_files(trained, whole):
     environment = json.loads((runs / "bank/environment.json").read_text())
     assert environment["packages"]["torch"] in page.text and environment["python"] in page.text
     assert all(split["sha256"] in page.text for split in environment["splits"].values())
-    filled = checkpoint.load(runs / "bank/last.pt")["method"]["bank.valid"].float().mean().item()
-    assert (
-        f"At step 12, {100 * filled:.0f} % of its 3 × 8 entries are filled" in page.text and "When its entries came" in page.text
-    )
+    valid = checkpoint.load(runs / "bank/last.pt")["method"]["bank.valid"]
+    assert f"At step 12, {100 * valid.float().mean().item():.0f} % of the 3 × 8 entries are filled" in page.text
+    entries = page.text[page.text.index("Age and similarity of the entries") :]
+    assert all(f" {name} {count} " in entries for name, count in zip(own["iou"], valid.sum(dim=1).tolist(), strict=True))
     assert " bank_size 8 256 " in page.text and " whole-48x64-native " in page.text
     assert f"sda train {runs / 'bank/recipe.toml'}" in page.text
     assert {path.stem for path in (out / "figures").iterdir()} == {*FIGURES}
@@ -150,7 +151,7 @@ def test_the_numbers_of_the_files(trained, whole):
             assert min(figure.size) > 200
 
 
-def test_it_needs_no_other_file(whole):
+def test_the_page_is_self_contained(whole):
     page, _ = whole
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     links = [
@@ -179,6 +180,8 @@ def test_hostile_names_are_text(whole):
 
 
 def test_one_run_alone(runs, report):
+    _, out = report(runs / "bank")
+    assert (out / "figures/bank.png").exists()
     page, out = report(runs / JOINT)
     assert not page.has("comparison") and not page.has("bank") and page.has("images") and page.has("checkpoint")
     assert not (out / "figures/bank.png").exists() and not (out / "figures/bank-classes.png").exists()
@@ -192,38 +195,21 @@ def test_a_score_by_its_file(trained, runs, report, sda):
     score = json.loads(file.read_text())
     assert f"95 % interval {shown(score['interval'][0])}" in page.text and page.has("images")
     assert f"sda eval {runs / 'bank'} --flip --network teacher" in page.text
-    assert "averaged over scales 1 and flips" in page.text
+    assert "averaged over scale 1 and mirror images" in page.text
 
 
 def test_what_was_predicted(runs, report, monkeypatch):
-    """The mistakes in the pictures are those of which the score is made."""
+    """The errors in the pictures are those that the score counts."""
     drawn = []
-    real = examples.mistakes
-    monkeypatch.setattr(examples, "mistakes", lambda *given: drawn.append(given) or real(*given))
+    real = examples.errors
+    monkeypatch.setattr(examples, "errors", lambda *given: drawn.append(given) or real(*given))
     report(runs / "bank")
     own = values_of(runs / "bank")
     right = sum((label == predicted).sum() for _, label, predicted in drawn)
     assert len(drawn) == 3 and 100 * right / (3 * 48 * 64) == pytest.approx(own["accuracy"])
 
 
-# What is not there
-
-
-def test_a_score_of_an_older_revision(runs, report, sda):
-    change(runs / "bank/result.json", selection=None, **dict.fromkeys(NEWER))
-    page, out = report(runs / "bank", runs / JOINT)
-    assert "The score lacks the 95 % interval, Boundary IoU, calibration and best and worst images" in page.text
-    assert f"sda eval {runs / 'bank'} gives them" in page.text
-    assert not page.has("calibration") and not page.images and page.has("checkpoint") and page.has("bank")
-    assert "oracle: highest mIoU" in page.text, "metrics.jsonl has what it takes"
-    assert sda("eval", runs / "bank", "--device", "cpu")[0] == 0
-    page, out = report(runs / "bank", runs / JOINT)
-    assert "The score lacks" not in page.text and page.has("calibration") and len(page.images) == 15
-    (file,) = (runs / "bank/evaluations").iterdir()
-    change(file, miou=values_of(runs / "bank")["miou"] + 1)
-    page, out = report(runs / "bank", runs / JOINT)
-    assert "the two are not mixed" in page.text and not page.has("calibration")
-    assert not (out / "figures/reliability.png").exists(), "left by the page before"
+# What is missing
 
 
 def test_without_the_data(trained, runs, report):
@@ -231,27 +217,27 @@ def test_without_the_data(trained, runs, report):
     try:
         page, _ = report(runs / "bank")
         assert not page.images and page.has("bank") and page.has("calibration")
-        assert f"Without pictures: Field: the folder {trained.root / 'field'} does not exist" in page.text
-        assert "(a data set that lies elsewhere now: --root DIR)" in page.text
+        assert f"No images are shown: Field: the folder {trained.root / 'field'} does not exist" in page.text
+        assert "(if the dataset has moved, give its new folder with --root)" in page.text
         page, _ = report(runs / "bank", "--root", elsewhere / "field")
-        assert len(page.images) == 15 and "Without pictures" not in page.text
+        assert len(page.images) == 15 and "No images are shown" not in page.text
     finally:
         elsewhere.rename(trained.root)
 
 
-def test_another_image_in_the_place_of_one(runs, report):
+def test_a_renamed_image(runs, report):
     own = values_of(runs / "bank")
     renamed = {key.replace("09", "99"): value for key, value in own["image_miou"].items()}
     change(runs / "bank/result.json", image_miou=renamed)
     page, _ = report(runs / "bank")
-    assert not page.images and "the data set has changed since the score was made: there is no pictures/val/west/99" in page.text
+    assert not page.images and "the dataset has changed since it was scored: pictures/val/west/99" in page.text
 
 
 def test_without_checkpoint_log_and_environment(runs, report):
     for name in ("last.pt", "metrics.jsonl", "environment.json"):
         (runs / "bank" / name).unlink()
     page, _ = report(runs / "bank")
-    assert "Without pictures and memory bank" in page.text and "last.pt: no such checkpoint" in page.text
+    assert "No images and no memory bank are shown" in page.text and "last.pt: no such checkpoint" in page.text
     assert not page.images and not page.has("bank") and not page.has("training") and page.has("confusion")
 
 
@@ -260,48 +246,62 @@ def test_an_empty_bank(runs, report):
     state["method"]["bank.valid"].zero_()
     checkpoint.save(runs / "bank/last.pt", {key: value for key, value in state.items() if key != "format"})
     page, out = report(runs / "bank")
-    assert page.has("bank") and "It is empty." in page.text and not (out / "figures/bank-similarity.png").exists()
+    assert page.has("bank") and "The bank is empty." in page.text and not (out / "figures/bank-similarity.png").exists()
 
 
-# What it refuses
+# Errors
 
 
-def test_nothing_is_overwritten_unasked(runs, report, sda, tmp_path, monkeypatch):
+def test_nothing_is_overwritten_by_default(runs, report, sda, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, said = sda("report", runs / JOINT)
     assert status == 0 and said.out == "Report: reports/joint_i_run_co/report.html\n"
     before = tiny.files(tmp_path)
     status, said = sda("report", runs / JOINT)
-    assert status == 2 and "a report is there; replace it with --overwrite" in said.err and tiny.files(tmp_path) == before
+    assert status == 2 and "a report exists there; replace it with --overwrite" in said.err and tiny.files(tmp_path) == before
     status, said = sda("report", runs / "bank", "--out", runs / JOINT, "--overwrite")
-    assert status == 2 and "holds no report; nothing is overwritten" in said.err and tiny.files(tmp_path) == before
+    assert status == 2 and "holds no report, so it is not overwritten" in said.err and tiny.files(tmp_path) == before
 
 
-def test_only_what_can_be_compared(runs, sda, tmp_path):
+def test_scores_that_are_not_comparable(runs, sda, tmp_path):
     protocol = values_of(runs / "bank")["protocol"]
     change(runs / JOINT / "result.json", protocol={**protocol, "flip": True, "name": "other"})
     status, said = sda("report", runs / "bank", runs / JOINT, "--out", tmp_path / "out")
     assert status == 2 and "scored under different protocols" in said.err and not (tmp_path / "out").exists()
+    change(runs / "bank/result.json", interval=None, ece=None)
+    status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
+    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: it lacks ece, interval" in said.err
     (runs / JOINT / "result.json").unlink()
     status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
     assert status == 2 and "its training has not come to its end" in said.err
 
 
-# The numbers behind it
+def test_a_corrupt_log(runs, sda, tmp_path):
+    log = runs / "bank/metrics.jsonl"
+    log.write_text(log.read_text()[:-10])
+    status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
+    assert status == 2 and f"{log}: not valid JSON" in said.err and not (tmp_path / "out").exists()
 
 
-def test_a_bank_of_an_older_revision(runs, report):
-    state = checkpoint.load(runs / "bank/last.pt")
-    whole = facts.bank_of(state)
-    assert [row["entries"] for row in facts.bank_rows(whole)] == state["method"]["bank.valid"].sum(dim=1).tolist()
-    for name in ("bank.confidence", "bank.step"):
-        del state["method"][name]
-    checkpoint.save(runs / "bank/last.pt", {key: value for key, value in state.items() if key != "format"})
-    older = facts.bank_of(state)
-    assert facts.bank_rows(older) == [] and np.array_equal(older.similarity(), whole.similarity(), equal_nan=True)
-    page, _ = report(runs / "bank")
-    assert page.has("bank") and "When its entries came" not in page.text and "At step 12, " in page.text
-    assert facts.bank_of({"method": {}}) is None
+# Numbers and words
+
+
+def test_losses_and_diagnostics_of_any_name(trained):
+    log = [
+        {"step": 0, "sup": 1.0, "bank_loss": 2.0, "loss": 3.0, "queue": 0.5, "gradient": 1.0, "rate": 0.1},
+        {"step": 5, "skipped": "sup"},
+        {"step": 10, "sup": 1.0, "teacher_loss": 2.0, "loss": 3.0, "queue": 0.5, "gradient": 1.0, "rate": 0.1},
+        {"step": 11, "val": {"miou": 1.0}},
+    ]
+    assert facts.loss_names(log) == ["sup", "bank_loss", "teacher_loss"]
+    assert facts.series(log, "teacher_loss") == ([10], [2.0])
+    log = facts.read(trained.folder / "runs/bank").log
+    assert facts.loss_names(log) == ["sup", "pseudo", "entropy", "contrast_l", "contrast_u"]
+    assert all(record["loss"] == sum(record.get(name, 0) for name in facts.loss_names(log)) for record in log if "loss" in record)
+
+
+def test_every_criterion_has_a_name():
+    assert facts.CRITERIA.keys() == {"oracle", "last", *criteria.CRITERIA}
 
 
 def test_confusions_by_hand():
@@ -322,10 +322,10 @@ def test_best_and_worst():
     assert examples.ranked({"a": 1.0}) == (["a"], [])
 
 
-def test_mistakes_are_red():
+def test_errors_are_red():
     image = np.full((1, 3, 3), 100, np.uint8)
-    found = examples.mistakes(image, np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
-    assert found.tolist() == [[[40, 40, 40], list(examples.WRONG), list(examples.VOID)]]
+    found = examples.errors(image, np.array([[0, 1, 255]]), np.array([[0, 0, 0]]))
+    assert found.tolist() == [[[40, 40, 40], list(examples.ERROR), list(GREY)]]
 
 
 def test_a_plot_of_anything():
@@ -333,14 +333,14 @@ def test_a_plot_of_anything():
     values = [*np.random.default_rng(0).uniform(1, 2, 1999), float("nan")]
     curve = plots.curves("x", "X", {"a $x$ <b> & 漢": (steps, values)}, "y", smooth=True, log=True)
     lines = [part.split('"')[0].count("L ") for part in curve.svg.split(' d="')]
-    assert 0.9 * plots.POINTS < max(lines) < plots.POINTS, "thinned"
+    assert 0.9 * plots.MAX_POINTS < max(lines) < plots.MAX_POINTS, "thinned"
     assert "xmlns" in curve.svg[:100] and "<style" not in curve.svg and "<g id" not in curve.svg and "#2468b7" not in curve.svg
-    names = [f"class {index}" for index in range(plots.NUMBERED + 1)]
+    names = [f"class {index}" for index in range(plots.MAX_NUMBERED + 1)]
     large = plots.matrix("m", "M", np.eye(len(names)), names, "r", "c", "percent")
     assert ">100<" not in large.svg and ">100<" in plots.matrix("m", "M", np.eye(2), ["a <b>", "b"], "r", "c", "percent").svg
 
 
 def test_words():
-    assert [facts.signed(value) for value in (1.26, -0.04, -3, None)] == ["+1.3", "0.0", "−3.0", "–"]
-    assert [facts.duration(seconds) for seconds in (9, 200, 18720)] == ["9 s", "3 min 20 s", "5 h 12 min"]
-    assert facts.joined(["a"]) == "a" and facts.joined(["a", "b", "c"]) == "a, b and c"
+    assert [words.signed(value) for value in (1.26, -0.04, -3, None)] == ["+1.3", "0.0", "−3.0", "–"]
+    assert [words.duration(seconds) for seconds in (9, 200, 18720)] == ["9 s", "3 min 20 s", "5 h 12 min"]
+    assert words.joined(["a"]) == "a" and words.joined(["a", "b", "c"]) == "a, b and c"
