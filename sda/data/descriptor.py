@@ -185,7 +185,7 @@ def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tup
             lut[index] = place
     if len(dropped) == len(table.names):
         raise SdaError(
-            f"{source.title}: none of its classes is in the class table {target_name}; add [maps.{target_name}] "
+            f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
             f"to its descriptor, with lines class here = class there ({', '.join(target.names)})"
             + (f"; it has maps for {', '.join(source.maps)}" if source.maps else "")
         )

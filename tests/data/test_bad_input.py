@@ -307,7 +307,7 @@ def write_gta5(root, values, count=10):
         ([0, 2, 250], "the labels are train ids, not ids"),
         (
             [0, 1, 2],
-            "every label could be ids or train ids: 100% of the pixels are void if they are ids, 0% if they are train ids",
+            "every label could be ids or train ids: 100% of the pixels are void if they are ids, 0% if they are train",
         ),
         ([7, 8, 11], ""),  # could be either, but few pixels are void: the descriptor is right
     ],
