@@ -1,4 +1,4 @@
-"""The images that a trained network scores or looks at, from any dataset or folder."""
+"""Open images of any dataset or folder for a trained network, to be scored or analysed."""
 
 from pathlib import Path
 

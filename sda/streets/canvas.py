@@ -64,7 +64,7 @@ class Canvas:
         return 1 - 0.55 * self.light.strength + self.light.strength * direct - 0.12 * (1 - y) * (1 - direct)
 
     def shadow(self, corners, height: float) -> None:
-        """Draw the shadow of an object `height` tall with footprint `corners`, (x, z) each; soft shadows are many faint layers."""
+        """Draw the shadow of an object `height` tall with footprint `corners`, (x, z) each; soft shadows are faint layers."""
         sun, layers = self.light.sun, self.light.softness
         reach = height * self.light.strength / max(sun[1], 0.3)
         x0, z0 = np.mean(corners, axis=0).tolist()
