@@ -1,10 +1,10 @@
-"""How long `sda doctor` takes for a set of the size of GTA5, 25,000 pairs.
+"""Measure how long `sda doctor` takes for a dataset of the size of GTA5, 25,000 pairs.
 
     python benchmarks/doctor.py [--images 16] [--pairs 25000] [--processes 1 2]
 
-Two parts, because no machine should draw 60 GB for this: the pairs per second of full-size 2048x1024 PNGs, in one and in
-several processes; and the whole command on PAIRS pairs of 16x16 pixels, for the first time and again from its cache, which is
-what is left when the reading is taken away.
+Two parts, so that nothing has to write 60 GB: pairs per second for full-size PNGs of 2048x1024, in one process and in
+several; and the whole command on PAIRS pairs of 16x16 pixels, which shows the time without reading, first without a cache and
+then with one.
 """
 
 import argparse
@@ -24,13 +24,15 @@ TARGET = 25_000
 
 
 def seconds(root: Path, processes: int) -> float:
+    """Return the time that the doctor takes for a Cityscapes folder without problems."""
     start = time.perf_counter()
-    report, _ = examine("cityscapes", descriptors.load("cityscapes"), root, processes=processes)
-    assert not report.bad
+    found, _ = examine("cityscapes", descriptors.load("cityscapes"), root, processes=processes)
+    assert not found.bad
     return time.perf_counter() - start
 
 
 def write_tiny(root: Path, count: int) -> None:
+    """Write `count` random pairs of 16x16 pixels in the layout of Cityscapes."""
     random = np.random.default_rng(0)
     for number in range(count):
         image = random.integers(20, 255, (16, 16, 3), np.uint8)
@@ -43,7 +45,7 @@ def write_tiny(root: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=TARGET)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])

@@ -73,7 +73,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     """
     from sda.data import descriptor as descriptors
     from sda.data.assemble import find_root
-    from sda.data.inspect.contact import write_examination
+    from sda.data.inspect.doctor_files import write_report
     from sda.data.inspect.doctor import examine
     from sda.runs import folder as run_folder
 
@@ -89,7 +89,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
             lambda done, total: bars.count("reading", done, total),
             processes,
         )
-    write_examination(place, found, described, listings)
+    write_report(place, found, described, listings)
     if as_json:
         click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
     else:
@@ -133,12 +133,12 @@ def split(
     from sda.data import descriptor as descriptors
     from sda.data.assemble import find_root
     from sda.data.splits.lists import write_list
-    from sda.data.splits.make import Wish, make_split
+    from sda.data.splits.make import SplitRequest, make_split
 
     described = descriptors.load(dataset)
     with Bars() as bars:
         folder = find_root(described, root, "--root", bars.count)
-        wish = Wish(labels, by, seed, hold_out, given, order, entry)
+        wish = SplitRequest(labels, by, seed, hold_out, given, order, entry)
         items, rows, notes = make_split(described, folder, wish, lambda done, total: bars.count("counting classes", done, total))
         for note in notes:
             bars.say(note)

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sda.data.inspect.doctor import KINDS, Report
+from sda.data.inspect.doctor import KINDS, Examination
 from sda.runs import compare
 
 
@@ -128,7 +128,7 @@ def show_comparison(rows: list[compare.Row]) -> None:
 SHOWN = 5  # problems of a kind on the terminal; the report has all
 
 
-def show_examination(found: Report) -> None:
+def show_examination(found: Examination) -> None:
     """Print what `sda.data.inspect.doctor.examine` found."""
     console = _console()
     table = Table("split", "images", "labelled", "bad pairs", header_style="bold", title=escape(f"{found.dataset}, {found.root}"))

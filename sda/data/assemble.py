@@ -1,46 +1,44 @@
-"""From a recipe to its datasets: roots found, classes mapped, labels split off, and overlaps ruled out."""
+"""Open the datasets of a recipe as the streams of a training run, and check that no two of them share an image."""
 
 import itertools
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from sda import streets
 from sda.data import descriptor as descriptors
 from sda.data.dataset import Dataset
-from sda.data.descriptor import ClassTable, Descriptor
-from sda.data.files import LabelCodec
-from sda.data.inspect.bad_pairs import bad_pairs
-from sda.data.inspect.encoding import check_encoding, class_pixels
+from sda.data.descriptor import ClassTable
 from sda.data.item import Item
-from sda.data.listing import Listing, list_folder, list_items
-from sda.data.pack import list_packed
-from sda.data.splits import choose as splits
+from sda.data.listing import list_folder
+from sda.data.opening import (
+    Classes,
+    Split,
+    count_pixels,
+    find_root,
+    open_codec,
+    open_labelled,
+    open_split,
+    open_validation,
+    without_bad,
+)
+from sda.data.splits.choose import check_disjoint, choose, find_shared
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
-from sda.labels import IGNORE
 from sda.recipe import Recipe
-
-Count = Callable[[str, int, int], None]  # what is being done, how many are done, how many there are
-
-
-def ignore_count(_what: str, _done: int, _total: int) -> None:
-    """The progress report of those who want none."""
+from sda.system.counting import Count, ignore_count
 
 
 @dataclass
 class Data:
-    """The datasets of one run; a stream that the setting lacks is None.
+    """The datasets of one run. A stream that the recipe does not use is None.
 
     Attributes:
-        table, table_name: the classes trained in.
-        held_out: labelled images that are not trained on, to choose a checkpoint by.
+        table, table_name: the classes to train on.
+        held_out: labelled target images that are not trained on; criteria choose a checkpoint by them.
         lists: stream → its items, as written to the run folder.
-        notes: what a user should know: images left out, classes dropped.
-        pixels: labelled stream → (N, C) pixels of the classes trained in, of each image; where the recipe wants statistics.
+        notes: notes for the user: skipped images, dropped classes.
+        pixels: labelled stream → pixels of each class in each image, int64 (N, C); only if the recipe needs them.
     """
 
     table: ClassTable
@@ -54,80 +52,40 @@ class Data:
     notes: list[str] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> Classes:
+        return Classes(self.table_name, self.table)
+
 
 def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     """Open every dataset that `recipe` needs.
 
     Raises:
-        SdaError: a missing root, no images, too few labels, an overlap between streams or with validation.
+        SdaError: a missing root, no images, too few labels, or an image that two streams share.
     """
     _check_classmix(recipe)
-    target = descriptors.load(recipe.target)
     table_name, table = training_classes(recipe)
     data = Data(table, table_name)
-    labelled = []  # stream, descriptor, root and listing
-
+    labelled: dict[str, Split] = {}  # stream → its images
     if recipe.source:
-        source = descriptors.load(recipe.source)
-        root = find_root(source, recipe.source_root, "--source-root", progress)
-        whole = _list(source, root, "train", recipe.source_image_size)
-        listing = _without_bad(data, source, root, whole) if recipe.doctor else whole
-        _check_encoding(data, recipe.source, source, root, listing)
-        items = _with_labels(data, source, listing.items, root)
-        data.source = Dataset(items, _codec(data, source, listing), recipe.source_image_size)
-        data.lists["source"] = items
-        labelled.append(("source", source, root, listing))
+        labelled["source"] = _add_source(data, recipe, progress)
 
-    root = find_root(target, recipe.target_root, "--target-root", progress)
-    _open_validation(data, recipe.target, root, recipe.scoring.input, "val", recipe.val_list, recipe.doctor)
-    whole = _list(target, root, "train", recipe.image_size)
-    listing = _without_bad(data, target, root, whole) if recipe.doctor else whole
-    if recipe.val_list:
-        held_out = set(read_keys(Path(recipe.val_list), whole.items, "training images"))
-        listing = replace(listing, items=[item for item in listing.items if item.key not in held_out])
-    sound = {item.key for item in listing.items}
-    passed_over = {item.key for item in whole.items} - sound
-    copies = {item.key for _, item in splits.find_shared(data.lists["val"], listing.items)}
-    if copies and not recipe.split:
-        data.notes.append(f"{len(copies)} target images are copies of validation images and get no labels, such as {min(copies)}")
-    passed_over |= copies
-    chosen = splits.choose(whole.items, recipe.labels, recipe.split_seed, recipe.split, passed_over)
-    splits.check_disjoint("validation", data.lists["val"], "labelled", chosen)
-    if recipe.split:
-        chosen = _of_list(data, recipe.split, chosen, sound)
+    target = _open_target(data, recipe, progress)
+    usable = _usable(data, recipe, target)
+    chosen = _choose_labelled(data, recipe, target, usable)
     if recipe.hold_out:
-        if root.is_file():
-            raise SdaError(f"{root}: hold_out scores training images, whose labels a pack holds at its own size: give the folder")
-        if recipe.hold_out >= len(chosen):
-            raise SdaError(f"hold_out = {recipe.hold_out} leaves none of the {len(chosen)} labelled images to train on")
-        chosen, kept = chosen[: -recipe.hold_out], chosen[-recipe.hold_out :]
-        data.held_out = Dataset(kept, _codec(data, target, listing), recipe.scoring.input, native_labels=True)
-        data.lists["held_out"] = kept
+        chosen = _add_held_out(data, recipe, usable, chosen)
     if chosen:
-        _check_encoding(data, recipe.target, target, root, replace(listing, items=chosen))
-        data.labelled = Dataset(chosen, _codec(data, target, listing), recipe.image_size)
+        labelled["labelled"] = usable.only(chosen)
+        data.labelled = open_labelled(labelled["labelled"], recipe.image_size, data.classes, data.notes)
         data.lists["labelled"] = chosen
-        labelled.append(("labelled", target, root, listing))
     if recipe.unlabelled:
-        if recipe.unlabelled == "target":
-            taken = {item.key for item in chosen + data.lists.get("held_out", [])}
-            rest = [item for item in listing.items if item.key not in taken]
-        else:
-            rest = list_folder(Path(recipe.unlabelled)).items
-        rest = _without_copies(data, rest, chosen + data.lists.get("held_out", []))
-        if not rest:
-            raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
-        data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
-        data.lists["unlabelled"] = rest
-    for stream in ("source", "unlabelled"):
-        splits.check_disjoint("held-out", data.lists.get("held_out", []), stream, data.lists.get(stream, []))
-        splits.check_disjoint("validation", data.lists["val"], stream, data.lists.get(stream, []))
-    for first, second in itertools.combinations(("source", "labelled", "unlabelled"), 2):
-        splits.check_disjoint(first, data.lists.get(first, []), second, data.lists.get(second, []))
+        _add_unlabelled(data, recipe, usable, chosen)
+    _check_streams(data)
 
     if recipe.rare_class_sampling or recipe.class_statistics:
-        for stream, described, place, listed in labelled:
-            data.pixels[stream] = _pixels(data, described, place, replace(listed, items=data.lists[stream]), progress)
+        for stream, split in labelled.items():
+            data.pixels[stream] = count_pixels(split, data.classes, progress)
     if recipe.in_memory:
         for name in ("source", "labelled", "unlabelled", "val"):
             if dataset := getattr(data, name):
@@ -135,184 +93,121 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     return data
 
 
-def _check_classmix(recipe: Recipe) -> None:
-    """SdaError when a step's labelled images, taken part by part, come one at a time, and none is there to mix with."""
-    sizes = [recipe.batch_source] if recipe.source else []
-    sizes += [recipe.batch_labelled] if recipe.labels or recipe.split else []
-    if recipe.classmix_labelled and (min if recipe.alternate else sum)(sizes) == recipe.accumulate:
-        raise SdaError("one labelled image at a time leaves ClassMix no other: raise batch_labelled, or classmix_labelled = 0")
-
-
-def _of_list(data: Data, file: str, listed: list[Item], sound: set[str]) -> list[Item]:
-    """The images of a list that may be trained on."""
-    out = [item.key for item in listed if item.key not in sound]
-    if len(out) == len(listed):
-        raise SdaError(
-            f"{file}: sda doctor found all {len(out)} images of this list bad, such as {out[0]}; mend them, or list others"
-        )
-    if out:
-        data.notes.append(
-            f"{file}: {len(out)} of its {len(listed)} images are left out, such as {out[0]}: sda doctor found them bad"
-        )
-    return [item for item in listed if item.key in sound]
-
-
-def _pixels(data: Data, descriptor: Descriptor, root: Path, listing: Listing, progress: Count) -> np.ndarray:
-    """(N, C) pixels of the training's classes in each image of a listing."""
-
-    def counting(done: int, total: int) -> None:
-        progress("counting classes", done, total)
-
-    counted = class_pixels(descriptor, listing.encoding, listing.items, root, counting)
-    mapping, _ = descriptors.map_classes(descriptor, data.table_name, data.table)
-    pixels = np.zeros((len(listing.items), len(data.table.names)), np.int64)
-    for row, item in zip(pixels, listing.items, strict=True):
-        for index, count in enumerate(counted[item.key]):
-            if mapping[index] != IGNORE:
-                row[mapping[index]] += count
-    return pixels
-
-
 def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
-    """The name and the table of the classes that `recipe` trains in: its own, or its target's."""
+    """Return the name and the table of the classes that `recipe` trains on: its own, or its target's."""
     target = descriptors.load(recipe.target)
     if recipe.classes:
         return Path(recipe.classes).stem, descriptors.class_table(recipe.classes)
-    return _table_name(target, recipe.target), target.table()
+    return Path(target.classes if isinstance(target.classes, str) else recipe.target).stem, target.table()
 
 
-def evaluation_set(
-    table_name: str,
-    table: ClassTable,
-    size: tuple[int, int] | None,
-    dataset: str,
-    root: str,
-    split: str,
-    val_list: str = "",
-    progress: Count = ignore_count,
-) -> Data:
-    """The labelled images of any dataset as `val`, in the classes of `table`, for a network that takes images of `size`,
-    (height, width), or None for their own; less those that the doctor found bad. With a `val_list`, its images in `train`."""
-    data = Data(table, table_name)
-    descriptor = descriptors.load(dataset)
-    folder = find_root(descriptor, root, "--root", progress)
-    _open_validation(data, dataset, folder, size, split, val_list, leave_out=True)
-    return data
+def _check_classmix(recipe: Recipe) -> None:
+    """Raise SdaError if ClassMix never sees two labelled images: a step of `accumulate` parts takes one image per part."""
+    sizes = [recipe.batch_source] if recipe.source else []
+    sizes += [recipe.batch_labelled] if recipe.labels or recipe.split else []
+    if recipe.classmix_labelled and (min if recipe.alternate else sum)(sizes) == recipe.accumulate:
+        raise SdaError("one labelled image at a time leaves ClassMix no other: raise batch_labelled or set classmix_labelled = 0")
 
 
-def all_images(
-    table_name: str,
-    table: ClassTable,
-    size: tuple[int, int] | None,
-    dataset: str,
-    root: str,
-    split: str,
-    progress: Count = ignore_count,
-) -> tuple[Dataset, Path, list[str]]:
-    """Every image of a split of any dataset, or of a folder, at `size`; with its label, at its own size, where it has one.
-
-    Args:
-        dataset: a name, a TOML path, or a folder of images. table: the classes of the labels.
-
-    Returns:
-        The images, where they lie, and notes for the user.
-    """
-    if Path(dataset).is_dir():
-        return Dataset(list_folder(Path(dataset)).items, None, size), Path(dataset), []
-    data = Data(table, table_name)
-    descriptor = descriptors.load(dataset)
-    folder = find_root(descriptor, root, "--root", progress)
-    listing = _without_bad(data, descriptor, folder, _list(descriptor, folder, split, size))
-    codec = None
-    if any(item.label for item in listing.items):
-        _check_encoding(data, dataset, descriptor, folder, listing)
-        codec = _codec(data, descriptor, listing)
-    return Dataset(listing.items, codec, size, native_labels=True), folder, data.notes
+def _add_source(data: Data, recipe: Recipe, progress: Count) -> Split:
+    """Open the source stream; returns its images."""
+    descriptor = descriptors.load(recipe.source)
+    root = find_root(descriptor, recipe.source_root, "--source-root", progress)
+    source = open_split(recipe.source, descriptor, root, "train", recipe.source_image_size)
+    if recipe.doctor:
+        source = without_bad(source, data.notes)
+    data.source = open_labelled(source, recipe.source_image_size, data.classes, data.notes)
+    data.lists["source"] = data.source.items
+    return source.only(data.source.items)
 
 
-def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) -> Path:
-    """The folder of a dataset, or its pack: the one given, or the descriptor's; streets is made there on first use."""
-    if not given and not descriptor.root:
-        raise SdaError(f"{descriptor.title}: where is it? Give its folder with {flag}. {descriptor.download}".strip())
-    root = Path(os.path.expanduser(given or descriptor.root))
-    if descriptor.generated and not root.is_file():
-        streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))
-    return root
-
-
-def _open_validation(
-    data: Data, dataset: str, root: Path, size: tuple[int, int] | None, split: str, val_list: str, leave_out: bool
-) -> None:
-    descriptor = descriptors.load(dataset)
-    listing = _list(descriptor, root, "train" if val_list else split, size)
-    if val_list:
-        if root.is_file():
-            raise SdaError(f"{root}: a pack holds training labels at its own size, and scores need theirs: give the folder")
-        wanted = set(read_keys(Path(val_list), listing.items, "training images"))
-        listing = replace(listing, items=[item for item in listing.items if item.key in wanted])
-    if leave_out:
-        listing = _without_bad(data, descriptor, root, listing)
-    _check_encoding(data, dataset, descriptor, root, listing)
-    items = _with_labels(data, descriptor, listing.items, root)
-    data.val, data.lists["val"] = Dataset(items, _codec(data, descriptor, listing), size, native_labels=True), items
-
-
-def _list(descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None) -> Listing:
-    """The images of a split in a folder or in a pack."""
-    return list_packed(root, descriptor, split, size) if root.is_file() else list_items(descriptor, root, split)
-
-
-def _check_encoding(data: Data, dataset: str, descriptor: Descriptor, root: Path, listing: Listing) -> None:
-    """Refuse labels that are surely not what the descriptor says, and note what is doubtful."""
-    if doubt := check_encoding(dataset, descriptor, listing, root):
-        data.notes.append(f"{descriptor.title}: {doubt}")
-
-
-def _without_bad(data: Data, descriptor: Descriptor, root: Path, listing: Listing) -> Listing:
-    """A listing less the pairs that `sda doctor` found bad."""
-    bad = bad_pairs(root, listing.items, descriptor)
-    if not bad:
-        return listing
-    key, why = next(iter(bad.items()))
-    data.notes.append(f"{descriptor.title}: {len(bad)} pairs that sda doctor found bad are left out, such as {key} ({why})")
-    if len(bad) == len(listing.items):
-        raise SdaError(f"{descriptor.title}: sda doctor found all {len(bad)} pairs in {root} bad, such as {key} ({why})")
-    return replace(listing, items=[item for item in listing.items if item.key not in bad])
-
-
-def _codec(data: Data, descriptor: Descriptor, listing: Listing) -> LabelCodec:
-    mapping, dropped = descriptors.map_classes(descriptor, data.table_name, data.table)
-    note = f"{descriptor.title}: classes without a counterpart in {data.table_name} are ignored: {', '.join(dropped)}"
-    if dropped and note not in data.notes:
-        data.notes.append(note)
-    return LabelCodec(descriptor, listing.encoding, mapping)
-
-
-def _with_labels(data: Data, descriptor: Descriptor, items: list[Item], root: Path) -> list[Item]:
-    labelled = [item for item in items if item.label is not None]
-    if not labelled:
-        raise SdaError(f"{descriptor.title}: {len(items)} images such as {items[0].key} in {root}, but no label file for any")
-    if len(labelled) < len(items):
-        lone = next(item for item in items if item.label is None)
-        data.notes.append(
-            f"{descriptor.title}: {len(items) - len(labelled)} images have no label file and are left out, such as {lone.key}"
-        )
-    return labelled
-
-
-def _without_copies(data: Data, rest: list[Item], chosen: list[Item]) -> list[Item]:
-    """Unlabelled images less those that are copies of a labelled or validation image: real sets hold some."""
-    copies = splits.find_shared(chosen + data.lists["val"], rest)
-    if not copies:
-        return rest
-    twin, item = copies[0]
-    data.notes.append(
-        f"{len(copies)} unlabelled images are copies of labelled or validation images and are left out, "
-        f"such as {item.key} (= {twin.key})"
+def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
+    """Open the validation set; returns all training images of the target."""
+    descriptor = descriptors.load(recipe.target)
+    root = find_root(descriptor, recipe.target_root, "--target-root", progress)
+    size = recipe.scoring.input
+    data.val = open_validation(
+        recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor
     )
-    out = {item.key for _, item in copies}
-    return [item for item in rest if item.key not in out]
+    data.lists["val"] = data.val.items
+    return open_split(recipe.target, descriptor, root, "train", recipe.image_size)
 
 
-def _table_name(descriptor: Descriptor, dataset: str) -> str:
-    return Path(descriptor.classes if isinstance(descriptor.classes, str) else dataset).stem
+def _usable(data: Data, recipe: Recipe, target: Split) -> Split:
+    """Return the target images to train on: without bad pairs and without the images of `val_list`."""
+    usable = without_bad(target, data.notes) if recipe.doctor else target
+    if not recipe.val_list:
+        return usable
+    validation = set(read_keys(Path(recipe.val_list), target.items, "training images"))
+    return usable.only([item for item in usable.items if item.key not in validation])
+
+
+def _choose_labelled(data: Data, recipe: Recipe, target: Split, usable: Split) -> list[Item]:
+    """Return the target images that training may see with labels. No rule chooses a copy of a validation image."""
+    keys = {item.key for item in usable.items}
+    copies = {item.key for _, item in find_shared(data.lists["val"], usable.items)}
+    if copies and not recipe.split:
+        data.notes.append(f"{len(copies)} target images are copies of validation images and get no labels, such as {min(copies)}")
+    skipped = ({item.key for item in target.items} - keys) | copies
+    chosen = choose(target.items, recipe.labels, recipe.split_seed, recipe.split, skipped)
+    check_disjoint("validation", data.lists["val"], "labelled", chosen)
+    return _without_bad_of_list(data, recipe.split, chosen, keys) if recipe.split else chosen
+
+
+def _without_bad_of_list(data: Data, file: str, listed: list[Item], usable: set[str]) -> list[Item]:
+    """Return the images of a list without those that the doctor found bad."""
+    bad = [item.key for item in listed if item.key not in usable]
+    if len(bad) == len(listed):
+        raise SdaError(
+            f"{file}: sda doctor found all {len(bad)} images of this list bad, such as {bad[0]}; fix them, or list others"
+        )
+    if bad:
+        data.notes.append(
+            f"{file}: {len(bad)} of its {len(listed)} images are skipped, such as {bad[0]}: sda doctor found them bad"
+        )
+    return [item for item in listed if item.key in usable]
+
+
+def _add_held_out(data: Data, recipe: Recipe, usable: Split, chosen: list[Item]) -> list[Item]:
+    """Hold out the last `hold_out` labelled images; returns the others."""
+    if usable.root.is_file():
+        raise SdaError(f"{usable.root}: hold_out needs training labels at their own size, which a pack lacks: give the folder")
+    if recipe.hold_out >= len(chosen):
+        raise SdaError(f"hold_out = {recipe.hold_out} leaves none of the {len(chosen)} labelled images to train on")
+    chosen, held_out = chosen[: -recipe.hold_out], chosen[-recipe.hold_out :]
+    codec = open_codec(usable, data.classes, data.notes)
+    data.held_out = Dataset(held_out, codec, recipe.scoring.input, native_labels=True)
+    data.lists["held_out"] = held_out
+    return chosen
+
+
+def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item]) -> None:
+    """Open the unlabelled stream: a folder, or the target images that are neither labelled nor held out. Skips copies."""
+    taken = chosen + data.lists.get("held_out", [])
+    if recipe.unlabelled == "target":
+        keys = {item.key for item in taken}
+        rest = [item for item in usable.items if item.key not in keys]
+    else:
+        rest = list_folder(Path(recipe.unlabelled)).items
+    if copies := find_shared(taken + data.lists["val"], rest):
+        twin, copy = copies[0]
+        data.notes.append(
+            f"{len(copies)} unlabelled images are copies of labelled or validation images and are skipped, "
+            f"such as {copy.key} (= {twin.key})"
+        )
+        keys = {item.key for _, item in copies}
+        rest = [item for item in rest if item.key not in keys]
+    if not rest:
+        raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
+    data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
+    data.lists["unlabelled"] = rest
+
+
+def _check_streams(data: Data) -> None:
+    """Raise SdaError if two streams share an image, or one shares an image with validation or the held-out images."""
+    lists = data.lists
+    for stream in ("source", "unlabelled"):
+        check_disjoint("held-out", lists.get("held_out", []), stream, lists.get(stream, []))
+        check_disjoint("validation", lists["val"], stream, lists.get(stream, []))
+    for first, second in itertools.combinations(("source", "labelled", "unlabelled"), 2):
+        check_disjoint(first, lists.get(first, []), second, lists.get(second, []))

@@ -1,4 +1,4 @@
-"""Dataset descriptors and class tables: TOML in, class names, colours, label ids and file patterns out."""
+"""Dataset descriptors and class tables, read from TOML: class names, colours, label ids and file patterns."""
 
 import re
 from typing import Annotated, Literal
@@ -26,17 +26,17 @@ class ClassTable(shelf.Strict):
 
 
 class Layout(shelf.Strict):
-    """Where images and their labels lie below the root.
+    """Where images and their labels are below the root.
 
-    `{split}` stands for the split's folder, any other `{word}` for one part of a path; the label's path is made from
-    the same words as its image's.
+    `{split}` stands for the split's folder, any other `{word}` for a part of a path without `/`. A label's path has the same
+    words as its image's.
     """
 
     images: str
     labels: str | None = None
     encoding: Literal["ids", "train_ids", "ids_in_red"] = "ids"
-    split: str | None = Field(None, description="this layout holds only this split")
-    list: str | None = Field(None, description="text file of the split's images, one per line: names, with or without folders")
+    split: str | None = Field(None, description="the only split in this layout")
+    list: str | None = Field(None, description="text file that lists the split's images, one per line, with or without folders")
 
     @field_validator("images", "labels", "list")
     @classmethod
@@ -44,20 +44,20 @@ class Layout(shelf.Strict):
         if pattern is None:
             return pattern
         if not pattern or pattern.startswith("/") or "*" in pattern:
-            raise ValueError("expected a path below the root with {words} in it, and no *")
+            raise ValueError("expected a path relative to the root, with {words} and without *")
         if re.search(r"[{}]", re.sub(r"{[A-Za-z_]\w*}", "", pattern)):
             raise ValueError("braces hold one plain word each, such as {frame}")
         return pattern
 
     @property
     def by_split(self) -> bool:
-        """Whether the name of the split stands in the paths."""
+        """Whether the paths contain the name of the split."""
         return "{split}" in self.images or "{split}" in (self.list or "")
 
     @model_validator(mode="after")
     def _words_agree(self):
         if self.list is not None and set(_words(self.list)) - {"split"}:
-            raise ValueError("list may hold {split} and no other word")
+            raise ValueError("list may contain {split} and no other word")
         if self.labels is not None:
             unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split"}
             if unknown:
@@ -66,21 +66,21 @@ class Layout(shelf.Strict):
 
 
 class Descriptor(shelf.Strict):
-    """One dataset, as `datasets/NAME.toml` or a TOML of the user's describes it."""
+    """One dataset, described by `datasets/NAME.toml` or by a TOML file of the user."""
 
     title: str
     home: str = ""
     licence: str = ""
-    download: str = Field("", description="what to download and where it goes")
+    download: str = Field("", description="what to download and where to put it")
     classes: str | dict[str, Color] = Field(description="a table in datasets/classes/, or name = [r, g, b] per class")
-    ids: dict[str, str] = Field({}, description="value in the label file = class; default: positions in the class table")
-    void: list[Byte] = Field([], description="values that are known and ignored; without [ids] also 255")
-    void_colors: list[Color] = Field([], description="ignored colours, for labels stored as RGB")
-    layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is taken")
-    splits: dict[str, str] = Field({}, description="split = its folder name, where they differ")
-    maps: dict[str, dict[str, str]] = Field({}, description="per class table: class here = class there")
-    root: str = Field("", description="the folder looked in when no root is given")
-    generated: bool = Field(False, description="made by sda on first use")
+    ids: dict[str, str] = Field({}, description="value in the label file = class; default: the position in the class table")
+    void: list[Byte] = Field([], description="values to ignore; without [ids] also 255")
+    void_colors: list[Color] = Field([], description="colours to ignore, for labels stored as RGB")
+    layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is used")
+    splits: dict[str, str] = Field({}, description="split = its folder name, if they differ")
+    maps: dict[str, dict[str, str]] = Field({}, description="per target class table: class here = class there")
+    root: str = Field("", description="the default folder")
+    generated: bool = Field(False, description="drawn by sda on first use")
 
     @field_validator("ids")
     @classmethod
@@ -95,7 +95,7 @@ class Descriptor(shelf.Strict):
         values = [int(key) for key in self.ids]
         for value in values:
             if value in self.void or values.count(value) > 1:
-                raise ValueError(f"the value {value} stands for two things in ids and void")
+                raise ValueError(f"the value {value} occurs twice in ids and void")
         return self
 
     @model_validator(mode="after")
@@ -107,22 +107,22 @@ class Descriptor(shelf.Strict):
         return self
 
     def table(self) -> ClassTable:
-        """The class table that the labels are decoded to."""
+        """Return the class table that the labels are decoded to."""
         if isinstance(self.classes, dict):
             return ClassTable(title=self.title, colors=self.classes)
         return class_table(self.classes)
 
 
 def class_table(name: str) -> ClassTable:
-    """The class table `datasets/classes/NAME.toml`, or a TOML path."""
+    """Return the class table `datasets/classes/NAME.toml`, or the one in a TOML file given by its path."""
     return shelf.read(shelf.find("datasets/classes", name), ClassTable)
 
 
 def load(name: str) -> Descriptor:
-    """The descriptor of a dataset on the shelf, or of a TOML path.
+    """Return the descriptor `datasets/NAME.toml`, or the one in a TOML file given by its path.
 
     Raises:
-        SdaError: no such file, a fault in it, or ids that name classes outside its table.
+        SdaError: the file is missing or invalid, or `ids` or `maps` name classes that are not in its table.
     """
     path = shelf.find("datasets", name)
     descriptor = shelf.read(path, Descriptor)
@@ -140,9 +140,9 @@ def load(name: str) -> Descriptor:
 
 
 def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
-    """Value in a label file → train id (255 for void), for one encoding. Values that are not keys are unknown.
+    """Map the values in label files of one encoding to train ids (255 for void). Values that are not keys are unknown.
 
-    Where `[ids]` is given, 255 counts only if `void` names it: label ids do not use it, files converted to train ids do.
+    With `[ids]`, 255 is known only if `void` lists it: label ids do not use it, but files converted to train ids do.
     """
     names = descriptor.table().names
     void = dict.fromkeys(descriptor.void, IGNORE)
@@ -155,16 +155,16 @@ def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
 
 
 def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tuple[np.ndarray, list[str]]:
-    """How the train ids of `source` become those of `target`: by equal name, or by the source's own `maps` table.
+    """Map the train ids of `source` to those of `target`: by equal names, or by the source's own `maps` table.
 
     Args:
-        target_name: the name under which `maps` lists the table.
+        target_name: the name of the target's table in `maps`.
 
     Returns:
-        A uint8 table of 256 entries (train id → train id, 255 where dropped) and the names of the classes dropped.
+        A uint8 table of 256 entries (train id → train id, 255 where dropped) and the names of the dropped classes.
 
     Raises:
-        SdaError: the map names a class that does not exist, or nothing maps at all.
+        SdaError: the map names a class that does not exist, or no class has a counterpart.
     """
     explicit = source.maps.get(target_name, {})
     table = source.table()
@@ -175,17 +175,18 @@ def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tup
                     f"{source.title}: maps.{target_name}: {name!r} = {mapped!r}: no class {word!r}{shelf.hint(word, known)}"
                 )
     places = {_plain(name): index for index, name in enumerate(target.names)}
-    lut, dropped = np.full(256, IGNORE, np.uint8), []
+    lut = np.full(256, IGNORE, np.uint8)
+    dropped: list[str] = []
     for index, name in enumerate(table.names):
-        mapped = places.get(_plain(explicit.get(name, name)))
-        if mapped is None:
+        place = places.get(_plain(explicit.get(name, name)))
+        if place is None:
             dropped.append(name)
         else:
-            lut[index] = mapped
+            lut[index] = place
     if len(dropped) == len(table.names):
         raise SdaError(
             f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
-            f"to its descriptor: class here = class there ({', '.join(target.names)})"
+            f"to its descriptor, with lines class here = class there ({', '.join(target.names)})"
             + (f"; it has maps for {', '.join(source.maps)}" if source.maps else "")
         )
     return lut, dropped

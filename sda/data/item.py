@@ -1,4 +1,4 @@
-"""One image of a dataset: its name, its files, or where it is stored."""
+"""One image of a dataset and its label: their files, or their place in a pack."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 
 
 class Stored(Protocol):
-    """An image and its label that are read from elsewhere than from files of their own."""
+    """An image and its label in a pack, not in files of their own."""
 
-    bytes: int  # of the image's file, and the SHA-256 of these in hexadecimal digits
-    sha256: str
+    bytes: int  # size of the original image file
+    sha256: str  # of the original image file, in hexadecimal digits
 
     @property
-    def path(self) -> Path: ...  # where it is read from
+    def path(self) -> Path: ...  # of the pack
 
     def image(self) -> np.ndarray: ...  # (H, W, 3) uint8
     def label(self) -> np.ndarray: ...  # (H, W) uint8, train ids of the dataset's own table
@@ -22,9 +22,12 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its path relative to the root (the portable name in split lists), its file and its label's, if any.
+    """One image.
 
-    Where it is `stored` in a pack, the files are the pack's originals and may be gone.
+    Attributes:
+        key: its path relative to the root: the portable name in split lists.
+        image, label: the files; label is None if there is none. Of an image in a pack: the original files, which may be gone.
+        stored: its place in a pack, if any.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""The images of a split: found in a dataset's folder by the layouts of its descriptor."""
+"""Find the images of a split in a dataset's folder, by the layouts of its descriptor."""
 
 import fnmatch
 import glob
@@ -18,12 +18,12 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class NoImages(SdaError):
-    """A dataset without a single image of a split."""
+    """Raised for a split without images."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of one split, sorted by key, and the label encoding of the layout they were found in."""
+    """The images of one split, sorted by key, and the label encoding of the layout that found them."""
 
     items: list[Item]
     encoding: str
@@ -31,21 +31,22 @@ class Listing:
 
     @property
     def label_pattern(self) -> str | None:
-        """Where its layout looks for labels; None where there is no layout, or it has no labels."""
+        """The layout's pattern of label files; None without a layout, or if the layout has no labels."""
         return self.layout.labels if self.layout else None
 
 
 def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
-    """Find the images of `split` below `root` and the label of each, in the first layout that finds any labels.
+    """Find the images of `split` below `root` and their labels, by the first layout that finds any labels.
 
-    Where no layout finds labels, the first that finds images counts: an unlabelled set.
+    If no layout finds labels, the first that finds images is used: the split is unlabelled.
 
     Raises:
-        SdaError: the root is missing, or no layout finds an image; says what was looked for.
+        SdaError: the root is missing, or a folder cannot be read.
+        NoImages: no layout finds an image; the message names the patterns.
     """
     get = f"; {descriptor.download}" if descriptor.download else ""
     if not _is_dir(root):
-        what = "is a file: here the folder itself is needed" if root.is_file() else f"does not exist{get}"
+        what = "is a file: give the folder itself" if root.is_file() else f"does not exist{get}"
         raise SdaError(f"{descriptor.title}: the folder {root} {what}")
     tried, unlabelled = [], None
     for layout in descriptor.layout:
@@ -74,13 +75,18 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     if unlabelled:
         return unlabelled
     if not tried:
-        raise NoImages(f"{descriptor.title}: no layout of its descriptor holds a split {split!r}")
+        raise NoImages(f"{descriptor.title}: no layout of its descriptor has a split {split!r}")
     looked = " and ".join(dict.fromkeys(tried))
     raise NoImages(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{get}")
 
 
 def list_splits(descriptor: Descriptor, root: Path, splits: Sequence[str] = ("train", "val")) -> dict[str, Listing]:
-    """Those of the splits that have images below `root`. SdaError as `list_items`, and when none of them has images."""
+    """List the given splits that have images below `root`.
+
+    Raises:
+        SdaError: as `list_items`.
+        NoImages: none of the splits has images.
+    """
     listings, errors = {}, []
     for split in splits:
         try:
@@ -93,10 +99,10 @@ def list_splits(descriptor: Descriptor, root: Path, splits: Sequence[str] = ("tr
 
 
 def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listing) -> list[str]:
-    """Label files of the listing's layout that go with none of its images, relative to the root."""
+    """Return the label files of the listing's layout that belong to none of its images, relative to the root."""
     layout = listing.layout
     if layout is None or layout.labels is None or layout.list is not None:
-        return []  # beside a list, other labels are nobody's fault
+        return []  # the list may select some of the labelled images
     pattern, expression = compile_pattern(layout.labels, {"split": descriptor.splits.get(split, split)})
     used = {item.label for item in listing.items}
     paths = (path for path in _find(root, pattern) if path not in used and not path.name.startswith("."))
@@ -104,7 +110,7 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
 
 
 def list_folder(folder: Path) -> Listing:
-    """Every image in a folder and the folders below it, without labels."""
+    """List every image in a folder and the folders below it, without labels."""
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such folder of unlabelled images")
     found = (place / name for place, names in walk(folder) for name in names)
@@ -115,10 +121,10 @@ def list_folder(folder: Path) -> Listing:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """The folder and all below it, with the names of the files in each; hidden ones are passed over, links followed, once.
+    """Yield a folder and all folders below it, each with the names of its files. Skips hidden ones; follows links once.
 
     Raises:
-        SdaError: a folder cannot be looked into.
+        SdaError: a folder cannot be read.
     """
     seen = set()
     for place, below, names in os.walk(folder, onerror=_no_access, followlinks=True):
@@ -128,10 +134,10 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _find(root: Path, pattern: str) -> Iterator[Path]:
-    """What matches a glob pattern below `root`. Unlike pathlib's, this does not pass over folders that cannot be read.
+    """Yield what matches a glob pattern below `root`. Unlike pathlib's glob, this does not skip unreadable folders.
 
     Raises:
-        SdaError: names the folder.
+        SdaError: a folder cannot be read.
     """
     *heads, last = pattern.split("/")
     folders = [root]
@@ -142,7 +148,7 @@ def _find(root: Path, pattern: str) -> Iterator[Path]:
 
 
 def _matches(folder: Path, part: str) -> list[Path]:
-    """The entries of a folder that match one part of a pattern."""
+    """Return the entries of a folder that match one part of a pattern."""
     if part == "..":
         return [folder / part]
     try:
@@ -166,11 +172,11 @@ def _is_dir(path: Path) -> bool:
 
 
 def _no_access(error: OSError) -> NoReturn:
-    raise SdaError(f"{error.filename}: cannot be looked into ({error.strerror}); mend its permissions") from None
+    raise SdaError(f"{error.filename}: cannot be read ({error.strerror}); fix its permissions") from None
 
 
 def compile_pattern(pattern: str, words: dict[str, str]) -> tuple[str, re.Pattern]:
-    """A layout pattern as a glob and as a regular expression that captures its words."""
+    """Return a layout pattern as a glob and as a regular expression that captures its words."""
     globbed, expression, seen = "", "", set()
     for part in re.split(r"({\w+})", pattern):
         word = part[1:-1] if part.startswith("{") else None

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sda.data.assemble import Count, Data, all_images, evaluation_set, ignore_count
+from sda.data.assemble import Data
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
+from sda.data.evaluation import all_images, evaluation_set
 from sda.data.files import read_image
 from sda.errors import SdaError
 from sda.models.build import build_network
@@ -23,6 +24,7 @@ from sda.recipe import Recipe
 from sda.runs import checkpoint
 from sda.scoring.inference import predict_logits
 from sda.shelf import check
+from sda.system.counting import Count, ignore_count
 from sda.system.devices import pick_device
 
 LARGE = 2.0  # times the pixels of the training's images: such an image is taken in windows
@@ -89,7 +91,7 @@ class Run:
     def all_images(
         self, dataset: str = "", root: str = "", split: str = "train", progress: Count = ignore_count
     ) -> tuple[Dataset, Path, list[str]]:
-        """Every image of a split of any dataset, or of a folder, as the network takes it: see `sda.data.assemble.all_images`."""
+        """Every image of a split of any dataset, or of a folder, at the network's size: see `sda.data.evaluation.all_images`."""
         dataset = _as_in_recipes(dataset or self.recipe.target)
         place = root or self._root_of(dataset)
         return all_images(self.table_name, self.table, self.protocol().input, dataset, place, split, progress)

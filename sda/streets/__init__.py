@@ -1,11 +1,11 @@
-"""The embedded data set "streets": drawn road scenes with the 19 Cityscapes classes, so that a demo needs no download.
+"""The embedded dataset "streets": drawn road scenes with the 19 Cityscapes classes, so that a demo needs no download.
 
-Two worlds share one meaning of the labels and little else. *game*, the labelled source, is clean, saturated and sunny;
-*camera*, the target, is muted, hazy, textured and noisy, and varies a lot from picture to picture. `render` draws one
-scene, `write` puts a whole set on disk in the layouts of GTA5 (game) and Cityscapes (camera), for their own readers.
+Its two worlds have the same classes but look different. *game*, the labelled source, is clean, saturated and sunny; *camera*,
+the target, is muted, hazy, textured and noisy, and varies a lot from image to image. `render` draws one scene; `write` writes
+the whole dataset in the layouts of GTA5 (game) and Cityscapes (camera).
 
-From the bottom up: labels, worlds (what tells the domains apart), canvas (camera and paint), street (plan and ground),
-roadside and traffic (what stands and moves there), film (picture to photograph), scene (`render`), files (`write`).
+From the bottom up: labels, worlds (the differences between the domains), canvas (camera and paint), street (plan and ground),
+roadside and traffic (objects), film (lens and noise), scene (`render`), files (`write`).
 """
 
 from sda.streets.files import COUNT, TRAIN_CITIES, VAL_CITIES, VAL_OFFSET, write

@@ -1,4 +1,4 @@
-"""A whole set on disk, in the layouts of GTA5 and Cityscapes."""
+"""Write the whole dataset, in the layouts of GTA5 and Cityscapes."""
 
 import json
 import multiprocessing
@@ -15,13 +15,13 @@ from sda.errors import SdaError
 from sda.streets.labels import COLOURS, LABEL_IDS
 from sda.streets.scene import VERSION, render
 
-GAME_COUNT, TRAIN_COUNT, VAL_COUNT = 320, 320, 60  # pictures in the default set
+GAME_COUNT, TRAIN_COUNT, VAL_COUNT = 320, 320, 60  # images in the default dataset
 COUNT = GAME_COUNT + TRAIN_COUNT + VAL_COUNT
 TRAIN_CITIES = ("aldheim", "brunnau", "carsted", "dorvik")
 VAL_CITIES = ("elmsund", "farnholt")
-VAL_OFFSET = 1_000_000  # camera scenes from here on are for validation, however many are for training
+VAL_OFFSET = 1_000_000  # number of the first validation scene, independent of the number of training scenes
 
-Job = tuple[str, int, str, str]  # domain, index, where the image goes and where its label, relative to the root
+Job = tuple[str, int, str, str]  # domain, index, image path and label path relative to the root
 
 
 def write(
@@ -33,16 +33,16 @@ def write(
     progress: Callable[[int], None] | None = None,
     processes: int | None = None,
 ) -> None:
-    """Write the set: `root`/game as GTA5 lays it out, `root`/camera as Cityscapes does. All of it or nothing.
+    """Write the dataset: `root`/game in the layout of GTA5, `root`/camera in that of Cityscapes. Writes all of it or nothing.
 
     Args:
-        root: a folder that does not exist, is empty, or holds this very set (then nothing happens).
-        game, camera_train, camera_val: how many pictures of each.
-        progress: called with the number of pictures done so far.
-        processes: how many draw at once; as many as there are cores by default.
+        root: a folder that does not exist, is empty, or holds this dataset already (then nothing happens).
+        game, camera_train, camera_val: number of images of each.
+        progress: called with the number of images drawn so far.
+        processes: number of processes; one per core by default.
 
     Raises:
-        SdaError: `root` holds something else (it is left as it is), or a number is negative.
+        SdaError: `root` holds something else, which is not changed, or a number is negative.
     """
     if min(seed, game, camera_train, camera_val) < 0:
         raise SdaError(f"streets: seed and counts cannot be negative: {seed}, {game}, {camera_train}, {camera_val}")
@@ -63,7 +63,7 @@ def write(
 
 
 def holds(root: Path, wanted: dict[str, int]) -> bool:
-    """Whether `root` is the wanted set already; False if there is room for it, an error if not."""
+    """Return whether `root` holds the wanted dataset; False if it is missing or empty. Raises SdaError if it holds another."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     note = root / "streets.json"
@@ -73,13 +73,14 @@ def holds(root: Path, wanted: dict[str, int]) -> bool:
         found = "a streets.json that is not JSON"
     if found != wanted:
         raise SdaError(
-            f"{root} is not the set asked for: expected {wanted}, found {found}; "
-            "nothing was changed: name another folder, or remove this one yourself"
+            f"{root} is not the requested dataset: expected {wanted}, found {found}; "
+            "nothing was changed: choose another folder, or remove this one"
         )
     return True
 
 
 def jobs(game: int, camera_train: int, camera_val: int) -> Iterator[Job]:
+    """Yield a job per scene."""
     for index in range(game):
         yield "game", index, f"game/images/{index + 1:05d}.png", f"game/labels/{index + 1:05d}.png"
     for split, count, cities, first in (
@@ -94,6 +95,7 @@ def jobs(game: int, camera_train: int, camera_val: int) -> Iterator[Job]:
 
 
 def draw_all(folder: Path, seed: int, todo: list[Job], progress: Callable[[int], None], processes: int) -> None:
+    """Draw all scenes, in one process or several."""
     batches, done = [todo[start : start + 8] for start in range(0, len(todo), 8)], 0
     if processes == 1 or len(batches) < 2:
         for batch in batches:
@@ -112,7 +114,7 @@ def draw_all(folder: Path, seed: int, todo: list[Job], progress: Callable[[int],
 
 
 def draw_jobs(folder: Path, seed: int, batch: list[Job]) -> int:
-    """Render and save a batch of scenes; returns how many."""
+    """Render and save a batch of scenes; returns their number."""
     to_id = np.zeros(256, np.uint8)
     to_id[:19] = LABEL_IDS
     palette = np.zeros((256, 3), np.uint8)
@@ -120,7 +122,7 @@ def draw_jobs(folder: Path, seed: int, batch: list[Job]) -> int:
     for domain, index, image_path, label_path in batch:
         image, label = render(domain, seed, index)
         picture = Image.fromarray(to_id[label])
-        if domain == "game":  # as in GTA5: the index is the id, the palette shows the colour
+        if domain == "game":  # as in GTA5: the index is the id, the palette its colour
             picture.putpalette(palette.tobytes())
         Image.fromarray(image).save(folder / image_path, compress_level=3)
         picture.save(folder / label_path, compress_level=3)

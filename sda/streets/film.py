@@ -1,4 +1,4 @@
-"""Lens and film: from a finished canvas to a photograph of it."""
+"""Lens and film: turn a finished canvas into a photograph."""
 
 from functools import lru_cache
 
@@ -11,17 +11,17 @@ from sda.streets.street import Street
 
 
 def develop(canvas: Canvas, street: Street) -> tuple[np.ndarray, np.ndarray]:
-    """Bring picture and labels to their size and put the picture through lens and film."""
+    """Return image and labels at their final size, the image with blur, exposure, vignette and noise: uint8 (H, W, 3), (H, W)."""
     rng, light = canvas.rng, canvas.light
     label = np.asarray(canvas.label)[::2, ::2].copy()
-    picture = np.asarray(canvas.image.reduce(2), np.float32)
+    picture: np.ndarray = np.asarray(canvas.image.reduce(2), np.float32)
     if light.texture:
         picture = add_texture(picture, label, canvas, street)
     if light.blur:
         picture = gaussian_filter(picture, (light.blur, light.blur, 0))
     height, width = label.shape
     y, x = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[None, :, None]
-    picture = picture / 255 * np.float32(light.gain) * (1 - light.vignette * (x * x + y * y) / 2).astype(np.float32)
+    picture = picture / 255 * np.array(light.gain, np.float32) * (1 - light.vignette * (x * x + y * y) / 2).astype(np.float32)
     picture = 255 * np.clip(picture, 0, 1) ** np.float32(light.gamma)
     if light.noise:
         picture += light.noise * rng.standard_normal(picture.shape, np.float32)
@@ -29,7 +29,7 @@ def develop(canvas: Canvas, street: Street) -> tuple[np.ndarray, np.ndarray]:
 
 
 def add_texture(picture: np.ndarray, label: np.ndarray, canvas: Canvas, street: Street) -> np.ndarray:
-    """Roughen asphalt, grass, masonry and leaves; `picture` is float32 (H, W, 3), `label` (H, W)."""
+    """Add texture to asphalt, grass, masonry and leaves. `picture` is float32 (H, W, 3), `label` uint8 (H, W)."""
     ground, masonry, foliage = texture_tiles()
     height, width = label.shape
     u = np.arange(width, dtype=np.float32)[None] * 2 - canvas.centre
@@ -54,7 +54,7 @@ def add_texture(picture: np.ndarray, label: np.ndarray, canvas: Canvas, street: 
 
 @lru_cache(maxsize=1)
 def texture_tiles() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Wrapping noise of unit deviation for ground, masonry and leaves, (256, 256) each; 16 texels are a metre."""
+    """Return periodic noise of unit standard deviation for ground, masonry and leaves, (256, 256) each; 16 texels are a metre."""
     rng = np.random.default_rng(0)
 
     def noise(*sigma: float) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""What stands along the street: houses, parks, walls and fences; trees; lamps, signs, traffic lights and bins.
+"""Objects along the street: houses, parks, walls and fences; trees; lamps, signs, traffic lights and bins.
 
-`put_*` chooses places, casts shadows and queues; `draw_*` draws one thing when its turn comes.
+`put_*` chooses places, draws shadows and queues objects; `draw_*` draws one object, or queues its parts.
 """
 
 import math
@@ -13,11 +13,11 @@ from sda.streets.labels import BUILDING, FENCE, LIGHT, POLE, SIGN, VEGETATION, V
 from sda.streets.street import FAR, Street
 from sda.streets.worlds import GAME
 
-# --- what lines the street
+# --- both sides of the street
 
 
 def line_street(canvas: Canvas, street: Street) -> None:
-    """Cut both sides into stretches and put houses, a park, a wall or a fence along each."""
+    """Divide both sides into stretches and put houses, a park, a wall or a fence along each."""
     rng, linings = canvas.rng, canvas.world.linings
     draw = {"houses": put_houses, "park": put_park, "wall": put_wall, "fence": put_fence}
     for side in (-1, 1):
@@ -27,7 +27,7 @@ def line_street(canvas: Canvas, street: Street) -> None:
             end = min(z + rng.uniform(15, 50), FAR)
             if street.junction and z < street.junction[0] - 6 < end:
                 end = street.junction[0] - 3
-            if street.crosses(z, end):
+            if street.junction and street.crosses(z, end):
                 z = street.junction[1] + 3
                 continue
             draw[kind](canvas, street.walk[side], side, z, end)
@@ -35,6 +35,7 @@ def line_street(canvas: Canvas, street: Street) -> None:
 
 
 def put_houses(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
+    """A row of houses, some with gaps between them."""
     rng, world = canvas.rng, canvas.world
     while z0 < z1 - 3:
         end = min(z0 + rng.uniform(8, 20), z1)
@@ -44,7 +45,7 @@ def put_houses(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> Non
 
 
 def draw_house(canvas: Canvas, x: float, side: int, z0: float, z1: float, storeys: int, pitched: bool) -> None:
-    """Queue a house bay by bay, so that what stands before it is sorted right."""
+    """Queue a house bay by bay, so that objects in front of it are drawn after it."""
     rng = canvas.rng
     wall, shop, roof, glass = (canvas.pick(name) for name in ("house", "house", "roof", "glass"))
     front, end = canvas.facing(-side, 0, 0), canvas.facing(0, 0, -1)
@@ -103,7 +104,7 @@ def put_wall(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
 
 
 def put_fence(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """A fence one can see through; as in Cityscapes its gaps are fence too."""
+    """A transparent fence; its gaps are labelled fence, as in Cityscapes."""
     rng, height, colour = canvas.rng, canvas.rng.uniform(1.1, 2.0), canvas.pick("fence")
     put_backdrop(canvas, x, side, z0, z1)
     bars = rng.uniform(0.35, 0.8)
@@ -120,7 +121,7 @@ def put_fence(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None
 
 
 def put_backdrop(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """What shows above a wall or through a fence."""
+    """Houses or a park behind a wall or a fence."""
     if canvas.rng.random() < 0.5:
         put_houses(canvas, x + side * canvas.rng.uniform(3, 8), side, z0, z1)
     else:
@@ -166,7 +167,7 @@ def draw_bush(canvas: Canvas, x: float, z: float, size: float) -> None:
 
 
 def heap_leaves(canvas: Canvas, x: float, y: float, z: float, rx: float, ry: float, count: int) -> None:
-    """Many leafy discs, light above and dark below."""
+    """Many discs of leaves, light above and dark below."""
     rng, colour = canvas.rng, canvas.pick("leaf")
     canvas.disc(x, y, z, rx, ry, toned(colour, 0.8), VEGETATION)
     for dx, dy in sorted(rng.uniform(-0.8, 0.8, (count if z < 45 else 3, 2)).tolist(), key=lambda spot: spot[1]):
@@ -215,7 +216,7 @@ def draw_sign(canvas: Canvas, x: float, z: float, side: int) -> None:
 
 
 def draw_signal(canvas: Canvas, x: float, z: float, side: int) -> None:
-    """A traffic light on a post, in the game also hanging over the road."""
+    """A traffic light on a post; in the game world, another one hangs over the road."""
     low, lit = canvas.rng.uniform(2.2, 2.8), int(canvas.rng.integers(3))
     spots = [(x, low)]
     if canvas.world is GAME:
@@ -231,7 +232,7 @@ def draw_signal(canvas: Canvas, x: float, z: float, side: int) -> None:
 
 
 def draw_bin(canvas: Canvas, x: float, z: float, side: int) -> None:
-    """Something none of the 19 classes names."""
+    """A bin: an object outside the 19 classes."""
     x += side * 0.6
     canvas.panel(x - 0.3, x + 0.3, 0, 1.0, z, (60, 70, 66), VOID)
     canvas.panel(x - 0.34, x + 0.34, 1.0, 1.12, z, (40, 46, 44), VOID)

@@ -1,4 +1,4 @@
-"""One scene, from its number to its picture and labels."""
+"""Draw one scene: its image and its labels."""
 
 import numpy as np
 
@@ -11,18 +11,18 @@ from sda.streets.street import draw_ground, draw_sky, plan
 from sda.streets.traffic import put_cycles, put_people, put_traffic
 from sda.streets.worlds import WORLDS
 
-VERSION = 2  # goes up whenever the pictures change
+VERSION = 2  # increased whenever the images change
 
 
 def render(domain: str, seed: int, index: int, height: int = 128, width: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one scene: the same (domain, seed, index) and size always give the same picture.
+    """Draw one scene. The same (domain, seed, index) and size always give the same image.
 
     Args:
         domain: "game" (source) or "camera" (target).
-        seed, index: not negative; the scene's number within the set of that seed.
+        seed: of the dataset, not negative. index: number of the scene, not negative.
 
     Returns:
-        The picture, uint8 RGB (height, width, 3), and its labels, uint8 (height, width): train ids 0..18 or 255 (void).
+        The image, uint8 RGB (height, width, 3), and its labels, uint8 (height, width): train ids 0..18 or 255 (void).
 
     Raises:
         SdaError: the domain is unknown.
@@ -34,7 +34,7 @@ def render(domain: str, seed: int, index: int, height: int = 128, width: int = 2
     street = plan(canvas)
     draw_sky(canvas)
     draw_ground(canvas, street)
-    for put in (line_street, put_traffic, put_furniture, put_people, put_cycles):  # casts shadows now, stands up later
+    for put in (line_street, put_traffic, put_furniture, put_people, put_cycles):  # draw shadows now, objects later
         put(canvas, street)
     canvas.draw_waiting()
     if canvas.rng.random() < world.bonnet:
@@ -43,7 +43,7 @@ def render(domain: str, seed: int, index: int, height: int = 128, width: int = 2
 
 
 def draw_bonnet(canvas: Canvas) -> None:
-    """The own car at the lower edge: void."""
+    """Draw the bonnet of the camera's own car at the lower edge: void."""
     colour, top = canvas.pick("car"), canvas.height * canvas.rng.uniform(0.9, 0.95)
     box = (-0.1 * canvas.width, top, 1.1 * canvas.width, 1.5 * canvas.height)
     canvas.pen.ellipse(box, fill=colour)

@@ -1,4 +1,4 @@
-"""The plan of a street, and what lies under and behind everything else: ground, sky and skyline."""
+"""The plan of a street, and everything behind the objects: ground, sky and skyline."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -8,7 +8,7 @@ import numpy as np
 from sda.streets.canvas import WHITE, Canvas, blend, toned
 from sda.streets.labels import BUILDING, ROAD, SIDEWALK, TERRAIN, VEGETATION
 
-FAR = 150.0  # metres; where the street ends and the skyline begins
+FAR = 150.0  # metres; the street ends and the skyline begins here
 
 
 @dataclass
@@ -21,13 +21,14 @@ class Street:
     walk: dict[int, float]  # the far side of the sidewalk, where houses or gardens begin
     verge: dict[int, float]  # width of the strip of grass at the kerb
     junction: tuple[float, float] | None
-    taken: list[tuple[float, float, float]] = field(default_factory=list)  # x, z and half length of what stands there
+    taken: list[tuple[float, float, float]] = field(default_factory=list)  # x, z and half length of each object
 
     def crosses(self, z0: float, z1: float) -> bool:
+        """Return whether a stretch overlaps the junction."""
         return self.junction is not None and z0 < self.junction[1] and z1 > self.junction[0]
 
     def take(self, x: float, z: float, half: float) -> bool:
-        """Reserve a place; False if it is taken."""
+        """Reserve a place for an object; returns False if it is taken."""
         if any(abs(x - x1) < 1.9 and abs(z - z1) < half + half1 + 0.6 for x1, z1, half1 in self.taken):
             return False
         self.taken.append((x, z, half))
@@ -35,6 +36,7 @@ class Street:
 
 
 def plan(canvas: Canvas) -> Street:
+    """Draw a random plan."""
     world, rng = canvas.world, canvas.rng
     lanes = int(rng.integers(world.lanes[0], world.lanes[1] + 1))
     middle = -(int(rng.integers(lanes)) + 0.5) * world.lane
@@ -47,11 +49,11 @@ def plan(canvas: Canvas) -> Street:
 
 
 def draw_sky(canvas: Canvas) -> None:
-    """A gradient, some clouds, and a skyline of houses and trees at the end of the world."""
+    """Draw a gradient, some clouds, and a skyline of houses and trees."""
     rng, (top, low) = canvas.rng, canvas.light.sky
-    for v in range(0, int(canvas.horizon) + 2, 2):
-        share = min(1, v / canvas.horizon)
-        canvas.pen.rectangle((0, v, canvas.width, v + 1), fill=blend(top, low, share))
+    for row in range(0, int(canvas.horizon) + 2, 2):
+        share = min(1, row / canvas.horizon)
+        canvas.pen.rectangle((0, row, canvas.width, row + 1), fill=blend(top, low, share))
     for _ in range(rng.poisson(canvas.light.clouds)):
         u, v, size = rng.uniform(0, canvas.width), rng.uniform(0, 0.7 * canvas.horizon), rng.uniform(20, 50)
         for _ in range(7):
@@ -69,7 +71,7 @@ def draw_sky(canvas: Canvas) -> None:
 
 
 def draw_ground(canvas: Canvas, street: Street) -> None:
-    """Grass, sidewalks, kerbs, road and markings, in slices so that haze and bends follow the depth."""
+    """Draw grass, sidewalks, kerbs, road and markings, in slices so that haze and bends follow the depth."""
     rng = canvas.rng
     bright = canvas.facing(0, 1, 0)
     paint = {name: toned(canvas.pick(name), bright) for name in ("road", "walk", "kerb", "grass", "line")}

@@ -1,6 +1,6 @@
-"""Who is on the street: vehicles, walkers, and two-wheelers with and without riders.
+"""Objects on the street: vehicles, pedestrians, and two-wheelers with and without riders.
 
-`put_*` chooses places, casts shadows and queues; `draw_*` draws one of them when its turn comes.
+`put_*` chooses places, draws shadows and queues objects; `draw_*` draws one object.
 """
 
 import math
@@ -14,13 +14,14 @@ from sda.streets.labels import BICYCLE, CAR, MOTORCYCLE, PERSON, RIDER, TRAIN
 from sda.streets.street import FAR, Street
 from sda.streets.worlds import Colour, Shape
 
+Spot = tuple[float, float]  # along the vehicle, up
 GLASS, SKIN = (44, 56, 68), (205, 160, 130)
 
 # --- vehicles
 
 
 def put_traffic(canvas: Canvas, street: Street) -> None:
-    """Vehicles in the lanes, across the junction and parked at the kerbs; the big and rare ones choose first."""
+    """Vehicles in the lanes, on the junction and parked at the kerbs. Large and rare ones are placed first."""
     rng, world = canvas.rng, canvas.world
     for name, shape in (("tram", world.tram), ("bus", world.bus), ("truck", world.truck)):
         for _ in range(rng.poisson(world.often[name])):
@@ -38,11 +39,13 @@ def put_traffic(canvas: Canvas, street: Street) -> None:
 
 
 def drive(canvas: Canvas, street: Street, shape: Shape, paint: str, nearest: float) -> None:
+    """Put a vehicle in a lane, or on the junction across the street."""
     rng, lane = canvas.rng, canvas.world.lane
     if street.junction and rng.random() < 0.3:
         way = rng.choice([-1, 1])
         z = street.junction[0] + (0.3 if way > 0 else 0.7) * (street.junction[1] - street.junction[0])
-        return put_vehicle(canvas, street, shape, paint, rng.uniform(-14, 14), z, way * math.pi / 2)
+        put_vehicle(canvas, street, shape, paint, rng.uniform(-14, 14), z, way * math.pi / 2)
+        return
     way = rng.choice([-1, 1])
     x = street.middle + way * (rng.integers(street.lanes) + 0.5) * lane
     z = nearest + rng.uniform(0, 1) ** 1.5 * 45
@@ -59,7 +62,7 @@ def lay_rails(canvas: Canvas, x: float) -> None:
 
 
 def put_vehicle(canvas: Canvas, street: Street, shape: Shape, paint: str, x: float, z: float, heading: float) -> None:
-    """Queue a vehicle with its middle at (x, z); heading 0 drives away, pi comes towards the camera."""
+    """Queue a vehicle with its centre at (x, z); heading 0 drives away from the camera, pi towards it."""
     half = shape.length / 2
     if z - half * abs(math.cos(heading)) < 3 or not street.take(x, z, half):
         return
@@ -67,26 +70,26 @@ def put_vehicle(canvas: Canvas, street: Street, shape: Shape, paint: str, x: flo
     spots = ((-half, -1), (half, -1), (half, 1), (-half, 1))
     corners = [(x + along * sin + a * cos, z + along * cos - a * sin) for along, a in spots]
     canvas.shadow(corners, max(y for _, y in shape.outline))
-    nearest = min(corners, key=lambda corner: math.hypot(*corner))  # what stands beside a long vehicle is behind it
+    nearest = min(corners, key=lambda corner: math.hypot(*corner))  # objects beside a long vehicle are drawn before it
     canvas.later(*nearest, partial(draw_vehicle, canvas, shape, canvas.pick(paint), x, z, sin, cos))
 
 
 def draw_vehicle(canvas: Canvas, shape: Shape, colour: Colour, x: float, z: float, sin: float, cos: float) -> None:
-    """Draw the outline's edges as strips across the vehicle, far ones first, then the side that is seen."""
+    """Draw the edges of the outline as strips across the vehicle, the far ones first, then the visible side."""
     outline, train_id, r = shape.outline, shape.train_id, shape.radius
 
     def place(along: float, y: float, across: float) -> Point:
         a = across * shape.half_width * (1 - shape.taper * min(max((y - 0.9) / 0.5, 0), 1.2))
         return x + along * sin + a * cos, y, z + along * cos - a * sin
 
-    def strip(p, q, left: float, right: float, paint: Colour, label: int | None = None) -> None:
+    def strip(p: Spot, q: Spot, left: float, right: float, paint: Colour, label: int | None = None) -> None:
         canvas.fill([place(*p, left), place(*p, right), place(*q, right), place(*q, left)], paint, label)
 
     def wheels(across: float, size: float, paint: Colour, label: int | None = None) -> None:
         for middle in shape.wheels:
             canvas.fill([place(middle + size * r * c, r + size * r * s, across) for c, s in CIRCLE], paint, label)
 
-    def end(low, high, lamps: Colour) -> None:
+    def end(low: Spot, high: Spot, lamps: Colour) -> None:
         (l0, y0), (l1, y1), share = low, high, min(1, 0.65 / math.dist(low, high))
         heights = (0.22 * share, 0.5 * share, 0.6 * share, 0.9 * share)
         bumper, plate, edge, top = ((l0 + h * (l1 - l0), y0 + h * (y1 - y0)) for h in heights)
@@ -132,7 +135,7 @@ def draw_vehicle(canvas: Canvas, shape: Shape, colour: Colour, x: float, z: floa
 
 
 def put_people(canvas: Canvas, street: Street) -> None:
-    """Walkers on the sidewalks and before the junction, alone or in company."""
+    """Pedestrians on the sidewalks and in front of the junction, alone or in groups."""
     rng, often = canvas.rng, canvas.world.often
     for _ in range(rng.poisson(often["people"])):
         side = rng.choice([-1, 1])
@@ -186,7 +189,7 @@ MOTOR = ((-0.85, 0.6), (-0.75, 0.95), (0.0, 0.82), (0.4, 1.08), (0.68, 0.75), (0
 
 
 def draw_cycle(canvas: Canvas, x: float, z: float, turn: float, train_id: int, ridden: bool) -> None:
-    """A bicycle or motorcycle, `turn` from -1 to 1 being how much of its side shows, and its rider if ridden."""
+    """Draw a bicycle or motorcycle, with its rider if `ridden`. `turn`, -1 to 1, is how much of its side is visible."""
     motor = train_id == MOTORCYCLE
     paint = canvas.pick("car") if motor else canvas.pick("cloth")
     base, radius, tyre = (0.68, 0.32, 0.1) if motor else (0.52, 0.35, 0.05)

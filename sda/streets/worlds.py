@@ -1,4 +1,4 @@
-"""The two worlds: vehicles, light, streets, frequencies and paints of each domain, as tables.
+"""Tables of the two worlds: vehicles, light, streets, frequencies and colours of each domain.
 
 Lengths are metres; x is to the right, y up from the ground, z forward.
 """
@@ -17,17 +17,17 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Shape:
-    """A vehicle: a side view in metres (along, up), front to the right, drawn out to its width."""
+    """A vehicle: its side view in metres (along, up), with the front to the right, extruded to its width."""
 
     train_id: int
     half_width: float
     outline: tuple[tuple[float, float], ...]  # from the rear bottom over the roof to the front bottom
-    glass: tuple[int, ...]  # the outline's edges that are windows
+    glass: tuple[int, ...]  # edges of the outline that are windows
     window: tuple[float, float, float, float]  # side windows: rear, front, bottom, top
     panes: int
     wheels: tuple[float, ...]
     radius: float
-    taper: float = 0.0  # how much narrower the roof is
+    taper: float = 0.0  # the roof is narrower by this share
 
     @property
     def length(self) -> float:
@@ -36,15 +36,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Light:
-    """Sun, air and lens of one picture."""
+    """Sun, air and lens of one image."""
 
     sky: tuple[Colour, Colour]  # top and horizon
     clouds: float  # mean number
-    cloud: int  # how opaque, of 255
+    cloud: int  # opacity, of 255
     haze: float  # per metre
     sun: tuple[float, float, float]  # unit vector towards the sun
-    strength: float  # of the sun against the open sky
-    softness: int  # of shadows: how many layers
+    strength: float  # of the sun relative to the sky
+    softness: int  # of shadows: number of layers
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     gamma: float = 1.0
     texture: float = 0.0
@@ -54,7 +54,7 @@ class Light:
 
 
 def game_light(rng: Rng) -> Light:
-    """Always a fine day, at noon or in the evening."""
+    """Always good weather, at noon or in the evening."""
     sky = ((58, 128, 226), (164, 212, 250)) if rng.random() < 0.7 else ((40, 100, 205), (250, 205, 160))
     gain, gamma = (rng.uniform(0.85, 1.08),) * 3, rng.uniform(0.85, 1.2)
     return Light(sky, 4.0, cloud=150, haze=0.0012, sun=sun(rng, 0.9), strength=0.6, softness=1, gain=gain, gamma=gamma)
@@ -74,7 +74,7 @@ MOODS = (
 
 
 def camera_light(rng: Rng) -> Light:
-    """Any weather, and a camera whose exposure and white balance are seldom right."""
+    """Any weather, and a camera with imprecise exposure and white balance."""
     share = np.array([mood[1] for mood in MOODS])
     sky, _, haze, strength, warmth, gamma = MOODS[rng.choice(len(MOODS), p=share / share.sum())]
     exposure, warmth, green = rng.normal(1.0, 0.07), warmth + rng.normal(0, 0.03), rng.normal(0, 0.012)
@@ -96,7 +96,7 @@ def camera_light(rng: Rng) -> Light:
 
 
 def sun(rng: Rng, height: float) -> tuple[float, float, float]:
-    """A unit vector towards a sun to the left or right, its elevation about `height`."""
+    """Return a unit vector towards a sun to the left or right, at an elevation of about `height`."""
     x, y, z = rng.choice([-1, 1]) * rng.uniform(0.4, 1), height * rng.uniform(0.8, 1.2), rng.uniform(-0.6, 0.3)
     size = math.sqrt(x * x + y * y + z * z)
     return (x / size, y / size, z / size)
@@ -104,7 +104,7 @@ def sun(rng: Rng, height: float) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class World:
-    """What distinguishes a domain: its lens, its streets, what stands in them how often, and its paints."""
+    """The differences between the domains: lens, streets, frequencies of objects, and colours."""
 
     code: int  # part of the random seed
     light: Callable[[Rng], Light]
@@ -114,7 +114,7 @@ class World:
     lanes: tuple[int, int]  # per direction
     lane: float
     walk: tuple[float, float]
-    linings: dict[str, float]  # what lines the street
+    linings: dict[str, float]  # kinds of roadside and their shares
     storeys: tuple[int, int]
     pitched: float  # share of houses with a pitched roof
     trees: tuple[str, ...]
@@ -122,7 +122,7 @@ class World:
     truck: Shape
     bus: Shape
     tram: Shape
-    often: dict[str, float]  # mean number in a picture; "parked" and "trees" are shares of the places for them
+    often: dict[str, float]  # mean number per image; "parked" and "trees" are shares of the possible places
     paint: dict[str, tuple[Colour, ...]]
     bonnet: float
 

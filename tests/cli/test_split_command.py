@@ -73,8 +73,8 @@ def test_lists_of_others(split, world, tmp_path):
 
 
 def test_mistakes(split):
-    assert "say what to list" in split()
-    assert "say what to list" in split("--labels", 3, "--hold-out", 0.5)
+    assert "choose what to list" in split()
+    assert "choose what to list" in split("--labels", 3, "--hold-out", 0.5)
     assert "has labels for 8 training images" in split("--labels", 9)
     assert split("--labels", 3)
-    assert "list.txt: exists already; nothing is overwritten" in split("--labels", 3)
+    assert "list.txt: it exists and is not overwritten" in split("--labels", 3)

@@ -1,4 +1,4 @@
-"""Input of every awkward kind, through the doctor and a training: read right, or named in one clear line."""
+"""Unusual and faulty input, through the doctor and training: read correctly, or named in one clear line."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def field(world):
 
 @pytest.fixture
 def train(sda, world):
-    """Train once through all of the target's images; the exit status and what was shown."""
+    """Train once through all target images; returns the exit status and the output."""
     flags = ["--steps", 4, "--labels", "all", "--source", "", "--device", "cpu"]
     return lambda *more: sda("train", world.recipe, *flags, *more)
 
@@ -44,11 +44,11 @@ def label_of(image: Path) -> Path:
 
 
 def diagnose(world):
-    report, _ = examine(str(world.field), load(str(world.field)), world.root / "field", processes=1)
-    return report
+    found, _ = examine(str(world.field), load(str(world.field)), world.root / "field", processes=1)
+    return found
 
 
-# Files that cannot be used: named by the doctor with a reason, left out of training afterwards
+# Unusable files: the doctor names them with a reason, and training then skips them
 
 
 def empty(path):
@@ -91,7 +91,7 @@ def test_unusable_images(world, field, train, spoil):
     [problem] = diagnose(world).bad
     assert problem.key == NORTH and problem.kind == ("size mismatch" if spoil is other_size else "unreadable image")
     status, shown = train("--out", "run")
-    assert status == 0 and "1 pairs that sda doctor found bad are left out" in shown.err
+    assert status == 0 and "1 pairs that sda doctor found bad are skipped" in shown.err
 
 
 @pytest.mark.parametrize("spoil", [empty, truncate, web_page, other_size])
@@ -104,15 +104,15 @@ def test_unusable_labels(world, field, train, spoil):
 
 
 @pytest.mark.parametrize("spoil", [broken_link, circular_link, folder])
-def test_label_files_that_are_none(world, field, train, spoil):
-    """As good as missing: the image is unlabelled, and the doctor says so."""
+def test_label_files_that_are_not_files(world, field, train, spoil):
+    """They count as missing: the image is unlabelled, and the doctor says so."""
     spoil(label_of(field / NORTH))
     assert [problem.kind for problem in diagnose(world).problems if problem.key == NORTH] == ["no label"]
     assert train("--out", "run")[0] == 0
     assert NORTH not in Path("run/splits/labelled.txt").read_text()
 
 
-# Files that are unusual, but good: read right
+# Unusual but valid files: read correctly
 
 
 def as_16_bit_grey(image):
@@ -136,8 +136,8 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_unusual_images_are_read_right(tmp_path, mode):
-    """A smooth picture, so that what JPEG loses is little; grey modes against the grey of the original."""
+def test_unusual_images_are_read_correctly(tmp_path, mode):
+    """A smooth picture, so that JPEG loses little; grey modes are compared with the grey of the original."""
     convert, suffix, tolerance = MODES[mode]
     rows, columns = np.mgrid[:48, :64]
     original = Image.fromarray(np.stack([rows * 5, columns * 3, rows + columns], axis=2).astype(np.uint8))
@@ -151,18 +151,18 @@ def test_unusual_images_are_read_right(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_training_takes_unusual_images(world, field, train, mode):
+def test_training_accepts_unusual_images(world, field, train, mode):
     convert, _, _ = MODES[mode]
     for path in (field / "pictures/train").rglob("*.jpg"):
         with Image.open(path) as image:
             converted = convert(image.convert("RGB"))
-        converted.save(path, format="JPEG" if "JPEG" in mode else "PNG")  # whatever its name says
+        converted.save(path, format="JPEG" if "JPEG" in mode else "PNG")  # whatever the suffix says
     assert diagnose(world).bad == []
     assert train("--out", "run")[0] == 0
 
 
-def test_a_photo_that_is_turned_fits_its_label(world, field, train):
-    """EXIF says by a quarter turn: upright it has the size of its label; an image that is turned to another size has not."""
+def test_a_rotated_photo_matches_its_label(world, field, train):
+    """EXIF says a quarter turn: upright, it has the size of its label. An image that EXIF turns to another size has not."""
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(field / NORTH) as image:
@@ -177,7 +177,7 @@ def test_a_photo_that_is_turned_fits_its_label(world, field, train):
 
 
 def test_links_are_followed(world, field, train, tmp_path):
-    """A set that lives elsewhere: a link to a folder, and links to single files."""
+    """A dataset that is elsewhere: a link to a folder, and links to single files."""
     shutil.move(field / "pictures/train/north", tmp_path / "elsewhere")
     (field / "pictures/train/north").symlink_to(tmp_path / "elsewhere")
     for path in list((field / "labels/train/south").iterdir()):
@@ -206,17 +206,17 @@ def test_odd_names(world, field, train, sda):
     assert status == 0 and json.loads(shown.out)["splits"]["train"]["images"] == 8
 
 
-def test_two_data_sets_with_the_same_names(world, field, sda):
-    """Source and target whose files are called alike: nothing of one is taken for the other's."""
+def test_two_datasets_with_the_same_names(world, field, sda):
+    """Source and target have files of the same names: nothing of one is taken for the other's."""
     twin = world.root / "twin"
     shutil.copytree(field, twin)
     for path in twin.rglob("*.jpg"):
         with Image.open(path) as image:
             Image.fromarray(255 - np.asarray(image)).save(path, format="JPEG")
     label_of(twin / NORTH).write_bytes(b"")
-    report, _ = examine(str(world.field), load(str(world.field)), twin, processes=1)
-    assert [problem.key for problem in report.bad] == [NORTH]
-    assert diagnose(world).bad == [], "what was found in one folder is not held against the other"
+    found, _ = examine(str(world.field), load(str(world.field)), twin, processes=1)
+    assert [problem.key for problem in found.bad] == [NORTH]
+    assert diagnose(world).bad == [], "the findings on one folder do not affect the other"
     flags = ["--source", world.field, "--source-root", twin, "--labels", "all", "--steps", 1, "--device", "cpu"]
     assert sda("train", world.recipe, *flags, "--out", "run")[0] == 0
     lists = {name: Path(f"run/splits/{name}.txt").read_text() for name in ("source", "labelled")}
@@ -237,7 +237,7 @@ def open_field(field):
 
 @contextlib.contextmanager
 def closed(folder):
-    """Meanwhile, `folder` may not be looked into; root, whom permissions do not bind, becomes nobody."""
+    """Make `folder` unreadable for a while. Root, whom permissions do not bind, becomes the user nobody."""
     folder.chmod(0)
     root = os.geteuid() == 0
     if root:
@@ -252,15 +252,15 @@ def closed(folder):
 
 @pytest.mark.parametrize("name", ["pictures/train/north", "pictures/train", "pictures", "labels/train/south", "."])
 def test_a_folder_without_permission_is_named(world, open_field, name):
-    """Not passed over in silence, as glob does."""
+    """It is not skipped silently, as glob does."""
     described = load(str(world.field))
-    with closed(open_field / name), pytest.raises(SdaError, match=rf"{open_field / name}.*\(Permission denied\); mend its perm"):
+    with closed(open_field / name), pytest.raises(SdaError, match=rf"{open_field / name}.*\(Permission denied\); fix its perm"):
         list_items(described, open_field, "train")
     assert len(list_items(described, open_field, "train").items) == 8
 
 
 def test_a_folder_of_photos_without_permission_is_named(open_field):
-    with closed(open_field / "pictures/train/north"), pytest.raises(SdaError, match="train/north: cannot be looked into"):
+    with closed(open_field / "pictures/train/north"), pytest.raises(SdaError, match="train/north: cannot be read"):
         list_folder(open_field / "pictures")
 
 
@@ -268,10 +268,10 @@ def test_a_cache_that_cannot_be_written(world, field, train, monkeypatch, caplog
     (world.folder / "file").write_text("")
     monkeypatch.setenv("SDA_CACHE", str(world.folder / "file"))
     assert train("--out", "run")[0] == 0
-    assert "so what is read is not remembered" in caplog.text
+    assert "so the scan is not cached" in caplog.text
 
 
-# Nothing to learn from
+# No labels
 
 
 def test_no_labels(world, field, train, sda):
@@ -288,7 +288,7 @@ def test_no_validation_labels(world, field, train):
     assert status == 2 and "3 images such as pictures/val/west/08.jpg" in shown.err and "no label file for any" in shown.err
 
 
-# Encodings, before anything is trained on
+# Encodings are checked before training
 
 
 def write_gta5(root, values, count=10):
@@ -305,8 +305,11 @@ def write_gta5(root, values, count=10):
         ([7, 11, 23], ""),  # ids
         ([0, 2, 255], "the labels are train ids, not ids"),
         ([0, 2, 250], "the labels are train ids, not ids"),
-        ([0, 1, 2], "every label could be ids or train ids. Read as ids, 100% of the pixels are void, as train ids 0%"),
-        ([7, 8, 11], ""),  # could be either, but hardly any void: what the descriptor says
+        (
+            [0, 1, 2],
+            "every label could be ids or train ids: 100% of the pixels are void if they are ids, 0% if they are train",
+        ),
+        ([7, 8, 11], ""),  # could be either, but few pixels are void: the descriptor is right
     ],
 )
 def test_encoding_is_checked_before_training(tmp_path, monkeypatch, values, outcome):
@@ -322,7 +325,7 @@ def test_encoding_is_checked_before_training(tmp_path, monkeypatch, values, outc
 
 
 def test_training_refuses_another_encoding(world, sda):
-    """Labels of the source that were converted to train ids, as a setting that the user overlooked."""
+    """Labels of the source were converted to train ids, and the user overlooked it."""
     for path in (world.root / "toy").rglob("*_mask.png"):
         with Image.open(path) as image:
             lut = np.full(256, 255, np.uint8)

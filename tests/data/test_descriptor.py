@@ -1,4 +1,4 @@
-"""Descriptors: which files a layout finds, which value is which class, and how class tables map onto each other."""
+"""Descriptors: which files a layout finds, which value means which class, and how class tables map onto each other."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def found(dataset, root, split):
 
 @pytest.fixture
 def write(tmp_path):
-    """A descriptor file from the body of a TOML."""
+    """Write a descriptor from the body of a TOML file; returns its path."""
 
     def write(body, name="mine"):
         path = tmp_path / f"{name}.toml"
@@ -100,7 +100,7 @@ VOC = ["2007_000032", "2007_000039", "2007_000063"]
     "line", ["{}", "JPEGImages/{}.jpg SegmentationClassAug/{}.png", "/JPEGImages/{}.jpg /SegmentationClassAug/{}.png"]
 )
 def test_voc(tmp_path, name, line):
-    """Names alone or the customary pairs of paths; all images lie in one folder."""
+    """Names alone or the usual pairs of paths; all images are in one folder."""
     touch(tmp_path, *(f"JPEGImages/{image}.jpg" for image in VOC), *(f"SegmentationClassAug/{image}.png" for image in VOC))
     lists = tmp_path / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_a_listed_image_that_is_missing_is_named(tmp_path):
         found("voc2012", tmp_path, "train")
 
 
-def test_a_missing_list_is_told(tmp_path):
+def test_a_missing_list_is_reported(tmp_path):
     touch(tmp_path, f"JPEGImages/{VOC[0]}.jpg")
     with pytest.raises(SdaError, match=r"looked for JPEGImages/\*.jpg of ImageSets/Segmentation/trainaug.txt and"):
         found("voc2012", tmp_path, "train")
@@ -156,7 +156,7 @@ def test_words(tmp_path, write):
     assert found(name, tmp_path, "val") == {"test (old)/bonn/bonn_2.png": None}
 
 
-def test_a_label_may_live_above_the_root(tmp_path, write):
+def test_a_label_may_be_above_the_root(tmp_path, write):
     name = write(TWO + '[[layout]]\nimages = "{split}/{frame}.png"\nlabels = "../masks/{frame}.png"\n')
     touch(tmp_path, "set/train/1.png", "masks/1.png")
     [item] = list_items(descriptor.load(name), tmp_path / "set", "train").items
@@ -172,7 +172,7 @@ def test_layouts_for_one_split_each(tmp_path, write):
     assert found(name, tmp_path, "train") == {"a/1.png": None}
     assert found(name, tmp_path, "val") == {"b/2.jpg": "b/2.png"}
     assert list_items(descriptor.load(name), tmp_path, "val").encoding == "train_ids"
-    with pytest.raises(SdaError, match="no layout of its descriptor holds a split 'test'"):
+    with pytest.raises(SdaError, match="no layout of its descriptor has a split 'test'"):
         found(name, tmp_path, "test")
 
 
@@ -180,11 +180,11 @@ def test_a_layout_without_split_is_training_data(tmp_path, write):
     name = write(TWO + '[[layout]]\nimages = "{frame}.png"\n')
     touch(tmp_path, "1.png")
     assert found(name, tmp_path, "train") == {"1.png": None}
-    with pytest.raises(SdaError, match="holds a split 'val'"):
+    with pytest.raises(SdaError, match="has a split 'val'"):
         found(name, tmp_path, "val")
 
 
-def test_first_layout_that_finds_labels_is_taken_else_the_first_that_finds_images(tmp_path, write):
+def test_first_layout_that_finds_labels_is_used_else_the_first_that_finds_images(tmp_path, write):
     name = write(TWO + "".join(f'[[layout]]\nimages = "{x}/{{n}}.png"\nlabels = "{x}_gt/{{n}}.png"\n' for x in "abc"))
     touch(tmp_path, "b/1.png", "c/1.png")
     assert found(name, tmp_path, "train") == {"b/1.png": None}
@@ -207,7 +207,7 @@ def test_missing_root_is_named(tmp_path):
         found("cityscapes", tmp_path / "nowhere", "train")
 
 
-def test_missing_images_tell_what_was_looked_for(tmp_path):
+def test_missing_images_name_the_patterns(tmp_path):
     with pytest.raises(SdaError) as caught:
         found("cityscapes", tmp_path, "train")
     message = str(caught.value)
@@ -340,7 +340,7 @@ def test_void_counts_among_train_ids(write):
 
 
 def mapped(source, target):
-    """class of the source → class of the target, by the lookup table; and what was dropped."""
+    """Return class of the source → class of the target, by the lookup table, and the dropped classes."""
     there, here = descriptor.class_table(target).names, descriptor.load(source).table().names
     lut, dropped = map_classes(descriptor.load(source), target, descriptor.class_table(target))
     assert lut.dtype == np.uint8 and lut.shape == (256,)

@@ -11,7 +11,7 @@ import tiny
 import torch
 from PIL import Image
 
-from sda.data.assemble import evaluation_set
+from sda.data.evaluation import evaluation_set
 from sda.protocol import Protocol
 from sda.runs import compare, trained
 from sda.scoring.evaluate import evaluate

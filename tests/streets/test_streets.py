@@ -1,4 +1,4 @@
-"""The embedded data set: what is drawn, and what lies on disk."""
+"""The embedded dataset: what is drawn, and the files on disk."""
 
 import inspect
 import json
@@ -16,7 +16,7 @@ COUNTS = {"game": 3, "camera_train": 5, "camera_val": 3}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A small set, written in this process."""
+    """A small dataset, written in this process."""
     root = tmp_path_factory.mktemp("data") / "streets"
     streets.write(root, seed=3, **COUNTS, processes=1)
     return root
@@ -105,7 +105,7 @@ def test_labels_are_encoded_as_in_the_real_sets(root):
 
 def test_writing_again_changes_nothing(root, monkeypatch):
     before = files(root)
-    monkeypatch.setattr("sda.streets.files.draw_all", lambda *_: pytest.fail("drew again"))
+    monkeypatch.setattr("sda.streets.files.draw_all", lambda *_: pytest.fail("it was drawn again"))
     streets.write(root, seed=3, **COUNTS)
     assert files(root) == before
 

@@ -1,4 +1,4 @@
-"""The list of pairs that `sda doctor` found bad, which splits, packs and training leave out. It lies beside the scan's cache."""
+"""The list of pairs that `sda doctor` found bad, which splits, packs and training skip. It is kept beside the scan's cache."""
 
 import hashlib
 import json
@@ -13,28 +13,31 @@ from sda.system.atomic import written_whole
 logger = logging.getLogger(__name__)
 
 
-def write_bad(root: Path, descriptor: Descriptor, looked_at: dict[str, Item], bad: list[tuple[str, str]]) -> None:
-    """Put pairs on the list of the dataset in `root`; of images that were not looked at, what is known stays.
+def write_bad(root: Path, descriptor: Descriptor, examined: dict[str, Item], bad: list[tuple[str, str]]) -> None:
+    """Update the list of the dataset in `root`. Entries of images that were not examined stay.
 
     Args:
-        descriptor: by which they were judged. looked_at: key → item. bad: (key, why).
+        descriptor: the one that the pairs were judged by.
+        examined: key → item.
+        bad: (key, reason) of each bad pair.
     """
     path, judge = _file(root), _fingerprint(descriptor)
-    lines = [entry for entry in _read(path) if entry["key"] not in looked_at and entry["judge"] == judge]
+    lines = [entry for entry in _read(path) if entry["key"] not in examined and entry["judge"] == judge]
     for key, why in bad:
-        image, label = stats_of(looked_at[key])
+        image, label = stats_of(examined[key])
         lines.append({"key": key, "why": why, "image": image, "label": label, "judge": judge})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
     except OSError as error:
-        logger.warning("%s cannot be written, so training will not know of the bad pairs: %s", path, error.strerror)
+        logger.warning("%s cannot be written, so training will not skip the bad pairs: %s", path, error.strerror)
 
 
 def bad_pairs(root: Path, items: list[Item], descriptor: Descriptor) -> dict[str, str]:
-    """Of `items`, those on the list: key → why. Not those whose files have changed since, or that another descriptor judged."""
-    judge, listed = _fingerprint(descriptor), {}
+    """Return key → reason for the listed items. Skips entries of changed files and those judged by another descriptor."""
+    judge = _fingerprint(descriptor)
+    listed: dict[str, dict] = {}
     for entry in _read(_file(root)):
         if entry["judge"] == judge:
             listed.setdefault(entry["key"], entry)
@@ -49,13 +52,13 @@ def _file(root: Path) -> Path:
 
 
 def _fingerprint(descriptor: Descriptor) -> str:
-    """What decides whether a pair is bad: another one judges anew."""
-    said = descriptor.model_dump(include={"ids", "void", "void_colors", "layout", "splits"})
-    return hashlib.sha256(json.dumps([said, descriptor.table().colors]).encode()).hexdigest()[:16]
+    """Return a hash of what decides whether a pair is bad: with another one, the verdicts are stale."""
+    judged_by = descriptor.model_dump(include={"ids", "void", "void_colors", "layout", "splits"})
+    return hashlib.sha256(json.dumps([judged_by, descriptor.table().colors]).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> list[dict]:
-    """The entries; lines that are cut off or not ours are passed over."""
+    """Return the entries; skips lines that are incomplete or not ours."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

@@ -1,8 +1,9 @@
-"""`sda init-dataset`: look at a folder and propose a descriptor for it, as TOML for the user to edit."""
+"""`sda init-dataset`: propose a descriptor for a folder, as TOML for the user to edit."""
 
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,18 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-SAMPLES = 24  # label files whose values are read
-FEW = 4  # files of a folder that decide what the folder holds
+SAMPLES = 24  # number of label files whose values are read
+FEW = 4  # number of files that decide what a folder holds
 
 
 def propose(root: Path) -> tuple[str, list[str]]:
-    """A descriptor for the images and labels in `root`.
+    """Propose a descriptor for the images and labels in `root`.
 
     Returns:
-        The TOML text, and notes on what was guessed.
+        The TOML text, and notes on the guesses.
 
     Raises:
-        SdaError: no images.
+        SdaError: `root` is not a folder, cannot be read, or holds no images.
     """
     if not root.is_dir():
         raise SdaError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
@@ -47,7 +48,7 @@ def propose(root: Path) -> tuple[str, list[str]]:
     pairs = _pair(images, folders, labels)
     notes = []
     if not pairs:
-        notes.append("no label files were found that go with the images: this describes images without labels")
+        notes.append("no label files match the images: this describes images without labels")
     layouts = _layouts(images, pairs)
     items = [Item(str(image), root / image, root / label) for image, label in _spread(pairs, SAMPLES)]
     findings = [finding for item in items if not (finding := look_at(item)).label_fault]
@@ -55,7 +56,7 @@ def propose(root: Path) -> tuple[str, list[str]]:
 
 
 def _folders(root: Path) -> dict[Path, list[str]]:
-    """Folder relative to the root → the names of the images in it, sorted. Hidden files and folders are passed over."""
+    """Map folders, relative to the root, to the sorted names of their images. Skips hidden files and folders."""
     folders = {}
     for folder, names in walk(root):
         files = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
@@ -65,10 +66,10 @@ def _folders(root: Path) -> dict[Path, list[str]]:
 
 
 def _label_endings(folder: Path, names: list[str]) -> list[str]:
-    """How the names of label files in a folder end, best first; empty if it holds none.
+    """Return the endings of the names of label files in a folder, best first; empty if it holds none.
 
-    A label is a lossless file of few values in large areas. Where a folder holds several kinds (ids, colours, instances),
-    each has an ending of its own.
+    A label is a lossless file of few values in large areas. If a folder holds several kinds (ids, colours, instances), each
+    kind has its own ending.
     """
     found = []
     for ending, group in _by_ending([name for name in names if Path(name).suffix.lower() not in (".jpg", ".jpeg")]).items():
@@ -83,16 +84,16 @@ def _label_endings(folder: Path, names: list[str]) -> list[str]:
 
 
 def _by_ending(names: list[str]) -> dict[str, list[str]]:
-    """Names by what follows their last digit: `a_0001_gtFine_labelIds.png` → `_gtFine_labelIds.png`."""
+    """Group names by what follows their last digit: `a_0001_gtFine_labelIds.png` → `_gtFine_labelIds.png`."""
     groups = defaultdict(list)
     for name in names:
         stem, suffix = Path(name).stem, Path(name).suffix
-        groups[re.search(r"[^0-9]*$", stem).group() + suffix if re.search(r"\d", stem) else suffix].append(name)
+        groups[re.split("[0-9]", stem)[-1] + suffix if re.search(r"\d", stem) else suffix].append(name)
     return groups
 
 
 def _values_of_label(path: Path) -> int | None:
-    """How many different values a label file has; 0 for what is no label, but a photo; None for what cannot be read."""
+    """Return the number of different values in a label file; 0 if it is a photo, None if it cannot be read."""
     try:
         values = np.asarray(open_file(path, "label", low_bytes=True))
     except FileError:
@@ -107,12 +108,14 @@ def _values_of_label(path: Path) -> int | None:
 
 
 def _holds_photos(names: list[str], label_endings: list[str]) -> bool:
-    """Whether a folder with labels holds photos beside them."""
+    """Return whether a folder with labels also holds photos."""
     return any(not name.endswith(tuple(label_endings)) for name in names)
 
 
-def _pair(images: dict, folders: dict, labels: dict) -> list[tuple[Path, Path]]:
-    """Images with their labels: in the label folder that is most like the image's, the name that begins the same."""
+def _pair(
+    images: dict[Path, list[str]], folders: dict[Path, list[str]], labels: dict[Path, list[str]]
+) -> list[tuple[Path, Path]]:
+    """Pair images with labels: the name with the same beginning, in the label folder that is most like the image's."""
     pairs = []
     for folder, names in images.items():
         photos = [name for name in names if not name.endswith(tuple(labels.get(folder, ["\0"])))]
@@ -131,53 +134,56 @@ def _pair(images: dict, folders: dict, labels: dict) -> list[tuple[Path, Path]]:
 
 
 def _beginning(stem: str, stems: dict[str, str]) -> str | None:
-    """The longest of `stems` that `stem` begins with, up to a word of its own such as _leftImg8bit."""
-    numbered = bool(re.search(r"\d", stem))  # then what is left must be, too
+    """Return the longest of `stems` that `stem` begins with; whole words such as _leftImg8bit may follow."""
+    numbered = bool(re.search(r"\d", stem))  # then the beginning must contain a digit, too
     beginnings = (shorter for shorter in _beginnings(stem) if shorter == stem or not numbered or re.search(r"\d", shorter))
     return next((shorter for shorter in beginnings if shorter in stems), None)
 
 
 def _likeness(first: Path, second: Path) -> int:
-    """How many parts two folders share, split names above all."""
+    """Return how many parts two folders share; names of splits weigh most."""
     shared = set(first.parts) & set(second.parts)
     return len(shared) + 10 * len({part for part in shared if part.lower() in SPLITS})
 
 
 def _layouts(images: dict, pairs: list[tuple[Path, Path]]) -> list[tuple[str, str | None]]:
-    """(images, labels) patterns that cover the pairs, or the images alone where nothing pairs up."""
+    """Return (images, labels) patterns that cover the pairs, or the images alone if there are no pairs."""
+    found: Sequence[tuple[Path, Path | None]] = pairs
     if not pairs:
-        pairs = [(folder / name, None) for folder, names in images.items() for name in names]
+        found = [(folder / name, None) for folder, names in images.items() for name in names]
     groups = defaultdict(list)
-    for image, label in pairs:
+    for image, label in found:
         groups[len(image.parts), image.suffix, label and len(label.parts)].append((image, label))
-    layouts = []
+    layouts: list[tuple[str, str | None]] = []
     for group in groups.values():
+        labels = [label for _, label in group if label]
         image_parts, words = _generalise([image.parts[:-1] for image, _ in group])
-        ending = _ending([image.name for image, _ in group], [label.name for _, label in group if label])
+        ending = _ending([image.name for image, _ in group], [label.name for label in labels])
         pattern = "/".join([*image_parts, "{frame}" + ending[0]])
-        if group[0][1] is None:
+        if not labels:
             layouts.append((pattern, None))
             continue
-        label_parts = _in_words([label.parts[:-1] for _, label in group], [image.parts[:-1] for image, _ in group], words)
+        label_parts = _in_words([label.parts[:-1] for label in labels], [image.parts[:-1] for image, _ in group], words)
         layouts.append((pattern, "/".join([*label_parts, "{frame}" + ending[1]])))
     return layouts
 
 
 def _generalise(folders: list[tuple[str, ...]]) -> tuple[list[str], dict[int, str]]:
-    """The parts of a pattern: what is equal everywhere stays, the rest become words. Also position → word."""
-    parts, words = [], {}
+    """Return the parts of a pattern, and position → word: parts that are equal everywhere stay, others become words."""
+    parts: list[str] = []
+    words: dict[int, str] = {}
     for position in range(len(folders[0])):
         values = {folder[position] for folder in folders}
         if all(value.lower() in SPLITS for value in values) and "split" not in words.values():
             words[position] = "split"
-        elif len(values) > 1 or re.search("[{}]", folders[0][position]):  # braces would be words
+        elif len(values) > 1 or re.search("[{}]", folders[0][position]):  # braces would be read as words
             words[position] = f"folder{len(words) + 1}"
         parts.append(f"{{{words[position]}}}" if position in words else folders[0][position])
     return parts, words
 
 
 def _in_words(labels: list[tuple[str, ...]], images: list[tuple[str, ...]], words: dict[int, str]) -> list[str]:
-    """The parts of the label's pattern in the words of the image's."""
+    """Return the parts of the label's pattern, written with the words of the image's pattern."""
     parts = []
     for position in range(len(labels[0])):
         column = [label[position] for label in labels]
@@ -187,7 +193,7 @@ def _in_words(labels: list[tuple[str, ...]], images: list[tuple[str, ...]], word
 
 
 def _composed(column: list[str], images: list[tuple[str, ...]], words: dict[int, str]) -> str:
-    """A part that contains a word, as in {split}annot; else the part as it is in the first label."""
+    """Return a part that contains a word, such as {split}annot; else the part of the first label."""
     for place, word in words.items():
         shapes = {value.replace(image[place], f"{{{word}}}", 1) for value, image in zip(column, images, strict=True)}
         if len(shapes) == 1 and f"{{{word}}}" in (shape := shapes.pop()):
@@ -196,10 +202,10 @@ def _composed(column: list[str], images: list[tuple[str, ...]], words: dict[int,
 
 
 def _ending(images: list[str], labels: list[str]) -> tuple[str, str]:
-    """What image and label names end in, after the beginning that a pair shares."""
+    """Return the endings of image and label names, after the beginning that a pair shares."""
     if not labels:
         return Path(images[0]).suffix, ""
-    endings = Counter()
+    endings: Counter[tuple[str, str]] = Counter()
     for image, label in zip(images, labels, strict=True):
         shared = _beginning(Path(image).stem, {stem: stem for stem in _beginnings(Path(label).stem)}) or Path(image).stem
         endings[image[len(shared) :], label[len(shared) :]] += 1
@@ -207,7 +213,7 @@ def _ending(images: list[str], labels: list[str]) -> tuple[str, str]:
 
 
 def _beginnings(stem: str) -> list[str]:
-    """A name, and what is left of it when words are taken off its end."""
+    """Return a name, and what remains of it as words are removed from its end."""
     beginnings = [stem]
     while (shorter := re.sub(r"[_.-]?[A-Za-z0-9]+$|[_.-]$", "", beginnings[-1])) != beginnings[-1] and shorter:
         beginnings.append(shorter)
@@ -215,7 +221,7 @@ def _beginnings(stem: str) -> list[str]:
 
 
 def _spread(things: list, count: int) -> list:
-    """About `count` of them, from all over."""
+    """Return about `count` of a list, evenly spread."""
     return things[:: max(1, -(-len(things) // count))] if things else []
 
 
@@ -225,7 +231,7 @@ def _spread(things: list, count: int) -> list:
 def _toml(root: Path, layouts: list[tuple[str, str | None]], findings: list[Finding], notes: list[str]) -> str:
     title = root.resolve().name
     head = [
-        "# Proposed by sda init-dataset: change what is marked with ?, then look at what it makes of the files:",
+        "# Proposed by sda init-dataset: edit the lines marked with ?, then check the files against it:",
         "# sda doctor THIS.toml --root DIR",
         f"title = {_text(title)}",
         'licence = "?"',
@@ -244,8 +250,8 @@ def _text(value: str) -> str:
 
 
 def _splits(root: Path, layouts: list[tuple[str, str | None]]) -> list[str]:
-    """`splits`, where the folders of the splits are not called train and val."""
-    names = {}
+    """Return the line `splits`, if the folders of the splits are not called train and val."""
+    names: dict[str, str] = {}
     for images, _ in layouts:
         before, split, _ = images.partition("{split}")
         if split:
@@ -256,12 +262,12 @@ def _splits(root: Path, layouts: list[tuple[str, str | None]]) -> list[str]:
 
 
 def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
-    """What the labels hold, as plain keys, tables, and the lines that each layout needs."""
-    values = Counter()
+    """Describe the label values: the plain keys, the tables, and the lines for each layout."""
+    values: Counter[str] = Counter()
     for finding in findings:
-        values.update(finding.values)
+        values.update(finding.values or {})
     if not values:
-        return ['classes = "cityscapes19" # ? there is no label to tell from'], [], []
+        return ['classes = "cityscapes19" # ? there are no labels to tell'], [], []
     total = sum(values.values())
     share = {value: f"{100 * count / total:.1f} % of pixels" for value, count in values.items()}
     if any(finding.kind == "rgb" for finding in findings):
@@ -274,9 +280,9 @@ def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list
         ids = [f"{value} = {_text(name)}" for value, name in cityscapes.ids.items()]
         return ['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], []
     if set(indices) <= train_ids.keys() and set(indices) & {250, 255} and len(indices) > 10:
-        notes.append("the labels seem to hold the 19 train ids of Cityscapes: if not, write a table of your own")
+        notes.append("the labels seem to hold the 19 train ids of Cityscapes: if not, write your own table")
         return ['classes = "cityscapes19" # ? if these are its train ids'], [], ['encoding = "train_ids"']
-    notes.append(f"{len(indices)} values were found in {len(findings)} labels: name the classes")
+    notes.append(f"found {len(indices)} values in {len(findings)} labels: name the classes")
     void = [index for index in indices if index in (250, 255)]
     names = {index: f"class_{index}" for index in indices if index not in void}
     classes = [f"{name} = {_color(place)} # ? {share[str(index)]}" for place, (index, name) in enumerate(names.items(), 1)]
@@ -287,6 +293,7 @@ def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list
 def _classes_of_colours(
     found: list[str], share: dict[str, str], notes: list[str]
 ) -> tuple[list[str], list[list[str]], list[str]]:
+    """As `_classes`, for labels stored as RGB."""
     rgb = {value: [int(value[at : at + 2], 16) for at in (1, 3, 5)] for value in sorted(found)}
     tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
     table = max(tables, key=lambda name: (sum(color in tables[name] for color in rgb.values()), len(tables[name])))
@@ -294,12 +301,12 @@ def _classes_of_colours(
     if len(rgb) - len(void) > 2 and 3 * len(void) <= len(rgb):
         notes.append(f"the labels hold the colours of the class table {table}")
         return [f'classes = "{table}"', *([f"void_colors = {void} # ?"] if void else [])], [], []
-    notes.append(f"{len(rgb)} colours were found: name the classes, and move what is no class to void_colors")
+    notes.append(f"found {len(rgb)} colours: name the classes, and move other colours to void_colors")
     return [], [["[classes]", *(f"colour_{value[1:]} = {color} # ? {share[value]}" for value, color in rgb.items())]], []
 
 
 def _color(index: int) -> list[int]:
-    """A colour for the class number `index`: VOC's rule, which keeps neighbours apart."""
+    """Return the colour of class number `index` by VOC's rule, which keeps neighbours apart."""
     color = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):

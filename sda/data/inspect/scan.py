@@ -1,6 +1,6 @@
-"""What is in a dataset's files, read once: sizes, values, faults. Kept in a cache outside the user's folders.
+"""Read a dataset's files once and record sizes, values and faults, in a cache outside the user's folders.
 
-Everything that wants to know a whole dataset reads it through here: the doctor, and the class statistics.
+The doctor and the class statistics read datasets through this module.
 """
 
 import contextlib
@@ -10,40 +10,41 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from sda.data.files import FileError, open_file, read_image
-from sda.data.item import Item
+from sda.data.item import Item, Stored
+from sda.system.counting import Progress, ignore_count
 from sda.system.signals import begin_worker
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of the cache's lines
+VERSION = 2  # format of the cache's lines
 CHUNK = 16  # pairs per task
-MOST_VALUES = 512  # a label with more different values is no label
+MOST_VALUES = 512  # a file with more different values is not a label
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one image and its label were found to be.
+    """Facts about one image and its label.
 
     Attributes:
-        key: the item's.
-        label: the label file, relative to the image's folder; None where there is none.
-        image_stat, label_stat: [bytes, mtime in ns]; None where there is no file.
+        key: key of the item.
+        label: the label file, relative to the image's folder; None if there is none.
+        image_stat, label_stat: [bytes, mtime in ns]; None if there is no file.
         size, label_size: [width, height].
         sha256: of the image file's bytes.
-        black: every pixel is (nearly) black.
-        kind: `index` (one channel), `rgb`, or empty without a readable label.
+        black: whether every pixel is (nearly) black.
+        kind: `index` (one channel), `rgb`, or empty if no label could be read.
         values: value in the label → pixels; colours as "#rrggbb", indices in decimal.
         red: the same for the red channel of an RGB label.
-        image_fault, label_fault: why it cannot be used, or empty.
+        image_fault, label_fault: why the file cannot be used, or empty.
     """
 
     key: str
@@ -62,23 +63,23 @@ class Finding:
 
 
 def cache_folder() -> Path:
-    """$SDA_CACHE, or sda/ in the user's cache folder."""
+    """Return $SDA_CACHE, or sda/ in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("SDA_CACHE") or Path(base) / "sda")
 
 
 def cache_file(kind: str, root: Path) -> Path:
-    """Where the cache keeps what it knows of the dataset in `root`."""
+    """Return the cache file of one kind for the dataset in `root`."""
     name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
     return cache_folder() / kind / f"{name}.jsonl"
 
 
 def stats_of(item: Item) -> tuple[list[int] | None, list[int] | None]:
-    """[bytes, mtime in ns] of an item's image and of its label, or of the pack they are in; None where there is none."""
+    """Return [bytes, mtime in ns] of an item's image and of its label, or of the pack they are in; None for missing files."""
     if item.stored is not None:
         stat = _stat(item.stored.path)
-        return stat, item.label and stat
-    return _stat(item.image), item.label and _stat(item.label)
+        return stat, None if item.label is None else stat
+    return _stat(item.image), None if item.label is None else _stat(item.label)
 
 
 def _stat(path: Path) -> list[int] | None:
@@ -92,18 +93,18 @@ def _stat(path: Path) -> list[int] | None:
 def scan(
     items: list[Item],
     root: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = ignore_count,
     processes: int | None = None,
 ) -> list[Finding]:
-    """Look at every item, in parallel; what was looked at before and has not changed since (size and time) comes from the
-    cache. Interrupted, it goes on where it stopped.
+    """Read every item, in parallel. Files that have not changed since the last scan (size and time) come from the cache, so an
+    interrupted scan resumes where it stopped.
 
     Args:
-        root: the dataset's folder or pack, which names the cache.
-        processes: as many as there are cores by default; packs are read by one.
+        root: the dataset's folder or pack, which identifies the cache.
+        processes: number of processes; one per core by default, and always one for a pack.
 
     Returns:
-        One finding per item, in order.
+        One finding per item, in the same order.
     """
     cache = cache_file("scans", root)
     known = _read_cache(cache)
@@ -125,12 +126,12 @@ def scan(
 
 
 def _append(cache: Path) -> contextlib.AbstractContextManager[TextIO]:
-    """The cache, to write to; where that cannot be, nothing is remembered."""
+    """Open the cache for appending; if it cannot be written, return a buffer that is dropped."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         return cache.open("a", encoding="utf-8")
     except OSError as error:
-        logger.warning("%s cannot be written, so what is read is not remembered: %s", cache, error.strerror)
+        logger.warning("%s cannot be written, so the scan is not cached: %s", cache, error.strerror)
         return contextlib.nullcontext(io.StringIO())
 
 
@@ -154,11 +155,16 @@ def _look_at_chunk(items: list[Item]) -> list[Finding]:
 
 
 def look_at(item: Item) -> Finding:
-    """Read one pair."""
+    """Read one image and its label."""
     image_stat, label_stat = stats_of(item)
-    facts = {"key": item.key, "label": _name_of_label(item), "image_stat": image_stat, "label_stat": label_stat}
+    facts: dict[str, Any] = {
+        "key": item.key,
+        "label": _name_of_label(item),
+        "image_stat": image_stat,
+        "label_stat": label_stat,
+    }
     if item.stored is not None:
-        return _look_at_stored(item, facts)
+        return Finding(**facts, **_look_at_stored(item.stored, item.label is not None))
     try:
         facts["sha256"] = hashlib.sha256(item.image.read_bytes()).hexdigest()
         image = read_image(item.image)
@@ -175,24 +181,25 @@ def look_at(item: Item) -> Finding:
     return Finding(**facts)
 
 
-def _look_at_stored(item: Item, facts: dict) -> Finding:
-    """One image of a pack, and its label, which may be of another size there."""
+def _look_at_stored(stored: Stored, labelled: bool) -> dict[str, Any]:
+    """Read one image of a pack and its label. The label counts as one of the image's size, although it may have another."""
+    facts: dict[str, Any] = {}
     try:
-        image = item.stored.image()
-        facts |= {"size": [image.shape[1], image.shape[0]], "black": bool(image.max() < 8), "sha256": item.stored.sha256}
+        image = stored.image()
+        facts |= {"size": [image.shape[1], image.shape[0]], "black": bool(image.max() < 8), "sha256": stored.sha256}
     except FileError as fault:
         facts["image_fault"] = str(fault)
-    if item.label is not None:
+    if labelled:
         try:
-            facts |= {"label_size": facts.get("size"), "kind": "index", "values": _count(item.stored.label())}
+            facts |= {"label_size": facts.get("size"), "kind": "index", "values": _count(stored.label())}
         except FileError as fault:
             facts["label_fault"] = str(fault)
-    return Finding(**facts)
+    return facts
 
 
-def _look_at_label(path: Path) -> dict:
+def _look_at_label(path: Path) -> dict[str, Any]:
     label = np.asarray(open_file(path, "label", low_bytes=True))
-    facts = {"label_size": [label.shape[1], label.shape[0]]}
+    facts: dict[str, Any] = {"label_size": [label.shape[1], label.shape[0]]}
     if label.ndim == 3 and label.shape[2] in (3, 4):
         rgb = label[..., :3].astype(np.int32)
         packed, counts = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_counts=True)
@@ -204,13 +211,17 @@ def _look_at_label(path: Path) -> dict:
     else:
         raise FileError(f"{path}: a label of {label.dtype} values in the shape {label.shape} is neither ids nor RGB")
     if len(values) > MOST_VALUES:
-        return {**facts, "values": {}, "label_fault": f"{path}: {len(values)} different values: not a label, or saved with loss"}
+        return {
+            **facts,
+            "values": {},
+            "label_fault": f"{path}: {len(values)} different values: not a label, or saved with lossy compression",
+        }
     return {**facts, "values": values}
 
 
 def _count(values: np.ndarray) -> dict[str, int]:
-    """Whole numbers in decimal → how often each occurs."""
-    if values.dtype in (np.uint8, np.uint16):  # several times as fast as to sort
+    """Map whole numbers, in decimal, to how often each occurs."""
+    if values.dtype in (np.uint8, np.uint16):  # several times faster than sorting
         every = np.bincount(values.ravel())
         found = np.flatnonzero(every)
         counts = every[found]
@@ -220,8 +231,8 @@ def _count(values: np.ndarray) -> dict[str, int]:
 
 
 def _read_cache(path: Path) -> dict[str, Finding]:
-    """Findings by key, the last of each; lines that are cut off or of another version are passed over."""
-    known = {}
+    """Return key → finding, the last of each key; skips lines that are incomplete or of another version."""
+    known: dict[str, Finding] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -237,9 +248,10 @@ def _read_cache(path: Path) -> dict[str, Finding]:
 
 
 def _fresh(finding: Finding, item: Item) -> bool:
+    """Return whether a finding is up to date. Files with faults are read again."""
     same = finding.label == _name_of_label(item) and (finding.image_stat, finding.label_stat) == stats_of(item)
     return same and not finding.image_fault and not finding.label_fault
 
 
 def _name_of_label(item: Item) -> str | None:
-    return item.label and os.path.relpath(item.label, item.image.parent)
+    return None if item.label is None else os.path.relpath(item.label, item.image.parent)

@@ -1,4 +1,4 @@
-"""Which target images carry labels: by rule or from a list; and the check that no stream shares an image with another."""
+"""Choose the target images that training may see with labels, and check that no two streams share an image."""
 
 import hashlib
 from collections.abc import Collection
@@ -10,18 +10,16 @@ from sda.data.splits.rules import rank
 from sda.errors import SdaError
 
 
-def choose(
-    items: list[Item], labels: int | str, seed: int, split_file: str = "", passed_over: Collection[str] = ()
-) -> list[Item]:
-    """The labelled items: those a list names, or the first `labels` by `rank` of those that have a label file.
+def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "", skipped: Collection[str] = ()) -> list[Item]:
+    """Return the labelled items: those that a list names, or the first `labels` by `rank` of those with a label file.
 
     Args:
         labels: a count, or "all".
-        split_file: a text file in any form that `read_keys` knows; replaces count and seed.
-        passed_over: keys that no rule chooses; a list may.
+        split_file: a text file in any format that `read_keys` accepts; overrides count and seed.
+        skipped: keys that the rule skips; a list may name them.
 
     Raises:
-        SdaError: a listed image that does not exist or has no label, or more labels asked for than there are.
+        SdaError: a listed image is missing or has no label, or there are fewer labelled images than requested.
     """
     by_key = {item.key: item for item in items}
     if split_file:
@@ -30,8 +28,8 @@ def choose(
             if item.label is None:
                 raise SdaError(f"{split_file}: {item.key!r} has no label file")
         return chosen
-    labelled = [item.key for item in items if item.label is not None and item.key not in passed_over]
-    if labels == "all":
+    labelled = [item.key for item in items if item.label is not None and item.key not in skipped]
+    if isinstance(labels, str):
         if not labelled:
             raise SdaError(f"labels = 'all', but none of the {len(items)} target training images has a label file")
         return [by_key[key] for key in labelled]
@@ -41,15 +39,15 @@ def choose(
 
 
 def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
-    """Pairs that are one image: the same file, a link to it, or a copy with the same bytes.
+    """Return pairs that are the same image: the same file, a link to it, or a copy with the same bytes.
 
-    Only files of equal size are read, so that the check costs little on large sets.
+    Only files of equal size are read, so the check is fast on large sets.
     """
     by_file = {item.image.resolve(): item for item in first}
     by_size: dict[int, list[Item]] = {}
     for item in first:
         by_size.setdefault(_size(item), []).append(item)
-    by_size.pop(0, None)  # empty and unreadable files are no images: whoever reads them will say so
+    by_size.pop(0, None)  # empty or unreadable: reported when the image is read
     digests: dict[Path, bytes] = {}
     shared = []
     for item in second:
@@ -63,7 +61,7 @@ def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]
 
 
 def check_disjoint(first: str, first_items: list[Item], second: str, second_items: list[Item]) -> None:
-    """Refuse two streams that share an image. Raises SdaError, which names the two files."""
+    """Raise SdaError if two streams share an image; the message names both files."""
     for twin, item in find_shared(first_items, second_items):
         raise SdaError(
             f"{item.image} ({second}) is the same image as {twin.image} ({first}); "

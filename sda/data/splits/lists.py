@@ -1,4 +1,4 @@
-"""Split lists: text files that name images, read in the forms in circulation and written in ours and in UniMatch's."""
+"""Split lists: text files that name images. Reads the usual formats; writes ours and UniMatch's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -20,31 +21,32 @@ _LONGEST = 10_000  # characters in a line: more than two paths can have
 
 
 def read_list(path: Path) -> list[str]:
-    """The entries of a list, one per line, as they stand there.
+    """Return the entries of a list, one per line, unchanged.
 
-    Line ends of Windows, a byte order mark, empty lines and comments (`#` first) are fine; an entry `./#…` is no comment.
+    Windows line ends and a byte order mark are accepted. Empty lines and comments (lines that begin with `#`) are skipped; an
+    entry `./#…` is not a comment.
 
     Raises:
-        SdaError: unreadable, not text, empty, or an entry listed twice.
+        SdaError: the file is unreadable, not text or empty, or lists an entry twice.
     """
     return [entry for _, entry in _entries(path)]
 
 
 def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
-    """The keys of the items that a list names, in the order of the list.
+    """Return the keys of the items that a list names, in the order of the list.
 
     Its entries may be
-    - ours: the path relative to the root, with or without spaces;
-    - UniMatch's: `image_path label_path`, of which the image counts;
+    - paths relative to the root, with or without spaces: our format;
+    - `image_path label_path`, UniMatch's format; the label path is ignored;
     - names without folder or without suffix, as in VOC's lists;
-    - paths with more or fewer leading folders than ours, or with another first folder, if at least one folder agrees.
-      That other folder must not be that of a split: `val/ulm/1.png` is not `train/ulm/1.png`.
+    - paths with more or fewer leading folders than ours, or with a different first folder, if at least one folder agrees.
+      A different first folder must not be that of a split: `val/ulm/1.png` does not match `train/ulm/1.png`.
 
     Args:
-        what: the items, in words, for the messages.
+        what: what the items are, for the error messages.
 
     Raises:
-        SdaError: as `read_list`; an entry that fits none of the items or several, or the item of an earlier line.
+        SdaError: as `read_list`; or an entry matches no item, several items, or the item of an earlier line.
     """
     known, names = {item.key for item in items}, _by_name(items)
     lines: dict[str, int] = {}
@@ -55,8 +57,8 @@ def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
             raise SdaError(f"{path}: line {line}: {entry!r} is not among the {len(items)} {what}{example}")
         if len(keys) > 1:
             raise SdaError(
-                f"{path}: line {line}: {entry!r} fits {len(keys)} of the {len(items)} {what}, such as {keys[0]!r} and "
-                f"{keys[1]!r}: write the whole path"
+                f"{path}: line {line}: {entry!r} matches {len(keys)} of the {len(items)} {what}, such as {keys[0]!r} "
+                f"and {keys[1]!r}: write the whole path"
             )
         if keys[0] in lines:
             raise SdaError(f"{path}: line {line}: {entry!r} is listed twice: line {lines[keys[0]]} is {keys[0]!r} too")
@@ -64,24 +66,25 @@ def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
     return list(lines)
 
 
-def write_list(path: Path, items: list[Item] | list[str], labels: bool = False) -> None:
-    """Write a list whole or not at all; `read_keys` gives the same keys back.
+def write_list(path: Path, items: Sequence[Item | str], labels: bool = False) -> None:
+    """Write a list, whole or not at all. `read_keys` returns the same keys.
 
     Args:
         items: the images, or their keys.
-        labels: UniMatch's form: image and label path in each line; needs items.
+        labels: write UniMatch's format, image and label path in each line; needs items.
 
     Raises:
-        SdaError: the file exists, no images, a name that no list can hold, an item without label, or a failing disk.
+        SdaError: the file exists or cannot be written, there are no images, a list cannot hold one of their names, or an item
+            has no label.
     """
-    text = unimatch_text(items) if labels else list_text(items)
+    text = unimatch_text([item for item in items if not isinstance(item, str)]) if labels else list_text(items)
     if not items:
         raise SdaError(f"{path}: no images to list; nothing is written")
     for key in map(_key, items):
         if key != key.strip() or re.search(r"[\r\n\0]", key):
-            raise SdaError(f"{path}: {key!r} cannot stand in a list, one image per line: rename the image")
+            raise SdaError(f"{path}: {key!r} cannot be written as one line of a list: rename the image")
     if os.path.lexists(path):
-        raise SdaError(f"{path}: exists already; nothing is overwritten: name another file or remove it")
+        raise SdaError(f"{path}: it exists and is not overwritten; choose another file or remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as file:
@@ -90,33 +93,33 @@ def write_list(path: Path, items: list[Item] | list[str], labels: bool = False) 
         raise SdaError(f"{path}: cannot be written: {error}") from None
 
 
-def list_text(items: list[Item] | list[str]) -> str:
-    """A list in our form. `./` before a name that begins with `#` keeps it from being a comment."""
+def list_text(items: Sequence[Item | str]) -> str:
+    """Return a list in our format. A key that begins with `#` gets a leading `./`, so that it is not read as a comment."""
     return "".join(f"./{key}\n" if key.startswith("#") else f"{key}\n" for key in map(_key, items))
 
 
-def list_hash(items: list[Item] | list[str]) -> str:
-    """SHA-256 of the list as text: two runs with equal hashes saw the same images."""
+def list_hash(items: Sequence[Item | str]) -> str:
+    """Return the SHA-256 of the list as text: two runs with equal hashes used the same images."""
     return hashlib.sha256(list_text(items).encode(errors="surrogateescape")).hexdigest()
 
 
 def unimatch_text(items: list[Item]) -> str:
-    """A list in UniMatch's form: `image_path label_path`, both relative to the root.
+    """Return a list in UniMatch's format: `image_path label_path` per line, both relative to the root.
 
     Raises:
-        SdaError: an item without label, or a path with a space, at which UniMatch would cut it.
+        SdaError: an item without a label, a label outside the root, or a path with a space, which separates the two paths.
     """
     lines = []
     for item in items:
         if item.label is None:
-            raise SdaError(f"{item.image}: has no label file, which UniMatch's form lists beside the image")
+            raise SdaError(f"{item.image}: has no label file, which UniMatch's format needs")
         root = Path(item.image.as_posix().removesuffix(item.key))
         if not item.label.is_relative_to(root):
-            raise SdaError(f"{item.label}: is not below {root}, from which UniMatch's form names images and labels")
+            raise SdaError(f"{item.label}: is not below {root}, to which the paths in UniMatch's format are relative")
         line = [item.key, item.label.relative_to(root).as_posix()]
         for name in line:
             if re.search(r"\s", name):
-                raise SdaError(f"{name!r}: UniMatch's form parts image and label by a space, so no name may hold one")
+                raise SdaError(f"{name!r}: UniMatch's format separates image and label by a space, so no name may contain one")
         lines.append(" ".join(line) + "\n")
     return "".join(lines)
 
@@ -126,12 +129,12 @@ def _key(item: Item | str) -> str:
 
 
 def _entries(path: Path) -> list[tuple[int, str]]:
-    """The entries of a list with the number of their line, from 1 on."""
+    """Return the entries of a list with their line numbers, from 1."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise SdaError(f"{path}: the split list cannot be read: {error}") from None
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell's > writes
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # PowerShell's > writes UTF-16
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig", "strict" if wide else "surrogateescape")
     except UnicodeDecodeError:
@@ -139,11 +142,13 @@ def _entries(path: Path) -> list[tuple[int, str]]:
     entries: dict[str, int] = {}
     for line, entry in enumerate(map(str.strip, re.split("\r\n|\n|\r", text)), start=1):
         if len(entry) > _LONGEST or "\0" in entry:
-            raise SdaError(f"{path}: line {line} is no path: a split list is a text file with one relative image path per line")
+            raise SdaError(
+                f"{path}: line {line} is not a path: a split list is a text file with one relative image path per line"
+            )
         if not entry or entry.startswith("#"):
             continue
         if entry in entries:
-            raise SdaError(f"{path}: line {line}: {entry!r} is listed twice: it stands in line {entries[entry]} too")
+            raise SdaError(f"{path}: line {line}: {entry!r} is listed twice: line {entries[entry]} is the same")
         entries[entry] = line
     if not entries:
         raise SdaError(f"{path}: the split list is empty")
@@ -151,7 +156,7 @@ def _entries(path: Path) -> list[tuple[int, str]]:
 
 
 def _by_name(items: list[Item]) -> dict[str, list[tuple[str, str]]]:
-    """File name, with and without its suffix → the keys of that name, each beside its path so spelt."""
+    """Map file names, with and without suffix, to the items of that name: (key, path with or without suffix) each."""
     names: dict[str, list[tuple[str, str]]] = {}
     for item in items:
         path = PurePosixPath(_composed(item.key))
@@ -161,7 +166,7 @@ def _by_name(items: list[Item]) -> dict[str, list[tuple[str, str]]]:
 
 
 def _fitting(entry: str, known: set[str], names: dict[str, list[tuple[str, str]]]) -> list[str]:
-    """The keys that an entry may mean: itself, or the part before a space, since UniMatch's form has the label behind it."""
+    """Return the keys that an entry may mean: all of it, or the part before a space, since UniMatch's label path follows."""
     readings = [entry, *(entry[: gap.start()] for gap in re.finditer(r"\s+", entry))]
     exact = [reading for reading in readings if reading in known]
     if exact:
@@ -170,7 +175,7 @@ def _fitting(entry: str, known: set[str], names: dict[str, list[tuple[str, str]]
 
 
 def _alike(entry: str, names: dict[str, list[tuple[str, str]]]) -> list[str]:
-    """The keys whose ends agree with that of an entry, the longest agreement only."""
+    """Return the keys that share the longest ending with an entry."""
     parts = [part for part in re.split(r"[/\\]", _composed(entry)) if part not in ("", ".")]
     if not parts or parts[-1] not in names:
         return []
@@ -178,7 +183,7 @@ def _alike(entry: str, names: dict[str, list[tuple[str, str]]]) -> list[str]:
         tail = "/".join(parts[dropped:])
         fitting = [(key, path) for key, path in names[parts[-1]] if f"/{path}".endswith(f"/{tail}")]
         other_folder = dropped == 1 and len(parts) > 2 and not re.match("train|val|test", parts[0], re.IGNORECASE)
-        if dropped and not other_folder:  # what the entry has more than ours must be all of a path to the root
+        if dropped and not other_folder:  # the extra folders must lead to the root: the rest is a whole key
             fitting = [(key, path) for key, path in fitting if path == tail]
         if fitting:
             return [key for key, _ in fitting]
@@ -186,5 +191,5 @@ def _alike(entry: str, names: dict[str, list[tuple[str, str]]]) -> list[str]:
 
 
 def _composed(name: str) -> str:
-    """Letters with accents as one character each: Macs write them as two."""
+    """Return a name with each accented letter as one character: macOS writes two."""
     return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""Which images to label, or to hold out, by rule: each order is the same on every machine, and its first N the N to take."""
+"""Rules that choose images to label or to hold out. Each order is the same on every machine; take its first N."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,32 +16,32 @@ Counts = Mapping[str, Sequence[int]]  # key → labelled pixels of each class, C
 
 
 def rank(keys: list[str], seed: int) -> list[str]:
-    """The keys in the order of SHA-256("seed:key"): the same on every machine, and nested for growing counts."""
+    """Sort keys by SHA-256("seed:key"): the order is the same on every machine, and its first 100 begin its first 200."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest())
 
 
 def balanced(keys: list[str], seed: int, counts: Counts) -> list[str]:
-    """The keys in an order that shows every class early and about equally, rare classes first.
+    """Sort keys so that every class is covered early and about equally, rare classes first.
 
-    Next comes, of the images that show the class worst covered so far, the one that shows most of it. An image with the
-    share p of its labelled pixels in a class covers it by √p: the root, so that many images with a little of a class
-    count for more than one that is full of it. Between classes covered alike the rarer goes first, between images alike
-    `rank` decides. Images without labelled pixels come last.
+    Each step takes the image with the largest share of the class that is covered least so far. An image with the share p of
+    its labelled pixels in a class covers it by √p: with the root, many images with a little of a class count for more than one
+    that is full of it. Ties between classes go to the rarer one, ties between images to the first by `rank`. Images without
+    labelled pixels come last.
 
     Raises:
-        SdaError: an image without counts, or counts that are no C whole numbers.
+        SdaError: an image has no counts, or its counts are not C whole numbers.
     """
     keys = rank(keys, seed)
     if not keys:
         return []
     pixels = _table(keys, counts)
-    # Columns in order of rarity, so that argmin settles ties. All sums before a comparison are of whole numbers or element by
-    # element: a sum of floats along an axis may differ from machine to machine.
+    # Columns are in order of rarity, so that argmin breaks ties. What is compared is never a sum of floats along an axis, which
+    # may differ from machine to machine.
     pixels = pixels[:, np.argsort(pixels.sum(axis=0), kind="stable")]
     gain = np.sqrt(pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1))
-    richest = np.argsort(-gain, axis=0, kind="stable")  # per class the images, those that show most of it first
-    left = (pixels > 0).sum(axis=0)  # images to come that show the class
-    coverage = np.where(left > 0, 0.0, np.inf)  # infinite: nothing can be done for this class any more
+    richest = np.argsort(-gain, axis=0, kind="stable")  # per class, the images with the largest share first
+    left = (pixels > 0).sum(axis=0)  # remaining images that show the class
+    coverage = np.where(left > 0, 0.0, np.inf)  # infinite: no remaining image shows the class
     place, taken, order = [0] * len(left), np.zeros(len(keys), bool), []
     while np.isfinite(coverage).any():
         worst = int(coverage.argmin())
@@ -56,9 +56,9 @@ def balanced(keys: list[str], seed: int, counts: Counts) -> list[str]:
 
 
 def by_group(keys: list[str], seed: int, groups: Mapping[str, str]) -> list[str]:
-    """The keys in turn from each group (key → group), so that near-duplicates of one sequence come late.
+    """Take keys from each group in turn (groups: key → group), so that near-duplicates of one sequence come late.
 
-    The groups are in the order of `rank`, and so are the images within a group.
+    Groups, and images within a group, are in the order of `rank`.
     """
     members: dict[str, list[str]] = {}
     for key in rank(keys, seed):
@@ -68,27 +68,27 @@ def by_group(keys: list[str], seed: int, groups: Mapping[str, str]) -> list[str]
 
 
 def groups_by_word(descriptor: Descriptor, items: list[Item], word: str, split: str = "train") -> dict[str, str]:
-    """Key → the value of one {word} of the layout that holds the items, such as {city}.
+    """Map keys to the value of one {word} of the layout that matches the items, such as {city}.
 
     Args:
         split: the split that the items were listed for.
 
     Raises:
-        SdaError: no layout that holds all the items has such a word.
+        SdaError: no layout that matches all the items has such a word.
     """
     known: dict[str, None] = {}
     for layout in descriptor.layout:
         if layout.split not in (None, split):
             continue
         _, expression = compile_pattern(layout.images, {"split": descriptor.splits.get(split, split)})
-        matches = {item.key: expression.fullmatch(item.key) for item in items}
-        if not all(matches.values()):
+        matches = {item.key: match for item in items if (match := expression.fullmatch(item.key))}
+        if any(item.key not in matches for item in items):
             continue
         if word in expression.groupindex:
             return {key: match[word] for key, match in matches.items()}
         known.update(dict.fromkeys(expression.groupindex))
     if not known:
-        raise SdaError(f"{descriptor.title}: none of its layouts for {split!r} holds images such as {items[0].key!r}")
+        raise SdaError(f"{descriptor.title}: none of its layouts for {split!r} matches images such as {items[0].key!r}")
     words = ", ".join(f"{{{name}}}" for name in known)
     raise SdaError(f"{descriptor.title}: the layout of its images has no word {{{word}}} to group by; it has {words}")
 
@@ -96,10 +96,10 @@ def groups_by_word(descriptor: Descriptor, items: list[Item], word: str, split: 
 def hold_out(
     items: list[Item], size: int | float, seed: int, groups: Mapping[str, str] | None = None
 ) -> tuple[list[Item], list[Item]]:
-    """Divide items into (kept, held out), for a data set without a validation split; both in the order given.
+    """Divide items into (kept, held out), for a dataset without a validation split; both keep their order.
 
-    With groups (key → group) whole groups are held out, so that no sequence is on both sides: in the order of `rank` each that
-    brings the number of images nearer to the one wanted; where none does, the smallest.
+    With groups (key → group) whole groups are held out, so that no sequence is on both sides. Groups are visited in the order
+    of `rank`, and each is held out that brings the number of images closer to the requested one; if none does, the smallest is.
 
     Args:
         size: how many to hold out: a count (int), or a share between 0 and 1 (float).
@@ -111,16 +111,15 @@ def hold_out(
     wanted = size if not share else max(1, round(size * len(items))) if 0 < size < 1 else 0
     if not 0 < wanted < len(items):
         raise SdaError(
-            f"{size} cannot be held out of {len(items)} images, for one side would be empty: "
-            f"name a share between 0 and 1, or a count from 1 to {len(items) - 1}"
+            f"cannot hold out {size} of {len(items)} images: one side would be empty; "
+            f"give a share between 0 and 1, or a count from 1 to {len(items) - 1}"
         )
     members: dict[str, set[str]] = {}
     for item in items:
         members.setdefault(groups[item.key] if groups else item.key, set()).add(item.key)
     if len(members) < 2:
         raise SdaError(
-            f"all {len(items)} images are in one group, {next(iter(members))!r}: a part of it cannot be held out; "
-            "group by something finer"
+            f"all {len(items)} images are in one group, {next(iter(members))!r}: it cannot be divided; group by something finer"
         )
     held: set[str] = set()
     order = rank(list(members), seed)
@@ -132,39 +131,39 @@ def hold_out(
     return [item for item in items if item.key not in held], [item for item in items if item.key in held]
 
 
-class ClassRow(NamedTuple):
-    """One class in a choice of images: in how many of them it occurs, and its share of their labelled pixels (0..1)."""
+class ClassCount(NamedTuple):
+    """One class in a set of images: the number of images that show it, and its share of their labelled pixels (0 to 1)."""
 
     name: str
     images: int
     share: float
 
 
-def class_rows(keys: list[str], counts: Counts, names: list[str]) -> list[ClassRow]:
-    """What a choice of images shows of each class.
+def count_classes(keys: list[str], counts: Counts, names: list[str]) -> list[ClassCount]:
+    """Count the images and pixels of each class in a set of images.
 
     Args:
-        names: of the C classes, in the order of the counts.
+        names: the names of the C classes, in the order of the counts.
 
     Raises:
-        SdaError: an image without counts, or counts that are no C whole numbers.
+        SdaError: an image has no counts, or its counts are not C whole numbers.
     """
     pixels = _table(keys, counts, len(names))
     total = max(1, int(pixels.sum()))
     return [
-        ClassRow(name, int((column > 0).sum()), int(column.sum()) / total) for name, column in zip(names, pixels.T, strict=True)
+        ClassCount(name, int((column > 0).sum()), int(column.sum()) / total) for name, column in zip(names, pixels.T, strict=True)
     ]
 
 
 def _table(keys: list[str], counts: Counts, classes: int | None = None) -> np.ndarray:
-    """The counts of the keys as int64 (n, C)."""
+    """Return the counts of the keys as int64 (n, C)."""
     rows = []
     for key in keys:
         if key not in counts:
-            raise SdaError(f"{key!r} has no class counts: its label was not counted, or the statistics are of other images")
+            raise SdaError(f"{key!r} has no class counts: its label was not counted, or the counts are of other images")
         row = np.asarray(counts[key])
         classes = row.size if classes is None else classes
         if row.shape != (classes,) or row.dtype.kind not in "iu" or row.min(initial=0) < 0:
-            raise SdaError(f"the class counts of {key!r} are not {classes} whole numbers from 0 on: make the statistics anew")
+            raise SdaError(f"the class counts of {key!r} are not {classes} whole numbers from 0: count again")
         rows.append(row.astype(np.int64))
     return np.array(rows, np.int64).reshape(len(rows), classes or 0)

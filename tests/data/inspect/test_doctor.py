@@ -1,4 +1,4 @@
-"""The doctor on trees with planted faults: each is found, named, and left out of training; nothing of the user's is touched."""
+"""The doctor on folders with planted faults: each is found, named and skipped in training; no user file is changed."""
 
 import json
 import os
@@ -48,12 +48,12 @@ def gta5(root, count=6, values=IDS, first=0):
 
 
 def diagnose(name, root, **options):
-    report, _ = examine(name, descriptors.load(name), root, processes=1, **options)
-    return report
+    found, _ = examine(name, descriptors.load(name), root, processes=1, **options)
+    return found
 
 
-def found(report, kind):
-    return [problem.key for problem in report.problems if problem.kind == kind]
+def keys(found, kind):
+    return [problem.key for problem in found.problems if problem.kind == kind]
 
 
 # A healthy set
@@ -62,25 +62,25 @@ def found(report, kind):
 def test_nothing_is_wrong(tmp_path):
     root = gta5(tmp_path / "gta5")
     before = tiny.files(root)
-    report = diagnose("gta5", root)
-    assert report.problems == [] and report.advice == ""
-    assert report.splits == {"train": {"images": 6, "labelled": 6, "bad": 0, "encoding": "ids"}}
-    assert report.sizes == {"48x32": 6}
-    assert sum(report.encodings.values()) == 6
+    found = diagnose("gta5", root)
+    assert found.problems == [] and found.advice == ""
+    assert found.splits == {"train": {"images": 6, "labelled": 6, "bad": 0, "encoding": "ids"}}
+    assert found.sizes == {"48x32": 6}
+    assert sum(found.encodings.values()) == 6
     assert tiny.files(root) == before
 
 
 def test_frequencies_by_hand(tmp_path):
-    """One label half road, a quarter sky, a quarter void; one all road: road 3/4 of 7/8 …"""
+    """One label is half road, a quarter sky, a quarter void; the other is all road."""
     half = np.full((4, 8), 7, np.uint8)
     half[:, 4:6], half[:, 6:] = 23, 0
     for index, label in enumerate((half, np.full((4, 8), 7, np.uint8))):
         tiny.save(picture(index, (4, 8)), tmp_path / f"images/{index}.png")
         tiny.save(label, tmp_path / f"labels/{index}.png")
-    report = diagnose("gta5", tmp_path)
-    assert report.frequencies["road"] == {"pixels": pytest.approx(48 / 56), "images": 1.0}
-    assert report.frequencies["sky"] == {"pixels": pytest.approx(8 / 56), "images": 0.5}
-    assert "car" in report.never and "road" not in report.never and len(report.never) == 17
+    found = diagnose("gta5", tmp_path)
+    assert found.frequencies["road"] == {"pixels": pytest.approx(48 / 56), "images": 1.0}
+    assert found.frequencies["sky"] == {"pixels": pytest.approx(8 / 56), "images": 0.5}
+    assert "car" in found.never and "road" not in found.never and len(found.never) == 17
 
 
 # Planted faults
@@ -99,20 +99,20 @@ def test_every_fault_is_found_and_named(tmp_path):
     (labels / "00007.png").unlink()
     (images / "00008.png").unlink()
     (images / "00009.png").write_bytes((images / "00010.png").read_bytes())
-    report = diagnose("gta5", root)
+    found = diagnose("gta5", root)
     name = "images/{:05d}.png".format
-    assert found(report, "unreadable image") == [name(0), name(1)]
-    assert found(report, "unreadable label") == [name(2)]
-    assert found(report, "size mismatch") == [name(3)]
-    assert found(report, "unknown values") == [name(4)]
-    assert found(report, "black image") == [name(5)]
-    assert found(report, "void label") == [name(6)]
-    assert found(report, "no label") == [name(7)]
-    assert found(report, "no image") == ["labels/00008.png"]
-    assert found(report, "duplicate") == [name(10)]
-    assert {problem.key for problem in report.bad} == {name(index) for index in range(6)}
-    assert report.splits["train"] == {"images": 11, "labelled": 10, "bad": 6, "encoding": "ids"}
-    details = {problem.key: problem.detail for problem in report.problems}
+    assert keys(found, "unreadable image") == [name(0), name(1)]
+    assert keys(found, "unreadable label") == [name(2)]
+    assert keys(found, "size mismatch") == [name(3)]
+    assert keys(found, "unknown values") == [name(4)]
+    assert keys(found, "black image") == [name(5)]
+    assert keys(found, "void label") == [name(6)]
+    assert keys(found, "no label") == [name(7)]
+    assert keys(found, "no image") == ["labels/00008.png"]
+    assert keys(found, "duplicate") == [name(10)]
+    assert {problem.key for problem in found.bad} == {name(index) for index in range(6)}
+    assert found.splits["train"] == {"images": 11, "labelled": 10, "bad": 6, "encoding": "ids"}
+    details = {problem.key: problem.detail for problem in found.problems}
     assert details[name(4)].endswith("00004.png: 77, 200 are not in the descriptor")
     assert "40x32" in details[name(3)] and "48x32" in details[name(3)]
     assert "00009.png" in details[name(10)]
@@ -123,8 +123,8 @@ def test_duplicates_across_splits(tmp_path):
         stem = f"{split}/{place}/{place}_000000_000019"
         tiny.save(picture(1), tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png")
         tiny.save(ids(1), tmp_path / f"gtFine/{stem}_gtFine_labelIds.png")
-    report = diagnose("cityscapes", tmp_path)
-    [problem] = [problem for problem in report.problems if problem.kind == "duplicate"]
+    found = diagnose("cityscapes", tmp_path)
+    [problem] = [problem for problem in found.problems if problem.kind == "duplicate"]
     assert problem.split == "val" and "of train" in problem.detail
 
 
@@ -132,37 +132,37 @@ def test_duplicates_across_splits(tmp_path):
 
 
 def test_labels_converted_to_train_ids(tmp_path):
-    """With 255 or 250 some files give it away; then those that could be either are not trusted."""
+    """Some files contain 255 or 250, which only train ids do; then labels that could be either are not trusted."""
     root = gta5(tmp_path, 3, values=[0, 1, 10, 255])
     gta5(root, 2, values=[0, 8, 250], first=3)
     gta5(root, 2, values=[0, 1, 8], first=5)
-    report = diagnose("gta5", root)
-    assert report.encodings == {"train_ids": 5, "ids or train_ids": 2}
-    assert 'set encoding = "train_ids"' in report.advice and "sda datasets gta5 > mine.toml" in report.advice
-    assert len(found(report, "other encoding")) == 7 and len(report.bad) == 7
+    found = diagnose("gta5", root)
+    assert found.encodings == {"train_ids": 5, "ids or train_ids": 2}
+    assert 'set encoding = "train_ids"' in found.advice and "sda datasets gta5 > mine.toml" in found.advice
+    assert len(keys(found, "other encoding")) == 7 and len(found.bad) == 7
 
 
 def test_a_conversion_that_stopped_half_way(tmp_path):
     root = gta5(tmp_path, 3, values=[0, 1, 10, 255])
     gta5(root, 3, values=[7, 8, 26, 33], first=3)
-    report = diagnose("gta5", root)
-    assert report.encodings == {"train_ids": 3, "ids": 3}
-    assert "half-way" in report.advice
-    assert found(report, "other encoding") == [f"images/{index:05d}.png" for index in range(3)]
+    found = diagnose("gta5", root)
+    assert found.encodings == {"train_ids": 3, "ids": 3}
+    assert "half-way" in found.advice
+    assert keys(found, "other encoding") == [f"images/{index:05d}.png" for index in range(3)]
 
 
 def test_colour_labels(tmp_path):
-    """RGB labels in the colours of the table are what the codec reads; a foreign colour is named."""
+    """RGB labels in the colours of the class table are valid; an unknown colour is named."""
     table = descriptors.load("gta5").table().colors
     for index, colors in enumerate(([table["road"], table["sky"]], [table["road"], [1, 2, 3]])):
         label = np.array(colors, np.uint8)[ids(index, values=[0, 1])]
         tiny.save(picture(index), tmp_path / f"images/{index}.png")
         tiny.save(label, tmp_path / f"labels/{index}.png")
-    report = diagnose("gta5", tmp_path)
-    assert report.encodings == {"colours": 1, "unknown values": 1}
-    [problem] = report.bad
+    found = diagnose("gta5", tmp_path)
+    assert found.encodings == {"colours": 1, "unknown values": 1}
+    [problem] = found.bad
     assert problem.kind == "unknown values" and "#010203" in problem.detail
-    assert report.frequencies["sky"]["images"] == 0.5
+    assert found.frequencies["sky"]["images"] == 0.5
 
 
 def test_synthia_ids_in_red(tmp_path):
@@ -170,15 +170,15 @@ def test_synthia_ids_in_red(tmp_path):
         label = np.stack([ids(index, values=[1, 2, 3, 22]), ids(index + 9, values=[5, 99]), ids(0, values=[0])], axis=2)
         tiny.save(picture(index), tmp_path / f"RGB/{index}.png")
         tiny.save(label, tmp_path / f"GT/LABELS/{index}.png")
-    report = diagnose("synthia", tmp_path)
-    assert report.encodings == {"ids_in_red": 2} and report.problems == []
-    assert report.frequencies["road"]["images"] == 1
+    found = diagnose("synthia", tmp_path)
+    assert found.encodings == {"ids_in_red": 2} and found.problems == []
+    assert found.frequencies["road"]["images"] == 1
 
 
 # The cache
 
 
-def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
+def test_second_scan_reads_only_changed_files(tmp_path, monkeypatch):
     root = gta5(tmp_path / "gta5")
     first = diagnose("gta5", root)
     looked = []
@@ -190,7 +190,7 @@ def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
     assert looked == ["images/00002.png"]
 
 
-def test_interrupted_scan_goes_on(tmp_path, monkeypatch):
+def test_interrupted_scan_resumes(tmp_path, monkeypatch):
     root = gta5(tmp_path / "gta5", 40)
     monkeypatch.setattr(scan, "CHUNK", 4)
 
@@ -202,11 +202,11 @@ def test_interrupted_scan_goes_on(tmp_path, monkeypatch):
         diagnose("gta5", root, progress=stop)
     looked = []
     monkeypatch.setattr(scan, "look_at", lambda item, look=scan.look_at: looked.append(item.key) or look(item))
-    report = diagnose("gta5", root)
-    assert len(looked) == 28 and report.splits["train"]["images"] == 40
+    found = diagnose("gta5", root)
+    assert len(looked) == 28 and found.splits["train"]["images"] == 40
 
 
-def test_a_damaged_cache_is_no_trouble(tmp_path, cache):
+def test_a_damaged_cache_does_no_harm(tmp_path, cache):
     root = gta5(tmp_path / "gta5")
     first = diagnose("gta5", root)
     [file] = (cache / "scans").iterdir()
@@ -219,14 +219,14 @@ def test_in_parallel(tmp_path, monkeypatch):
     root = gta5(tmp_path / "gta5", 40)
     alone = diagnose("gta5", root)
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "other"))
-    report, _ = examine("gta5", descriptors.load("gta5"), root, processes=2)
-    assert report == alone
+    found, _ = examine("gta5", descriptors.load("gta5"), root, processes=2)
+    assert found == alone
 
 
-# What training makes of it
+# What training does with the findings
 
 
-def test_bad_pairs_until_they_are_mended(tmp_path):
+def test_pairs_are_bad_until_they_are_fixed(tmp_path):
     root = gta5(tmp_path / "gta5")
     tiny.save(ids(3, (32, 40)), root / "labels/00003.png")
     described = descriptors.load("gta5")
@@ -249,7 +249,7 @@ def cityscapes(root):
     return root
 
 
-def test_a_look_at_one_split_keeps_what_is_known_of_another(tmp_path):
+def test_examining_one_split_keeps_the_findings_on_another(tmp_path):
     root, described = cityscapes(tmp_path / "cs"), descriptors.load("cityscapes")
     for label in root.rglob("*_labelIds.png"):
         label.write_bytes(label.read_bytes()[:50])
@@ -259,8 +259,8 @@ def test_a_look_at_one_split_keeps_what_is_known_of_another(tmp_path):
     assert len(bad_pairs(root, list_items(described, root, "val").items, described)) == 1
 
 
-def test_a_list_may_not_bring_a_bad_pair_back(sda, tmp_path):
-    """It is left out with a note; and names are looked up among all images, so that none becomes clear by what is missing."""
+def test_a_list_does_not_bring_a_bad_pair_back(sda, tmp_path):
+    """It is skipped with a note. Names are matched against all images, so that skipping one makes no other unambiguous."""
     world = tiny.write_world(tmp_path / "world")
     pictures = world.root / "field/pictures/train"
     label = world.root / "field/labels/train/north/00.png"
@@ -269,17 +269,17 @@ def test_a_list_may_not_bring_a_bad_pair_back(sda, tmp_path):
     (tmp_path / "mine.txt").write_text("north/00\nnorth/02\nsouth/01\n")
     options = ["--device", "cpu", "--split", tmp_path / "mine.txt"]
     status, shown = sda("train", world.recipe, *options, "--out", tmp_path / "run")
-    assert status == 0 and "1 pairs that sda doctor found bad are left out" in shown.err
+    assert status == 0 and "1 pairs that sda doctor found bad are skipped" in shown.err
     listed = (tmp_path / "run/splits/labelled.txt").read_text().splitlines()
     assert listed == ["pictures/train/north/02.jpg", "pictures/train/south/01.jpg"]
     (pictures / "south/00.jpg").write_bytes((pictures / "south/01.jpg").read_bytes()[:-1] + b"x")
     (tmp_path / "mine.txt").write_text("00\n")
     status, shown = sda("train", world.recipe, *options)
-    assert status == 2 and "'00' fits 2 of the 9 target training images" in shown.err
+    assert status == 2 and "'00' matches 2 of the 9 target training images" in shown.err
 
 
 def test_doctor_of_a_pack(sda, tmp_path):
-    """The same counts as of the folder; a damaged image is found, and training leaves it out."""
+    """The counts are those of the folder; a damaged image is found, and training skips it."""
     world, pack = tiny.write_world(tmp_path / "world"), tmp_path / "field.h5"
     folder = world.root / "field"
     assert sda("pack", world.field, "--root", folder, "--size", 48, 64, "--processes", 1, "--out", pack)[0] == 0
@@ -301,12 +301,12 @@ def test_doctor_of_a_pack(sda, tmp_path):
     assert status == 1 and problem["kind"] == "unreadable image" and problem["key"] == key and str(pack) in problem["detail"]
     options = ["--source", "", "--labels", "all", "--target-root", pack, "--device", "cpu", "--out", tmp_path / "run"]
     status, shown = sda("train", world.recipe, *options)
-    assert status == 0 and "1 pairs that sda doctor found bad are left out" in shown.err
+    assert status == 0 and "1 pairs that sda doctor found bad are skipped" in shown.err
     assert sda("doctor", world.field, "--root", pack, "--split", "test")[0] == 2
 
 
 def test_train_ids_of_a_set_without_ids(tmp_path):
-    """Where ids are positions anyway, encoding = "train_ids" is no other encoding; 250 is void there."""
+    """If ids are positions, encoding = "train_ids" is the same encoding, in which 250 is void."""
     described = tmp_path / "mine.toml"
     described.write_text(
         'title = "Mine"\nclasses = {a = [1, 1, 1], b = [2, 2, 2]}\n'
@@ -314,15 +314,15 @@ def test_train_ids_of_a_set_without_ids(tmp_path):
     )
     gta5(tmp_path / "data", 3, values=[0, 1])
     gta5(tmp_path / "data", 3, values=[0, 1, 250], first=3)
-    report, _ = examine("mine", descriptors.load(str(described)), tmp_path / "data", processes=1)
-    assert report.bad == [] and report.advice == "" and report.encodings == {"train_ids": 6}
+    found, _ = examine("mine", descriptors.load(str(described)), tmp_path / "data", processes=1)
+    assert found.bad == [] and found.advice == "" and found.encodings == {"train_ids": 6}
 
 
 def test_every_label_could_be_either(tmp_path):
-    """Train ids without any 255, read as ids: road, sidewalk and building would be void."""
-    report = diagnose("gta5", gta5(tmp_path, 6, values=[0, 1, 2, 8]))
-    assert report.bad == [] and report.advice.startswith("every label could be ids or train ids. Read as ids, ")
-    assert "as train ids 0%" in report.advice and 'encoding = "train_ids"' in report.advice
+    """Train ids without any 255: if they were ids, road, sidewalk and building would be void."""
+    found = diagnose("gta5", gta5(tmp_path, 6, values=[0, 1, 2, 8]))
+    assert found.bad == [] and found.advice.startswith("every label could be ids or train ids: ")
+    assert "void if they are ids, 0% if they are train ids" in found.advice and 'encoding = "train_ids"' in found.advice
 
 
 def test_class_pixels(tmp_path):
@@ -355,7 +355,7 @@ def test_command(sda, tmp_path):
 
 
 @pytest.mark.usefixtures("here")
-def test_training_leaves_bad_pairs_out(sda, tmp_path):
+def test_training_skips_bad_pairs(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     label = world.root / "field/labels/train/north/00.png"
     with Image.open(label) as image:
@@ -365,22 +365,22 @@ def test_training_leaves_bad_pairs_out(sda, tmp_path):
     assert status == 2 and "they must be equal" in shown.err
     assert sda("doctor", world.field, "--root", world.root / "field", "--processes", 1)[0] == 1
     status, shown = sda("train", world.recipe, *options, "--out", tmp_path / "run")
-    assert status == 0 and "1 pairs that sda doctor found bad are left out, such as pictures/train/north/00.jpg" in shown.err
+    assert status == 0 and "1 pairs that sda doctor found bad are skipped, such as pictures/train/north/00.jpg" in shown.err
     assert "pictures/train/north/00.jpg" not in (tmp_path / "run/splits/labelled.txt").read_text()
     status, shown = sda("train", world.recipe, *options, "--doctor", "false")
     assert status == 2 and "they must be equal" in shown.err
 
 
 def test_doctor_counts_what_the_codec_reads(tmp_path):
-    """The frequencies against the labels as training decodes them."""
+    """The frequencies are those of the labels as training decodes them."""
     from sda.data.files import LabelCodec
 
     root = gta5(tmp_path / "gta5", 5)
     described = descriptors.load("gta5")
-    report = diagnose("gta5", root)
+    found = diagnose("gta5", root)
     codec = LabelCodec(described, "ids", np.arange(256, dtype=np.uint8))
     decoded = np.concatenate([codec.read(path).ravel() for path in sorted((root / "labels").iterdir())])
     counts = np.bincount(decoded, minlength=256)[:19]
     for index, name in enumerate(described.table().names):
-        assert report.frequencies[name]["pixels"] == pytest.approx(counts[index] / counts.sum())
-    assert doctor.KINDS.keys() >= {problem.kind for problem in report.problems}
+        assert found.frequencies[name]["pixels"] == pytest.approx(counts[index] / counts.sum())
+    assert doctor.KINDS.keys() >= {problem.kind for problem in found.problems}

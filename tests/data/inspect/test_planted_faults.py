@@ -1,4 +1,4 @@
-"""What a demanding stranger's trees brought to light: each of these was once wrong."""
+"""Faulty folders that the doctor, lists and packs once handled wrongly."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def field(world):
 
 @pytest.fixture
 def listed(tmp_path, monkeypatch):
-    """Images of two places with the same names, and lists that name some of each; the descriptor's path and the root."""
+    """Write images of two places with the same names, and a descriptor with lists; returns its path and the root."""
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
     for place in "ab":
         for frame in range(3):
@@ -69,17 +69,17 @@ def test_folders_in_a_list_count(listed):
     assert keys(path, root, "train") == ["I/a/1.png", "I/a/2.png"] and keys(path, root, "val") == ["I/b/1.png"]
 
 
-def test_one_image_in_two_lists_is_told(listed):
+def test_one_image_in_two_lists_is_reported(listed):
     path, root = listed
     for split in ("train", "val"):
         (root / f"sets/{split}.txt").write_text("I/a/1.png\n")
-    report, _ = examine("listed", load(str(path)), root, processes=1)
-    [problem] = report.problems
+    found, _ = examine("listed", load(str(path)), root, processes=1)
+    [problem] = found.problems
     assert problem.kind == "duplicate" and problem.split == "val" and "the same bytes as I/a/1.png of train" in problem.detail
 
 
-def test_a_list_that_names_what_is_not_there_is_an_error(listed):
-    """Not a split that the set lacks."""
+def test_a_list_that_names_a_missing_image_is_an_error(listed):
+    """It does not count as a missing split."""
     path, root = listed
     (root / "sets/train.txt").write_text("I/a/1.png\n")
     (root / "sets/val.txt").write_text("I/a/7.png\n")
@@ -87,7 +87,7 @@ def test_a_list_that_names_what_is_not_there_is_an_error(listed):
         examine("listed", load(str(path)), root, processes=1)
 
 
-# The doctor's verdict, and who must hear of it
+# What follows from the doctor's findings
 
 
 def spoil(field, key="pictures/train/north/00.jpg"):
@@ -96,8 +96,8 @@ def spoil(field, key="pictures/train/north/00.jpg"):
     return key
 
 
-def test_a_pack_leaves_out_what_the_doctor_found(world, field, sda):
-    """Not only what cannot be read: a black image is bad to the doctor alone."""
+def test_a_pack_skips_what_the_doctor_found(world, field, sda):
+    """Not only unreadable files: only the doctor rejects a black image."""
     Image.new("RGB", (tiny.WIDTH, tiny.HEIGHT)).save(field / "pictures/train/north/02.jpg")
     assert sda("doctor", world.field, "--root", field, "--processes", 1)[0] == 1
     command = ["pack", world.field, "--root", field, "--size", 48, 64, "--processes", 1, "--out", "field.h5"]
@@ -116,19 +116,19 @@ def test_a_list_of_bad_images_alone_is_refused(world, field, sda):
     assert status == 2 and "mine.txt: sda doctor found all 1 images of this list bad" in shown.err
     Path("mine.txt").write_text(f"{key}\npictures/train/north/02.jpg\n")
     status, shown = sda("train", world.recipe, "--split", "mine.txt", "--device", "cpu")
-    assert status == 0 and f"mine.txt: 1 of its 2 images are left out, such as {key}" in shown.err
+    assert status == 0 and f"mine.txt: 1 of its 2 images are skipped, such as {key}" in shown.err
 
 
-def test_a_verdict_ends_with_the_descriptor_it_was_made_by(world, field, tmp_path):
+def test_findings_hold_for_one_descriptor(world, field, tmp_path):
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(tiny.FIELD.replace("human = [3, 3, 3]", "").replace("[2, 2, 2], ", "[2, 2, 2]"))
-    report, _ = examine("wrong", load(str(wrong)), field, processes=1)
-    assert len(report.bad) == 11
+    found, _ = examine("wrong", load(str(wrong)), field, processes=1)
+    assert len(found.bad) == 11
     items = list_items(load(str(wrong)), field, "train").items
     assert len(bad_pairs(field, items, load(str(wrong)))) == 8 and bad_pairs(field, items, load(str(world.field))) == {}
 
 
-def test_a_damaged_list_of_bad_pairs_is_no_trouble(world, field):
+def test_a_damaged_list_of_bad_pairs_does_no_harm(world, field):
     described, key = load(str(world.field)), spoil(field)
     examine("field", described, field, processes=1)
     path = cache_file("bad", field)
@@ -137,7 +137,7 @@ def test_a_damaged_list_of_bad_pairs_is_no_trouble(world, field):
 
 
 def test_two_descriptors_of_one_folder_share_no_findings(world, field, tmp_path):
-    """Labels of equal size and time, but other files."""
+    """Their labels are different files of equal size and time."""
     other = tmp_path / "other.toml"
     other.write_text(tiny.FIELD.replace("labels/", "others/"))
     for path in (field / "labels").rglob("*.png"):
@@ -151,7 +151,7 @@ def test_two_descriptors_of_one_folder_share_no_findings(world, field, tmp_path)
     assert first.frequencies["human"]["images"] > 0 and second.frequencies["building"] == {"pixels": 1.0, "images": 1.0}
 
 
-# Splits of unequal encodings, and sets without labels
+# Splits with different encodings, and datasets without labels
 
 
 def cityscapes(root, kind="labelIds", values=(7, 11, 23), split="train", count=2):
@@ -175,7 +175,7 @@ def test_every_split_has_its_own_encoding(world, sda, tmp_path):
 def test_a_mistyped_label_pattern(world, sda, tmp_path):
     cityscapes(tmp_path / "cs", "labelsId")
     status, shown = sda("doctor", "cityscapes", "--root", tmp_path / "cs", "--processes", 1)
-    assert status == 1 and "not one image has a label file: is the pattern gtFine/" in shown.out
+    assert status == 1 and "no image has a label file: is the pattern gtFine/" in shown.out
     assert "looked for gtFine/{split}/{city}/" in shown.out
 
 
@@ -183,18 +183,18 @@ def test_labels_without_an_image_are_named(world, sda, tmp_path):
     cityscapes(tmp_path / "cs")
     next((tmp_path / "cs").rglob("*000001_*_leftImg8bit.png")).unlink()
     _, shown = sda("doctor", "cityscapes", "--root", tmp_path / "cs", "--processes", 1)
-    assert "ulm_000001_000019_gtFine_labelIds.png: no image goes with this label file" in shown.out.replace("\n", "")
+    assert "ulm_000001_000019_gtFine_labelIds.png: this label file has no image" in shown.out.replace("\n", "")
 
 
 # Copies and overlaps
 
 
-def test_a_rule_passes_over_copies_of_validation_images(world, field, sda):
-    """sda split and training agree, and training is not refused because of one."""
+def test_a_rule_skips_copies_of_validation_images(world, field, sda):
+    """sda split and training agree, and training does not fail because of one."""
     copy = field / "pictures/train/north/00.jpg"
     copy.write_bytes((field / "pictures/val/west/08.jpg").read_bytes())
     status, shown = sda("split", world.field, "--root", field, "--labels", 7, "--out", "list.txt")
-    assert status == 0 and "1 images that are copies of validation images are passed over" in shown.err
+    assert status == 0 and "1 images that are copies of validation images are skipped" in shown.err
     assert "north/00" not in Path("list.txt").read_text()
     assert sda("train", world.recipe, "--labels", "all", "--device", "cpu", "--out", "run")[0] == 0
     assert "north/00" not in Path("run/splits/labelled.txt").read_text()
@@ -215,7 +215,7 @@ def test_a_link_to_a_folder_above_is_walked_once(tmp_path):
 # init-dataset
 
 
-def test_a_proposal_follows_links_and_bears_an_unreadable_label(tmp_path):
+def test_a_proposal_follows_links_and_skips_an_unreadable_label(tmp_path):
     for index in range(6):
         image, label = tiny.draw(index, [0, 1, 2], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])
         tiny.save(image, tmp_path / f"elsewhere/{index}.jpg")
@@ -241,8 +241,8 @@ def test_braces_in_a_folder_become_a_word(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ('ids = {3 = "ground", 03 = "human"}', "the value 3 stands for two things"),
-        ('ids = {3 = "ground"}\nvoid = [0, 3]', "the value 3 stands for two things"),
+        ('ids = {3 = "ground", 03 = "human"}', "the value 3 occurs twice in ids and void"),
+        ('ids = {3 = "ground"}\nvoid = [0, 3]', "the value 3 occurs twice in ids and void"),
         ('[maps.cityscapes19]\ngruond = "road"', "maps.cityscapes19: no class 'gruond' here.*'ground'"),
     ],
 )
@@ -263,12 +263,12 @@ def test_a_map_for_another_table_is_named(tmp_path, world, sda):
 
 
 @pytest.mark.parametrize("share", ["nan", "inf", "-1", "0", "1.5"])
-def test_shares_that_are_none(world, field, sda, share):
+def test_invalid_shares(world, field, sda, share):
     status, shown = sda("split", world.field, "--root", field, "--hold-out", share)
     assert status == 2 and "one side would be empty" in shown.err
 
 
-def test_workers_end_with_a_doctor_that_is_killed(tmp_path):
+def test_workers_end_when_the_doctor_is_killed(tmp_path):
     root = tmp_path / "gta5"
     for index in range(300):
         image, label = tiny.draw(index, [7, 8, 11], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])

@@ -1,4 +1,4 @@
-"""Descriptors proposed for folders of many kinds: each must find every pair of the folder, and read its labels."""
+"""Proposed descriptors for many kinds of folders: each must find every pair and read its labels."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def label(seed, values):
 
 
 def write(root, images, labels, count=6, values=(0, 1, 2), splits=("train", "val"), **words):
-    """`count` pairs per split, under patterns with {split}, {place} and {frame}."""
+    """Write `count` pairs per split, under patterns with {split}, {place} and {frame}; returns their number."""
     total = 0
     for number, split in enumerate(splits):
         for index in range(count):
@@ -42,7 +42,7 @@ def load(root, tmp_path):
 
 
 def pairs(described, root, splits=("train", "val")):
-    """All pairs found, and every label read."""
+    """Return image → label of all pairs, after reading every label."""
     found = {}
     for split in splits:
         listing = list_items(described, root, split)
@@ -93,7 +93,7 @@ def test_without_splits(tmp_path):
 
 
 def test_several_kinds_of_label(tmp_path):
-    """Of ids, colours and instances beside each other, the ids are taken."""
+    """Of ids, colours and instances in one folder, the ids are used."""
     root = tmp_path / "set"
     write(
         root,

@@ -1,4 +1,4 @@
-"""The lists that `sda split` writes, by what was wished for."""
+"""The lists that `sda split` writes, for every kind of request."""
 
 import pickle
 
@@ -8,7 +8,7 @@ import tiny
 from sda.data.descriptor import load
 from sda.data.inspect.doctor import examine
 from sda.data.listing import list_items
-from sda.data.splits.make import Wish, make_split
+from sda.data.splits.make import SplitRequest, make_split
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
 
@@ -20,11 +20,11 @@ def world(tmp_path):
 
 @pytest.fixture
 def choose(world):
-    """`choose(wish's fields)` → keys."""
+    """`choose(fields of the request)` → keys."""
 
-    def choose(**wish):
-        choice = make_split(load(str(world.field)), world.root / "field", Wish(**wish), lambda done, total: None)
-        return [item.key for item in choice.items]
+    def choose(**request):
+        chosen = make_split(load(str(world.field)), world.root / "field", SplitRequest(**request), lambda done, total: None)
+        return [item.key for item in chosen.items]
 
     return choose
 
@@ -45,8 +45,8 @@ def test_held_out_groups_take_their_unlabelled_images_with_them(world, choose, k
     for seed in range(4):
         held = choose(hold_out=0.5, by="place", seed=seed)
         place = held[0].split("/")[2]
-        assert held == [key for key in keys if key.split("/")[2] == place], "every image of the place, labelled or not"
-    assert unlabelled not in choose(hold_out=0.9), "alone, an image without a label is of no use"
+        assert held == [key for key in keys if key.split("/")[2] == place], "every image of the place, with or without a label"
+    assert unlabelled not in choose(hold_out=0.9), "without groups, an image without a label is not held out"
 
 
 def test_order_of_indices(choose, keys, tmp_path):
@@ -59,7 +59,7 @@ def test_order_of_indices(choose, keys, tmp_path):
     assert choose(given=given, order="walk", labels=2) == choose(given=given, order="walk")[:2]
 
 
-def test_bad_pairs_are_passed_over_by_rules_but_not_by_lists(world, choose, keys, tmp_path):
+def test_bad_pairs_are_skipped_by_rules_but_not_by_lists(world, choose, keys, tmp_path):
     bad = rank(keys, 0)[1]
     label = world.root / "field" / bad.replace("pictures", "labels").replace(".jpg", ".png")
     label.write_bytes(label.read_bytes()[:50])
@@ -70,28 +70,28 @@ def test_bad_pairs_are_passed_over_by_rules_but_not_by_lists(world, choose, keys
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
+    ("request_fields", "says"),
     [
-        ({}, "say what to list"),
-        ({"labels": 3, "hold_out": 0.5}, "say what to list"),
+        ({}, "choose what to list"),
+        ({"labels": 3, "hold_out": 0.5}, "choose what to list"),
         ({"labels": 9}, "--labels 9: Field has labels for 8 training images"),
         ({"labels": 9, "by": "place"}, "has labels for 8"),
         ({"given": "two.txt", "labels": 3}, "--labels 3: .*two.txt names 2 training images"),
-        ({"given": "two.txt", "by": "place"}, "two.txt has an order of its own: leave --by and --seed out"),
+        ({"given": "two.txt", "by": "place"}, "two.txt has an order of its own: omit --by and --seed"),
         ({"given": "two.txt", "seed": 0}, "has an order of its own"),
-        ({"given": "two.txt", "order": "walk"}, "--order and --entry are for pickled indices"),
-        ({"labels": 2, "entry": "a"}, "--order and --entry are for pickled indices"),
-        ({"hold_out": 0.5, "by": "balanced"}, "--hold-out knows no --by balanced"),
+        ({"given": "two.txt", "order": "walk"}, "--order and --entry need pickled indices"),
+        ({"labels": 2, "entry": "a"}, "--order and --entry need pickled indices"),
+        ({"hold_out": 0.5, "by": "balanced"}, "--hold-out does not support --by balanced"),
         ({"labels": 2, "by": "town"}, "has no word {town} to group by"),
         ({"given": "split.pkl", "order": "walks"}, "walks: the split list cannot be read"),
     ],
 )
-def test_mistakes(choose, keys, tmp_path, monkeypatch, wish, says):
+def test_mistakes(choose, keys, tmp_path, monkeypatch, request_fields, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.txt").write_text("\n".join(keys[:2]))
     (tmp_path / "split.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(SdaError, match=says):
-        choose(**wish)
+        choose(**request_fields)
 
 
 def test_no_labels_at_all(world, choose):

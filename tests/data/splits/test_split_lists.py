@@ -1,4 +1,4 @@
-"""Split lists: every form in circulation read, ours and UniMatch's written."""
+"""Split lists: every usual format is read; ours and UniMatch's are written."""
 
 import os
 import unicodedata
@@ -32,7 +32,7 @@ def test_lines(listed):
     assert read_list(listed("# made by hand\r\n a b.png \r\n\r\n./#1.png\r\nc.png")) == ["a b.png", "./#1.png", "c.png"]
     assert read_list(listed("\ufeffa.png\rb.png")) == ["a.png", "b.png"]
     assert read_list(listed("größe.png\n日本.png\n".encode("utf-16"))) == ["größe.png", "日本.png"]
-    assert read_list(listed(b"gr\xf6\xdfe.png\n")) == [os.fsdecode(b"gr\xf6\xdfe.png")], "a name that is no UTF-8"
+    assert read_list(listed(b"gr\xf6\xdfe.png\n")) == [os.fsdecode(b"gr\xf6\xdfe.png")], "a name that is not UTF-8"
     assert read_list(listed("line\u2028separator.png")) == ["line\u2028separator.png"]
 
 
@@ -41,10 +41,10 @@ def test_lines(listed):
     [
         (b"", "the split list is empty"),
         ("# nothing\n\n", "the split list is empty"),
-        ("a.png\n\nb.png\na.png\n", "line 4: 'a.png' is listed twice: it stands in line 1 too"),
-        (b"a.png\n\x89PNG\x00\x00", "line 2 is no path: a split list is a text file"),
-        (b"\xff\xfea", "line 1 is no path"),
-        ("a.png\n" + "x" * 10_001, "line 2 is no path"),
+        ("a.png\n\nb.png\na.png\n", "line 4: 'a.png' is listed twice: line 1 is the same"),
+        (b"a.png\n\x89PNG\x00\x00", "line 2 is not a path: a split list is a text file"),
+        (b"\xff\xfea", "line 1 is not a path"),
+        ("a.png\n" + "x" * 10_001, "line 2 is not a path"),
     ],
 )
 def test_no_lists(listed, text, says):
@@ -63,7 +63,7 @@ def test_no_lists(listed, text, says):
         ("images/train/b c.png", "images/train/b c.png"),
         ("./#1.png", "#1.png"),
         ("images\\train\\a.png", "images/train/a.png"),
-        # UniMatch's, and the form of the DeepLab lists
+        # the format of UniMatch and of the DeepLab lists
         ("images/train/a.png labels/train/a.png", "images/train/a.png"),
         ("images/train/b c.png labels/train/b c.png", "images/train/b c.png"),
         ("/images/train/a.png /labels/train/a.png", "images/train/a.png"),
@@ -82,7 +82,7 @@ def test_no_lists(listed, text, says):
         ("leftImg8bit/train/ulm/ulm_1.png", f"{NESTED}/ulm/ulm_1.png"),
         ("leftImg8bit/train/ulm/ulm_1.png gtFine/train/ulm/ulm_1_gtFine_labelTrainIds.png", f"{NESTED}/ulm/ulm_1.png"),
         ("leftImg8bit_512/train/ulm/ulm_1.png", f"{NESTED}/ulm/ulm_1.png"),
-        # a Mac's two characters for one letter
+        # macOS writes two characters for one letter
         (unicodedata.normalize("NFD", "images/train/größe.png"), "images/train/größe.png"),
     ],
 )
@@ -108,11 +108,11 @@ def test_whole_paths_go_before_parts(listed):
         ("a", ("x/a.png", "y/a.png")),
         ("c", ("x/c.jpg", "x/c.png")),
         ("x/c", ("x/c.jpg", "x/c.png")),
-        ("x/a.png y/a.png", None),  # UniMatch's form: the first
+        ("x/a.png y/a.png", None),  # UniMatch's format: the first
         ("a b", ("x/a.png", "y/a.png")),
     ],
 )
-def test_several_fit(listed, entry, found):
+def test_several_match(listed, entry, found):
     items = make("x/a.png", "y/a.png", "x/c.jpg", "x/c.png")
     path = listed(f"x/c.png\n\n{entry}\n")
     if found is None:
@@ -120,7 +120,7 @@ def test_several_fit(listed, entry, found):
         return
     with pytest.raises(SdaError) as caught:
         read_keys(path, items)
-    says = f"{path}: line 3: {entry!r} fits 2 of the 4 images, such as {found[0]!r} and {found[1]!r}: write the whole path"
+    says = f"{path}: line 3: {entry!r} matches 2 of the 4 images, such as {found[0]!r} and {found[1]!r}: write the whole path"
     assert str(caught.value) == says
 
 
@@ -140,7 +140,7 @@ def test_several_fit(listed, entry, found):
         "/ " * 4000,
     ],
 )
-def test_none_fits(listed, entry):
+def test_none_matches(listed, entry):
     path = listed(f"# one\n{entry}\n")
     with pytest.raises(SdaError) as caught:
         read_keys(path, make("images/train/a.png", "train/ulm/u.png"), "target images")
@@ -169,7 +169,7 @@ def test_written_lists_are_read_back(tmp_path):
     write_list(path, items)
     assert path.read_bytes() == "x/a.png\n./#1.png\ngröße 日本.png\n".encode() + b"\xff.png\n"
     assert read_keys(path, items) == [item.key for item in items]
-    assert [file.name for file in path.parent.iterdir()] == ["100.txt"], "no temporary file stays"
+    assert [file.name for file in path.parent.iterdir()] == ["100.txt"], "no temporary file is left"
 
 
 def test_keys_will_do(tmp_path):
@@ -190,7 +190,10 @@ def test_unimatch_form(tmp_path):
     ("item", "says"),
     [
         (Item("a.png", Path("/set/a.png"), None), "/set/a.png: has no label file"),
-        (Item("a b.png", Path("/set/a b.png"), Path("/set/gt/a b.png")), "'a b.png': UniMatch's form parts image and label by"),
+        (
+            Item("a b.png", Path("/set/a b.png"), Path("/set/gt/a b.png")),
+            "'a b.png': UniMatch's format separates image and label by",
+        ),
         (Item("a.png", Path("/set/a.png"), Path("/other/a.png")), "/other/a.png: is not below /set"),
     ],
 )
@@ -202,17 +205,17 @@ def test_not_in_unimatch_form(item, says):
 def test_nothing_is_overwritten(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("precious")
-    with pytest.raises(SdaError, match=r"list.txt: exists already; nothing is overwritten"):
+    with pytest.raises(SdaError, match=r"list.txt: it exists and is not overwritten"):
         write_list(path, ["a.png"])
     assert path.read_text() == "precious"
     (tmp_path / "link.txt").symlink_to(tmp_path / "gone.txt")
-    with pytest.raises(SdaError, match="exists already"):
+    with pytest.raises(SdaError, match="it exists and is not overwritten"):
         write_list(tmp_path / "link.txt", ["a.png"])
 
 
 @pytest.mark.parametrize("name", ["two\nlines.png", "ends with a space ", "nul\0.png"])
 def test_names_that_no_list_can_hold(tmp_path, name):
-    with pytest.raises(SdaError, match="cannot stand in a list"):
+    with pytest.raises(SdaError, match="cannot be written as one line of a list"):
         write_list(tmp_path / "list.txt", ["a.png", name])
     assert not list(tmp_path.iterdir())
 

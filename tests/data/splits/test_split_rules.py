@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sda.data.descriptor import Descriptor, load
 from sda.data.item import Item
-from sda.data.splits.rules import ClassRow, balanced, by_group, class_rows, groups_by_word, hold_out, rank
+from sda.data.splits.rules import ClassCount, balanced, by_group, count_classes, groups_by_word, hold_out, rank
 from sda.errors import SdaError
 
 
@@ -30,7 +30,7 @@ CITIES = {f"{city}/{city}_{n}.png": city for city, count in (("ulm", 5), ("bonn"
 
 
 def plain_balanced(keys, seed, counts):
-    """The rule of `balanced` word by word, in plain Python."""
+    """The rule of `balanced`, step by step, in plain Python."""
     todo = sorted(keys, key=lambda key: sha(f"{seed}:{key}"))
     classes = range(len(counts[todo[0]]))
     pixels = [sum(counts[key][c] for key in keys) for c in classes]
@@ -84,7 +84,7 @@ def test_balanced_on_larger_random_sets():
     counts = {f"{n}.png": row.tolist() for n, row in enumerate(table)}
     order = balanced(list(counts), 5, counts)
     assert order == plain_balanced(list(counts), 5, counts)
-    assert order == balanced(list(counts)[::-1], 5, counts), "the order of the listing plays no part"
+    assert order == balanced(list(counts)[::-1], 5, counts), "the order of the listing does not matter"
     assert sorted(order) == sorted(counts)
 
 
@@ -125,7 +125,7 @@ def test_balanced_of_nothing():
 def test_faulty_counts(row, says):
     counts = {"a.png": [1, 2]} | ({} if row is None else {"b.png": row})
     with pytest.raises(SdaError, match=says):
-        class_rows(["a.png", "b.png"], counts, ["road", "car"])
+        count_classes(["a.png", "b.png"], counts, ["road", "car"])
 
 
 # In turn from groups
@@ -152,12 +152,12 @@ def test_groups_by_word(tmp_path):
     assert list(groups_by_word(load("cityscapes"), val, "city", "val").values()) == ["lindau"]
     with pytest.raises(SdaError, match=r"Cityscapes: .* has no word \{sequence\} to group by; it has \{city\}, \{frame\}"):
         groups_by_word(load("cityscapes"), items, "sequence")
-    with pytest.raises(SdaError, match=r"none of its layouts for 'train' holds images such as 'leftImg8bit/val/lindau"):
+    with pytest.raises(SdaError, match=r"none of its layouts for 'train' matches images such as 'leftImg8bit/val/lindau"):
         groups_by_word(load("cityscapes"), val, "city")
 
 
-def test_the_layout_must_hold_all_items(tmp_path):
-    """A pattern that also fits, with another meaning, must not win because of its place."""
+def test_the_layout_must_match_all_items(tmp_path):
+    """A pattern that matches only some items, with another meaning, is not used, although it comes first."""
     descriptor = Descriptor.model_validate(
         {
             "title": "Drives",
@@ -189,7 +189,7 @@ def test_hold_out_by_rank(tmp_path):
 @pytest.mark.parametrize("size", [0, 10, 11, -1, 0.0, 1.0, 1.5, 0.99])
 def test_one_side_empty(tmp_path, size):
     items = [item(f"{n}.png", tmp_path) for n in range(10)]
-    with pytest.raises(SdaError, match=f"{size} cannot be held out of 10 images, for one side would be empty"):
+    with pytest.raises(SdaError, match=f"cannot hold out {size} of 10 images: one side would be empty"):
         hold_out(items, size, 0)
 
 
@@ -226,8 +226,8 @@ def test_one_group_cannot_be_divided(tmp_path):
 # Summary
 
 
-def test_class_rows():
+def test_count_classes():
     counts = {"a.png": [6, 2, 0], "b.png": [0, 2, 0], "c.png": [100, 100, 100]}
-    expected = [ClassRow("road", 1, 0.6), ClassRow("car", 2, 0.4), ClassRow("train", 0, 0.0)]
-    assert class_rows(["a.png", "b.png"], counts, ["road", "car", "train"]) == expected
-    assert class_rows([], counts, ["road"]) == [ClassRow("road", 0, 0.0)]
+    expected = [ClassCount("road", 1, 0.6), ClassCount("car", 2, 0.4), ClassCount("train", 0, 0.0)]
+    assert count_classes(["a.png", "b.png"], counts, ["road", "car", "train"]) == expected
+    assert count_classes([], counts, ["road"]) == [ClassCount("road", 0, 0.0)]

@@ -1,0 +1,69 @@
+"""Open images of any dataset or folder for a trained network, to be scored or analysed."""
+
+from pathlib import Path
+
+from sda.data import descriptor as descriptors
+from sda.data.assemble import Data
+from sda.data.dataset import Dataset
+from sda.data.descriptor import ClassTable
+from sda.data.listing import list_folder
+from sda.data.opening import Classes, check_labels, find_root, open_codec, open_split, open_validation, without_bad
+from sda.system.counting import Count, ignore_count
+
+
+def evaluation_set(
+    table_name: str,
+    table: ClassTable,
+    size: tuple[int, int] | None,
+    dataset: str,
+    root: str,
+    split: str,
+    val_list: str = "",
+    progress: Count = ignore_count,
+) -> Data:
+    """Open the labelled images of any dataset as `val`, without the pairs that the doctor found bad.
+
+    Args:
+        table_name, table: the classes of the labels.
+        size: (height, width) of the network's input; None for the images' own size. Labels keep their own size.
+        dataset: a name or a TOML path.
+        root: its folder or pack; empty for the descriptor's own.
+        val_list: a list of training images to use instead of `split`.
+    """
+    data = Data(table, table_name)
+    descriptor = descriptors.load(dataset)
+    folder = find_root(descriptor, root, "--root", progress)
+    data.val = open_validation(dataset, descriptor, folder, split, size, data.classes, data.notes, val_list)
+    data.lists["val"] = data.val.items
+    return data
+
+
+def all_images(
+    table_name: str,
+    table: ClassTable,
+    size: tuple[int, int] | None,
+    dataset: str,
+    root: str,
+    split: str,
+    progress: Count = ignore_count,
+) -> tuple[Dataset, Path, list[str]]:
+    """Open every image of a split of any dataset, or of a folder, at `size`; labels, if any, keep their own size.
+
+    Args:
+        table_name, table: the classes of the labels.
+        dataset: a name, a TOML path, or a folder of images.
+
+    Returns:
+        The images, their folder or pack, and notes for the user.
+    """
+    if Path(dataset).is_dir():
+        return Dataset(list_folder(Path(dataset)).items, None, size), Path(dataset), []
+    notes: list[str] = []
+    descriptor = descriptors.load(dataset)
+    folder = find_root(descriptor, root, "--root", progress)
+    opened = without_bad(open_split(dataset, descriptor, folder, split, size), notes)
+    codec = None
+    if any(item.label for item in opened.items):
+        check_labels(opened, notes)
+        codec = open_codec(opened, Classes(table_name, table), notes)
+    return Dataset(opened.items, codec, size, native_labels=True), folder, notes

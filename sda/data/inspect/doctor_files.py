@@ -1,0 +1,48 @@
+"""Write the doctor's report: report.json, and contact.png with pairs to look at."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sda.data.descriptor import Descriptor
+from sda.data.files import LabelCodec, read_pair
+from sda.data.inspect.doctor import Examination
+from sda.data.item import Item
+from sda.data.listing import Listing
+from sda.pictures import colorize, overlay, picture_table
+
+PAIRS = 12  # on the contact sheet, at most
+WIDTH = 512  # of a picture on the contact sheet, at most
+
+
+def write_report(folder: Path, found: Examination, descriptor: Descriptor, listings: dict[str, Listing]) -> None:
+    """Write report.json to a folder, and contact.png if there are good pairs: each as image, label and overlay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    bad, pairs = {problem.key for problem in found.bad}, []
+    for listing in listings.values():
+        codec = LabelCodec(descriptor, listing.encoding, np.arange(256, dtype=np.uint8))
+        pairs += [(item, codec) for item in listing.items if item.label is not None and item.key not in bad]
+    colors = descriptor.table().colors
+    rows = [_pictures(item, codec, list(colors.values())) for item, codec in pairs[:: max(1, -(-len(pairs) // PAIRS))]]
+    if rows:
+        picture_table(rows, ["image", "label", "both"], colors).save(folder / "contact.png")
+
+
+def _pictures(item: Item, codec: LabelCodec, colors: list[list[int]]) -> list[np.ndarray]:
+    """Return a pair as three uint8 pictures (H, W, 3): image, label and overlay."""
+    image, label = _read(item, codec)
+    width = min(image.width, WIDTH)
+    size = (width, round(image.height * width / image.width))
+    picture = np.asarray(image.resize(size))
+    mask = colorize(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)), colors)
+    return [picture, mask, overlay(picture, mask)]
+
+
+def _read(item: Item, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
+    if item.stored is not None:
+        return Image.fromarray(item.stored.image()), codec.map(item.stored.label())
+    assert item.label is not None
+    return read_pair(item.image, item.label, codec)

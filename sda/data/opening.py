@@ -1,0 +1,152 @@
+"""Open one split of a dataset: find its root, list its images, skip bad pairs, check its labels, map its classes."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sda import streets
+from sda.data.dataset import Dataset
+from sda.data.descriptor import ClassTable, Descriptor, map_classes
+from sda.data.files import LabelCodec
+from sda.data.inspect.bad_pairs import bad_pairs
+from sda.data.inspect.encoding import check_encoding, class_pixels
+from sda.data.item import Item
+from sda.data.listing import Listing, list_items
+from sda.data.pack import list_packed
+from sda.data.splits.lists import read_keys
+from sda.errors import SdaError
+from sda.labels import IGNORE
+from sda.system.counting import Count
+
+
+class Classes(NamedTuple):
+    """The classes that labels are mapped to: a class table and its name."""
+
+    name: str
+    table: ClassTable
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a dataset, in the dataset's folder or in a pack of it. `dataset` is its name or TOML path."""
+
+    dataset: str
+    descriptor: Descriptor
+    root: Path
+    listing: Listing
+
+    @property
+    def items(self) -> list[Item]:
+        return self.listing.items
+
+    def only(self, items: list[Item]) -> "Split":
+        """Return this split with some of its items."""
+        return replace(self, listing=replace(self.listing, items=items))
+
+
+def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) -> Path:
+    """Return the folder of a dataset, or its pack: the given one, or the descriptor's. Draws streets there on first use.
+
+    Args:
+        flag: the command-line option to name in the error message.
+    """
+    if not given and not descriptor.root:
+        raise SdaError(f"{descriptor.title}: where is it? Give its folder with {flag}. {descriptor.download}".strip())
+    root = Path(os.path.expanduser(given or descriptor.root))
+    if descriptor.generated and not root.is_file():
+        streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))
+    return root
+
+
+def open_split(dataset: str, descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None) -> Split:
+    """List the images of a split in a folder, or in a pack, whose images must have `size`."""
+    listing = list_packed(root, descriptor, split, size) if root.is_file() else list_items(descriptor, root, split)
+    return Split(dataset, descriptor, root, listing)
+
+
+def open_validation(
+    dataset: str,
+    descriptor: Descriptor,
+    root: Path,
+    split: str,
+    size: tuple[int, int] | None,
+    classes: Classes,
+    notes: list[str],
+    val_list: str = "",
+    skip_bad: bool = True,
+) -> Dataset:
+    """Return the labelled images of a split at `size`, with labels at their own size; with a `val_list`, those of its images."""
+    opened = open_split(dataset, descriptor, root, "train" if val_list else split, size)
+    if val_list:
+        if root.is_file():
+            raise SdaError(f"{root}: a pack holds resized training labels, but scoring needs the originals: give the folder")
+        wanted = set(read_keys(Path(val_list), opened.items, "training images"))
+        opened = opened.only([item for item in opened.items if item.key in wanted])
+    if skip_bad:
+        opened = without_bad(opened, notes)
+    return open_labelled(opened, size, classes, notes, native_labels=True)
+
+
+def open_labelled(
+    split: Split, size: tuple[int, int] | None, classes: Classes, notes: list[str], native_labels: bool = False
+) -> Dataset:
+    """Return the labelled images of a split. Adds notes on unlabelled images, dropped classes and a doubtful encoding.
+
+    Raises:
+        SdaError: no image has a label, or the labels clearly have another encoding than the descriptor's.
+    """
+    check_labels(split, notes)
+    labelled = [item for item in split.items if item.label is not None]
+    title, count = split.descriptor.title, len(split.items) - len(labelled)
+    if not labelled:
+        raise SdaError(f"{title}: {count} images such as {split.items[0].key} in {split.root}, but no label file for any")
+    if count:
+        lone = next(item for item in split.items if item.label is None)
+        notes.append(f"{title}: {count} images have no label file and are skipped, such as {lone.key}")
+    return Dataset(labelled, open_codec(split, classes, notes), size, native_labels)
+
+
+def without_bad(split: Split, notes: list[str]) -> Split:
+    """Return a split without the pairs that `sda doctor` found bad. Raises SdaError if all of them are."""
+    bad, title = bad_pairs(split.root, split.items, split.descriptor), split.descriptor.title
+    if not bad:
+        return split
+    key, why = next(iter(bad.items()))
+    if len(bad) == len(split.items):
+        raise SdaError(f"{title}: sda doctor found all {len(bad)} pairs in {split.root} bad, such as {key} ({why})")
+    notes.append(f"{title}: {len(bad)} pairs that sda doctor found bad are skipped, such as {key} ({why})")
+    return split.only([item for item in split.items if item.key not in bad])
+
+
+def check_labels(split: Split, notes: list[str]) -> None:
+    """Raise SdaError if the labels clearly have another encoding than the descriptor's; add a note if that is doubtful."""
+    if doubt := check_encoding(split.dataset, split.descriptor, split.listing, split.root):
+        notes.append(f"{split.descriptor.title}: {doubt}")
+
+
+def open_codec(split: Split, classes: Classes, notes: list[str]) -> LabelCodec:
+    """Return the codec that maps the labels of a split to `classes`. Adds a note on the dropped classes."""
+    mapping, dropped = map_classes(split.descriptor, *classes)
+    note = f"{split.descriptor.title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}"
+    if dropped and note not in notes:
+        notes.append(note)
+    return LabelCodec(split.descriptor, split.listing.encoding, mapping)
+
+
+def count_pixels(split: Split, classes: Classes, progress: Count) -> np.ndarray:
+    """Count the pixels of each of the C `classes` in each of the N images of a split: int64 (N, C)."""
+
+    def count(done: int, total: int) -> None:
+        progress("counting classes", done, total)
+
+    counted = class_pixels(split.descriptor, split.listing.encoding, split.items, split.root, count)
+    mapping, _ = map_classes(split.descriptor, *classes)
+    pixels = np.zeros((len(split.items), len(classes.table.names)), np.int64)
+    for row, item in zip(pixels, split.items, strict=True):
+        for index, number in enumerate(counted[item.key]):
+            if mapping[index] != IGNORE:
+                row[mapping[index]] += number
+    return pixels
