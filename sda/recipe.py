@@ -20,6 +20,7 @@ from sda.methods.settings import (
     SupervisedSettings,
     Unit,
 )
+from sda.models.names import BACKBONES, NETWORKS
 from sda.protocol import Protocol, preset
 
 
@@ -42,10 +43,15 @@ def _size_or_native(value: object) -> object:
     raise ValueError('expected [height, width], both at least 32, or "native"')
 
 
-def _method(value: str) -> str:
-    if value not in SETTINGS:
-        raise ValueError(f"expected one of {', '.join(SETTINGS)}")
-    return value
+def _one_of(names: Iterable[str]) -> AfterValidator:
+    """Check that a value is one of `names`, which may grow later."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"expected one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
 
 
 Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_length=2)]
@@ -94,10 +100,8 @@ class _Images(shelf.Strict):
 
 
 class _Network(shelf.Strict):
-    network: Literal["deeplabv2", "deeplabv3plus"] = Field("deeplabv3plus", description="segmentation network")
-    backbone: Literal["resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"] = Field(
-        description="torchvision backbone"
-    )
+    network: Annotated[str, _one_of(NETWORKS)] = Field("deeplabv3plus", description=" or ".join(NETWORKS))
+    backbone: Annotated[str, _one_of(BACKBONES)] = Field(description=f"torchvision backbone: {', '.join(BACKBONES)}")
     output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision of the convolutions (autocast); float16 scales gradients, for older GPUs"
@@ -132,7 +136,7 @@ class _Schedule(shelf.Strict):
     momentum: Unit = Field(0.9, description="momentum of SGD")
     weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
     poly_power: NonNegative = Field(0.9, description="the learning rate falls as (1 - step/steps) ^ this power")
-    method: Annotated[str, AfterValidator(_method)] = Field(
+    method: Annotated[str, _one_of(SETTINGS)] = Field(
         "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), dacs"
     )
 

@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sda"
 
-# Top-level modules that every package may import. They import only each other, and the settings of the methods.
+# Top-level modules that every package may import. They import only each other, and two lists that need no PyTorch: the settings
+# of the methods, and the names of the networks.
 BASE = {"errors", "labels", "protocol", "shelf", "recipe", "pictures"}
-BASE_MAY_IMPORT = BASE | {"methods.settings", "system"}
+BASE_MAY_IMPORT = BASE | {"methods.settings", "models.names", "system"}
 
 # Package → the packages that it may import. Each name stands below the ones that it imports.
 MAY_IMPORT = {

@@ -157,7 +157,7 @@ def test_whole_numbers_are_numbers(value):
         ("size", [128, 176, 3], "expected [height, width]"),
         ("size", [16, 176], "at least 32"),
         ("output_stride", 4, "0, 8 or 16"),
-        ("network", "unet", "'deeplabv2' or 'deeplabv3plus'"),
+        ("network", "unet", "expected one of deeplabv2, deeplabv3plus"),
     ],
 )
 def test_values_out_of_range_are_refused(key, value, says):
@@ -301,7 +301,7 @@ def test_variant_goes_over_the_file_and_under_the_flags(tmp_path, changes, rate,
         ("[when.netwerk.x]\nsteps = 1", r"when: expected tables \[when.FIELD.VALUE\] \(did you mean 'network'"),
         ("[when]\nnetwork = 3", "when: expected tables"),
         ("[when.network]\ndeeplabv2 = 3", r"when.network: expected tables \[when.network.VALUE\]"),
-        ("[when.network.unet]\nsteps = 1", r"when.network.unet: network = 'unet': input should be 'deeplabv2'"),
+        ("[when.network.unet]\nsteps = 1", r"when.network.unet: network = 'unet': expected one of deeplabv2"),
         ("[when.network.deeplabv2]\nstepz = 1", r"when.network.deeplabv2: unknown key 'stepz'"),
         ("[when.network.deeplabv2]\nsteps = 0", r"when.network.deeplabv2: steps = 0"),
     ],

@@ -73,8 +73,8 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     """
     from sda.data import descriptor as descriptors
     from sda.data.assemble import find_root
-    from sda.data.inspect.doctor_files import write_report
     from sda.data.inspect.doctor import examine
+    from sda.data.inspect.doctor_files import write_report
     from sda.runs import folder as run_folder
 
     place = run_folder.named(out) if out else run_folder.free(Path("runs"), f"doctor-{title_of(dataset)}")

@@ -6,13 +6,13 @@ from pathlib import Path
 from sda.data import descriptor as descriptors
 from sda.data.descriptor import Descriptor
 from sda.errors import SdaError
+from sda.models.names import NETWORKS
 from sda.runs import compare
 from sda.runs.compare import Score
 from sda.runs.trained import Run
 from sda.scoring.inference import SMALLEST
 from sda.system import tables
 
-NETWORKS = {"deeplabv2": "DeepLabv2", "deeplabv3plus": "DeepLabv3+"}
 START = {"none": "random", "imagenet": "torchvision's, trained on ImageNet", "coco": "torchvision's, trained on COCO"}
 
 SDA_EXAMPLE = """import sda

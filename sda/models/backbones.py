@@ -5,6 +5,7 @@ dict fits.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ MOBILENETS: dict[str, tuple[Callable[..., Any], int]] = {
     "mobilenet_v3_large": (models.mobilenet_v3_large, 17),
 }
 
-BACKBONES = (*RESNETS, *MOBILENETS)
 OUTPUT_STRIDES = (8, 16)
 BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual)
 
@@ -36,20 +36,22 @@ class Backbone(nn.Module):
         channels: of each map.
         strides: of each map: 4, 8, 16, 32, none above the output stride; the last is the output stride.
         grid: where the cells of a map lie in the image.
-        unused: prefixes of the names that a pretrained file may hold and this encoder leaves out.
+        unused: prefixes of the names that a pretrained file may hold and this encoder does not use.
+        light: heads have half the width and separable convolutions beside it.
     """
 
     channels: list[int]
     strides: list[int]
     grid = Grid()
     unused: tuple[str, ...] = ()
+    light = False
 
     def forward(self, images: Tensor) -> list[Tensor]:
         raise NotImplementedError
 
     def stages(self) -> list[nn.Module]:
         """The parts between which the learning rate may differ, from the image on."""
-        raise NotImplementedError
+        return list(self.children())
 
     def blocks(self) -> Iterator[nn.Module]:
         """The parts whose activations can be recomputed in the backward pass."""
@@ -94,6 +96,8 @@ class ResNetBackbone(Backbone):
 
 class MobileNetBackbone(Backbone):
     """MobileNet V2 or V3 without its classifier; the maps are the outputs of the last block of each resolution."""
+
+    light = True
 
     def __init__(self, name: str, output_stride: int):
         super().__init__()
@@ -144,17 +148,22 @@ def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) ->
             module.stride = (1, 1)
 
 
-def build_backbone(name: str, output_stride: int, caffe: bool = False) -> Backbone:
-    """The backbone called `name`, randomly initialised by torchvision's own rule.
+# Name → builder; `sda.models.names` lists the names without PyTorch. Each takes the output stride.
+BUILDERS: dict[str, Callable[..., Backbone]] = {
+    **{name: partial(ResNetBackbone, name) for name in RESNETS},
+    **{name: partial(MobileNetBackbone, name) for name in MOBILENETS},
+}
 
-    Raises SdaError for an unknown name, an output stride other than 8 and 16, and `caffe` for a MobileNet.
+
+def build_backbone(name: str, output_stride: int, caffe: bool = False) -> Backbone:
+    """Build the backbone called `name`, randomly initialised by torchvision's own rule.
+
+    Raises SdaError for an unknown name, an output stride other than 8 and 16, and `caffe` for other than a ResNet.
     """
-    if name not in BACKBONES:
-        raise SdaError(f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)}")
+    if name not in BUILDERS:
+        raise SdaError(f"unknown backbone {name!r}: expected one of {', '.join(BUILDERS)}")
     if output_stride not in OUTPUT_STRIDES:
         raise SdaError(f"output stride {output_stride!r}: expected 8 or 16, or 0 for the network's own")
-    if name in RESNETS:
-        return ResNetBackbone(name, output_stride, caffe)
-    if caffe:
-        raise SdaError(f"weights of the Caffe format: expected resnet50 or resnet101, found {name}")
-    return MobileNetBackbone(name, output_stride)
+    if caffe and name not in RESNETS:
+        raise SdaError(f"weights of the Caffe format: expected {' or '.join(RESNETS)}, found {name}")
+    return BUILDERS[name](output_stride, **({"caffe": True} if caffe else {}))

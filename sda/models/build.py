@@ -3,14 +3,14 @@
 import torch
 
 from sda.errors import SdaError
-from sda.models.backbones import MOBILENETS, build_backbone
+from sda.models.backbones import build_backbone
 from sda.models.heads import DeepLabV2Head, DeepLabV3PlusHead, Head
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import IMAGENET, Preprocessing
 from sda.recipe import Recipe
 
-# Name → the output stride of the backbone by default.
-NETWORKS = {"deeplabv2": 8, "deeplabv3plus": 16}
+# `sda.models.names` lists the names without PyTorch.
+HEADS: dict[str, type[Head]] = {"deeplabv2": DeepLabV2Head, "deeplabv3plus": DeepLabV3PlusHead}
 
 
 def build(
@@ -32,9 +32,9 @@ def build(
     deeplabv3plus   stride 4                     the decoder's output    256, for MobileNets 128
     ==============  ===========================  ======================  ====================================
 
-    `backbone` is one of BACKBONES; `output_stride` 8, 16, or 0 for the network's own; `precision` float32, bfloat16 or float16;
-    `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches, as the
-    authors' released code does; `preprocessing`: the first layer, which belongs to the weights. Weights are random: see
+    `backbone` is a name in `sda.models.names`; `output_stride` 8, 16, or 0 for the network's own; `precision` float32, bfloat16
+    or float16; `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches,
+    as the authors' released code does; `preprocessing`: the first layer, which belongs to the weights. Weights are random: see
     `sda.models.weights`.
     Raises SdaError for unknown names, fewer than two classes, another output stride, and a MobileNet of Caffe.
 
@@ -43,16 +43,12 @@ def build(
     >>> logits.shape, features.shape
     (torch.Size([2, 7, 16, 24]), torch.Size([2, 128, 16, 24]))
     """
-    if network not in NETWORKS:
-        raise SdaError(f"unknown network {network!r}: expected one of {', '.join(NETWORKS)}")
+    if network not in HEADS:
+        raise SdaError(f"unknown network {network!r}: expected one of {', '.join(HEADS)}")
     if classes < 2:
         raise SdaError(f"a network for {classes!r} classes: expected at least 2")
-    output_stride = output_stride or NETWORKS[network]
-    body = build_backbone(backbone, output_stride, caffe)
-    if network == "deeplabv2":
-        head: Head = DeepLabV2Head(body, classes, branches=2 if released else 4)
-    else:
-        head = DeepLabV3PlusHead(body, classes, separable=backbone in MOBILENETS)
+    body = build_backbone(backbone, output_stride or HEADS[network].output_stride, caffe)
+    head = HEADS[network](body, classes, released)
     return SegmentationNetwork(preprocessing, body, head, getattr(torch, precision))
 
 

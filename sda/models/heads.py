@@ -20,10 +20,13 @@ LOW_LEVEL_CHANNELS = 48
 class Head(nn.Module):
     """What a network asks of a head: maps of a backbone, fine to coarse → logits (B, C, h, w) and features (B, F, h, w).
 
+    Its constructor takes the backbone, the number of classes, and `released`: whether to do as the authors' released code does.
+
     Attributes:
-        feature_channels: F. stride: of logits and features.
+        output_stride: of the backbone by default. feature_channels: F. stride: of logits and features.
     """
 
+    output_stride: int
     feature_channels: int
     stride: int
 
@@ -34,11 +37,14 @@ class Head(nn.Module):
 class DeepLabV2Head(Head):
     """Logits = the sum of four dilated 3x3 convolutions on the backbone's last map, which is itself the features.
 
-    All four are summed, as in DeepLabv2. (The released code of the method returns after the second: `branches` = 2.)
+    All four are summed, as in DeepLabv2. (The released code of the method returns after the second.)
     """
 
-    def __init__(self, backbone: Backbone, classes: int, branches: int = 4):
+    output_stride = 8
+
+    def __init__(self, backbone: Backbone, classes: int, released: bool = False):
         super().__init__()
+        branches = 2 if released else 4
         self.feature_channels = backbone.channels[-1]
         self.stride = backbone.strides[-1]
         self.branches = nn.ModuleList()
@@ -55,12 +61,15 @@ class DeepLabV2Head(Head):
 class DeepLabV3PlusHead(Head):
     """ASPP at the output stride, then a decoder at stride 4 that joins it with the backbone's first map.
 
-    `separable` (for MobileNets): half the width, depthwise-separable 3x3 convolutions, and one of them in the decoder
-    instead of two full ones.
+    Beside a light backbone (a MobileNet) it has half the width, depthwise-separable 3x3 convolutions, and one of them in the
+    decoder instead of two full ones.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, separable: bool):
+    output_stride = 16
+
+    def __init__(self, backbone: Backbone, classes: int, released: bool = False):
         super().__init__()
+        separable = backbone.light
         width = 128 if separable else 256
         conv: Callable[..., nn.Sequential] = separable_block if separable else conv_block
         self.feature_channels, self.stride = width, backbone.strides[0]

@@ -57,7 +57,7 @@ class Small(Backbone):
 
 def build_small(recipe, classes, weights_format, preprocessing):
     backbone = Small()
-    head = DeepLabV3PlusHead(backbone, classes, separable=False)
+    head = DeepLabV3PlusHead(backbone, classes)
     return SegmentationNetwork(preprocessing, backbone, head, getattr(torch, recipe.precision))
 
 

@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from sda.data.batch import Batch, Labelled
 from sda.methods.base import Task
+from sda.methods.build import METHODS
 from sda.methods.parts.augment import Augment, Strength
-from sda.methods.settings import SupervisedSettings
+from sda.methods.settings import SETTINGS, AllSettings, SupervisedSettings
 from sda.methods.supervised import Supervised
 
 CLASSES, SIDE = 4, 16
@@ -139,3 +140,9 @@ def test_state_holds_student_and_balance(fake_network):
     assert {name.split(".")[0] for name in state} == {"student", "balance"}
     assert state["balance.frequency"].sum().item() == pytest.approx(1)
     assert method.diagnostics() == {}
+
+
+def test_every_method_has_its_settings():
+    assert METHODS.keys() == SETTINGS.keys()
+    for name, kind in SETTINGS.items():
+        assert issubclass(AllSettings, kind), name

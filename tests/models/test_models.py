@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from sda.errors import SdaError
 from sda.models import torchvision_shim
-from sda.models.backbones import BACKBONES, build_backbone
-from sda.models.build import NETWORKS, build
+from sda.models.backbones import BUILDERS, build_backbone
+from sda.models.build import HEADS, build
+from sda.models.names import BACKBONES, NETWORKS
 from sda.models.preprocessing import PREPROCESSING
 
 CLASSES = 5
@@ -202,3 +203,7 @@ def test_the_first_layer_normalises_as_the_weights_expect(form):
         assert torch.equal(model(images)[0], model(images / 255)[0])
     assert not any("normalise" in name for name in model.state_dict())
     assert model.preprocessing == preprocessing
+
+
+def test_names_without_pytorch_are_those_that_are_built():
+    assert list(NETWORKS) == list(HEADS) and list(BACKBONES) == list(BUILDERS)

@@ -1,0 +1,40 @@
+"""The examples of docs/extending.md, run in their order by somebody else's script."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sda.methods.build import METHODS
+from sda.methods.settings import SETTINGS
+from sda.models.backbones import BUILDERS
+from sda.models.names import BACKBONES
+
+PAGE = Path(__file__).parents[1] / "docs/extending.md"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture
+def names():
+    """What the examples add is removed again."""
+    before = dict(METHODS), dict(SETTINGS), dict(BUILDERS), list(BACKBONES)
+    yield
+    for table, held in zip((METHODS, SETTINGS, BUILDERS), before, strict=False):
+        table.clear()
+        table.update(held)
+    BACKBONES[:] = before[3]
+
+
+def test_every_example_runs(world, here, names):
+    shutil.copytree(world.root / "field", here / "town")
+    [descriptor] = blocks("toml")
+    (here / "town.toml").write_text(descriptor)
+    examples, variables = blocks("python"), {"__name__": "example"}
+    assert len(examples) == 9
+    for code in examples:
+        exec(compile(code, str(PAGE), "exec"), variables)
+    assert (here / "run/last.pt").exists() and "plain" in BACKBONES and "focal" in METHODS
