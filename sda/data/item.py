@@ -10,9 +10,10 @@ import numpy as np
 class Stored(Protocol):
     """An image and its label that are read from elsewhere than from files of their own."""
 
-    bytes: int  # of the image's file, and the SHA-256 of these in hexadecimal digits
-    sha256: str
-
+    @property
+    def bytes(self) -> int: ...  # size of the image's file
+    @property
+    def sha256(self) -> str: ...  # of the image's file, in hexadecimal digits
     @property
     def path(self) -> Path: ...  # where it is read from
 

@@ -11,7 +11,7 @@ from sda.data.files import LabelCodec, read_pair
 from sda.data.inspect.doctor import Report
 from sda.data.item import Item
 from sda.data.listing import Listing
-from sda.pictures import colorize, overlay, picture_table
+from sda.pictures import colorize, overlay, picture_table, resize_nearest
 
 CONTACTS = 12  # pairs on the contact sheet
 
@@ -37,7 +37,7 @@ def write_examination(folder: Path, found: Report, descriptor: Descriptor, listi
         width = min(image.width, 512)
         size = (width, round(image.height * width / image.width))
         picture = np.asarray(image.resize(size))
-        mask = colorize(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)), list(colors.values()))
+        mask = colorize(resize_nearest(label, size[::-1]), list(colors.values()))
         rows.append([picture, mask, overlay(picture, mask)])
     if rows:
         picture_table(rows, ["image", "label", "both"], colors).save(folder / "contact.png")
