@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sda.models.backbones import BLOCKS
+from sda.models.grid import Grid
 from sda.system import distributed
 
 # PyTorch's own, for all backbones. torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are
@@ -29,6 +30,8 @@ class SegmentationNetwork(nn.Module):
     `precision` is that of the convolutions; what comes out is float32 in any case, so losses and heads never lose digits.
     The network runs in channels-last memory format, which is faster on every device that was tried.
     """
+
+    grid: Grid
 
     def __init__(self, backbone: nn.Module, head: nn.Module, precision: torch.dtype = torch.float32):
         super().__init__()

@@ -77,7 +77,7 @@ def write_resumable(
     try:
         skipped = existing()
     except SdaError as error:
-        reason = str(error).removeprefix(f"{out}: ")
+        reason = str(error).removeprefix(f"{out}: ").partition("; ")[0]  # without its advice, which does not fit here
         raise SdaError(f"{out}: exists already ({reason}) and is not overwritten; remove it or choose another --out") from None
     if _read_settings(parts) in (None, settings):  # a kill interrupted the removal of the parts
         _remove(parts)
