@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ CLASSES, SPACE, BANK, BLOCK = 19, 256, 256, 4096
 
 def write_cache(path: Path, images: int, features: int, pixels: int) -> None:
     random, kinds = np.random.default_rng(0), {name: kind for name, (kind, _, _) in (PIXELS | IMAGES).items()}
-    about = {"classes": {f"class {c}": [c, c, c] for c in range(CLASSES)}, "target": "target", **{key: [] for key in LISTS}}
+    classes = {f"class {c}": [c, c, c] for c in range(CLASSES)}
+    about: dict[str, Any] = {"classes": classes, "target": "target", **{key: [] for key in LISTS}}
     about["domains"] = [{"name": "target", "split": "train", "root": "."}]
     with new_hdf5(path.parent, path) as file:
         with Writer(file, [], "lzf") as writer:

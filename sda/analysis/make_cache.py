@@ -232,6 +232,8 @@ def _compute(
                     shard, begin = Shard(), done
                 progress("features", done, len(whole))
             skipped = writer.finish()
+        if len(skipped) == len(whole):
+            raise SdaError(f"{out}: no image can be used; the first error: {skipped[0]}")
         describe(file, settings, {**about, "left_out": skipped})
     return skipped
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from sda import __version__
 from sda.analysis.cache import FORMAT, IMAGES, KIND, LISTS, PIXELS, all_texts, text_hash
-from sda.errors import SdaError
 from sda.system.resumable import check_space, h5py_errors, new_shard, read_shard
 
 COMPRESSIONS: dict[str, dict] = {
@@ -135,9 +134,7 @@ class Writer:
 
 
 def describe(file: h5py.File, settings: dict, about: dict) -> None:
-    """Write everything that is not an array to a complete cache. Raise SdaError if it has no image."""
-    if "images/path" not in file:
-        raise SdaError(f"not one image can be used; the first error: {about['left_out'][0]}")
+    """Write the metadata of a cache whose shards are all appended."""
     about = {**about, "settings": settings, "sda": __version__}
     with h5py_errors():
         file.attrs["kind"], file.attrs["format"] = KIND, FORMAT

@@ -313,6 +313,13 @@ def test_a_bad_file(sda, run, world, tmp_path):
     assert status == 0 and "left out" in shown.err
     found = FeatureCache(tmp_path / "f.h5")
     assert found.paths == ["0.png", "2.png"] and len(found.left_out) == 1
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes(b"no picture")
+    status, shown = sda(
+        "features", run, "--dataset", folder, "--out", tmp_path / "none.h5", "--bad-files", "skip", "--device", "cpu"
+    )
+    assert status == 2 and not (tmp_path / "none.h5").exists()
+    assert re.search(r"none\.h5: no image can be used; the first error: \S+0\.png: this image cannot be read", shown.err)
 
 
 def test_folders_of_one_name_are_two_domains(sda, run, world, tmp_path):
