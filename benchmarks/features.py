@@ -1,4 +1,4 @@
-"""How much slower `sda features` is than the bare forward pass over the same images: rounds of both, side by side.
+"""Measure how much slower `sda features` is than the bare forward pass over the same images, in alternating rounds.
 
 python benchmarks/features.py RUN [--rounds 3] [--images 24] [--per-class 32] [--dataset NAME --root DIR]
 """
@@ -22,7 +22,7 @@ from sda.system.devices import pick_device
 
 @torch.no_grad()
 def forward(run: trained.Run, images: Dataset) -> float:
-    """Seconds to read all images and let the network see them, and nothing else."""
+    """Return the seconds it takes to read all images and run the network on them."""
     began = time.perf_counter()
     for found in DataLoader(Guarded(images), batch_size(run.protocol()), num_workers=run.recipe.workers, collate_fn=list):
         run.network(run.normalise(torch.stack([sample.image for _, sample in found]).to(run.device)))
@@ -32,7 +32,7 @@ def forward(run: trained.Run, images: Dataset) -> float:
 
 
 def cached(run: trained.Run, domain: Domain, per_class: int) -> float:
-    """Seconds of the whole of sda features: the same, and all that the file takes."""
+    """Return the seconds of all that sda features does: the same, and everything that writing the cache takes."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         write_features(Path(folder) / "f.h5", run, [domain], per_class)
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, help="only so many of them")
+    parser.add_argument("--images", type=int, help="use only the first images")
     parser.add_argument("--per-class", type=int, default=32)
     parser.add_argument("--dataset", default="")
     parser.add_argument("--root", default="")
@@ -52,7 +52,7 @@ def main() -> None:
     domain, _ = open_domain(run, given.dataset or run.recipe.target, given.root, "train", ignore_count)
     images = domain.dataset
     images.items = images.items[: given.images]
-    forward(run, images)  # files into the cache of the system
+    forward(run, images)  # load the files into the page cache
     shares = []
     for turn in range(given.rounds):
         bare, whole = forward(run, images), cached(run, domain, given.per_class)

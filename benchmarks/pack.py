@@ -1,10 +1,10 @@
-"""Images per second of reading a data set from its PNGs and from its pack, side by side.
+"""Compare the images per second that are read from PNG files and from a pack.
 
     python benchmarks/pack.py [--images 40] [--rounds 5] [--workers 2] [--compression none]
 
-Draws labelled 2048x1024 PNGs in the Cityscapes layout in a temporary folder, packs them at 512x1024, and reads all of them at
-that size by turns from the one and from the other: in this process, and in loader processes. What is read is the same, an
-image and a label in train ids as tensors, and comes from the page cache in both cases.
+Writes labelled 2048x1024 PNG files in the Cityscapes layout to a temporary folder and packs them at 512x1024. Then it reads all
+of them at that size, alternately from the PNG files and from the pack, in this process and in loader processes. Both give the
+same tensors, an image and a label in train ids, and both are read from the page cache.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ from sda.data.make_pack import COMPRESSIONS, write_pack
 from sda.data.pack import Pack
 
 NATIVE, SIZE = (1024, 2048), (512, 1024)
-LABEL_IDS = np.array([0, 3, 7, 7, 7, 8, 11, 11, 17, 21, 21, 23, 24, 26, 26], np.uint8)  # often seen ones more than once
+LABEL_IDS = np.array([0, 3, 7, 7, 7, 8, 11, 11, 17, 21, 21, 23, 24, 26, 26], np.uint8)  # frequent ones are repeated
 DATASET = "cityscapes"
 
 
 class Packed(torch.utils.data.Dataset):
-    """What a Dataset gives, from a pack."""
+    """The samples of a Dataset, read from a pack."""
 
     def __init__(self, pack: Pack, mapping: np.ndarray):
         self.pack, self.mapping = pack, mapping
@@ -46,13 +47,13 @@ class Packed(torch.utils.data.Dataset):
 
 
 def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Clouds at all scales under a camera's noise, as a PNG about as large as a photograph, and a label of large areas."""
+    """Draw clouds at all scales with camera noise, whose PNG is about as large as a photograph's, and a label of large areas."""
 
     def clouds(cells: int, channels: int) -> np.ndarray:
         small = (Image.fromarray(random.random((cells, 2 * cells), np.float32)) for _ in range(channels))
         return np.stack([np.asarray(image.resize(NATIVE[::-1], Image.Resampling.BICUBIC)) for image in small], axis=2)
 
-    light = sum(clouds(2**octave, 1) * 2.0**-octave for octave in range(1, 10))
+    light = np.sum([clouds(2**octave, 1) * 2.0**-octave for octave in range(1, 10)], axis=0)
     image = 120 * (light - light.mean()) / light.std() / 2 + 90 + 20 * clouds(4, 3)
     image += random.normal(0, 1.2, image.shape)
     areas = clouds(16, 1)[..., 0] + clouds(64, 1)[..., 0] / 4
@@ -70,7 +71,7 @@ def write_images(root: Path, count: int) -> None:
 
 
 def rate(loader) -> float:
-    """Samples per second of one pass."""
+    """Return the samples per second of one pass."""
     start = time.perf_counter()
     count = sum(1 for _ in loader)
     return count / (time.perf_counter() - start)
@@ -85,8 +86,13 @@ def first(samples: list[Sample]) -> Sample:
 
 
 def compare(original: torch.utils.data.Dataset, packed: torch.utils.data.Dataset, workers: int, rounds: int) -> None:
-    """Print the rates of both, read by turns; the first round only warms up the page cache and the workers."""
-    options = {"num_workers": workers, "collate_fn": first, "worker_init_fn": one_thread, "persistent_workers": workers > 0}
+    """Print the rates of both, read alternately; the first round only warms up the page cache and the workers."""
+    options: dict[str, Any] = {
+        "num_workers": workers,
+        "collate_fn": first,
+        "worker_init_fn": one_thread,
+        "persistent_workers": workers > 0,
+    }
     loaders = [torch.utils.data.DataLoader(dataset, **options) for dataset in (original, packed)]
     rates = [[rate(loader) for loader in loaders] for _ in range(rounds + 1)][1:]
     png, pack = (statistics.median(column) for column in zip(*rates, strict=True))
@@ -115,10 +121,12 @@ def main() -> None:
         write_pack(out, DATASET, descriptor, root, SIZE, ["train"], options.compression)
         seconds = time.perf_counter() - start
         listing = list_items(descriptor, root, "train")
-        before = sum(path.stat().st_size for item in listing.items for path in (item.image, item.label)) / 1e6 / options.images
+        before = (
+            sum(path.stat().st_size for item in listing.items for path in (item.image, item.label) if path) / 1e6 / options.images
+        )
         after = out.stat().st_size / 1e6 / options.images
         print(f"{options.images} pairs of {before:.2f} MB as PNG, {after:.2f} MB packed ({options.compression})")
-        print(f"packing: {options.images / seconds:.1f} images/s on {os.cpu_count()} cores, with the start of the processes")
+        print(f"packing: {options.images / seconds:.1f} images/s on {os.cpu_count()} cores, including the start of the processes")
         original = Dataset(listing.items, LabelCodec(descriptor, listing.encoding, mapping), SIZE)
         packed = Packed(Pack(out), mapping)
         for index in range(len(packed)):

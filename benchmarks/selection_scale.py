@@ -13,44 +13,48 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sda.analysis import select as selection
 from sda.analysis.bank import Contents
 from sda.analysis.cache import IMAGES, LISTS, PIXELS, FeatureCache
-from sda.analysis.shards import Shard, Writer, finish
+from sda.analysis.shards import Shard, Writer, describe, shard_path
 from sda.labels import IGNORE
 from sda.system import tables
+from sda.system.resumable import new_hdf5
 
 CLASSES, SPACE, BANK, BLOCK = 19, 256, 256, 4096
 
 
 def write_cache(path: Path, images: int, features: int, pixels: int) -> None:
     random, kinds = np.random.default_rng(0), {name: kind for name, (kind, _, _) in (PIXELS | IMAGES).items()}
-    with Writer(path.parent, [], "lzf") as writer:
-        for first in range(0, images, BLOCK):
-            shard, last = Shard(), min(first + BLOCK, images)
-            for number in range(first, last):
-                of_pixels = {
-                    "label": np.full(pixels, IGNORE),
-                    "prediction": random.integers(CLASSES, size=pixels),
-                    "drawn": np.full(pixels, 3),
-                    "projected": random.normal(size=(pixels, SPACE)).astype(kinds["projected"]),
-                }
-                of_image = {
-                    "path": np.array(f"{number:07}.png"),
-                    "size": np.array([96, 192]),
-                    "mean": random.normal(size=features).astype(kinds["mean"]),
-                    "share": random.dirichlet(np.full(CLASSES, 0.2)),
-                    "class_entropy": random.random(CLASSES),
-                }
-                shard.add(0, of_pixels, of_image)
-            writer.write(path.parent / f"{first:08}-{last:08}.npz", shard)
-        writer.finish()
-    about = {"classes": {f"class {c}": [c, c, c] for c in range(CLASSES)}, "target": "target", **{key: [] for key in LISTS}}
+    classes = {f"class {c}": [c, c, c] for c in range(CLASSES)}
+    about: dict[str, Any] = {"classes": classes, "target": "target", **{key: [] for key in LISTS}}
     about["domains"] = [{"name": "target", "split": "train", "root": "."}]
-    finish(path.parent, path, {"preprocessing": {}, "network": ""}, about)
+    with new_hdf5(path.parent, path) as file:
+        with Writer(file, [], "lzf") as writer:
+            for first in range(0, images, BLOCK):
+                shard, last = Shard(), min(first + BLOCK, images)
+                for number in range(first, last):
+                    of_pixels = {
+                        "label": np.full(pixels, IGNORE),
+                        "prediction": random.integers(CLASSES, size=pixels),
+                        "drawn": np.full(pixels, 3),
+                        "projected": random.normal(size=(pixels, SPACE)).astype(kinds["projected"]),
+                    }
+                    of_image = {
+                        "path": np.array(f"{number:07}.png"),
+                        "size": np.array([96, 192]),
+                        "mean": random.normal(size=features).astype(kinds["mean"]),
+                        "share": random.dirichlet(np.full(CLASSES, 0.2)),
+                        "class_entropy": random.random(CLASSES),
+                    }
+                    shard.add(0, of_pixels, of_image)
+                writer.write(shard_path(path.parent, first, last), shard)
+            writer.finish()
+        describe(file, {"preprocessing": {}, "network": ""}, about)
 
 
 def measure(path: Path, strategy: str, budget: int, megabytes: int) -> tuple[float, float]:

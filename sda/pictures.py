@@ -31,11 +31,18 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.5) -> np.nda
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(mask), opacity))
 
 
-def at_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize values (h, w), or a picture (h, w, 3), to a size (height, width), with nearest-neighbour interpolation."""
-    if picture.shape[:2] == tuple(size):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize an image to (height, width): bilinear, antialiased."""
+    height, width = size
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a label or other values (H, W), or a picture (H, W, 3), to (height, width): the nearest pixel, nothing is mixed."""
+    height, width = size
+    if values.shape[:2] == (height, width):
+        return values
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST))
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -60,7 +67,7 @@ def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[
     for column, title in enumerate(titles):
         draw.text((gap + column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
         for line, row in enumerate(rows):
-            picture = Image.fromarray(row[column]).resize((width, height), Image.Resampling.NEAREST)
+            picture = Image.fromarray(resize_nearest(row[column], (height, width)))
             sheet.paste(picture, (gap + column * (width + gap), head + line * (height + gap)))
     sheet.paste(names, (0, body))
     return sheet

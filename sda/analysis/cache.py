@@ -1,5 +1,7 @@
-"""The feature cache as it is read: what a network makes of the pixels of one or several domains, in one HDF5 file
-(docs/features.md)."""
+"""Read feature caches: a network's features and predictions for the pixels of one or several domains, in one HDF5 file.
+
+docs/features.md describes the format.
+"""
 
 import contextlib
 import hashlib
@@ -15,11 +17,12 @@ from torch.utils.data import Dataset
 from sda.data.item import Item
 from sda.errors import SdaError
 from sda.labels import IGNORE
+from sda.system.resumable import first_line
 
 FORMAT = 3
 KIND = "sda features"
 
-# What there is of each pixel and of each image: name → type, unit, and what it is.
+# The datasets of pixels and of images: name → type, unit, and meaning. The texts are written to the file.
 PIXELS = {
     "features": ("float16", "", "(N, F) what the classifier reads, before it"),
     "projected": ("float16", "", "(N, D) features through the head g: the space of the bank; only of runs that have one"),
@@ -53,60 +56,63 @@ LISTS = {
 
 
 def classes_of(block: dict[str, np.ndarray]) -> np.ndarray:
-    """The class of each pixel of a block: by its label where it has one, else by prediction."""
+    """Return the class of each pixel of a block: its label, or its prediction where it has none."""
     return np.where(block["label"] == IGNORE, block["prediction"], block["label"])
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows (…, F) at length 1; those of zeros stay."""
+    """Scale rows (…, F) to length 1; rows of zeros stay zero."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(min=1e-12)
 
 
 def texts(dataset: h5py.Dataset) -> list[str]:
-    """What a dataset of text holds."""
+    """Read a dataset of text."""
     return [text.decode(errors="surrogateescape") for text in dataset[:]]
 
 
-def all_texts(file: h5py.File) -> dict[str, list[str] | str]:
-    """All text in a cache, by dataset or attribute."""
-    held = {name: texts(file[name]) for name in ("images/path", *LISTS)}
-    held |= {name: list(file.attrs[name]) for name in ("classes", "domains")}
-    return held | {name: file.attrs[name] for name in ("preprocessing", "network_sha256", "about")}
+def all_texts(file: h5py.File) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Read all text in a cache by the name of its dataset or attribute: lists of texts, and single texts."""
+    lists = {name: texts(file[name]) for name in ("images/path", *LISTS)}
+    lists |= {name: list(file.attrs[name]) for name in ("classes", "domains")}
+    return lists, {name: file.attrs[name] for name in ("preprocessing", "network_sha256", "about")}
 
 
-def text_hash(held: dict[str, list[str] | str]) -> str:
-    """SHA-256 of all text in a cache, which HDF5 keeps no checksum of."""
-    return hashlib.sha256(json.dumps(list(held.values())).encode()).hexdigest()
+def text_hash(lists: dict[str, list[str]], single: dict[str, str]) -> str:
+    """Return the SHA-256 of all text in a cache; HDF5 itself keeps no checksum of text."""
+    return hashlib.sha256(json.dumps([*lists.values(), *single.values()]).encode()).hexdigest()
 
 
 class FeatureCache(Dataset):
-    """A cache that is read: image after image, or in blocks of pixels. May be pickled and forked: every process opens the file
-    itself, when it first reads.
+    """A feature cache, read image by image or in blocks of pixels.
+
+    It may be pickled and forked: every process opens the file itself when it first reads.
 
     Attributes:
-        classes: name → colour, in the order of the train ids. domains: their names. paths, domain: of each image.
-        labelled: the target images whose labels the network was trained on; scored: those that it was scored on. left_out: why
-            files are not in it.
-        about: how it was made. settings: what decides what is in it.
+        classes: name → colour, in the order of the train ids.
+        domains: their names.
+        paths, domain: of each image: its path relative to the root of its dataset, and the index of its domain.
+        labelled, scored: the target images whose labels the network was trained on, and those that it was scored on.
+        left_out: why files were skipped.
+        about: how the cache was made.
+        settings: all that decides what the cache contains.
 
     Raises:
-        SdaError: no such file, cut short, damaged, or no cache of this format.
+        SdaError: the file is missing, truncated, damaged, or not a cache of this format.
     """
 
     def __init__(self, path: Path):
-        self.path, self._opened = Path(path), None
+        self.path = Path(path)
+        self._opened: tuple[int, h5py.File] | None = None
         with self._reading():
             file = self._file()
             if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
-                raise SdaError(
-                    f"{path}: not a feature cache of this version of sda; name another file, and make it with sda features"
-                )
-            held = all_texts(file)
-            if text_hash(held) != file.attrs["text_sha256"]:
-                raise OSError("damaged: its texts are not those that were written")
-            self.about: dict = json.loads(held["about"])
-            self.paths = held["images/path"]
-            self.left_out, self.labelled, self.scored = (held[name] for name in LISTS)
+                raise SdaError(f"{path}: not a feature cache that this version of sda reads; make one with sda features")
+            lists, single = all_texts(file)
+            if text_hash(lists, single) != file.attrs["text_sha256"]:
+                raise OSError("damaged: the checksum of its texts is wrong")
+            self.about: dict = json.loads(single["about"])
+            self.paths = lists["images/path"]
+            self.left_out, self.labelled, self.scored = (lists[name] for name in LISTS)
             self.has_projection = "projected" in file
             self._rows = file["images/pixels"][:]
             self.domain = file["images/domain"][:]
@@ -118,63 +124,66 @@ class FeatureCache(Dataset):
         return {**self.__dict__, "_opened": None}
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """All pixels of one image, by the names in PIXELS."""
+        """Read all pixels of one image, by the names in PIXELS."""
         return self.block(*self._rows[index])
 
     def items(self, domain: str) -> list[Item]:
-        """The images of a domain. SdaError when the cache does not hold it."""
+        """Return the images of a domain. Raise SdaError if the cache does not have it."""
         mine = self.images_of(domain)
         root = Path(self.about["domains"][self.domains.index(domain)]["root"])
         return [Item(self.paths[index], root / self.paths[index], None) for index in mine]
 
     def images_of(self, domain: str) -> np.ndarray:
-        """The numbers of a domain's images. SdaError when the cache does not hold it."""
+        """Return the indices of a domain's images. Raise SdaError if the cache does not have it."""
         if domain not in self.domains:
-            raise SdaError(f"{self.path}: holds no domain {domain!r}; it has {', '.join(self.domains)}")
+            raise SdaError(f"{self.path}: has no domain {domain!r}, only {', '.join(self.domains)}")
         return np.flatnonzero(self.domain == self.domains.index(domain))
 
     @property
     def pixels(self) -> int:
-        """How many there are."""
+        """The number of pixels."""
         return int(self._rows[-1, 1])
 
     def block(self, begin: int, end: int, *names: str) -> dict[str, np.ndarray]:
-        """The pixels from `begin` to before `end`: those datasets that are named, or all.
+        """Read the pixels from `begin` to before `end`.
+
+        Args:
+            names: the datasets to read, of those in PIXELS; all if none is given.
 
         Raises:
-            SdaError: `projected` is named, and the cache holds none.
+            SdaError: `projected` is asked for, but the cache has none.
         """
         if "projected" in names and not self.has_projection:
-            raise SdaError(f"{self.path}: holds no projected features, which only networks trained with a memory bank have")
+            raise SdaError(f"{self.path}: has no projected features, which only networks trained with a memory bank have")
         with self._reading():
             file = self._file()
             return {name: file[name][begin:end] for name in names or [name for name in PIXELS if name in file]}
 
     def blocks(self, *names: str, rows: int = 65536) -> Iterator[dict[str, np.ndarray]]:
-        """All pixels in blocks, so that memory stays bounded."""
+        """Read all pixels in blocks of `rows`, so that memory stays bounded."""
         for begin in range(0, self.pixels, rows):
             yield self.block(begin, min(begin + rows, self.pixels), *names)
 
     def of_images(self, name: str) -> np.ndarray:
-        """One of the datasets of images."""
+        """Read one of the datasets in IMAGES."""
         with self._reading():
             return self._file()[f"images/{name}"][:]
 
     def image_row(self, name: str, index: int) -> np.ndarray:
-        """One row of such a dataset."""
+        """Read one row of a dataset in IMAGES."""
         with self._reading():
             return self._file()[f"images/{name}"][index]
 
     def blocks_of_images(self, name: str, megabytes: int) -> Callable[[], Iterator[tuple[int, np.ndarray]]]:
-        """A way to go through such a dataset, again and again: (first row, rows). It is kept in memory where that suffices."""
+        """Return a function that iterates over a dataset in IMAGES in blocks (first row, rows). A small one is kept in memory."""
         with self._reading():
             dataset = self._file()[f"images/{name}"]
             row, total = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])), len(dataset)
-        room = int(megabytes * 2**20) // (4 * row)  # beside a block there are copies of it
+        room = int(megabytes * 2**20) // (4 * row)  # a block is copied up to three times
         whole = self.of_images(name) if total <= room else None
 
         def go() -> Iterator[tuple[int, np.ndarray]]:
@@ -193,13 +202,13 @@ class FeatureCache(Dataset):
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py knows no exception of its own
-            reason = "no such file" if not self.path.exists() else f"cannot be read ({str(error).splitlines()[0]})"
+        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has no exceptions of its own
+            reason = "no such file" if not self.path.exists() else f"cannot be read ({first_line(error)})"
             raise SdaError(f"{self.path}: {reason}; make it with sda features") from None
 
     def _file(self) -> h5py.File:
         if self._opened is None or self._opened[0] != os.getpid():
-            if self._opened is not None:  # inherited by a fork: HDF5 would hand out the parent's handle again
+            if self._opened is not None:  # inherited by a fork: HDF5 would return the parent's handle again
                 self._opened[1].close()
             self._opened = os.getpid(), h5py.File(self.path, "r")
         return self._opened[1]

@@ -1,4 +1,4 @@
-"""A list of items as tensors: decoded, resized, and kept in memory when asked."""
+"""Items as tensors: decoded, resized, and kept in memory on request."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.item import Item
+from sda.pictures import resize_image, resize_nearest
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class Sample:
 
 
 class Dataset(torch.utils.data.Dataset):
-    """Items, resized to one size or not at all.
+    """Samples of a list of items, all resized to one size or each at its own.
 
     Args:
         items: what to read.
-        codec: decodes the labels of those items that have one; None reads images alone.
-        size: (height, width) that images are resized to (bilinear, antialiased); None leaves each at its own.
-        native_labels: keep labels at their own size (evaluation) rather than resizing them (nearest) with the image.
+        codec: decodes the labels of the items that have one; None reads images only.
+        size: (height, width) that images are resized to (bilinear, antialiased); None keeps their own sizes.
+        native_labels: keep labels at their own size (for evaluation) instead of resizing them (nearest) with the image.
     """
 
     def __init__(self, items: list[Item], codec: LabelCodec | None, size: tuple[int, int] | None, native_labels: bool = False):
         self.items = items
         self.codec = codec
-        self.size = size and tuple(size)
+        self.size = size and (size[0], size[1])
         self.native_labels = native_labels
         self._memory: list[Sample | FileError] | None = None
 
@@ -42,7 +42,7 @@ class Dataset(torch.utils.data.Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`. Raises FileError when its files cannot be used."""
+        """Return the sample at `index`. Raise FileError if its files cannot be used."""
         if self._memory is None:
             return self._read(index)
         sample = self._memory[index]
@@ -51,7 +51,7 @@ class Dataset(torch.utils.data.Dataset):
         return sample
 
     def preload(self, progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 4) -> None:
-        """Decode everything once and keep it: for sets that are small at training resolution."""
+        """Decode all samples and keep them in memory; for datasets that are small at training resolution."""
 
         def read(index: int) -> Sample | FileError:
             try:
@@ -59,7 +59,7 @@ class Dataset(torch.utils.data.Dataset):
             except FileError as error:
                 return error
 
-        memory = []
+        memory: list[Sample | FileError] = []
         with ThreadPoolExecutor(threads) as pool:
             for sample in pool.map(read, range(len(self))):
                 memory.append(sample)
@@ -67,24 +67,28 @@ class Dataset(torch.utils.data.Dataset):
         self._memory = memory
 
     def _read(self, index: int) -> Sample:
-        item, label = self.items[index], None
+        item, codec = self.items[index], self.codec
         if item.stored is not None:
-            label = None if self.codec is None or item.label is None else torch.from_numpy(self.codec.map(item.stored.label()))
-            return Sample(torch.from_numpy(item.stored.image()).permute(2, 0, 1).contiguous(), label)
-        if self.codec is None or item.label is None:
-            image = read_image(item.image)
+            label = None if codec is None or item.label is None else codec.map(item.stored.label())
+            return _sample(item.stored.image(), label)
+        if codec is None or item.label is None:
+            image, label = read_image(item.image), None
         else:
-            image, label = read_pair(item.image, item.label, self.codec)
-            if self.size and not self.native_labels and label.shape != self.size:
-                label = np.asarray(Image.fromarray(label).resize(self.size[::-1], Image.Resampling.NEAREST))
-            label = torch.from_numpy(np.array(label))
-        if self.size and image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
-        return Sample(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), label)
+            image, label = read_pair(item.image, item.label, codec)
+        if self.size:
+            image = resize_image(image, self.size)
+            if label is not None and not self.native_labels:
+                label = np.array(resize_nearest(label, self.size))
+        return _sample(np.array(image), label)
+
+
+def _sample(image: np.ndarray, label: np.ndarray | None) -> Sample:
+    tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return Sample(tensor, None if label is None else torch.from_numpy(label))
 
 
 class Guarded(torch.utils.data.Dataset):
-    """Samples, or the faults in their place, so that a loader process can report a file by name."""
+    """Pairs (index, sample), with the FileError in place of a sample that cannot be read, so that loader processes survive it."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset

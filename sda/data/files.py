@@ -1,4 +1,4 @@
-"""Image and label files in, numpy arrays out. Nothing of the user's is ever written."""
+"""Decode image and label files. The user's files are never written to."""
 
 from pathlib import Path
 
@@ -13,44 +13,49 @@ _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at m
 
 
 class FileError(SdaError):
-    """One file of a dataset that cannot be trained on; streams may skip it when the user says so."""
+    """A file of a dataset that cannot be used. Streams skip it if the user asks for that."""
 
 
 def read_image(path: Path) -> Image.Image:
-    """The RGB image in a file, upright: turned as its EXIF tag says. FileError when it cannot be read to its end.
+    """Read an image as RGB, rotated as its EXIF tag says. Raise FileError if it cannot be read completely.
 
-    Grey images of 16 bits are scaled to 8, transparency is dropped.
+    16-bit grey images are scaled to 8 bits; transparency is dropped.
     """
     image = ImageOps.exif_transpose(open_file(path, "image"))
-    if image.mode.startswith("I"):  # Pillow's own conversion cuts off above 255
+    if image.mode.startswith("I"):  # Pillow's own conversion clips values above 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
 def open_file(path: Path, what: str, low_bytes: bool = False) -> Image.Image:
-    """A decoded file. `low_bytes`: of an RGB PNG of 16 bits the lower byte of each value, not the higher."""
+    """Decode a file. Raise FileError if that fails.
+
+    Args:
+        what: "image" or "label", for the error message.
+        low_bytes: take the lower byte of each value of a 16-bit RGB PNG, not the higher one.
+    """
     try:
         with Image.open(path) as image:
             if low_bytes and image.tile and image.tile[0][3] == "RGB;16B":
-                image.tile = [(*tile[:3], "RGB;16L") for tile in image.tile]
+                image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
             image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FileError(
-            f"{path}: this {what} cannot be read ({error}); mend or remove it, or leave it out with --bad-files skip"
+            f"{path}: this {what} cannot be read ({error}); fix or remove it, or skip such files with --bad-files skip"
         ) from None
     return image
 
 
 class LabelCodec:
-    """Decodes label files of one encoding to train ids of the training's class table, by lookup table.
+    """Decodes the label files of a dataset to train ids of the training's class table, with lookup tables.
 
-    Index files (greyscale or palettized: the index, not the colour, counts) go through a table of 65,536 values, RGB
-    files through the colours of the class table, or, with `ids_in_red`, their red channel through the former.
+    Index files (greyscale, or palettized, where the index counts and not the colour) are looked up in a table of 65,536
+    values, RGB files in the colours of the class table. With `ids_in_red`, the red channel is looked up like an index file.
 
     Args:
-        descriptor: whose files these are.
-        encoding: `ids`, `train_ids` or `ids_in_red`, as the layout says.
-        mapping: (256,) uint8, train id of the descriptor's table → train id of the training's table, 255 = dropped.
+        descriptor: of the dataset.
+        encoding: `ids`, `train_ids` or `ids_in_red`, from the descriptor's layout.
+        mapping: (256,) uint8, train id of the descriptor's table → train id of the training's table, 255 = ignored.
     """
 
     def __init__(self, descriptor: Descriptor, encoding: str, mapping: np.ndarray):
@@ -66,19 +71,19 @@ class LabelCodec:
         self._color_ids = np.array([packed[color] for color in self._colors], np.uint8)
 
     def rules(self) -> bytes:
-        """All that decides what a label file is read as."""
+        """Return bytes that change whenever label files would be decoded differently."""
         tables = (self._mapping, self._lut, self._colors, self._color_ids)
         return b"".join(table.tobytes() for table in tables) + bytes([self._red])
 
     def map(self, train_ids: np.ndarray) -> np.ndarray:
-        """Train ids of the descriptor's own table, any shape, as those of the training's."""
+        """Convert train ids of the descriptor's table, of any shape, to those of the training's table."""
         return self._mapping[train_ids]
 
     def read(self, path: Path) -> np.ndarray:
-        """The label in a file as (H, W) uint8 train ids, 255 = ignored.
+        """Read a label file as (H, W) uint8 train ids, 255 = ignored.
 
         Raises:
-            FileError: unreadable, or it holds values that the descriptor does not name.
+            FileError: the file cannot be read, or it contains values that the descriptor does not name.
         """
         values = np.asarray(open_file(path, "label", low_bytes=self._red))
         if self._red and values.ndim == 3:
@@ -92,15 +97,15 @@ class LabelCodec:
             label = self._lut[values.astype(np.uint16)]
             show, key = str, "void"
         else:
-            raise FileError(f"{path}: a label of {values.dtype} values in the shape {values.shape} is neither ids nor RGB")
+            raise FileError(f"{path}: a label of type {values.dtype} and shape {values.shape} is neither ids nor RGB colours")
         unknown = label == _UNKNOWN
         if unknown.any():
             found = [show(int(value)) for value in np.unique(values[unknown])[:8]]
             if set(found) <= {"250", "255"}:
-                key += ' (or does the file hold train ids? Then its layout needs encoding = "train_ids")'
+                key += ' (if the file holds train ids, its layout needs encoding = "train_ids")'
             raise FileError(
-                f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; name them in its "
-                f"[ids] or {key}, or leave such files out with --bad-files skip"
+                f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; add them to its "
+                f"[ids] or {key}, or skip such files with --bad-files skip"
             )
         return label
 
@@ -111,15 +116,15 @@ def _pack(rgb: np.ndarray) -> np.ndarray:
 
 
 def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
-    """An image and its label, of one size.
+    """Read an image and its label, which must have the same size.
 
     Raises:
-        FileError: either is unreadable, or their sizes differ.
+        FileError: one of them cannot be read, or their sizes differ.
     """
     image, label = read_image(image_path), codec.read(label_path)
     if image.size != (label.shape[1], label.shape[0]):
         raise FileError(
             f"{label_path}: the label is {label.shape[1]}x{label.shape[0]}, its image {image_path} is "
-            f"{image.size[0]}x{image.size[1]}; they must be equal; mend them or leave such pairs out with --bad-files skip"
+            f"{image.size[0]}x{image.size[1]}; they must be equal; fix them, or skip such pairs with --bad-files skip"
         )
     return image, label

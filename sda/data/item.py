@@ -10,9 +10,10 @@ import numpy as np
 class Stored(Protocol):
     """An image and its label in a pack, not in files of their own."""
 
-    bytes: int  # size of the original image file
-    sha256: str  # of the original image file, in hexadecimal digits
-
+    @property
+    def bytes(self) -> int: ...  # size of the image's file
+    @property
+    def sha256(self) -> str: ...  # of the image's file, in hexadecimal digits
     @property
     def path(self) -> Path: ...  # of the pack
 

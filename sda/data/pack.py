@@ -1,13 +1,13 @@
-"""One file instead of thousands: the images and labels of a dataset at training resolution, checksummed, read by number.
+"""Read packs: one file with the images and labels of a dataset at training resolution, with checksums.
 
 A pack is an HDF5 file of format 1.10:
 
     /images/SPLIT           uint8 (N, height, width, 3) RGB, one chunk per image
     /labels/train           uint8 (N, height, width) train ids of the dataset's own class table, 255 = ignored or no label
-    /labels/SPLIT/000012    any other split: uint8 at the label file's own size, because scores are taken there
-    /about                  JSON: what was packed and how, and for every image its file, size, time and SHA-256
+    /labels/SPLIT/000012    any other split: uint8 at the label file's own size, at which networks are scored
+    /about                  JSON: what was packed and how, and the file, size, time and SHA-256 of every image
 
-Every chunk carries a Fletcher-32 checksum, so that a damaged one is noticed when it is read. `make_pack` makes them.
+Every chunk has a Fletcher-32 checksum, so that damage is detected on reading. `make_pack` writes packs.
 """
 
 import json
@@ -24,6 +24,7 @@ from sda.data.files import FileError
 from sda.data.item import Item
 from sda.data.listing import Listing, list_items
 from sda.errors import SdaError
+from sda.system.resumable import first_line
 
 FORMAT = 2
 KIND = "sda pack"
@@ -32,14 +33,14 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a pack, and its files as they were when they were read.
+    """One image of a pack, and the state of its files when they were read.
 
     Attributes:
         key: the image's path relative to the root.
-        bytes, mtime_ns: of the image file; -1 when there was none.
-        label_bytes, label_mtime_ns: of the label file; -1 when there was none.
-        sha256: of the image file's bytes, in hexadecimal digits.
-        fault: why the pair was left out; empty for what is in the pack.
+        bytes, mtime_ns: of the image file; -1 if it did not exist.
+        label_bytes, label_mtime_ns: of the label file; -1 if it did not exist.
+        sha256: of the image file's content, in hexadecimal digits.
+        fault: why the image was skipped; empty for images in the pack.
     """
 
     key: str
@@ -60,20 +61,20 @@ class Entry:
 
 
 class Pack:
-    """A pack that is read. It may be pickled and forked: every process opens the file itself, when it first reads an image.
+    """A pack, open for reading. It may be pickled and forked: every process opens the file itself when it first reads an image.
 
     Attributes:
-        path, name, title: the file; the name of the dataset it was made from; that dataset's title.
-        descriptor: the dataset's descriptor as plain values, with its classes written out: name → [r, g, b].
-        classes: their names, in the order of the train ids.
-        root: the folder it was made from, which may be gone.
+        path, name, title: the file; the name of the dataset; the dataset's title.
+        descriptor: the dataset's descriptor as plain values, with its classes as name → [r, g, b].
+        classes: the names of the classes, in the order of the train ids.
+        root: the dataset's folder, which may no longer exist.
         size: (height, width) of images and training labels.
-        splits: split → its images, in the order in which they are numbered.
+        splits: split → its images, in the order of their indices.
         left_out: split → the images that could not be used.
-        settings: what it was made with.
+        settings: all that decides what the pack contains.
 
     Raises:
-        SdaError: missing, no HDF5 file, cut short, not a pack, or of another format.
+        SdaError: the file is missing, truncated, not an HDF5 file, not a pack, or of another format.
     """
 
     def __init__(self, path: Path):
@@ -96,17 +97,17 @@ class Pack:
 
     @property
     def faults(self) -> list[str]:
-        """Why each of the images left out could not be used."""
+        """Why each of the skipped images could not be used."""
         return [entry.fault for entries in self.left_out.values() for entry in entries]
 
     def image(self, split: str, index: int) -> np.ndarray:
-        """The image as (H, W, 3) uint8 RGB, at the size of the pack. Raises FileError when it cannot be read."""
+        """Read an image as (H, W, 3) uint8 RGB, at the size of the pack. Raise FileError if it cannot be read."""
         return self._read(self.splits[split][index], f"images/{split}", index)
 
     def label(self, split: str, index: int) -> np.ndarray:
-        """The label as (H, W) uint8 train ids of the pack's own classes, 255 = ignored.
+        """Read a label as (H, W) uint8 train ids of the pack's own classes, 255 = ignored.
 
-        At the size of the pack for `train`, at that of its file for any other split.
+        It has the size of the pack for `train`, the size of its file for any other split.
 
         Raises:
             FileError: the image has no label, or it cannot be read.
@@ -121,28 +122,28 @@ class Pack:
     def _read(self, entry: Entry, dataset: str, place: int | tuple[()]) -> np.ndarray:
         try:
             return self._file()[dataset][place]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py knows no exception of its own
+        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has no exceptions of its own
             raise FileError(
-                f"{self.path}: {entry.key} cannot be read from this pack ({first_line(error)}); make the pack anew with "
-                "sda pack, or leave it out with --bad-files skip"
+                f"{self.path}: {entry.key} cannot be read from this pack ({first_line(error)}); make the pack again with "
+                "sda pack, or skip such images with --bad-files skip"
             ) from None
 
     def _file(self) -> h5py.File:
-        """The file as this process opened it. Two threads may open it at once: both are served, one handle is kept."""
+        """Return this process's handle. If two threads open the file at once, both handles work and one is kept."""
         opened = self._opened
         if opened is None or opened[0] != os.getpid():
-            if opened is not None:  # inherited by a fork: HDF5 would hand out the parent's handle again
+            if opened is not None:  # inherited by a fork: HDF5 would return the parent's handle again
                 opened[1].close()
             if _stamp(self.path) != self._stamp:
-                raise OSError("the file is gone or was replaced after it was opened first")
-            # nobody writes to a pack, and locks fail on many network file systems
+                raise OSError("the file was removed or replaced after it was first opened")
+            # Nothing writes to a finished pack, and locks fail on many network file systems.
             self._opened = opened = os.getpid(), h5py.File(self.path, "r", locking=False)
         return opened[1]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One image of a pack: a `Stored`."""
+    """One image of a pack; implements `Stored`."""
 
     pack: Pack
     split: str
@@ -162,33 +163,33 @@ class Packed:
 
 
 def list_packed(path: Path, descriptor: Descriptor, split: str, size: tuple[int, int] | None) -> Listing:
-    """The images of a split in a pack, in the place of `list_items`.
+    """List the images of a split in a pack, as `list_items` does for a folder.
 
     Args:
-        size: (height, width) that they are wanted at; None: at their own.
+        size: (height, width) that the images should have; None for their own sizes.
 
     Raises:
-        SdaError: the pack cannot be read or is stale, lacks the split, or holds another size.
+        SdaError: the pack cannot be read or is stale, it lacks the split, or its images have another size.
     """
     pack = Pack(path)
     check_fresh(pack, descriptor)
     if split not in pack.splits:
-        raise SdaError(f"{path}: a pack without the split {split!r}, of {', '.join(pack.splits)}; pack that, too")
+        raise SdaError(f"{path}: this pack has no split {split!r}, only {', '.join(pack.splits)}; pack that split, too")
     if pack.size != size:
-        wanted = f"{size[0]}x{size[1]}" if size else "images at their own size"
+        wanted = f"{size[0]}x{size[1]} is" if size else "images at their own sizes are"
         raise SdaError(
-            f"{path}: a pack at {pack.size[0]}x{pack.size[1]}, where {wanted} is wanted; pack that, or give the folder"
+            f"{path}: this pack is at {pack.size[0]}x{pack.size[1]}, but {wanted} needed; pack that size, or give the folder"
         )
     return _listing(pack, split)
 
 
 def list_packed_splits(path: Path, descriptor: Descriptor, splits: Sequence[str]) -> dict[str, Listing]:
-    """Those of the splits that a pack holds, at its own size. SdaError: as `list_packed`, or it holds none of them."""
+    """List those of the splits that a pack has, at its own size. Raise SdaError as `list_packed`, or if it has none of them."""
     pack = Pack(path)
     check_fresh(pack, descriptor)
     listings = {split: _listing(pack, split) for split in splits if split in pack.splits}
     if not listings:
-        raise SdaError(f"{path}: a pack of {', '.join(pack.splits)}, without {' or '.join(splits)}")
+        raise SdaError(f"{path}: this pack has no split {' or '.join(splits)}, only {', '.join(pack.splits)}")
     return listings
 
 
@@ -201,49 +202,49 @@ def _listing(pack: Pack, split: str) -> Listing:
 
 
 def _read_about(path: Path) -> dict:
-    """All of a pack but its images and labels."""
+    """Read everything of a pack except its images and labels."""
     if not path.is_file():
-        what = "a folder, not a pack" if path.is_dir() else "no such pack; make it with sda pack"
+        what = "this is a folder, not a pack" if path.is_dir() else "no such pack; make it with sda pack"
         raise SdaError(f"{path}: {what}")
     try:
         with path.open("rb") as file:
             if file.read(len(_SIGNATURE)) != _SIGNATURE:
-                raise SdaError(f"{path}: not an HDF5 file, let alone a pack; give a dataset's folder, or a file made by sda pack")
+                raise SdaError(f"{path}: not an HDF5 file, so not a pack; give a dataset's folder, or a file made by sda pack")
         with h5py.File(path, "r", locking=False) as file:
             if file.attrs.get("kind") != KIND:
                 raise SdaError(f"{path}: an HDF5 file, but not a pack; give a dataset's folder, or a file made by sda pack")
             found = file.attrs["format"]
             if found != FORMAT:
-                raise SdaError(f"{path}: a pack of format {found}, this sda reads format {FORMAT}; make it anew with sda pack")
+                raise SdaError(
+                    f"{path}: a pack of format {found}, but this sda reads format {FORMAT}; make it again with sda pack"
+                )
             return json.loads(file["about"][()].tobytes())
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py knows no exception of its own
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has no exceptions of its own
         raise SdaError(
-            f"{path}: this pack cannot be read, is it cut short? ({first_line(error)}); make it anew with sda pack"
+            f"{path}: this pack cannot be read, it may be truncated ({first_line(error)}); make it again with sda pack"
         ) from None
 
 
 def check_fresh(pack: Pack, descriptor: Descriptor) -> None:
-    """Refuse a pack that no longer holds what its dataset does.
+    """Raise SdaError if a pack is stale.
 
-    The labels' decoding is compared always; where the folder that was packed still exists, so are its files: their names,
-    sizes and times, at the cost of looking each of them up.
+    The decoding of the labels is always compared. If the folder that was packed still exists, the names, sizes and times of
+    its files are compared, too, which takes one `stat` per file.
 
     Args:
-        descriptor: the dataset's, as it is now.
+        descriptor: of the dataset, as it is now.
 
     Raises:
-        SdaError: another dataset, a changed descriptor, or a file that is new, gone or changed; names it.
+        SdaError: another dataset, a changed descriptor, or a file that is new, missing or changed; names it.
     """
-    again = f"run sda pack again, into a new file, or give the folder {pack.root} instead"
+    again = f"run sda pack again with a new --out, or give the folder {pack.root} instead"
     if pack.title != descriptor.title:
-        raise SdaError(
-            f"{pack.path}: a pack of {pack.title}, where {descriptor.title} is expected; give that one's pack or folder"
-        )
+        raise SdaError(f"{pack.path}: this is a pack of {pack.title}, not of {descriptor.title}; give the right pack or folder")
     for part, value in decoding(descriptor).items():
         if pack.settings.get(part) != value:
             raise SdaError(
-                f"{pack.path}: the descriptor of {pack.title} has changed since this was packed: other {part}; "
-                "run sda pack again, into a new file, or undo the change"
+                f"{pack.path}: the descriptor of {pack.title} has changed since this pack was made: {part} differs; "
+                "run sda pack again with a new --out, or undo the change"
             )
     if not pack.root.is_dir():
         return
@@ -251,25 +252,25 @@ def check_fresh(pack: Pack, descriptor: Descriptor) -> None:
         try:
             listing = list_items(descriptor, pack.root, split)
         except SdaError as error:
-            raise SdaError(f"{pack.path}: the folder has changed since it was packed: {error}; {again}") from None
+            raise SdaError(f"{pack.path}: its folder has changed since it was packed: {error}; {again}") from None
         packed = {entry.key: entry for entry in entries + pack.left_out[split]}
         for item in listing.items:
             entry = packed.pop(item.key, None)
             if entry is None:
-                raise SdaError(f"{pack.path}: {item.image} is new since this was packed; {again}")
+                raise SdaError(f"{pack.path}: {item.image} was added since this pack was made; {again}")
             if change := _change(entry, item):
-                raise SdaError(f"{pack.path}: {change} since it was packed; {again}")
+                raise SdaError(f"{pack.path}: {change} since this pack was made; {again}")
         for key in packed:
-            raise SdaError(f"{pack.path}: {pack.root / key} is gone since it was packed; {again}")
+            raise SdaError(f"{pack.path}: {pack.root / key} was removed since this pack was made; {again}")
         if listing.encoding != pack.settings["encodings"][split]:
             raise SdaError(f"{pack.path}: the labels of {split} are now read as {listing.encoding}; {again}")
 
 
-# Settings and stamps: what makes one pack another
+# Settings and stamps
 
 
 def decoding(descriptor: Descriptor) -> dict:
-    """All of a descriptor that decides which train id a label value becomes; the order of the classes counts."""
+    """Return the parts of a descriptor that decide which train id a label value becomes; the order of the classes counts."""
     return {
         "classes": [[name, *color] for name, color in descriptor.table().colors.items()],
         "labels": [layout.labels for layout in descriptor.layout],
@@ -280,16 +281,17 @@ def decoding(descriptor: Descriptor) -> dict:
 
 
 def is_native(split: str) -> bool:
-    """Whether labels keep their own size: all but the training split's are scored at it."""
+    """Return whether labels keep their own size, as in all splits except `train`, because networks are scored at it."""
     return split != "train"
 
 
 def native_label(split: str, index: int) -> str:
+    """Return the name of the HDF5 dataset of a label at its own size."""
     return f"labels/{split}/{index:06}"
 
 
 def _stamp(path: Path | None) -> tuple[int, int]:
-    """Size and time of a file; (-1, -1) for none."""
+    """Return size and time of a file; (-1, -1) if it does not exist."""
     try:
         status = os.stat(path) if path else None
     except OSError:
@@ -298,18 +300,15 @@ def _stamp(path: Path | None) -> tuple[int, int]:
 
 
 def entry_of(item: Item) -> Entry:
+    """Return an item's entry, with the sizes and times that its files have now."""
     return Entry(item.key, *_stamp(item.image), *_stamp(item.label))
 
 
 def _change(entry: Entry, item: Item) -> str:
-    """What happened to the files of an item since `entry` was made, or nothing."""
+    """Describe what happened to the files of an item since `entry` was made; "" if nothing did."""
     now = entry_of(item)
     if now.stamps[1:3] != entry.stamps[1:3]:
         return f"{item.image} has changed"
     if now.has_label != entry.has_label:
-        return f"{item.label} is new" if now.has_label else f"the label of {item.image} is gone"
+        return f"{item.label} was added" if now.has_label else f"the label of {item.image} was removed"
     return f"{item.label} has changed" if now.stamps != entry.stamps else ""
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

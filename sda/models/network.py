@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sda.models.backbones import Backbone
+from sda.models.grid import Grid
 from sda.models.heads import Head
 from sda.models.preprocessing import Normalise, Preprocessing
 from sda.system import distributed
@@ -27,6 +28,8 @@ class SegmentationNetwork(nn.Module):
     `precision` is that of the convolutions; logits and features are float32 in any case, so losses and heads never lose digits.
     The network runs in channels-last memory format, which is faster on every device that was tried.
     """
+
+    grid: Grid
 
     def __init__(self, preprocessing: Preprocessing, backbone: Backbone, head: Head, precision: torch.dtype = torch.float32):
         super().__init__()

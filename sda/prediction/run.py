@@ -154,7 +154,7 @@ def _read(task: Task) -> tuple[Task, Image.Image | str]:
     try:
         return task, read_image(task.source)
     except FileError as error:
-        return task, str(error).partition("; mend or remove")[0]  # which is advice for a training
+        return task, str(error).partition("; fix or remove")[0]  # which is advice for a training
     except Exception as error:  # Pillow's readers raise anything when a file is damaged the right way
         return task, f"{task.source}: this image cannot be read ({type(error).__name__}: {error})"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sda.data.dataset import Sample
 from sda.errors import SdaError
 from sda.labels import IGNORE
-from sda.pictures import GREY, colorize, overlay, picture_table
+from sda.pictures import GREY, colorize, overlay, picture_table, resize_image, resize_nearest
 from sda.protocol import Protocol
 from sda.report.facts import Subject
 from sda.runs.trained import Run, load_run
@@ -92,9 +92,9 @@ def _pictures(run: Run, sample: Sample, protocol: Protocol) -> list[np.ndarray]:
     logits = predict_logits(run.network, sample.image[None].to(run.device), label.shape, protocol)
     predicted = logits[0].argmax(dim=0).byte().cpu().numpy()
     colors = list(run.table.colors.values())
-    size = (min(MAX_WIDTH, label.shape[1]), round(label.shape[0] * min(1, MAX_WIDTH / label.shape[1])))
-    image = np.asarray(Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BILINEAR))
-    label, predicted = (np.asarray(Image.fromarray(part).resize(size, Image.Resampling.NEAREST)) for part in (label, predicted))
+    size = (round(label.shape[0] * min(1, MAX_WIDTH / label.shape[1])), min(MAX_WIDTH, label.shape[1]))
+    image = np.asarray(resize_image(Image.fromarray(sample.image.permute(1, 2, 0).numpy()), size))
+    label, predicted = resize_nearest(label, size), resize_nearest(predicted, size)
     prediction = colorize(predicted, colors)
     return [image, colorize(label, colors), prediction, overlay(image, prediction), errors(image, label, predicted)]
 
@@ -113,11 +113,8 @@ def errors(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.nd
 
 def sheet(examples: list[Example], colors: dict[str, list[int]]) -> bytes:
     """Return all pictures of some images as one table, as the bytes of a PNG file."""
-    size = examples[0].pictures[0].shape[1::-1]
-    rows = [
-        [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST)) for picture in each.pictures]
-        for each in examples
-    ]
+    size = examples[0].pictures[0].shape[:2]
+    rows = [[resize_nearest(picture, size) for picture in each.pictures] for each in examples]
     return _file(picture_table(rows, list(TITLES), colors), "PNG")
 
 

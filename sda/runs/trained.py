@@ -18,7 +18,7 @@ from sda.errors import SdaError
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import Preprocessing
-from sda.pictures import at_size
+from sda.pictures import resize_image, resize_nearest
 from sda.protocol import Protocol, preset
 from sda.recipe import Recipe
 from sda.runs import checkpoint
@@ -142,15 +142,12 @@ class Run:
     def segment_all(self, images: list[Image.Image], protocol: Protocol) -> list[Prediction]:
         """The same for several pictures of one size, at once."""
         own = images[0].size[::-1]
-        if protocol.input and own != tuple(protocol.input):
-            inputs = [image.resize(protocol.input[::-1], Image.Resampling.BILINEAR) for image in images]
-        else:
-            inputs = images
+        inputs = [resize_image(image, protocol.input) for image in images] if protocol.input else images
         pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in inputs]).to(self.device)
         shrink = min(1.0, math.sqrt(VALUES / (len(self.table.names) * math.prod(own))))
         size = tuple(max(1, int(side * shrink)) for side in own)
         logits = predict_logits(self.network, pixels, size, protocol)
-        return [Prediction(*(at_size(part, own) for part in _decide(one)), self.table) for one in logits]
+        return [Prediction(*(resize_nearest(part, own) for part in _decide(one)), self.table) for one in logits]
 
 
 def _as_in_recipes(dataset: str) -> str:

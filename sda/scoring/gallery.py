@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
-from sda.pictures import at_size, colorize, heat, picture_table
+from sda.pictures import colorize, heat, picture_table, resize_nearest
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
 
@@ -29,7 +29,7 @@ def truth_and_predictions(
             row.append(colorize(label, colors))
         rows.append(row)
     size = rows[0][0].shape[:2]
-    rows = [[at_size(picture, size) for picture in row] for row in rows]
+    rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "truth", *networks], table.colors)
 
 
@@ -47,7 +47,7 @@ def pseudo_labels(
         label, confidence = predict(network, image.to(device), tuple(image.shape[1:]))
         rows.append([_at(image, image.shape[1:]), colorize(label, list(table.colors.values())), heat(confidence)])
     size = rows[0][0].shape[:2]
-    rows = [[at_size(picture, size) for picture in row] for row in rows]
+    rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "pseudo-label", "confidence"], table.colors)
 
 
@@ -67,4 +67,4 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def _at(image: Tensor, size: tuple[int, int]) -> np.ndarray:
-    return at_size(image.permute(1, 2, 0).numpy(), size)
+    return resize_nearest(image.permute(1, 2, 0).numpy(), size)

@@ -1,4 +1,4 @@
-"""Files that stand under their name whole or not at all."""
+"""Write files that appear under their name only when they are complete."""
 
 import contextlib
 import os
@@ -8,13 +8,9 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def written_whole(path: Path, tag: str = "") -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name `path` once it is whole and on the disk; on an error nothing of it is left.
-
-    Args:
-        tag: part of the temporary name, for a file that several processes may write at a time.
-    """
-    temporary = path.with_name(f"{path.name}{tag}.partial")
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file that is renamed to `path` once it is on the disk; on an error it is removed."""
+    temporary = path.with_name(f"{path.name}.partial")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -28,7 +24,7 @@ def written_whole(path: Path, tag: str = "") -> Iterator[BinaryIO]:
 
 
 def rename(temporary: Path, path: Path) -> None:
-    """Put a file in the place of another, so that the new name too survives a power cut."""
+    """Rename a file, replacing `path` if it exists, so that the new name survives a power cut."""
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

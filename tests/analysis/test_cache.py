@@ -1,4 +1,4 @@
-"""The feature cache: what is in it, kills, stale and damaged files, and readers."""
+"""The feature cache: its content, kills, stale and damaged files, and readers."""
 
 import contextlib
 import json
@@ -53,8 +53,8 @@ def contents(file):
         return found
 
 
-def test_every_number_is_that_of_a_plain_forward_pass(world, run, made):
-    """Of both domains: the teacher's features at each position, its head g, and the label file's pixel there."""
+def test_every_value_is_that_of_a_plain_forward_pass(world, run, made):
+    """In both domains: the teacher's features at each position, the output of its head g, and the label there."""
     network = trained.load_run(run, "last", CPU, "teacher")
     head = load_projection(network)
     found = FeatureCache(made)
@@ -96,7 +96,7 @@ def test_every_number_is_that_of_a_plain_forward_pass(world, run, made):
         assert (rows["image"] == index).all()
 
 
-def test_so_many_pixels_of_a_class(sda, run, made, tmp_path):
+def test_number_of_pixels_per_class(sda, run, made, tmp_path):
     assert sda("features", run, "--per-class", 5, "--out", tmp_path / "few.h5", "--device", "cpu")[0] == 0
     few, whole = FeatureCache(tmp_path / "few.h5"), FeatureCache(made)
     for index in range(len(few)):
@@ -112,7 +112,7 @@ def test_so_many_pixels_of_a_class(sda, run, made, tmp_path):
 
 
 def test_a_folder_without_labels(sda, run, world, tmp_path):
-    """Then the pixels are chosen by what is predicted, and there are no labels."""
+    """Pixels are chosen by prediction, and all labels are 255."""
     folder = world.root / "field/pictures/train"
     status, shown = sda(
         "features", run, "--dataset", folder, "--per-class", 3, "--out", tmp_path / "f.h5", "--json", "--device", "cpu"
@@ -129,11 +129,11 @@ def test_a_run_without_a_bank_has_no_projection(sda, world, tmp_path):
     assert sda("features", tmp_path / "run", "--device", "cpu")[0] == 0
     found = FeatureCache(tmp_path / "run/features.h5")
     assert not found.has_projection and found.about["weights"] == "student" and "projected" not in found[0]
-    with pytest.raises(SdaError, match=r"features\.h5: holds no projected features"):
+    with pytest.raises(SdaError, match=r"features\.h5: has no projected features"):
         next(found.blocks("image", "projected"))
 
 
-def test_the_same_again_leaves_it(sda, run, made):
+def test_the_same_command_again_changes_nothing(sda, run, made):
     before = made.stat()
     assert sda("features", run, "--per-class", 0, "--out", made, "--device", "cpu")[0] == 0
     assert (made.stat().st_mtime_ns, made.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
@@ -141,25 +141,33 @@ def test_the_same_again_leaves_it(sda, run, made):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["--per-class", 7], "per_class 0, not 7"), (["--network", "student"], "another network, or other weights"),
-     (["--dataset", "FIELD"], "other images")],
-)  # fmt: skip
-def test_a_cache_that_was_made_otherwise_is_refused(sda, world, run, made, flags, words):
+    [
+        (["--per-class", 7], "made with other settings: per_class is 0, not 7"),
+        (["--network", "student"], "another network or other weights"),
+        (["--dataset", "FIELD"], "other images"),
+    ],
+)
+def test_a_cache_made_with_other_settings_is_refused(sda, world, run, made, flags, words):
     before = made.read_bytes()
     flags = [str(world.field) if flag == "FIELD" else flag for flag in flags]
     status, shown = sda("features", run, "--per-class", 0, *flags, "--out", made, "--device", "cpu")
-    assert status == 2 and words in shown.err and "nothing is overwritten" in shown.err and made.read_bytes() == before
+    assert (
+        status == 2
+        and words in shown.err
+        and "and is not overwritten; remove it or choose another --out" in shown.err
+        and made.read_bytes() == before
+    )
 
 
-def test_a_stale_cache_is_noticed(run, made, tmp_path):
+def test_a_stale_cache_is_detected(run, made, tmp_path):
     check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "teacher"))
-    with pytest.raises(SdaError, match="made by another network, or other weights than"):
+    with pytest.raises(SdaError, match="made by another network or other weights than"):
         check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "student"))
 
 
 @contextlib.contextmanager
 def full_disk(monkeypatch):
-    """Shards still get onto it, HDF5 does not."""
+    """A disk with room for shards, but not for the HDF5 file."""
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
         yield
@@ -175,7 +183,7 @@ def redraw(copy, which):
     [
         (lambda copy: redraw(copy, "*.jpg"), "have changed"),
         (lambda copy: redraw(copy, "*.png"), "have changed"),
-        (lambda copy: copy.field.write_text(f"void = [2]\n{tiny.FIELD}"), "label files read otherwise"),
+        (lambda copy: copy.field.write_text(f"void = [2]\n{tiny.FIELD}"), "labels decoded with other classes, ids or colours"),
     ],
     ids=["an image", "a label", "a descriptor"],
 )
@@ -187,11 +195,14 @@ def test_a_cache_of_files_that_have_changed(sda, run, tmp_path, monkeypatch, cha
         assert sda(*command, "--device", "cpu")[0] == (0 if finished else 2)
     change(copy)
     status, shown = sda(*command, "--device", "cpu")
-    assert status == 2 and words in shown.err and ("nothing is overwritten" if finished else "an unfinished cache") in shown.err
+    assert status == 2 and words in shown.err
+    assert (
+        "exists already (made with other settings" if finished else "f.h5.parts: was started with other settings"
+    ) in shown.err
 
 
 def interrupted(sda, run, out, monkeypatch):
-    """A folder with a shard, and no cache."""
+    """Leave a folder with a shard, and no cache. Return the folder."""
     with full_disk(monkeypatch):
         assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 2
     parts = out.with_name(f"{out.name}.parts")
@@ -199,12 +210,12 @@ def interrupted(sda, run, out, monkeypatch):
     return parts
 
 
-def test_parts_of_another_network_are_not_gone_on_with(sda, run, made, tmp_path, monkeypatch):
-    """Nor where a kill, while they were being removed, has left shards alone."""
+def test_shards_of_another_network_are_not_used(sda, run, made, tmp_path, monkeypatch):
+    """Nor are shards without settings.json."""
     parts = interrupted(sda, run, tmp_path / "f.h5", monkeypatch)
     command = ["features", run, "--per-class", 0, "--network", "student", "--device", "cpu", "--out"]
     status, shown = sda(*command, tmp_path / "f.h5")
-    assert status == 2 and "holds an unfinished cache (another network, or other weights)" in shown.err
+    assert status == 2 and "was started with other settings (another network or other weights)" in shown.err
     (parts / "settings.json").unlink()
     assert sda(*command, tmp_path / "f.h5")[0] == sda(*command, tmp_path / "clean.h5")[0] == 0
     mine, clean, other = (contents(file)["features"] for file in (tmp_path / "f.h5", tmp_path / "clean.h5", made))
@@ -221,7 +232,7 @@ def test_parts_beside_a_finished_cache_are_removed(sda, run, made, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["settings.json", "*.npz"])
-def test_parts_that_a_power_cut_has_emptied(sda, run, made, tmp_path, monkeypatch, name):
+def test_files_emptied_by_a_power_cut(sda, run, made, tmp_path, monkeypatch, name):
     parts = interrupted(sda, run, tmp_path / "f.h5", monkeypatch)
     next(parts.glob(name)).write_bytes(b"")
     command = ["features", run, "--per-class", 0, "--out", tmp_path / "f.h5", "--device", "cpu"]
@@ -234,12 +245,12 @@ def test_parts_that_a_power_cut_has_emptied(sda, run, made, tmp_path, monkeypatc
 def test_another_file_is_not_overwritten(sda, run, tmp_path):
     (tmp_path / "f.h5").write_text("mine")
     status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
-    assert status == 2 and "is no feature cache that this version of sda reads; nothing is overwritten" in shown.err
+    assert status == 2 and re.search(r"f\.h5: exists already \(cannot be read \(.*\)\) and is not overwritten", shown.err)
     assert (tmp_path / "f.h5").read_text() == "mine"
 
 
-def test_a_network_that_stands_alone(sda, run, tmp_path):
-    """Without its checkpoint there is no teacher and no head g."""
+def test_an_exported_network(sda, run, tmp_path):
+    """It has no checkpoint, so no teacher and no head g."""
     (tmp_path / "alone").mkdir()
     shutil.copy(run / "student.safetensors", tmp_path / "alone/model.safetensors")
     assert sda("features", tmp_path / "alone", "--device", "cpu")[0] == 0
@@ -249,7 +260,7 @@ def test_a_network_that_stands_alone(sda, run, tmp_path):
 
 
 def test_loader_workers(made):
-    """Opened before the fork and read in every process."""
+    """The cache is opened before the fork and read in every process."""
     found = FeatureCache(made)
     first = found[0]
     for index, rows in enumerate(DataLoader(found, batch_size=None, num_workers=2)):
@@ -259,7 +270,7 @@ def test_loader_workers(made):
     assert max(map(len, blocks)) == 100 and np.array_equal(np.concatenate(blocks), contents(made)["label"])
 
 
-def test_a_damaged_cache_is_noticed(made, tmp_path):
+def test_a_damaged_cache_is_detected(made, tmp_path):
     file = tmp_path / "damaged.h5"
     data = bytearray(made.read_bytes())
     with h5py.File(made) as opened:
@@ -274,12 +285,12 @@ def test_a_damaged_cache_is_noticed(made, tmp_path):
     data = bytearray(made.read_bytes())
     data[data.rindex(b"pictures/train") + 3] ^= 0x01
     file.write_bytes(data)
-    with pytest.raises(SdaError, match="damaged: its texts are not those that were written"):
+    with pytest.raises(SdaError, match="damaged: the checksum of its texts is wrong"):
         FeatureCache(file)
     data = bytearray(made.read_bytes())
     data[data.rindex(b'"building": [') + 3] ^= 0x01  # in the attribute about
     file.write_bytes(data)
-    with pytest.raises(SdaError, match="damaged: its texts are not those that were written"):
+    with pytest.raises(SdaError, match="damaged: the checksum of its texts is wrong"):
         FeatureCache(file)
     with pytest.raises(SdaError, match="no such file"):
         FeatureCache(tmp_path / "nothing.h5")
@@ -302,6 +313,13 @@ def test_a_bad_file(sda, run, world, tmp_path):
     assert status == 0 and "left out" in shown.err
     found = FeatureCache(tmp_path / "f.h5")
     assert found.paths == ["0.png", "2.png"] and len(found.left_out) == 1
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes(b"no picture")
+    status, shown = sda(
+        "features", run, "--dataset", folder, "--out", tmp_path / "none.h5", "--bad-files", "skip", "--device", "cpu"
+    )
+    assert status == 2 and not (tmp_path / "none.h5").exists()
+    assert re.search(r"none\.h5: no image can be used; the first error: \S+0\.png: this image cannot be read", shown.err)
 
 
 def test_folders_of_one_name_are_two_domains(sda, run, world, tmp_path):
@@ -315,7 +333,7 @@ def test_folders_of_one_name_are_two_domains(sda, run, world, tmp_path):
 
 
 def test_one_process_at_a_time(sda, run, tmp_path):
-    """A lock that its process takes along when it goes, however it goes."""
+    """The lock ends with its process, however that ends."""
     parts = tmp_path / "f.h5.parts"
     parts.mkdir()
     code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
@@ -323,23 +341,24 @@ def test_one_process_at_a_time(sda, run, tmp_path):
         other.stdout.readline()
         status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
         other.kill()
-    assert status == 2 and "another process is writing this cache" in shown.err
+    assert status == 2 and "f.h5: another process is writing this file; wait for it" in shown.err
     assert sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")[0] == 0
 
 
-def test_hdf5_is_not_let_onto_a_full_disk(sda, run, made, tmp_path, monkeypatch):
-    """It would crash when it closes the file; what is computed stays in shards."""
+def test_hdf5_does_not_write_to_a_full_disk(sda, run, made, tmp_path, monkeypatch):
+    """HDF5 would crash when it closes the file. The computed values stay in shards."""
     out = tmp_path / "f.h5"
     with full_disk(monkeypatch):
         status, shown = sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")
-    assert status == 2 and f"{out}: cannot be written (No space left on device)" in shown.err and not out.exists()
+    assert status == 2 and not out.exists()
+    assert re.search(rf"{out}: cannot be written \(No space left on device: \d+ MB needed, 0 MB free\); make room", shown.err)
     assert len(list(out.with_name("f.h5.parts").glob("*.npz"))) == 1
     assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 0
     assert np.array_equal(contents(out)["features"], contents(made)["features"])
 
 
-def test_source_and_target_may_be_one_dataset_at_two_places(sda, world, tmp_path):
-    """Such as two cities under one descriptor: the target is the second domain."""
+def test_source_and_target_may_be_one_dataset_in_two_folders(sda, world, tmp_path):
+    """For example two cities with one descriptor. The target is the second domain."""
     shutil.copytree(world.root / "field", tmp_path / "other")
     flags = ["--source", world.field, "--source-root", world.root / "field", "--target-root", tmp_path / "other", "--labels", 2]
     for index, image in enumerate(sorted((tmp_path / "other/pictures").rglob("*.jpg"))):
@@ -352,18 +371,18 @@ def test_source_and_target_may_be_one_dataset_at_two_places(sda, world, tmp_path
     assert found.items("field-2")[0].image.is_relative_to(tmp_path / "other")
 
 
-def launch(run, file, said, limit=None):
-    """The command in a process of its own, with small shards; what it says goes to the file `said`."""
+def launch(run, file, log, limit=None):
+    """Start the command in a process of its own, with small shards; its stderr goes to the file `log`."""
     code = "from sda.analysis import make_cache; make_cache.SHARD_BYTES = 60_000; from sda.cli.main import main; main()"
     command = [sys.executable, "-c", code, "features", run, "--per-class", 0, "--out", file, "--device", "cpu"]
     limits = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DOCUMENT.parent.parent)}
-    return subprocess.Popen([*map(str, command)], env=environment, stderr=said, preexec_fn=limits)
+    return subprocess.Popen([*map(str, command)], env=environment, stderr=log, preexec_fn=limits)
 
 
 @pytest.mark.parametrize("most", [1, pytest.param(40, marks=pytest.mark.slow)])
 def test_kills_at_any_moment(run, made, tmp_path, most):
-    """Killed again and again, the cache ends up as if nothing had happened."""
+    """After many kills, the cache is the same as without."""
     file, kills = tmp_path / "killed.h5", 0
     random = np.random.default_rng(0)
     for _ in range(most):
@@ -391,16 +410,16 @@ def test_kills_at_any_moment(run, made, tmp_path, most):
 
 @pytest.mark.slow
 def test_a_full_disk(run, made, tmp_path):
-    with (tmp_path / "said").open("w") as said:
-        assert launch(run, tmp_path / "full.h5", said, limit=300_000).wait() == 2
-    text = (tmp_path / "said").read_text()
-    assert "full.h5: cannot be written" in text and "it goes on from" in text
+    with (tmp_path / "log").open("w") as log:
+        assert launch(run, tmp_path / "full.h5", log, limit=300_000).wait() == 2
+    text = (tmp_path / "log").read_text()
+    assert "full.h5: cannot be written" in text and "it resumes from" in text
     assert launch(run, tmp_path / "full.h5", subprocess.DEVNULL).wait() == 0
     assert np.array_equal(contents(tmp_path / "full.h5")["features"], contents(made)["features"])
 
 
 def test_plain_h5py_reads_it(made, tmp_path):
-    """The lines of docs/features.md, in a process that has no sda."""
+    """The example in docs/features.md works in a process without sda."""
     [code] = re.findall(r"```python\n(import h5py.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 6
     code = "import sys; sys.modules['sda'] = None; sys.modules['torch'] = None\n" + code.replace("features.h5", str(made))

@@ -218,7 +218,7 @@ def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
     ("flags", "words"),
     [
         (["--budget", 6], "6 images are asked for; 5 of field are left"),
-        (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
+        (["--budget", 1, "--domain", "moon"], "has no domain 'moon', only toy, field"),
         (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],
 )

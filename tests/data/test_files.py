@@ -1,4 +1,4 @@
-"""Label and image files as they come, good and bad, decoded to train ids and never touched."""
+"""Label and image files, good and bad: decoded to train ids, never modified."""
 
 import gc
 import hashlib
@@ -52,11 +52,11 @@ def path(tmp_path):
     return tmp_path / "label.png"
 
 
-# What is read
+# Files that can be read
 
 
 def test_palettized_png_is_read_by_index(path):
-    # as GTA5: indices are Cityscapes label ids, the palette holds colours that must not matter
+    # as in GTA5: indices are Cityscapes label ids; the colours of the palette must not matter
     ids = [[7, 8, 26], [0, 33, 34]]
     palette = np.random.default_rng(0).integers(0, 256, 768).tolist()
     save(path, ids, palette=palette)
@@ -132,8 +132,8 @@ def test_images_of_every_mode_become_rgb(tmp_path, mode):
     assert (image.mode, image.size) == ("RGB", (5, 4))
 
 
-def test_a_photo_is_turned_upright(tmp_path):
-    """EXIF orientation 6: what is stored as columns is shown as rows."""
+def test_exif_rotation(tmp_path):
+    """EXIF orientation 6: stored columns become rows."""
     stored = np.zeros((4, 6, 3), np.uint8)
     stored[:, 0] = 255
     exif = Image.Exif()
@@ -149,7 +149,7 @@ def test_grey_of_sixteen_bits_is_scaled(tmp_path):
 
 
 def png_of_sixteen_bits(path, values):
-    """An RGB PNG of 16 bits, which Pillow does not write: values (H, W, 3), every second row filtered."""
+    """Write values (H, W, 3) as a 16-bit RGB PNG, which Pillow cannot write; every second row is filtered."""
     height, width, _ = values.shape
     rows = []
     for number, row in enumerate(values.astype(">u2")):
@@ -167,7 +167,7 @@ def png_of_sixteen_bits(path, values):
 
 
 def test_synthia_labels(path):
-    """As published: 16 bits, the id in red, an instance number in green."""
+    """As published: 16 bits, the id in the red channel, an instance number in the green one."""
     synthia = load("synthia")
     values = np.zeros((3, 4, 3), np.uint16)
     values[..., 0] = np.array([[3, 4, 22, 0], [1, 21, 19, 8], [10, 17, 12, 11]])
@@ -177,7 +177,7 @@ def test_synthia_labels(path):
     expected = ["road", "sidewalk", None, None, "sky", "wall", "bus", "car", "person", "rider", "motorcycle", "bicycle"]
     label = LabelCodec(synthia, "ids_in_red", np.arange(256, dtype=np.uint8)).read(path)
     assert [None if value == 255 else names[value] for value in label.ravel()] == expected
-    Image.fromarray(values.astype(np.uint8)).save(path)  # of 8 bits
+    Image.fromarray(values.astype(np.uint8)).save(path)  # with 8 bits
     assert np.array_equal(LabelCodec(synthia, "ids_in_red", np.arange(256, dtype=np.uint8)).read(path), label)
 
 
@@ -190,7 +190,7 @@ def test_pair(tmp_path, path):
     assert digest(picture, path) == before
 
 
-# What is refused
+# Files that are refused
 
 
 def fault(path, reader=None):
@@ -209,7 +209,7 @@ def test_unknown_ids_are_named(path):
     assert "5, 99" in message and "[ids]" in message
 
 
-def test_many_unknown_ids_make_no_long_message(path):
+def test_the_message_stays_short_with_many_unknown_ids(path):
     save(path, [list(range(100, 180))])
     assert len(fault(path).removeprefix(str(path))) < 250
 
@@ -227,7 +227,7 @@ def test_unknown_colour(path):
 
 def test_label_with_two_channels(path):
     Image.new("LA", (3, 2)).save(path)
-    assert "neither ids nor RGB" in fault(path)
+    assert "neither ids nor RGB colours" in fault(path)
 
 
 def test_label_of_fractions(tmp_path):
@@ -245,7 +245,7 @@ def test_unequal_sizes_name_both_files(tmp_path, path):
 
 
 def content(kind):
-    """What a file of some unreadable kind holds."""
+    """Return the content of an unreadable file."""
     if kind == "empty":
         return b""
     if kind == "text":
@@ -266,7 +266,7 @@ def test_unreadable_files(path, kind, what):
 
 
 @pytest.mark.parametrize("cut", range(8, 60, 4))
-def test_png_cut_anywhere_in_its_head(path, cut):
+def test_png_truncated_in_its_header(path, cut):
     Image.new("L", (40, 50)).save(path)
     path.write_bytes(path.read_bytes()[:cut])
     fault(path)
@@ -276,12 +276,12 @@ def test_missing_file(tmp_path):
     assert "cannot be read" in fault(tmp_path / "nowhere.png")
 
 
-def test_folder_in_place_of_a_file(tmp_path):
+def test_folder_instead_of_a_file(tmp_path):
     (tmp_path / "a.png").mkdir()
     assert "cannot be read" in fault(tmp_path / "a.png")
 
 
-def test_image_too_large_to_be_true(path, monkeypatch):
+def test_image_too_large(path, monkeypatch):
     Image.new("L", (100, 100)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert "cannot be read" in fault(path)

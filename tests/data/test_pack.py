@@ -1,4 +1,4 @@
-"""Packs: what they hold is what Dataset reads; a kill loses little; damage and changes are noticed and named."""
+"""Packs: they contain what Dataset reads; a kill loses little; damage and changes are detected and named."""
 
 import errno
 import hashlib
@@ -91,14 +91,14 @@ def make(out, root, **options):
 
 @pytest.fixture(scope="module")
 def finished(original, tmp_path_factory):
-    """A pack of `original`, read only."""
+    """A pack of `original`, not to be modified."""
     out = tmp_path_factory.mktemp("packs") / "mine.h5"
     assert make(out, original) == []
     return out
 
 
 def datasets(root, split):
-    """The same images as Dataset reads them: all, and those with a label."""
+    """Return the same images as Datasets: all images without labels, and the labelled ones with theirs."""
     listing = list_items(DESCRIPTOR, root, split)
     codec = LabelCodec(DESCRIPTOR, listing.encoding, np.arange(256, dtype=np.uint8))
     labelled = [item for item in listing.items if item.label]
@@ -111,7 +111,7 @@ def indices(pack, split):
 
 
 def flip(out, dataset, index=0):
-    """Change one bit in the middle of a chunk."""
+    """Flip one bit in the middle of a chunk."""
     with h5py.File(out, "r") as file:
         chunk = file[dataset].id.get_chunk_info(index)
     data = bytearray(out.read_bytes())
@@ -119,11 +119,11 @@ def flip(out, dataset, index=0):
     out.write_bytes(data)
 
 
-# What is in it
+# Content
 
 
 @pytest.mark.parametrize("compression", ["none", "lzf", "gzip"])
-def test_holds_what_dataset_reads(original, out, compression):
+def test_contains_what_dataset_reads(original, out, compression):
     assert make(out, original, compression=compression) == []
     pack = Pack(out)
     for split in ("train", "val"):
@@ -141,7 +141,7 @@ def test_holds_what_dataset_reads(original, out, compression):
     assert [split for split, entries in pack.splits.items() if all(entry.has_label for entry in entries)] == ["val"]
 
 
-def test_images_of_the_right_size_stay_as_they_are(root, out):
+def test_images_of_the_right_size_are_not_changed(root, out):
     make(out, root, size=NATIVE)
     with Image.open(root / "train/0.png") as image:
         assert np.array_equal(Pack(out).image("train", indices(Pack(out), "train")["train/0.png"]), np.asarray(image))
@@ -154,7 +154,7 @@ def test_train_ids_are_the_descriptors_own(root, out):
     assert label[0, ::6].tolist() == [255, 0, 1, 2]
 
 
-def test_says_what_it_is(finished, original):
+def test_metadata(finished, original):
     pack = Pack(finished)
     assert (pack.name, pack.title, pack.size, pack.classes) == ("mine", "Mine", SIZE, list(CLASSES))
     assert pack.root == original and pack.faults == []
@@ -165,7 +165,7 @@ def test_says_what_it_is(finished, original):
     assert entry.sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
 
 
-def test_needs_nothing_of_the_original(root, out):
+def test_does_not_need_the_original(root, out):
     named = DESCRIPTOR.model_copy(update={"classes": "cityscapes19", "ids": {"3": "road", "7": "sky", "200": "car"}})
     make(out, root, descriptor=named)
     shutil.rmtree(root)
@@ -175,12 +175,12 @@ def test_needs_nothing_of_the_original(root, out):
     check_fresh(pack, named)
 
 
-def test_names_that_are_no_utf8(root, out):
+def test_file_names_that_are_not_utf8(root, out):
     name = os.fsdecode(b"caf\xe9.png")
     try:
         draw(root, "train", name, 1)
     except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
+        pytest.skip("this file system accepts UTF-8 names only")
     make(out, root)
     assert f"train/{name}" in indices(Pack(out), "train")
     check_fresh(Pack(out), DESCRIPTOR)
@@ -236,7 +236,7 @@ def test_loader_workers_open_it_themselves(finished, context, opened):
     assert np.array_equal(pack.image("train", 1), images[1])
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns wherever threads have been
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns if the process has used threads
 def test_a_fork_reads_through_its_own_handle(finished):
     pack = Pack(finished)
     pack.image("train", 0)
@@ -253,7 +253,7 @@ def test_a_fork_reads_through_its_own_handle(finished):
 
 def test_threads_read_at_once(finished):
     images = [Pack(finished).image("train", index) for index in range(len(TRAIN))]
-    for _ in range(20):  # a new pack each time: its first read is what they could quarrel about
+    for _ in range(20):  # a new pack each time, because the race is in its first read
         with ThreadPoolExecutor(8) as pool:
             read = list(pool.map(Pack(finished).image, itertools.repeat("train"), range(len(TRAIN))))
         assert all(map(np.array_equal, read, images))
@@ -291,7 +291,7 @@ def stop_after(count, phase="reading images"):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The images read meanwhile."""
+    """The paths of the images that are read during the test."""
     read = []
     monkeypatch.setattr(packs, "read_pair", lambda *paths: read.append(paths[0]) or packs_read_pair(*paths))
     monkeypatch.setattr(packs, "read_image", lambda path: read.append(path) or packs_read_image(path))
@@ -302,7 +302,7 @@ packs_read_pair, packs_read_image = packs.read_pair, packs.read_image
 
 
 @pytest.mark.parametrize(("count", "kept"), [(2, 0), (3, 0), (4, 3), (11, 9)])
-def test_goes_on_where_it_was_interrupted(original, out, finished, reads, count, kept):
+def test_resumes_after_an_interruption(original, out, finished, reads, count, kept):
     with pytest.raises(Stop):
         make(out, original, progress=stop_after(count))
     assert not out.exists() and not list(out.parent.glob("*.parts/*.partial"))
@@ -341,7 +341,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(("what", "done", "kept"), [("reading images", 8, 6), ("writing the pack", 8, 12)])
-def test_goes_on_after_a_kill(original, out, finished, reads, what, done, kept):
+def test_resumes_after_a_kill(original, out, finished, reads, what, done, kept):
     script = KILLED.format(what=what, done=done, size=SIZE)
     run = subprocess.run([sys.executable, "-c", script, out, original, DESCRIPTOR.model_dump_json()], check=False)
     assert run.returncode == -signal.SIGKILL and not out.exists()
@@ -350,7 +350,7 @@ def test_goes_on_after_a_kill(original, out, finished, reads, what, done, kept):
     assert out.read_bytes() == finished.read_bytes() and files(out.parent) == {"out.h5": out.read_bytes()}
 
 
-def test_files_mended_meanwhile_are_read_again(root, out, reads):
+def test_files_changed_in_the_meantime_are_read_again(root, out, reads):
     with pytest.raises(Stop):
         make(out, root, progress=stop_after(8))
     os.utime(root / "train/0.png", ns=(1, 1))  # in the first shard of the two that are done
@@ -359,7 +359,7 @@ def test_files_mended_meanwhile_are_read_again(root, out, reads):
     assert len(reads) == 12 - 3 and root / "train/0.png" in reads
 
 
-def test_a_file_removed_meanwhile_costs_no_finished_work(root, out, reads):
+def test_removing_a_file_loses_no_finished_work(root, out, reads):
     (root / "train_labels/a b.png").write_bytes(b"")
     with pytest.raises(FileError, match=r"train_labels/a b\.png: this label cannot be read"):
         make(out, root)
@@ -369,16 +369,16 @@ def test_a_file_removed_meanwhile_costs_no_finished_work(root, out, reads):
     assert len(reads) == 11 - 6 and len(Pack(out).splits["train"]) == 8
 
 
-def test_a_damaged_part_is_made_again(original, out, finished, reads):
+def test_a_damaged_shard_is_made_again(original, out, finished, reads):
     with pytest.raises(Stop):
         make(out, original, progress=stop_after(1, "writing the pack"))
-    first, second = sorted(out.with_name("out.h5.parts").glob("*.zip"))[:2]
+    first, second = sorted(out.with_name("out.h5.parts").glob("*.npz"))[:2]
     first.write_bytes(first.read_bytes()[:-5])
     data = bytearray(second.read_bytes())
     data[500] ^= 1  # in its first image
     second.write_bytes(data)
     reads.clear()
-    with pytest.raises(SdaError, match=r"00001\.zip: damaged on the disk .*run the same command again"):
+    with pytest.raises(SdaError, match=r"00001\.npz: damaged on the disk .*run the same command again"):
         make(out, original)
     assert len(reads) == 3 and not out.exists()
     make(out, original)
@@ -388,10 +388,10 @@ def test_a_damaged_part_is_made_again(original, out, finished, reads):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"size": (8, 8)}, r"another size: \[16, 24\], not \[8, 8\]"),
-        ({"compression": "lzf"}, "another compression: none, not lzf"),
-        ({"splits": ["train"]}, "another encodings"),
-        ({"descriptor": DESCRIPTOR.model_copy(update={"void": [0, 9]})}, r"another void: \[0\], not \[0, 9\]"),
+        ({"size": (8, 8)}, r"size is \[16, 24\], not \[8, 8\]"),
+        ({"compression": "lzf"}, "compression is none, not lzf"),
+        ({"splits": ["train"]}, "encodings is {'train': 'ids', 'val': 'ids'}, not {'train': 'ids'}"),
+        ({"descriptor": DESCRIPTOR.model_copy(update={"void": [0, 9]})}, r"void is \[0\], not \[0, 9\]"),
     ],
 )
 def test_other_settings_are_refused(original, out, finished, options, named):
@@ -399,12 +399,15 @@ def test_other_settings_are_refused(original, out, finished, options, named):
         make(out, original, progress=stop_after(5))
     before = files(out.parent)
     with pytest.raises(
-        SdaError, match=rf"out\.h5\.parts: holds an unfinished pack \({named}.*remove this folder, or name another"
+        SdaError,
+        match=rf"out\.h5\.parts: was started with other settings \({named}\); remove this folder or choose another --out",
     ):
         make(out, original, **options)
     assert files(out.parent) == before
     shutil.copy(finished, out)
-    with pytest.raises(SdaError, match=rf"out\.h5: exists already \({named}.*remove it, or name another --out"):
+    with pytest.raises(
+        SdaError, match=rf"out\.h5: exists already \({named}\) and is not overwritten; remove it or choose another --out"
+    ):
         make(out, original, **options)
     assert out.read_bytes() == finished.read_bytes()
 
@@ -416,8 +419,10 @@ def test_full_disk(original, out, finished, reads, monkeypatch, place):
 
     with monkeypatch.context() as patch:
         if place == "join":
-            patch.setattr(packs.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-        with pytest.raises(SdaError, match=r"out\.h5: cannot be written .*disk is full: make room .*it goes on from .*\.parts"):
+            patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+        with pytest.raises(
+            SdaError, match=r"out\.h5: cannot be written \(No space left on device.*\); make room .*it resumes from .*\.parts$"
+        ):
             make(out, original, progress=full_after(patch, 5, full) if place == "shard" else lambda *step: None)
     assert not out.exists()
     reads.clear()
@@ -437,10 +442,23 @@ def test_a_killed_worker(original, out, finished, monkeypatch):
     assert out.read_bytes() == finished.read_bytes()
 
 
-# What stands there already
+def test_one_process_at_a_time(original, out, finished):
+    parts = out.with_name("out.h5.parts")
+    parts.mkdir()
+    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, parts / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(SdaError, match=r"out\.h5: another process is writing this file; wait for it or choose another --out"):
+            make(out, original)
+        other.kill()
+    make(out, original)
+    assert out.read_bytes() == finished.read_bytes()
 
 
-def test_a_finished_pack_is_left_as_it_is(original, out, finished, reads):
+# Files that exist already
+
+
+def test_a_finished_pack_stays_as_it_is(original, out, finished, reads):
     shutil.copy2(finished, out)
     before = out.stat().st_ino, out.stat().st_mtime_ns
     assert make(out, original) == [] and not reads
@@ -455,14 +473,16 @@ def test_killed_before_the_parts_were_removed(original, out, finished):
     assert [path.name for path in out.parent.iterdir()] == ["out.h5"]
 
 
-@pytest.mark.parametrize(("there", "named"), [(b"mine", "not an HDF5 file"), (b"", "not an HDF5 file"), (None, "a folder")])
+@pytest.mark.parametrize(
+    ("there", "named"), [(b"mine", "not an HDF5 file"), (b"", "not an HDF5 file"), (None, "this is a folder")]
+)
 def test_nothing_is_overwritten(original, out, there, named):
     if there is None:
         out.mkdir()
     else:
         out.write_bytes(there)
     before = files(out.parent)
-    with pytest.raises(SdaError, match=rf"out\.h5: exists already \({named}.*nothing is overwritten"):
+    with pytest.raises(SdaError, match=rf"out\.h5: exists already \({named}.*\) and is not overwritten; remove it or choose"):
         make(out, original)
     assert files(out.parent) == before
 
@@ -471,16 +491,16 @@ def test_a_stale_pack_is_not_overwritten(root, out):
     make(out, root)
     before = out.read_bytes()
     draw(root, "train", "new.png", 9)
-    with pytest.raises(SdaError, match=r"out\.h5: exists already \(.*new\.png is new since"):
+    with pytest.raises(SdaError, match=r"out\.h5: exists already \(.*new\.png was added since this pack was made"):
         make(out, root)
     assert out.read_bytes() == before
 
 
-def test_a_pack_that_appears_meanwhile(original, out):
+def test_a_pack_that_appears_in_the_meantime(original, out):
     def progress(what, done, total):
         out.write_bytes(b"theirs")
 
-    with pytest.raises(SdaError, match=r"out\.h5: was made by somebody else meanwhile"):
+    with pytest.raises(SdaError, match=r"out\.h5: another process created it in the meantime; it is not overwritten"):
         make(out, original, progress=progress)
     assert out.read_bytes() == b"theirs"
 
@@ -494,7 +514,7 @@ def test_a_folder_that_cannot_be_written_to(original, tmp_path):
 # Unusable files
 
 
-def test_skipped_files_are_left_out_and_named(root, out):
+def test_skipped_files_are_named(root, out):
     (root / "train/0.png").write_bytes(b"")
     save(root / "val_labels/1.png", np.full((31, 43), 99, np.uint8))
     with pytest.raises(FileError, match=r"train/0\.png: this image cannot be read"):
@@ -508,7 +528,7 @@ def test_skipped_files_are_left_out_and_named(root, out):
     assert np.array_equal(pack.label("val", 1), labelled[2].label.numpy())
     check_fresh(pack, DESCRIPTOR)
     assert make(out, root, skip=True) == faults
-    with pytest.raises(SdaError, match=r"out\.h5: exists already \(it lacks 2 unusable images; .*train/0\.png"):
+    with pytest.raises(SdaError, match=r"out\.h5: exists already \(it lacks 2 unusable images, the first: .*train/0\.png"):
         make(out, root)
     draw(root, "train", "0.png", 0)
     with pytest.raises(SdaError, match=r"out\.h5: .*train/0\.png has changed"):
@@ -529,7 +549,7 @@ def test_skipping_is_undone_by_the_next_run(root, out, reads):
 def test_no_usable_image(root, out):
     for path in (root / "val").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(SdaError, match=r"not one image of val can be used; the first: .*val/0\.png"):
+    with pytest.raises(SdaError, match=r"no image of val can be used; the first error: .*val/0\.png"):
         make(out, root, skip=True)
     assert not out.exists()
 
@@ -544,31 +564,37 @@ def edit(path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda root: edit(root / "train/3.png"), r"train/3\.png has changed since it was packed"),
-        (lambda root: edit(root / "val_labels/2.png"), r"val_labels/2\.png has changed since"),
-        (lambda root: (root / "val/1.png").unlink(), r"val/1\.png is gone since"),
-        (lambda root: (root / "train_labels/3.png").unlink(), r"the label of .*train/3\.png is gone since"),
-        (lambda root: draw(root, "val", "x y.png", 5), r"val/x y\.png is new since"),
-        (lambda root: shutil.copy(root / "train_labels/1.png", root / "train_labels/unlabelled.png"), r"unlabelled\.png is new"),
-        (lambda root: shutil.rmtree(root / "val"), "the folder has changed since it was packed: Mine: no images of split 'val'"),
+        (lambda root: edit(root / "train/3.png"), r"train/3\.png has changed since this pack was made"),
+        (lambda root: edit(root / "val_labels/2.png"), r"val_labels/2\.png has changed since this pack was made"),
+        (lambda root: (root / "val/1.png").unlink(), r"val/1\.png was removed since this pack was made"),
+        (
+            lambda root: (root / "train_labels/3.png").unlink(),
+            r"the label of .*train/3\.png was removed since this pack was made",
+        ),
+        (lambda root: draw(root, "val", "x y.png", 5), r"val/x y\.png was added since this pack was made"),
+        (
+            lambda root: shutil.copy(root / "train_labels/1.png", root / "train_labels/unlabelled.png"),
+            r"unlabelled\.png was added since",
+        ),
+        (lambda root: shutil.rmtree(root / "val"), "its folder has changed since it was packed: Mine: no images of split 'val'"),
     ],
 )
 def test_changed_files_are_named(root, out, change, named):
     make(out, root)
     check_fresh(Pack(out), DESCRIPTOR)
     change(root)
-    with pytest.raises(SdaError, match=rf"^\S*out\.h5: .*{named}.*; run sda pack again, into a new file, or give the folder"):
+    with pytest.raises(SdaError, match=rf"^\S*out\.h5: .*{named}.*; run sda pack again with a new --out, or give the folder"):
         check_fresh(Pack(out), DESCRIPTOR)
 
 
 @pytest.mark.parametrize(
     ("update", "named"),
     [
-        ({"ids": {"3": "wood", "7": "stone", "200": "glass"}}, "other ids"),
-        ({"classes": dict(reversed(CLASSES.items()))}, "other classes"),
-        ({"void": [0, 1]}, "other void"),
-        ({"void_colors": [[1, 1, 1]]}, "other void_colors"),
-        ({"title": "Yours"}, "a pack of Mine, where Yours is expected"),
+        ({"ids": {"3": "wood", "7": "stone", "200": "glass"}}, "ids differs"),
+        ({"classes": dict(reversed(CLASSES.items()))}, "classes differs"),
+        ({"void": [0, 1]}, "void differs"),
+        ({"void_colors": [[1, 1, 1]]}, "void_colors differs"),
+        ({"title": "Yours"}, "this is a pack of Mine, not of Yours"),
     ],
 )
 def test_a_changed_descriptor(finished, update, named):
@@ -576,13 +602,13 @@ def test_a_changed_descriptor(finished, update, named):
         check_fresh(Pack(finished), DESCRIPTOR.model_copy(update=update))
 
 
-def test_labels_read_otherwise(finished):
+def test_a_changed_label_encoding(finished):
     layout = DESCRIPTOR.layout[0].model_copy(update={"encoding": "train_ids"})
     with pytest.raises(SdaError, match="the labels of train are now read as train_ids"):
         check_fresh(Pack(finished), DESCRIPTOR.model_copy(update={"layout": [layout]}))
 
 
-def test_what_does_not_touch_the_labels_may_change(finished):
+def test_descriptor_changes_that_do_not_affect_labels(finished):
     check_fresh(Pack(finished), DESCRIPTOR.model_copy(update={"licence": "free", "maps": {"x": {"stone": "road"}}}))
 
 
@@ -591,7 +617,7 @@ def test_what_does_not_touch_the_labels_may_change(finished):
 
 @pytest.mark.parametrize(("dataset", "place"), [("images/train", 4), ("labels/train", 4), ("labels/val/000001", 0)])
 @pytest.mark.parametrize("compression", ["none", "lzf", "gzip"])
-def test_a_flipped_bit_is_noticed(original, out, dataset, place, compression):
+def test_a_flipped_bit_is_detected(original, out, dataset, place, compression):
     make(out, original, compression=compression)
     flip(out, dataset, place)
     pack = Pack(out)
@@ -599,7 +625,7 @@ def test_a_flipped_bit_is_noticed(original, out, dataset, place, compression):
     index = place or 1
     with pytest.raises(FileError, match=rf"out\.h5: {pack.splits[split][index].key} cannot be read from this pack"):
         (pack.image if what == "images" else pack.label)(split, index)
-    pack.image("val", 0)  # the others are still good
+    pack.image("val", 0)  # the other chunks are intact
 
 
 def test_a_flipped_bit_in_the_description(finished, out):
@@ -610,10 +636,12 @@ def test_a_flipped_bit_in_the_description(finished, out):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_cut_short(finished, out, share):
+def test_truncated(finished, out, share):
     data = finished.read_bytes()
     out.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(SdaError, match=r"out\.h5: this pack cannot be read, is it cut short\? \(.*\); make it anew") as caught:
+    with pytest.raises(
+        SdaError, match=r"out\.h5: this pack cannot be read, it may be truncated \(.*\); make it again with sda pack"
+    ) as caught:
         Pack(out)
     assert "\n" not in str(caught.value)
 
@@ -621,7 +649,7 @@ def test_cut_short(finished, out, share):
 def test_foreign_files(tmp_path, finished):
     with pytest.raises(SdaError, match=r"none\.h5: no such pack"):
         Pack(tmp_path / "none.h5")
-    with pytest.raises(SdaError, match="a folder, not a pack"):
+    with pytest.raises(SdaError, match="this is a folder, not a pack"):
         Pack(tmp_path)
     text = tmp_path / "text.h5"
     text.write_text("images")
@@ -635,11 +663,11 @@ def test_foreign_files(tmp_path, finished):
     old = shutil.copy(finished, tmp_path / "old.h5")
     with h5py.File(old, "r+") as file:
         file.attrs["format"] = 0
-    with pytest.raises(SdaError, match=r"old\.h5: a pack of format 0, this sda reads format 2; make it anew"):
+    with pytest.raises(SdaError, match=r"old\.h5: a pack of format 0, but this sda reads format 2; make it again"):
         Pack(Path(old))
 
 
-# In the place of a folder
+# A pack instead of a folder
 
 
 @pytest.fixture
@@ -666,7 +694,7 @@ def packed(world, monkeypatch, *options):
 
 
 def test_training_from_packs_is_training_from_folders(world, monkeypatch, capsys, tmp_path):
-    """Every setting's streams, losses and scores are the same, to the last bit; also when the folders are gone."""
+    """Streams, losses and scores are the same to the last bit, even if the folders no longer exist."""
     packed(world, monkeypatch)
     roots = ["--source-root", world.folder / "toy.h5", "--target-root", world.folder / "field.h5"]
     statistics = ["--rare-class-sampling", "0.01", "--workers", "1"]
@@ -689,14 +717,14 @@ def test_pack_of_another_size_and_stale_pack_are_refused(world, monkeypatch, cap
     packed(world, monkeypatch)
     roots = ["--source-root", world.folder / "toy.h5", "--target-root", world.folder / "field.h5", "--out", tmp_path / "run"]
     assert tiny.run_main(monkeypatch, "train", world.recipe, *roots, "--size", "[64, 64]") == 2
-    assert "a pack at 48x64, where 64x64 is wanted" in capsys.readouterr().err
+    assert "this pack is at 48x64, but 64x64 is needed" in capsys.readouterr().err
     (world.root / "field/pictures/train/north/00.jpg").unlink()
     assert tiny.run_main(monkeypatch, "train", world.recipe, *roots) == 2
-    assert "is gone since it was packed" in capsys.readouterr().err
+    assert "was removed since this pack was made" in capsys.readouterr().err
 
 
 def test_a_pack_in_the_root_is_found(world, monkeypatch):
-    """root/NAME.h5 stands in for root/NAME, where there is no such folder."""
+    """root/NAME.h5 is used if there is no folder root/NAME."""
     packed(world, monkeypatch, "--split", "train")
     (world.folder / "toy.h5").rename(world.root / "toy.h5")
     loaded = recipe.load(str(world.recipe))
@@ -705,8 +733,8 @@ def test_a_pack_in_the_root_is_found(world, monkeypatch):
     assert loaded.with_absolute_paths().source_root == str(world.root / "toy.h5")
 
 
-def test_shared_images_are_noticed_across_pack_and_folder(world, monkeypatch, capsys, tmp_path):
-    """A copy of a validation image among the source's: told by content, though one lies in a pack."""
+def test_shared_images_are_detected_across_pack_and_folder(world, monkeypatch, capsys, tmp_path):
+    """A source image is a copy of a validation image: detected by content, although one of them is in a pack."""
     copy = world.root / "toy/train/00.png"
     copy.write_bytes((world.root / "field/pictures/val/west/08.jpg").read_bytes())
     packed(world, monkeypatch)

@@ -11,7 +11,7 @@ from sda.data.files import LabelCodec, read_pair
 from sda.data.inspect.doctor import Examination
 from sda.data.item import Item
 from sda.data.listing import Listing
-from sda.pictures import colorize, overlay, picture_table
+from sda.pictures import colorize, overlay, picture_table, resize_image, resize_nearest
 
 PAIRS = 12  # on the contact sheet, at most
 WIDTH = 512  # of a picture on the contact sheet, at most
@@ -35,9 +35,9 @@ def _pictures(item: Item, codec: LabelCodec, colors: list[list[int]]) -> list[np
     """Return a pair as three uint8 pictures (H, W, 3): image, label and overlay."""
     image, label = _read(item, codec)
     width = min(image.width, WIDTH)
-    size = (width, round(image.height * width / image.width))
-    picture = np.asarray(image.resize(size))
-    mask = colorize(np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST)), colors)
+    size = (round(image.height * width / image.width), width)
+    picture = np.asarray(resize_image(image, size))
+    mask = colorize(resize_nearest(label, size), colors)
     return [picture, mask, overlay(picture, mask)]
 
 

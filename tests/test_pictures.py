@@ -1,0 +1,55 @@
+"""The resize rule: images bilinear and antialiased, labels nearest."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sda.pictures import resize_image, resize_nearest
+
+
+def grey(rows):
+    return Image.fromarray(np.repeat(np.array(rows, np.uint8)[..., None], 3, axis=2))
+
+
+def values(image):
+    pixels = np.asarray(image)
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0].tolist()
+
+
+def test_enlarging_is_bilinear():
+    """Pixel centres 0.25, 0.75, 1.25 and 1.75 between those of 0 and 80, at 0.5 and 1.5; the border is repeated."""
+    assert values(resize_image(grey([[0, 80]]), (1, 4))) == [[0, 20, 60, 80]]
+    assert values(resize_image(grey([[0], [80]]), (4, 1))) == [[0], [20], [60], [80]]
+
+
+def test_reducing_is_antialiased():
+    """To a half, a triangle of width 4 weighs the pixels 1 : 3 : 3 : 1; at the border, the weights inside: 3 : 3 : 1."""
+    assert values(resize_image(grey([[0, 70, 70, 140, 0, 0]]), (1, 3))) == [
+        [round((3 * 0 + 3 * 70 + 70) / 7), round((70 + 3 * 70 + 3 * 140 + 0) / 8), round((140 + 0 + 0) / 7)]
+    ]
+
+
+def test_labels_are_nearest():
+    """To 3 of 6 the centres are 1, 3 and 5, whose pixels begin there; to 4 of 2, 0.25, 0.75, 1.25 and 1.75."""
+    assert resize_nearest(np.array([[0, 1, 2, 3, 4, 255]], np.uint8), (1, 3)).tolist() == [[1, 3, 255]]
+    assert resize_nearest(np.array([[7], [255]], np.uint8), (4, 1)).tolist() == [[7], [7], [255], [255]]
+    assert resize_nearest(np.array([[0, 1], [2, 3]], np.uint8), (3, 4)).tolist() == [[0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("size", [(3, 5), (6, 16), (40, 40), (7, 1), (1, 33)])
+def test_nearest_mixes_nothing(size):
+    random = np.random.default_rng(0)
+    label = random.choice(np.array([0, 9, 255], np.uint8), (12, 16))
+    assert set(np.unique(resize_nearest(label, size))) <= {0, 9, 255}
+    colors = random.integers(0, 256, (256, 3), dtype=np.uint8)
+    picture = resize_nearest(colors[label], size)
+    assert picture.shape == (*size, 3) and np.array_equal(picture, colors[resize_nearest(label, size)])
+    sure = random.random((12, 16), np.float32)
+    assert resize_nearest(sure, size).dtype == np.float32 and set(resize_nearest(sure, size).flat) <= set(sure.flat)
+
+
+def test_the_right_size_is_not_changed():
+    image, label = grey([[1, 2, 3], [4, 5, 6]]), np.zeros((2, 3), np.uint8)
+    assert resize_image(image, (2, 3)) is image and resize_nearest(label, (2, 3)) is label
+    assert resize_image(image, (3, 2)).size == (2, 3) and resize_nearest(label, (3, 2)).shape == (3, 2)
