@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sda.data import descriptor as descriptors
+from sda.data import descriptor
 from sda.data.descriptor import Descriptor
 from sda.errors import SdaError
 from sda.runs import compare
@@ -87,7 +87,7 @@ def scores_of(run: Run) -> list[Score]:
 def describe(dataset: str) -> tuple[str, Descriptor | None]:
     """Return the title of a dataset, and its descriptor if the file still exists."""
     try:
-        described = descriptors.load(dataset)
+        described = descriptor.load(dataset)
     except SdaError:
         return Path(dataset).stem, None
     return described.title, described
@@ -204,7 +204,7 @@ def _input(run: Run, facts: dict) -> str:
         f"- Input: RGB images, at least {SMALLEST} pixels high and wide. Scored at {size} (height x width)"
         + (f": resize images so that their shorter side is {min(recipe.input_size)}" if recipe.input_size else "")
         + f"; trained on crops of {'x'.join(map(str, recipe.crop_size))}.",
-        f"- Preprocessing: {p['order']}, values from 0 to {p['maximum']:g}, minus {p['mean']}, divided by {p['std']} per channel. "
+        f"- Preprocessing: {p['order']}, 0 to {p['maximum']:g}, minus {p['mean']}, divided by {p['std']}, by channel. "
         "sda applies it, and the exported models contain it: they take uint8 images.",
         "- Output: the class of each pixel and its probability, at the size of the input.",
     ]
