@@ -77,8 +77,8 @@ def predict(
       confidence   probability of the predicted class; 255 is 1
       cityscapes   the format of the Cityscapes test server
 
-    --size eval resizes every image to the size at which the run is evaluated. fit does the same, but keeps the aspect ratio of
-    images that have a different one. native does not resize. Images much larger than those of the training are predicted in
+    --size eval resizes every image to the size at which the run is evaluated. fit does the same, except that images with
+    a different aspect ratio keep it. native does not resize. Images much larger than those of the training are predicted in
     overlapping windows. Outputs have the size of the image.
 
     Files that cannot be read are skipped and listed at the end. The exit status is 0 if all files were predicted, 1 if some were
