@@ -73,9 +73,9 @@ def init_dataset(folder: str, out: str) -> None:
 def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes: int | None, as_json: bool) -> None:
     """Check all files of a dataset and report problems.
 
-    Training then skips the bad pairs of image and label. DATASET is the name of a dataset or the TOML file of a descriptor. The folder of the dataset is not changed. Results are
-    cached, so run the same command again to resume an interrupted check. The exit status is 0 if there are no problems, 1 if
-    there are some, and 2 if the check failed.
+    Training then skips the bad pairs of image and label. DATASET is the name of a dataset or the TOML file of a descriptor.
+    The folder of the dataset is not changed. Results are cached, so run the same command again to resume an interrupted
+    check. The exit status is 0 if there are no problems, 1 if there are some, and 2 if the check failed.
     """
     from sda.data import descriptor
     from sda.data.assemble import find_root
@@ -147,7 +147,8 @@ def split(
 ) -> None:
     """Write a list of training images.
 
-    The list is for --split or --val-list of a recipe, and has one relative path per line. Lists are the same on every machine, and nested: a list of 200 images starts with the list of 100.
+    The list is for --split or --val-list of a recipe, and has one relative path per line. Lists are the same on every
+    machine, and nested: a list of 200 images starts with the list of 100.
     """
     from sda.data import descriptor
     from sda.data.assemble import find_root
@@ -201,8 +202,9 @@ def pack(
 ) -> None:
     """Pack a dataset into one file that loads many times faster.
 
-    The file has the images at training resolution. You can use the file wherever a command or recipe takes the folder of the dataset. Run the same command again to resume an
-    interrupted pack. Using a pack whose source files have changed is an error.
+    The file has the images at training resolution. You can use the file wherever a command or recipe takes the folder of the
+    dataset. Run the same command again to resume an interrupted pack. Using a pack whose source files have changed is an
+    error.
     """
     from sda.data import descriptor
     from sda.data.assemble import find_root

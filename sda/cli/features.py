@@ -58,8 +58,9 @@ def features(
 ) -> None:
     """Cache the features of a trained network in an HDF5 file.
 
-    The file has features, projected features, labels, pseudo-labels and confidences for pixels of one or several domains. `sda bank`, `sda gap` and `sda select` read
-    it; docs/features.md describes the format. Run the same command again to resume.
+    The file has features, projected features, labels, pseudo-labels and confidences for pixels of one or several domains.
+    `sda bank`, `sda gap` and `sda select` read it; docs/features.md describes the format. Run the same command again to
+    resume.
     """
     from sda.analysis.cache import FeatureCache
     from sda.analysis.cache_inputs import load_network, open_domains
@@ -157,8 +158,8 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
 def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projection: str, out: str, as_json: bool) -> None:
     """Measure the distance between two domains in feature space.
 
-    Prints the distances per class, and draws both domains in one plane. Several networks, for example before and after adaptation,
-    are compared side by side:
+    Prints the distances per class, and draws both domains in one plane. Several networks, for example before and after
+    adaptation, are compared side by side:
 
     \b
     sda features runs/source-only --dataset gta5 --dataset cityscapes

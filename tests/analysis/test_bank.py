@@ -1,4 +1,4 @@
-"""What a bank holds, banks as files, and the pixels nearest to its entries."""
+"""Statistics of memory banks, banks in files, and the pixels nearest to their entries."""
 
 import json
 import types
@@ -57,7 +57,7 @@ def test_similarity_is_that_of_all_pairs():
             assert found[one, other] == pytest.approx(np.mean(pairs)) if pairs else np.isnan(found[one, other])
 
 
-def test_a_run_tells_what_its_bank_holds(sda, cached_run):
+def test_statistics_of_a_run(sda, cached_run):
     status, shown = sda("bank", cached_run, "--json")
     rows = json.loads(shown.out)
     state = torch.load(cached_run / "last.pt", weights_only=True)["method"]
@@ -72,7 +72,7 @@ def test_a_run_tells_what_its_bank_holds(sda, cached_run):
 def test_a_run_without_a_bank(sda, world, tmp_path):
     assert sda("train", world.recipe, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
     status, shown = sda("bank", tmp_path / "run")
-    assert status == 2 and "there is no bank in it: method supervised" in shown.err
+    assert status == 2 and "contains no memory bank; its method is supervised" in shown.err
 
 
 def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):

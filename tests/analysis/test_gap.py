@@ -1,4 +1,4 @@
-"""How far apart two domains are: by hand, by loops, and on domains that are the same or are not."""
+"""The domain gap: by hand, against loops, and for equal and different domains."""
 
 import json
 
@@ -146,9 +146,9 @@ def test_bounded_memory_takes_every_pixel_alike(caches):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["toy.h5"], "two domains are compared, not toy: give another cache too"),
-        (["a/features.h5", "--domains", "toy,toy"], "two domains are compared, not toy, toy: name two"),
-        (["a/features.h5", "--domains", "toy,moon"], "no pixel of a domain 'moon'"),
+        (["toy.h5"], "expected two domains, found toy; also give a cache of the other domain"),
+        (["a/features.h5", "--domains", "toy,toy"], "expected two domains, found toy, toy; choose two"),
+        (["a/features.h5", "--domains", "toy,moon"], "no pixels of domain 'moon'"),
         (["nothing.h5"], "nothing.h5: no such file"),
     ],
 )
@@ -158,10 +158,14 @@ def test_what_cannot_be_compared(sda, caches, tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize("flags", [["--per-class", 1], ["--split", "val"]])
-def test_networks_that_saw_other_pixels_do_not_stand_side_by_side(sda, caches, tmp_path, flags):
+def test_networks_with_other_pixels_are_not_comparable(sda, caches, tmp_path, flags):
     assert sda("features", caches / "b", *flags, "--out", tmp_path / "b.h5", "--device", "cpu")[0] == 0
     status, shown = sda("gap", caches / "a/features.h5", tmp_path / "b.h5", "--out", tmp_path / "gap.png")
-    assert status == 2 and "do not stand side by side" in shown.err and not (tmp_path / "gap.png").exists()
+    assert (
+        status == 2
+        and "are not comparable: their images or their --per-class differ" in shown.err
+        and not (tmp_path / "gap.png").exists()
+    )
 
 
 def test_t_sne_keeps_neighbours():

@@ -192,7 +192,7 @@ def test_images_that_are_scored_are_not_proposed(sda, world, tmp_path):
     assert sda("train", world.recipe, *flags, "--out", out)[0] == 0
     assert sda("features", out, "--device", "cpu")[0] == 0
     status, shown = sda("select", out / "features.h5", "--budget", 5, "--out", tmp_path / "list.txt")
-    assert status == 2 and "5 images are asked for; 4 of field are left" in shown.err
+    assert status == 2 and "--budget 5, but field has only 4 images" in shown.err
     assert sda("select", out / "features.h5", "--budget", 4, "--out", tmp_path / "list.txt")[0] == 0
     assert not set(held.read_text().split()) & set((tmp_path / "list.txt").read_text().splitlines())
 
@@ -211,13 +211,18 @@ def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
     sheet = tmp_path / {"list.png": "list.png.png", "list.txt": "list.png", "round.1": "round.1.png"}[name]
     sheet.write_bytes(b"mine")
     status, shown = sda("select", cached_run / "features.h5", "--budget", 1, "--out", tmp_path / name)
-    assert status == 2 and f"{sheet}: exists" in shown.err and not (tmp_path / name).exists() and sheet.read_bytes() == b"mine"
+    assert (
+        status == 2
+        and f"{sheet}: this file exists" in shown.err
+        and not (tmp_path / name).exists()
+        and sheet.read_bytes() == b"mine"
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--budget", 6], "6 images are asked for; 5 of field are left"),
+        (["--budget", 6], "--budget 6, but field has only 5 images"),
         (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
         (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],

@@ -1,4 +1,4 @@
-"""Exported networks compute what the run's does, also where there is neither sda nor PyTorch."""
+"""Exported models compute the same as the network, also without sda and PyTorch."""
 
 import copy
 import json
@@ -239,12 +239,12 @@ def test_the_card(folder):
     assert shown == [round(score, 1) for score in scores], "the teacher's score is not the student's"
     for words in (
         "| source | Toy town: 4 labelled images |",
-        "| target | Field: 3 labelled images, 5 without labels |",
-        "Licence: not known: its descriptor names none",
+        "| target | Field: 3 labelled images, 5 unlabelled |",
+        "Licence: unknown (the descriptor names none)",
         "| 1 | building | #020202 |",
         f"whole-48x64-native | {scores[0]:.1f} |",
-        "resize pictures so that their shorter side is 48",
-        "nothing that can hurt anyone",
+        "resize images so that their shorter side is 48",
+        "Do not use it where errors can harm people.",
         model_card.ONNX_EXAMPLE,
     ):
         assert words in body, words
@@ -254,12 +254,12 @@ def test_the_card_names_the_terms_of_known_data(folder):
     run = package.load("runs/mine", device="cpu")
     recipe = run.recipe.model_copy(update={"source": "gta5", "target": "cityscapes", "weights": "imagenet"})
     known = Run(**{**vars(run), "recipe": recipe, "folder": Path("nowhere")})
-    text = model_card.card(known, export.facts_of(known), {})
+    text = model_card.card(known, export.metadata(known), {})
     assert (
         "**GTA5 (Playing for Data)** (source, https://download.visinf.tu-darmstadt.de/data/from_games/). Licence: research"
         in text
     )
-    assert "trained on ImageNet" in text and "was not scored" in text and "model-index" not in text
+    assert "trained on ImageNet" in text and "was not evaluated" in text and "model-index" not in text
 
 
 def test_the_examples_in_the_docs_run(folder, tmp_path):
@@ -287,7 +287,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     (out / "README.md").write_text("mine")
     before = tiny.files(out)
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out)
-    assert status == 2 and "there is model.safetensors and README.md already: --overwrite replaces" in shown.err
+    assert status == 2 and "model.safetensors and README.md already exist; replace with --overwrite" in shown.err
     assert tiny.files(out) == before
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out, "--overwrite", "--network", "teacher")
     assert status == 0 and (out / "README.md").read_text() != "mine"
@@ -331,7 +331,7 @@ def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sd
     flawed = formats.Format("model.torchscript", faulty, lambda made, facts: made, lambda made: made)
     monkeypatch.setitem(export.FORMATS, "torchscript", flawed)
     status, shown = sda("export", "runs/mine", "--as", "torchscript", "--as", "safetensors", "--out", tmp_path / "out")
-    assert status == 2 and "--as torchscript: what was exported does not" in shown.err and "nothing is written" in shown.err
+    assert status == 2 and shown.err.count("--as torchscript: the exported model ") == 1 and "nothing was written" in shown.err
     assert not (tmp_path / "out").exists()
 
 
@@ -343,7 +343,7 @@ def test_a_full_disk_leaves_nothing(folder, tmp_path, sda, monkeypatch):
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", tmp_path / "out")
-    assert status == 2 and "cannot be written (No space left on device)" in shown.err
+    assert status == 2 and "cannot write the export (No space left on device)" in shown.err
     assert not tiny.files(tmp_path / "out")
 
 
@@ -361,7 +361,7 @@ def test_a_network_of_lower_precision_is_exported_in_float32(folder, tmp_path, s
     (tmp_path / "run").mkdir()
     torch.save(state, tmp_path / "run/last.pt")
     status, shown = sda("export", tmp_path / "run", "--as", "torchscript", "--as", "safetensors", "--json")
-    assert status == 0 and re.search(r"float32 instead of bfloat16, on made-up pictures: \d+\.\d+ % of the labels", shown.err)
+    assert status == 0 and re.search(r"float32 compared with bfloat16, on synthetic images: \d+\.\d+ % of the labels", shown.err)
     written = json.loads(shown.out)
     assert 0.8 < written["float32"]["equal"] < 1 and 1e-4 < written["float32"]["confidence"] < 0.2
     with warnings.catch_warnings(action="ignore"):

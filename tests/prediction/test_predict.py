@@ -1,4 +1,4 @@
-"""sda predict: what is written is what the network says, and nothing else is touched."""
+"""sda predict: files contain the predictions of the network, and no other file changes."""
 
 import errno
 import importlib.util
@@ -18,8 +18,7 @@ from PIL import Image
 from sda.data import descriptor as descriptors
 from sda.data.files import LabelCodec
 from sda.pictures import colorize
-from sda.prediction import plan as plans
-from sda.prediction import run as predict
+from sda.prediction import pipeline, plan
 from sda.runs import trained
 
 CPU = torch.device("cpu")
@@ -137,10 +136,10 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
     out = tmp_path / "out"
     status, shown = sda("predict", run, photos, "--as", ",".join(KINDS), *given, "--out", out, "--device", "cpu", "--json")
     assert status == 0, shown.err
-    assert json.loads(shown.out) | {"images": 5, "videos": 0, "there": 0, "left_out": []} == json.loads(shown.out)
+    assert json.loads(shown.out) | {"images": 5, "videos": 0, "existing": 0, "skipped": []} == json.loads(shown.out)
     assert tiny.files(photos) == before
     sizes = {"a": (48, 64), "turned": (64, 48), "b/large": (144, 192), "b/grey": (48, 64), "b/c/odd size": (33, 37)}
-    written = {f"{kind}/{name}{plans.KINDS[kind]}" for kind in KINDS for name in sizes}
+    written = {f"{kind}/{name}{plan.KINDS[kind]}" for kind in KINDS for name in sizes}
     assert {*tiny.files(out)} == written | {"classes.png"}
     network = trained.load_run(run, "last", CPU)
     colors = list(network.table.colors.values())
@@ -213,24 +212,24 @@ def test_ids_that_the_classes_lack(sda, run, city, photos, tmp_path):
 # What is read and where it goes
 
 
-def test_what_cannot_be_read_is_left_out_and_told(sda, run, photos, tmp_path):
+def test_unreadable_files_are_skipped_and_reported(sda, run, photos, tmp_path):
     shutil.copy(photos / "a.png", photos / "b/bad.png")
     spoil(photos / "b/bad.png")
     (photos / "b/text.jpg").write_text("hello")
     (photos / "gone.png").symlink_to("nowhere.png")
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 1 and shown.out == f"{tmp_path / 'out'}: 5 images, 3 left out\n"
-    faults = [line for line in shown.err.splitlines() if line.startswith("left out: ")]
+    assert status == 1 and shown.out == f"{tmp_path / 'out'}: 5 images, 3 skipped\n"
+    faults = [line for line in shown.err.splitlines() if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in faults] == [str(photos / name) for name in ("b/bad.png", "b/text.jpg", "gone.png")]
     assert len(tiny.files(tmp_path / "out/overlay")) == 5 and "--bad-files" not in shown.err
     status, shown = sda("predict", run, photos / "b/bad.png", "--out", tmp_path / "none", "--device", "cpu")
-    assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 left out\n"
+    assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 skipped\n"
 
 
 def test_nothing_to_read(sda, run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for given, says in [
-        (tmp_path / "empty", "empty: holds no image and no video (.avi, .bmp"),
+        (tmp_path / "empty", "empty: contains no images or videos (.avi, .bmp"),
         (photos / "b/d.png", "d.png: no such file or folder"),
     ]:
         status, shown = sda("predict", run, photos, given, "--out", tmp_path / "out", "--device", "cpu")
@@ -241,11 +240,11 @@ def test_nothing_to_read(sda, run, photos, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--as", "colour"], "--as colour: expected some of overlay, color, ids"),
+        (["--as", "colour"], "--as colour: expected one or more of overlay, color, ids"),
         (["--size", "64"], "--size 64: expected fit, native, eval, or HEIGHTxWIDTH"),
         (["--size", "8x64"], "of at least 32"),
         (["--scales", "a"], "--scales a: expected numbers"),
-        (["--resume", "--overwrite"], "give one of them"),
+        (["--resume", "--overwrite"], "use only one of them"),
         (["--network", "teacher"], "there is no teacher in it"),
     ],
 )
@@ -262,28 +261,32 @@ def test_a_folder_that_cannot_be_written_to(sda, run, photos, tmp_path, monkeypa
     places = [tmp_path / "file", tmp_path / "file/below"] + ([] if os.access(closed, os.W_OK) else [closed, closed / "below"])
     for place in places:  # root may write anywhere
         status, shown = sda("predict", run, photos, "--out", place, "--device", "cpu")
-        assert status == 2 and shown.err.startswith(f"error: --out {place}: cannot be written to") and shown.err.count("\n") == 1
+        assert (
+            status == 2
+            and shown.err.startswith(f"error: --out {place}: cannot write to this folder")
+            and shown.err.count("\n") == 1
+        )
 
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(plans.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(plan.tempfile, "TemporaryFile", read_only)
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 2 and "cannot be written to (Read-only file system)" in shown.err
+    assert status == 2 and "cannot write to this folder (Read-only file system)" in shown.err
 
 
 def test_a_disk_that_fills_up(sda, run, photos, tmp_path, monkeypatch):
-    whole = predict.written_whole
+    whole = pipeline.written_whole
 
     def full(path, **_):
         if path.name == "grey.jpg":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return whole(path)
 
-    monkeypatch.setattr(predict, "written_whole", full)
+    monkeypatch.setattr(pipeline, "written_whole", full)
     out = tmp_path / "out"
     status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--batch", 1)
-    assert status == 2 and f"error: {out / 'overlay/b/grey.jpg'}: cannot be written (No space left" in shown.err
+    assert status == 2 and f"error: {out / 'overlay/b/grey.jpg'}: cannot write this file (No space left" in shown.err
     monkeypatch.undo()
     status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--resume")
     assert status == 0 and len(tiny.files(out / "overlay")) == 5, shown.err
@@ -291,11 +294,11 @@ def test_a_disk_that_fills_up(sda, run, photos, tmp_path, monkeypatch):
         pixels(file)
 
 
-def test_stopped_and_gone_on_with(sda, run, photos, tmp_path, monkeypatch):
+def test_interrupt_and_resume(sda, run, photos, tmp_path, monkeypatch):
     segment, out = trained.Run.segment_all, tmp_path / "out"
     for error, status, says in [
-        (KeyboardInterrupt(), 130, "stopped; to go on: the same command with --resume"),
-        (torch.OutOfMemoryError("full"), 2, "the memory of cpu is full; try, in this order: --batch 1"),
+        (KeyboardInterrupt(), 130, "Interrupted. Run the same command again with --resume to resume."),
+        (torch.OutOfMemoryError("full"), 2, "cpu is out of memory; try --batch 1, then"),
     ]:
 
         def stop(self, images, protocol, error=error):
@@ -308,10 +311,10 @@ def test_stopped_and_gone_on_with(sda, run, photos, tmp_path, monkeypatch):
         assert found == status and says in shown.err and len(tiny.files(out / "overlay")) == 1, shown.err
     monkeypatch.undo()
     status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--resume")
-    assert status == 0 and shown.out == f"{out}: 4 images, 1 were there already\n"
+    assert status == 0 and shown.out == f"{out}: 4 images, 1 already existed\n"
 
 
-def test_nothing_is_overwritten_untold(sda, run, photos, tmp_path):
+def test_outputs_are_only_overwritten_on_request(sda, run, photos, tmp_path):
     out = tmp_path / "out"
     (out / "overlay/b").mkdir(parents=True)
     (out / "overlay/b/grey.jpg").write_text("precious")
@@ -320,12 +323,12 @@ def test_nothing_is_overwritten_untold(sda, run, photos, tmp_path):
     flags = ["--as", "overlay,train_ids", "--out", out, "--device", "cpu"]
     status, shown = sda("predict", run, photos, *flags)
     assert status == 2 and tiny.files(out) == before
-    assert f"error: {out / 'overlay/b/grey.jpg'} exists (1 of 10 outputs do): --resume leaves" in shown.err
+    assert f"error: {out / 'overlay/b/grey.jpg'} exists (1 of 10 outputs do); add --resume to keep" in shown.err
     status, shown = sda("predict", run, photos, *flags, "--resume")
     assert status == 0, shown.err
     assert len(tiny.files(out)) == 11 and tiny.files(out) | before == tiny.files(out)
     status, shown = sda("predict", run, photos, *flags, "--resume")
-    assert status == 0 and shown.out == f"{out}: 0 images, 5 were there already\n"
+    assert status == 0 and shown.out == f"{out}: 0 images, 5 already existed\n"
     status, shown = sda("predict", run, photos, *flags, "--overwrite")
     assert status == 0 and not {*tiny.files(out).values()} & {b"precious"}, shown.err
 
@@ -335,7 +338,7 @@ def test_inputs_are_not_written_to(sda, run, photos, tmp_path):
     (tmp_path / "out/overlay/turned.jpg").rename(tmp_path / "out/overlay/b/turned.jpg")
     before = tiny.files(tmp_path)
     status, shown = sda("predict", run, tmp_path / "out/overlay", "--out", tmp_path / "out", "--overwrite", "--device", "cpu")
-    assert status == 2 and "b/turned.jpg is an input, and would be written" in shown.err and tiny.files(tmp_path) == before
+    assert status == 2 and "b/turned.jpg is an input and would be overwritten" in shown.err and tiny.files(tmp_path) == before
 
 
 def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
@@ -344,13 +347,13 @@ def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
     for flags in ([], ["--overwrite"], ["--out", "mine"], ["--out", "mine", "--resume"]):
         status, shown = sda("predict", run, ".", "--device", "cpu", *flags)
         assert status == 0 and shown.out.count("5 ") == 1, shown.err
-    assert "12 files in folders that predictions go to are passed over" in shown.err
+    assert "12 files in prediction folders are ignored" in shown.err
     assert {path.name for path in photos.iterdir()} == {"a.png", "b", "turned.jpg", "notes.txt", "predictions", "mine"}
     assert len(tiny.files(photos / "predictions/a/overlay")) == len(tiny.files(photos / "mine/overlay")) == 5
 
 
 def names(found, **flags):
-    tasks = plans.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
+    tasks = plan.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
     return {str(task.source): task.outputs for task in tasks}
 
 
@@ -365,7 +368,7 @@ def test_equal_names_are_kept_apart():
     }
     stems = ["b", "b.jpg", "b.png", "b.jpg.png", "b.mp4", "v"]
     everything = [f"{stem}{suffix}" for stem in stems for suffix in (".jpg", ".png", ".PNG", ".mp4", ".avi")]
-    outputs = names(everything, kinds=list(plans.KINDS))
+    outputs = names(everything, kinds=list(plan.KINDS))
     files = [file for paths in outputs.values() for file in paths.values()]
     assert len(files) == 6 * len(everything) == len({*files})
 
@@ -374,7 +377,7 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
     monkeypatch.chdir(photos)
 
     def found(*inputs):
-        return [str(path) for path in plans.find([Path(one) for one in inputs], [])[0].values()]
+        return [str(path) for path in plan.find([Path(one) for one in inputs], [])[0].values()]
 
     everything = ["a.png", "b/c/odd size.webp", "b/grey.png", "b/large.JPG", "turned.jpg"]
     assert found(".") == found(photos) == found(".", "b", "a.png", photos / "a.png") == everything
@@ -388,9 +391,9 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
 
 def test_only_so_many_jobs_are_begun():
     begun, most = [], 0
-    with predict.ThreadPoolExecutor(2) as pool:
+    with pipeline.ThreadPoolExecutor(2) as pool:
         jobs = (lambda index=index: begun.append(index) or index for index in range(50))
-        for done, index in enumerate(predict.ahead(pool, jobs, 4)):
+        for done, index in enumerate(pipeline.ahead(pool, jobs, 4)):
             assert index == done
             most = max(most, len(begun) - done)
     assert len(begun) == 50 and most <= 5
@@ -398,7 +401,7 @@ def test_only_so_many_jobs_are_begun():
 
 def test_a_batch_holds_only_so_many_pixels():
     sizes = [(10, 10), (10, 10), (10, 10), (30, 20), (10, 10), (5, 5)]
-    chunks = predict._chunks(((place, Image.new("RGB", size)) for place, size in enumerate(sizes)), 2, 500)
+    chunks = pipeline._chunks(((place, Image.new("RGB", size)) for place, size in enumerate(sizes)), 2, 500)
     assert [[place for place, _ in chunk] for chunk in chunks] == [[0, 1], [2], [3], [4, 5]]
 
 
@@ -490,9 +493,9 @@ def test_videos_that_cannot_be_read(sda, run, photos, tmp_path):
     out = tmp_path / "out"
     flags = ["--as", "overlay,train_ids", "--out", out, "--device", "cpu"]
     status, shown = sda("predict", run, photos, *flags)
-    assert status == 1 and "5 images, 2 videos" in shown.out and "2 left out" in shown.out
-    assert f"left out: {photos / 'cut.mp4'}: this video cannot be read (Invalid data" in shown.err
-    assert f"left out: {photos / 'short.avi'}: it ends after " in shown.err and " of 20 frames" in shown.err
+    assert status == 1 and "5 images, 2 videos" in shown.out and "2 skipped" in shown.out
+    assert f"skipped: {photos / 'cut.mp4'}: cannot read this video (Invalid data" in shown.err
+    assert f"skipped: {photos / 'short.avi'}: it ends after " in shown.err and " of 20 frames" in shown.err
     assert {path.name for path in out.rglob("*") if path.suffix in (".mp4", ".avi", ".partial")} == {
         "good.mp4",  # a video, and the folder of its frames
         "short.mp4",
@@ -516,7 +519,7 @@ def test_a_disk_that_fills_up_under_a_video(sda, run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     status, shown = sda("predict", run, tmp_path / "a.mp4", "--as", "overlay,ids", "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 2 and "cannot be written (No space left on device)" in shown.err
+    assert status == 2 and "cannot write this file (No space left on device)" in shown.err
     assert {*tiny.files(tmp_path / "out")} == {"classes.png"} and not (tmp_path / "out/ids/a.mp4").exists()
 
 
@@ -525,5 +528,5 @@ def test_without_the_package_for_videos(sda, run, photos, tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find_spec(name, *rest))
     (photos / "x.MOV").write_text("")
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 2 and "x.MOV: to read videos, the package av is needed: pip install av" in shown.err
+    assert status == 2 and "x.MOV: reading videos needs the package av: pip install av" in shown.err
     assert not (tmp_path / "out").exists()
