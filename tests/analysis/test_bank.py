@@ -175,7 +175,7 @@ def test_the_picture(sda, cached_run, tmp_path):
 
 def test_the_command(sda, cached_run, tmp_path):
     status, shown = sda("bank", cached_run, "--out", tmp_path / "bank.png")
-    assert status == 2 and "takes --features FILE.h5" in shown.err
+    assert status == 2 and "needs --features FILE.h5" in shown.err
     assert sda("bank", cached_run / "last.pt", "--export", tmp_path / "new/bank.h5")[0] == 0
     assert (tmp_path / "new/bank.h5").exists()
 

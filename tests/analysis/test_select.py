@@ -155,7 +155,7 @@ def test_a_recipe_takes_the_list(sda, world, cached_run, cache, tmp_path, strate
     status, shown = sda("train", world.recipe, "--split", file, "--steps", 1, "--out", tmp_path / "run", "--device", "cpu")
     assert status == 0 and "labelled: 5 images" in shown.err
     status, shown = sda("select", cached_run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
-    assert status == 2 and "nothing is overwritten" in shown.err
+    assert status == 2 and "this file exists and is not overwritten" in shown.err
 
 
 def test_labels_are_not_looked_at(cached_run, cache, tmp_path, monkeypatch):

@@ -284,7 +284,7 @@ def test_only_what_can_be_compared(runs, sda, tmp_path):
     assert status == 2 and "scored under different protocols" in said.err and not (tmp_path / "out").exists()
     (runs / JOINT / "result.json").unlink()
     status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
-    assert status == 2 and "its training has not come to its end" in said.err
+    assert status == 2 and "this run is not finished" in said.err
 
 
 # The numbers behind it
