@@ -14,6 +14,10 @@ from sda.system import tables
 from sda.system.tables import mean_of_present
 
 SEEDS = {"seed", "split_seed"}
+FIELDS = {  # of every score, see `sda.scoring.evaluate.evaluate`
+    *("protocol", "images", "skipped", "miou", "miou_all", "accuracy", "fwiou", "iou", "interval", "boundary_miou"),
+    *("boundary_iou", "ece", "reliability", "entropy", "infomax", "image_miou", "confusion"),
+}
 SUBSETS = {"miou16": "mIoU, 16 classes", "miou13": "mIoU, 13 classes"}
 
 
@@ -77,7 +81,7 @@ def read(path: Path) -> Score:
         raise SdaError(f"{path}: {state}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"protocol", "miou", "miou_all", "iou"} - values.keys()
+        missing = FIELDS - values.keys()
     except (ValueError, AttributeError):
         missing = {"JSON"}
     if missing:

@@ -189,10 +189,10 @@ def test_a_row_for_each_domain(sda, world, mine):
     }  # fmt: skip
 
 
-def test_scores_that_cannot_be_kept_are_still_shown(sda, mine):
+def test_scores_that_cannot_be_saved_are_still_shown(sda, mine):
     (mine / "evaluations").write_text("in the way")
     status, shown = sda("eval", mine, "--device", "cpu")
-    assert status == 0 and "mIoU" in shown.out and "the scores are not kept" in shown.err
+    assert status == 0 and "mIoU" in shown.out and "cannot save the scores" in shown.err
 
 
 def test_compare_refuses_to_mix(sda, mine, tmp_path):
