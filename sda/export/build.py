@@ -41,7 +41,7 @@ def check_free(out: Path, formats: tuple[str, ...]) -> None:
     """Raise SdaError if a file to be written already exists."""
     taken = [name for name in file_names(formats) if (out / name).exists()]
     if taken:
-        raise SdaError(f"{out}: {' and '.join(taken)} already exist; replace with --overwrite, or choose another --out")
+        raise SdaError(f"{out}: already contains {' and '.join(taken)}; replace with --overwrite, or choose another --out")
 
 
 def file_names(formats: tuple[str, ...]) -> list[str]:

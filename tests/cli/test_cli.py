@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sda import recipe, shelf
+from sda.analysis import select
+from sda.cli import export, features
 from sda.cli.main import cli
+from sda.export import formats
 from sda.models.build import build
 from sda.runs import checkpoint
 
@@ -407,3 +410,9 @@ def test_flag_over_recipe(world):
     sda("train", world.recipe, "--steps", "2", "--set", "steps=1", "--set", "seed=4", "--out", run, "--device", "cpu")
     values = tomllib.loads((run / "recipe.toml").read_text())
     assert (values["steps"], values["seed"], values["labels"]) == (1, 4, 3)
+
+
+def test_choices_are_those_of_the_packages():
+    """Commands list them without importing PyTorch."""
+    assert set(features.STRATEGIES) == set(select.STRATEGIES)
+    assert set(export.FORMATS) == {*formats.FORMATS, "safetensors"}

@@ -38,7 +38,7 @@ from sda.training import loop as train
 
 
 class Small(nn.Module):
-    """A backbone of two convolutions, which exports in a second; all else is the real thing."""
+    """A backbone of two convolutions, which exports in a second."""
 
     low_channels, high_channels, grid = 8, 16, Grid()
 
@@ -72,7 +72,7 @@ DOCS = Path(__file__).parents[2] / "docs/export.md"
 
 
 def make_lively(network: nn.Module, normalise) -> nn.Module:
-    """A random network made to see different classes in different places: its norms know the images, its logits are not small."""
+    """Change a random network so that it predicts different classes in different places: fit its norms, and scale its logits."""
     network.requires_grad_(False).train()
     for norm in norms_of(network):
         nn.init.normal_(norm.bias, std=0.3)
@@ -87,7 +87,7 @@ def make_lively(network: nn.Module, normalise) -> nn.Module:
 
 
 def predict(network, images):
-    """Labels and confidence of a network with torchvision's preprocessing, by its formula."""
+    """Return labels and confidence of a network, with torchvision's preprocessing computed by its formula."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = (images.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
     logits = F.interpolate(network(torch.from_numpy(x).float())[0], images.shape[2:], mode="bilinear", align_corners=False)
@@ -105,7 +105,7 @@ def check_same(found, expected):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with runs/mine, its network made lively and exported in all formats, and with photo.jpg."""
+    """A folder with photo.jpg and runs/mine, a run with varied predictions, exported in all formats."""
     folder = tmp_path_factory.mktemp("export")
     world, run = tiny.write_world(folder / "world"), folder / "runs/mine"
     with pytest.MonkeyPatch.context() as patch:
@@ -173,7 +173,7 @@ np.savez({str(tmp_path / "out.npz")!r}, *[part for name in images for part in se
     for number, images in enumerate(pictures):
         check_same(found[2 * number : 2 * number + 2], predict(network, images))
         several = max(several, len(np.unique(found[2 * number])))
-    assert several == 3, "a network that sees one class proves little"
+    assert several == 3, "a test with one predicted class proves little"
 
 
 def test_onnx_says_what_it_is(folder):
@@ -287,7 +287,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     (out / "README.md").write_text("mine")
     before = tiny.files(out)
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out)
-    assert status == 2 and "model.safetensors and README.md already exist; replace with --overwrite" in shown.err
+    assert status == 2 and "already contains model.safetensors and README.md; replace with --overwrite" in shown.err
     assert tiny.files(out) == before
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out, "--overwrite", "--network", "teacher")
     assert status == 0 and (out / "README.md").read_text() != "mine"
@@ -303,7 +303,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     "fault", ["other preprocessing", "other resizing", "one size", "one image", "not a number", "other classes", "another type"]
 )
 def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sda, monkeypatch, fault):
-    """Each fault is one that exporters have had, or that a wrong wrapper would."""
+    """Each fault has occurred in an exporter, or would be caused by a wrong wrapper."""
 
     def resize(deployed, enlarge):
         deployed.network = copy.copy(deployed.network)  # the one that it is compared with stays
@@ -385,7 +385,7 @@ def test_damaged_weights_are_refused(folder, tmp_path, sda, damage):
 
 
 def test_padding_stands_in_for_rounding_up():
-    """The pooling of Caffe's ResNet, and what replaces it, on every parity."""
+    """The pooling of Caffe's ResNet equals its replacement for odd and even sizes."""
     network = build_network(caffe_recipe("deeplabv3plus"), 19, "caffe")
     rounding = network.backbone.maxpool
     padding = export.with_plain_pooling(network).backbone.maxpool

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
-    """A run in three classes whose label files have ids of their own: 7, 8 and 9; 10 is a class that has none."""
+    """A run whose label files have the ids 7 to 10; no image has class 10."""
     toy = world.toy.read_text()
     out = tmp_path_factory.mktemp("runs") / "a"
     flags = ["--source", "", "--target", world.toy, "--labels", 3, "--learning-rate", 0.01, "--steps", 2]
@@ -38,7 +38,7 @@ def run(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """Cityscapes in small: 2 images to train on and 11 to score on, two of them of other sizes; all of noise."""
+    """A small Cityscapes of random images: 2 for training and 11 for validation, two of which have other sizes."""
     root = tmp_path_factory.mktemp("data") / "cityscapes"
     ids = [int(value) for value in descriptors.load("cityscapes").ids] + [0, 4]
     for index in range(13):
@@ -57,7 +57,7 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def city(world, town, tmp_path_factory):
-    """A run in the classes of Cityscapes, fresh: its network says a bit of everything."""
+    """A run in the classes of Cityscapes, hardly trained: its network predicts many classes."""
     out = tmp_path_factory.mktemp("runs") / "city"
     flags = ["--source", "", "--target", "cityscapes", "--labels", 2, "--size", "[48, 96]", "--steps", 1, "--learning-rate", 1e-5]
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def city(world, town, tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Good images of many kinds, in folders; a text file; nothing else."""
+    """A folder tree with valid images of many kinds and a text file."""
     folder = tmp_path / "photos"
     picture = tiny.draw(1, [0, 0, 0], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])[0]
     tiny.save(picture, folder / "a.png")
@@ -75,7 +75,7 @@ def photos(tmp_path):
     tiny.save(picture[..., 0], folder / "b/grey.png")
     tiny.save(picture[:33, :37], folder / "b/c/odd size.webp")
     turned = Image.fromarray(picture)
-    turned.getexif()[0x0112] = 6  # its top is at the right
+    turned.getexif()[0x0112] = 6  # the top is on the right
     turned.save(folder / "turned.jpg", exif=turned.getexif())
     (folder / "notes.txt").write_text("not an image")
     return folder
@@ -90,7 +90,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-# What is in the files
+# Contents of the outputs
 
 
 @pytest.mark.parametrize("size", ["eval", "fit"])
@@ -118,7 +118,7 @@ def test_cityscapesscripts_give_the_iou_of_eval(sda, city, town, tmp_path, monke
         name: pytest.approx(theirs["classScores"][name], abs=1e-12) for name in score["iou"]
     }
     assert score["miou"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-10)
-    assert sum(value > 0 for value in score["iou"].values()) > 5, "of too few classes to say anything"
+    assert sum(value > 0 for value in score["iou"].values()) > 5, "too few classes for a meaningful test"
 
 
 KINDS = ["overlay", "color", "ids", "train_ids", "confidence"]
@@ -126,7 +126,7 @@ KINDS = ["overlay", "color", "ids", "train_ids", "confidence"]
 
 @pytest.mark.parametrize("flags", [{}, {"size": "native"}, {"size": (32, 96), "scales": (0.5, 1.0), "flip": True}])
 def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, flags):
-    """Against Run.predict of one image at a time."""
+    """Compare with Run.predict for one image at a time."""
     given = []
     if "size" in flags:
         given += ["--size", flags["size"] if isinstance(flags["size"], str) else "32x96"]
@@ -155,7 +155,7 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
         assert np.abs(pixels(out / f"confidence/{name}.png") / 255 - expected.confidence).max() <= 0.5 / 255 + 1e-6
         color = colorize(expected.labels, colors)
         assert np.array_equal(pixels(out / f"color/{name}.png"), color)
-        for kind in ("ids", "train_ids"):  # a person sees the classes' colours
+        for kind in ("ids", "train_ids"):  # viewers show the class colours
             with Image.open(out / f"{kind}/{name}.png") as image:
                 assert image.mode == "P" and np.array_equal(image.convert("RGB"), color)
         blend = (np.asarray(trained.as_picture(source)).astype(float) + color) / 2
@@ -176,7 +176,7 @@ def test_batches_do_not_matter(sda, run, photos, tmp_path):
 
 
 def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
-    """Is decided at fewer, and its labels are those of its neighbours."""
+    """Labels are computed at a lower resolution and enlarged by nearest neighbour."""
     network = trained.load_run(run, "last", CPU)
     whole = network.predict(photos / "b/large.JPG")
     monkeypatch.setattr(trained, "VALUES", 4 * 48 * 64)
@@ -190,7 +190,7 @@ def test_size(run):
     network = trained.load_run(run, "last", CPU)
     own = network.protocol()
     assert own.input == (48, 64) and network.fit((10, 1000), "eval") == own
-    assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # of about that shape
+    assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # similar aspect ratio
     assert network.fit((100, 200)).input == (48, 96) and network.fit((200, 100)).input == (96, 48)
     assert network.fit((100, 1000)).window == (48, 64) and network.fit((3000, 4000)).window is None
     assert network.fit((3000, 4000), "native").window == (48, 64)
@@ -209,7 +209,7 @@ def test_ids_that_the_classes_lack(sda, run, city, photos, tmp_path):
         assert image.mode == "L"
 
 
-# What is read and where it goes
+# Inputs and output paths
 
 
 def test_unreadable_files_are_skipped_and_reported(sda, run, photos, tmp_path):
@@ -342,7 +342,7 @@ def test_inputs_are_not_written_to(sda, run, photos, tmp_path):
 
 
 def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
-    """Where they lie below the folder that is predicted, the next time."""
+    """Earlier predictions inside the input folder are ignored."""
     monkeypatch.chdir(photos)
     for flags in ([], ["--overwrite"], ["--out", "mine"], ["--out", "mine", "--resume"]):
         status, shown = sda("predict", run, ".", "--device", "cpu", *flags)
@@ -386,7 +386,7 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
     assert found("b/c", "b/grey.png") == ["c/odd size.webp", "grey.png"]
 
 
-# The work between
+# The pipeline
 
 
 def test_only_so_many_jobs_are_begun():
@@ -409,7 +409,7 @@ def test_a_batch_holds_only_so_many_pixels():
 
 
 def film(path, size, frames=7, rate=Fraction(30000, 1001), codec="libx264", starts=None, turn=0):
-    """A video of flat frames, each of another colour."""
+    """Write a video of uniform frames, each in a different colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -431,7 +431,7 @@ def film(path, size, frames=7, rate=Fraction(30000, 1001), codec="libx264", star
 
 
 def watch(path):
-    """Frames, frame rate, and when each is shown, in seconds."""
+    """Return the frames, the frame rate, and the time of each frame in seconds."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
