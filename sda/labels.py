@@ -1,3 +1,3 @@
-"""The one ignore label, in train ids, everywhere."""
+"""The ignore label, in train ids."""
 
 IGNORE = 255

@@ -1,24 +1,29 @@
-"""How predictions and scores are made. Its name is stored with every score; scores of unequal protocols are not compared."""
+"""Evaluation protocols. Every score stores its protocol; scores of different protocols are never compared."""
 
 from dataclasses import dataclass, replace
 
 from sda.errors import SdaError
 
-# A protocol for a network, by the name that a user asks for it by. "paper" is one of these two, by the network.
+# Names that --protocol and recipes accept; see `preset`.
 PRESETS = ("whole", "paper", "full-1024x2048", "half-512x1024", "slide")
 FULL, HALF = (1024, 2048), (512, 1024)
 
-Size = tuple[int, int] | None  # height, width; None: each image's or label's own
+Size = tuple[int, int] | None  # height, width; None: the native size of each image or label
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What decides a score besides the network and the images.
+    """Everything that determines a score besides the network and the images.
 
     Attributes:
-        input: images are resized to it. score: labels are resized to it (nearest), and the logits (bilinear).
-        window: of input pixels, (height, width), that slides with an overlap of a third; None: the whole image at once.
-        scales: of the input, whose probabilities are averaged. flip: so are those of the mirrored image.
+        input: size that images are resized to.
+        score: size at which the score is computed: labels are resized to it (nearest neighbour), and logits (bilinear).
+        window: (height, width) of a sliding window in input pixels, with an overlap of one third; None: the whole image at once.
+        scales: input scales whose probabilities are averaged, 0.1 to 10.
+        flip: also average the probabilities of the mirrored image.
+
+    Raises:
+        SdaError: no scales, or a scale out of range.
     """
 
     input: Size = None
@@ -35,9 +40,9 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """All of it in a word, such as `whole-512x1024-native`: window, input size, score size."""
+        """Window, input size and score size in one word, such as `whole-512x1024-native`; also scales and flip if used."""
         cut = f"slide{_size(self.window)}" if self.window else "whole"
-        presets = {(FULL, FULL): "full-1024x2048", (HALF, HALF): "half-512x1024"}
+        presets: dict[tuple[Size, Size], str] = {(FULL, FULL): "full-1024x2048", (HALF, HALF): "half-512x1024"}
         name = f"{cut}-{_size(self.input)}-{_size(self.score)}"
         if not self.window:
             name = presets.get((self.input, self.score), name)
@@ -47,19 +52,19 @@ class Protocol:
 
     @property
     def passes(self) -> int:
-        """Forward passes per image, each counted as one of the whole image at scale 1."""
+        """Number of forward passes per image; windows of one image count as one pass."""
         return len(self.scales) * (2 if self.flip else 1)
 
     @property
     def cost(self) -> str:
-        """The same in words, with the pixels that a network sees."""
+        """A phrase with the number of passes and the number of pixels that the network processes per image."""
         pixels = sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
         if self.passes == 1 and pixels == 1:
             return "1 pass per image"
         return f"{self.passes} pass{'es' if self.passes > 1 else ''} per image, {pixels:.2g} times the pixels of one"
 
     def to_dict(self) -> dict:
-        """For a file: plain values."""
+        """Return plain values, for a file."""
         return {
             "name": self.name,
             "input": list(self.input) if self.input else "native size",
@@ -71,9 +76,11 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Protocol":
-        """The inverse of `to_dict`."""
-        sizes = (tuple(values[key]) if isinstance(values[key], list) else None for key in ("input", "labels", "window"))
-        return cls(*sizes, tuple(values["scales"]), values["flip"])
+        """Return the protocol that `to_dict` described."""
+        size, score, window = (
+            tuple(values[key]) if isinstance(values[key], list) else None for key in ("input", "labels", "window")
+        )
+        return cls(size, score, window, tuple(values["scales"]), values["flip"])
 
 
 def preset(
@@ -85,22 +92,24 @@ def preset(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
 ) -> Protocol:
-    """One of PRESETS, for one training.
+    """Return one of PRESETS for a trained network.
 
     ==============  ====================================================================================================
-    whole           the whole image at `size`, scored at each label's own size
-    paper           on Cityscapes half-512x1024 for deeplabv2, full-1024x2048 for deeplabv3plus; elsewhere whole
+    whole           the whole image at `size`, scored at the native size of each label
+    paper           on Cityscapes, half-512x1024 for deeplabv2 and full-1024x2048 for deeplabv3plus; elsewhere whole
     full-1024x2048  input and labels at 1024×2048
     half-512x1024   input and labels at 512×1024
-    slide           windows of the training's `crop`, each overlapping the next by a third, over the image at `size`; whole
-                    where the training crops nothing
+    slide           windows of the size of `crop` that overlap by one third, over the image at `size`; whole if training
+                    does not crop
     ==============  ====================================================================================================
 
     Args:
-        network, target: the recipe's. size: of the network's input in evaluation. crop: that of training.
+        network, target: as in the recipe.
+        size: size of the network's input in evaluation. crop: size of training crops.
+        scales, flip: see `Protocol`.
 
     Raises:
-        SdaError: no such preset.
+        SdaError: unknown preset.
     """
     if name == "paper":
         name = "whole" if target != "cityscapes" else "half-512x1024" if network == "deeplabv2" else "full-1024x2048"
@@ -116,10 +125,10 @@ def preset(
 
 
 def why_not_comparable(scores: dict[str, dict]) -> str:
-    """Why scores cannot stand in one table, in words; "" when they can.
+    """Return the reason why scores are not comparable, or "" if they are.
 
     Args:
-        scores: title → the fields of `sda.scoring.evaluate.evaluate`: at least `protocol` and `iou`.
+        scores: title → fields of `sda.scoring.evaluate.evaluate`, at least `protocol` and `iou`.
     """
     (first, one), *others = scores.items()
     for title, other in others:
@@ -134,7 +143,7 @@ def why_not_comparable(scores: dict[str, dict]) -> str:
             mine, theirs = [c for c in one["iou"] if c not in other["iou"]], [c for c in other["iou"] if c not in one["iou"]]
             return (
                 f"{first} and {title} were scored over different classes ({len(one['iou'])} and {len(other['iou'])}; "
-                f"{', '.join((mine + theirs)[:4]) or 'in another order'})"
+                f"{', '.join((mine + theirs)[:4]) or 'in a different order'})"
             )
     return ""
 

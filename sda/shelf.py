@@ -1,6 +1,6 @@
-"""The shelves `datasets/` and `recipes/`: find a TOML file by name or by path and read it strictly.
+"""The shelves `datasets/` and `recipes/`: find a TOML file by name or by path, and validate it strictly.
 
-In a checkout `sda/datasets` and `sda/recipes` are links to the folders beside the package; a wheel holds copies of these.
+In a checkout, `sda/datasets` and `sda/recipes` are links to the folders beside the package; a wheel contains copies of them.
 """
 
 import difflib
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from sda.errors import SdaError
 
@@ -16,7 +17,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 class Strict(BaseModel):
-    """Base of all that is read from TOML: frozen, unknown keys refused, types never converted (1.5 is no int)."""
+    """Base class of everything read from TOML: frozen; rejects unknown keys; never converts types (1.5 is not an int)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -25,20 +26,20 @@ Model = TypeVar("Model", bound=Strict)
 
 
 def shelf(kind: str) -> Path:
-    """The folder of one shelf: `datasets`, `datasets/classes` or `recipes`."""
+    """Return the folder of a shelf: `datasets`, `datasets/classes` or `recipes`."""
     return _PACKAGE / kind
 
 
 def names(kind: str) -> list[str]:
-    """What stands on a shelf, sorted, without `.toml`."""
+    """Return the names on a shelf, sorted, without `.toml`."""
     return sorted(path.stem for path in shelf(kind).glob("*.toml"))
 
 
 def find(kind: str, name: str) -> Path:
-    """The file of `name` on a shelf, or `name` itself when it is a path to a TOML file.
+    """Return the path of `name` on a shelf, or `name` itself if it is the path of a TOML file.
 
     Raises:
-        SdaError: there is no such file; the message suggests the nearest name.
+        SdaError: no such file; the message suggests the closest name.
     """
     if name.endswith(".toml"):
         path = Path(name).expanduser()
@@ -47,27 +48,31 @@ def find(kind: str, name: str) -> Path:
         return path
     path = shelf(kind) / f"{name}.toml"
     if "/" in name or not path.is_file():
-        raise SdaError(f"{name!r} is not on the shelf {kind}/{hint(name, names(kind))}; a path ending in .toml works too")
+        raise SdaError(f"{name!r} is not in {kind}/{hint(name, names(kind))}; you can also give the path of a .toml file")
     return path
 
 
 def hint(word: str, known: list[str]) -> str:
-    """ " (did you mean 'x'?)" when something near `word` is known, else the list of what is known."""
+    """Return " (did you mean 'x'?)" if a known word is close to `word`, else the list of known words."""
     near = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
 
 
 def read(path: Path, model: type[Model]) -> Model:
-    """Read a TOML file into `model`.
+    """Read a TOML file and validate it as `model`.
 
     Raises:
-        SdaError: unreadable file, TOML syntax, unknown key or a value of the wrong type; names file and key.
+        SdaError: the file is unreadable or not TOML, a key is unknown or a value invalid; the message names file and key.
     """
     return check(model, parse(path), str(path))
 
 
 def parse(path: Path) -> dict:
-    """The plain dictionary in a TOML file, unchecked; SdaError when it cannot be read."""
+    """Return the contents of a TOML file as a dict, without validation.
+
+    Raises:
+        SdaError: the file cannot be read or is not valid TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -77,7 +82,11 @@ def parse(path: Path) -> dict:
 
 
 def check(model: type[Model], values: dict, where: str) -> Model:
-    """Validate `values`; every fault becomes part of one SdaError line that opens with `where`."""
+    """Validate `values` as `model`.
+
+    Raises:
+        SdaError: one line that starts with `where` and lists every invalid value.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -85,7 +94,7 @@ def check(model: type[Model], values: dict, where: str) -> Model:
         raise SdaError(f"{where}: {faults}") from None
 
 
-def _fault(fault: dict, model: type[Model]) -> str:
+def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key!r}{hint(key, list(model.model_fields)) if len(fault['loc']) == 1 else ''}"

@@ -1,4 +1,4 @@
-"""The wheel: one top-level name, and shelves that resolve from it."""
+"""The wheel has one top-level name and contains the shelves."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Protocols by name, and which scores may stand in one table."""
+"""Protocol names and presets, and which scores are comparable."""
 
 import pytest
 
@@ -29,14 +29,14 @@ def test_a_window_of_the_whole_image_is_the_whole_image():
     assert preset("slide", "deeplabv2", "voc2012", None, CROP).window == CROP
 
 
-def test_every_preset_is_known_and_no_other():
+def test_preset_names():
     for name in PRESETS:
         preset(name, "deeplabv2", "cityscapes", SIZE, CROP)
     with pytest.raises(SdaError, match="unknown protocol 'best': expected one of whole, paper"):
         preset("best", "deeplabv2", "cityscapes", SIZE, CROP)
 
 
-def test_all_that_decides_a_score_is_in_the_name():
+def test_the_name_has_everything_that_determines_a_score():
     protocols = [
         Protocol(SIZE), Protocol(None), Protocol(SIZE, SIZE), Protocol(SIZE, window=CROP), Protocol(SIZE, window=(32, 32)),
         Protocol(SIZE, scales=(0.5, 1.0)), Protocol(SIZE, scales=(1.0, 0.5)), Protocol(SIZE, flip=True),
@@ -46,7 +46,7 @@ def test_all_that_decides_a_score_is_in_the_name():
     assert Protocol(SIZE, scales=(0.5, 1.0, 2.0), flip=True).passes == 6
 
 
-def test_cost_in_words():
+def test_cost():
     assert Protocol(SIZE).cost == "1 pass per image"
     assert Protocol(SIZE, flip=True).cost == "2 passes per image, 2 times the pixels of one"
     assert Protocol(SIZE, scales=(0.5, 1.0)).cost == "2 passes per image, 1.2 times the pixels of one"
@@ -63,11 +63,11 @@ def score(protocol=Protocol(SIZE), names=("road", "sky")):
     return {"protocol": protocol.to_dict(), "iou": dict.fromkeys(names, 50.0)}
 
 
-def test_what_may_not_stand_in_one_table():
+def test_scores_that_are_not_comparable():
     assert why_not_comparable({"a": score(), "b": score()}) == ""
     why = why_not_comparable({"a": score(), "b": score(), "c": score(Protocol(SIZE, flip=True))})
     assert why.startswith("a and c were scored under different protocols, whole-96x192-native and whole-96x192-native-flip (flip")
     why = why_not_comparable({"a": score(), "b": score(Protocol(SIZE, SIZE))})
     assert "labels: native size and 96x192" in why
     assert "(2 and 1; sky)" in why_not_comparable({"a": score(), "b": score(names=("road",))})
-    assert "another order" in why_not_comparable({"a": score(), "b": score(names=("sky", "road"))})
+    assert "a different order" in why_not_comparable({"a": score(), "b": score(names=("sky", "road"))})

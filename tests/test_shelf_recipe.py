@@ -88,8 +88,8 @@ def test_find_by_name_and_by_path(tmp_path):
         ("streets-sda", "did you mean 'streets-ssda'"),
         ("xyz", "known: .*streets-ssda"),
         ("absent.toml", "absent.toml: no such file"),
-        ("../recipes/streets-ssda", "is not on the shelf"),
-        ("", "is not on the shelf"),
+        ("../recipes/streets-ssda", "is not in recipes"),
+        ("", "is not in recipes"),
     ],
 )
 def test_find_says_what_is_there(name, says):

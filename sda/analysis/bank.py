@@ -1,7 +1,8 @@
-"""What is in a trained bank: counts, ages, similarities."""
+"""Statistics of a trained memory bank: counts, ages, similarities."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,11 @@ from sda.runs import checkpoint
 
 @dataclass(frozen=True)
 class Contents:
-    """A bank of C classes with ψ entries each, of D numbers.
+    """A bank of C classes with ψ entries each, of dimension D.
 
     Attributes:
-        classes: name → colour. at: the step of its checkpoint. features: (C, ψ, D). valid: (C, ψ) bool.
-        domain, step: (C, ψ) int64; confidence: (C, ψ): see `sda.methods.parts.bank.ClassBank`.
+        classes: name → colour. at: step of the checkpoint. features: (C, ψ, D). valid: (C, ψ) bool, False for empty entries.
+        domain, step: (C, ψ) int64. confidence: (C, ψ). See `sda.methods.parts.bank.ClassBank`.
     """
 
     classes: dict[str, list[int]]
@@ -30,25 +31,28 @@ class Contents:
     step: np.ndarray
 
     def rows(self) -> list[dict]:
-        """Per class: `class`, `entries`, `fill` (share of ψ); of what is there, means: `source` (share), `confidence`, `age` and
-        `oldest` (steps), `within` (cosine of pairs); `nearest`, the class whose entries are most alike, and `between`, their
-        mean cosine. None where there is nothing to say."""
-        alike = self.similarity()
+        """Return a dict per class.
+
+        `class`; `entries`, their number; `fill`, share of ψ; `source`, share of entries from the source; `confidence` and `age`
+        (steps), means over the entries; `oldest`, the largest age; `within`, mean cosine of pairs; `nearest`, the class with
+        the most similar entries; `between`, the mean cosine to that class. Undefined values are None.
+        """
+        similarity = self.similarity()
         names, rows = list(self.classes), []
         for c, name in enumerate(names):
-            there = self.valid[c]
-            row = {"class": name, "entries": int(there.sum()), "fill": float(there.mean())}
+            filled = self.valid[c]
+            row: dict[str, Any] = {"class": name, "entries": int(filled.sum()), "fill": float(filled.mean())}
             row |= dict.fromkeys(("source", "confidence", "age", "oldest", "within", "nearest", "between"))
-            if there.any():
-                ages = self.at - self.step[c][there]
+            if filled.any():
+                ages = self.at - self.step[c][filled]
                 row |= {
-                    "source": float((self.domain[c][there] == SOURCE).mean()),
-                    "confidence": float(self.confidence[c][there].mean()),
+                    "source": float((self.domain[c][filled] == SOURCE).mean()),
+                    "confidence": float(self.confidence[c][filled].mean()),
                     "age": float(ages.mean()),
                     "oldest": int(ages.max()),
                 }
-                row["within"] = None if np.isnan(alike[c, c]) else float(alike[c, c])
-                others = np.where(np.arange(len(names)) == c, np.nan, alike[c])
+                row["within"] = None if np.isnan(similarity[c, c]) else float(similarity[c, c])
+                others = np.where(np.arange(len(names)) == c, np.nan, similarity[c])
                 if not np.isnan(others).all():
                     nearest = int(np.nanargmax(others))
                     row |= {"nearest": names[nearest], "between": float(others[nearest])}
@@ -56,44 +60,40 @@ class Contents:
         return rows
 
     def similarity(self) -> np.ndarray:
-        """(C, C) mean cosine of pairs of entries, on the diagonal of pairs within the class; NaN where there is none."""
+        """Return the (C, C) mean cosine of pairs of entries; on the diagonal, pairs within a class; NaN if there are no pairs."""
         filled = self.valid.sum(axis=1)
         total = (self.unit() * self.valid[:, :, None]).sum(axis=1)
         similarity, pairs = total @ total.T, np.outer(filled, filled).astype(float)
-        np.fill_diagonal(similarity, similarity.diagonal() - filled)  # less the pairs of an entry with itself
+        np.fill_diagonal(similarity, similarity.diagonal() - filled)  # without pairs of an entry with itself
         np.fill_diagonal(pairs, filled * (filled - 1))
         return np.divide(similarity, pairs, out=np.full_like(similarity, np.nan), where=pairs > 0)
 
     def unit(self) -> np.ndarray:
-        """(C, ψ, D) float64 entries of length 1; 0 where there is none."""
+        """Return the (C, ψ, D) float64 entries at unit length; empty entries are 0."""
         return unit(self.features.astype(np.float64))
 
     def export(self, file: Path, run: str) -> None:
-        """Write the bank of `run` to a file that another training can start from: see `sda.methods.parts.bank_file.write`."""
+        """Write the bank of `run` to a file that another run can start from: see `sda.methods.parts.bank_file.write`."""
         parts = {name: getattr(self, name) for name in bank_file.PARTS}
         bank_file.write(file, parts, list(self.classes), self.at, run)
 
 
 def of_run(folder: Path) -> Contents:
-    """The bank in the last.pt of a run.
+    """Return the bank in the last.pt of a run.
 
     Raises:
-        SdaError: no such run, a method without a bank, or a run of an older version.
+        SdaError: no such run, or a method without a bank.
     """
     path = folder / "last.pt"
     state = checkpoint.load(path)
     found = of_state(state)
     if found is None:
-        method = state.get("recipe", {}).get("method", "")
-        reason = (
-            "it is of an older version of sda, whose banks had less in them" if method == "class_bank" else f"method {method}"
-        )
-        raise SdaError(f"{path}: there is no bank in it: {reason}")
+        raise SdaError(f"{path}: contains no memory bank; its method is {state.get('recipe', {}).get('method', 'unknown')}")
     return found
 
 
 def of_state(state: dict) -> Contents | None:
-    """The bank in a checkpoint; None where there is none."""
+    """Return the bank in a checkpoint, or None."""
     parts = [state.get("method", {}).get(f"bank.{name}") for name in bank_file.PARTS]
     if any(part is None for part in parts):
         return None

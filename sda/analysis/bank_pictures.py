@@ -1,4 +1,4 @@
-"""The pixels that are nearest to a bank's entries, as pictures: a person sees whether the bank holds what it should."""
+"""Draw the pixels that are nearest to entries of a memory bank, to check whether the entries belong to their class."""
 
 import textwrap
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from sda.analysis.cache import FeatureCache, classes_of, unit
 from sda.data.files import read_image
 from sda.labels import IGNORE
 from sda.methods.parts.bank import SOURCE
-from sda.pictures import GREY, legend
+from sda.pictures import GREY, legend, writing
 
-CROP = 112  # side of a picture in the sheet
-HEAD = 20  # room above it, for what the entry is
-CAPTION = 36  # room below it
-SEEN = 0.3  # of the image's height, that a crop shows
+CROP = 112  # size of a crop in the figure, in pixels
+HEAD = 20  # height of the text above a crop
+CAPTION = 36  # height of the text below a crop
+SEEN = 0.3  # height of a crop, as a share of the height of the image
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A pixel near to an entry: its cosine, its image and place there, and its train id, which may be only predicted."""
+    """A pixel near an entry: cosine to the entry, index of the image, (row, column), and train id of the label or prediction."""
 
     cosine: float
     image: int
@@ -32,59 +32,71 @@ class Neighbour:
 
 
 def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, nearest: int = 3) -> dict[str, list[list[Neighbour]]]:
-    """The pixels of a cache that are nearest to some entries of each class, each of another image.
+    """Find the pixels of a cache that are nearest to entries of each class; at most one pixel per image and entry.
 
     Args:
-        entries: how many of a class: from the newest to the oldest. nearest: pixels per entry.
+        entries: number of entries per class, evenly spaced from the newest to the oldest. nearest: pixels per entry.
 
     Returns:
         class → entry → its neighbours, the nearest first.
 
     Raises:
-        SdaError: a cache without projected features.
+        SdaError: the cache has no projected features.
     """
-    held = contents.unit()
-    chosen = {name: [held[c, pick] for pick in _picks(contents, c, entries)] for c, name in enumerate(contents.classes)}
-    queries = [(name, place) for name, vectors in chosen.items() for place in range(len(vectors))]
+    vectors = contents.unit()
+    chosen = {name: [vectors[c, index] for index in _picks(contents, c, entries)] for c, name in enumerate(contents.classes)}
+    queries = [(name, number) for name, picked in chosen.items() for number in range(len(picked))]
     found: dict[tuple[str, int], dict[int, Neighbour]] = {query: {} for query in queries}
     if not queries:
         return {name: [] for name in chosen}
-    matrix = np.stack([chosen[name][place] for name, place in queries]).astype(np.float32)
+    matrix = np.stack([chosen[name][number] for name, number in queries]).astype(np.float32)
     for block in cache.blocks("projected", "image", "position", "label", "prediction"):
         cosines = matrix @ unit(block["projected"].astype(np.float32)).T
         labels = classes_of(block)
-        starts = np.flatnonzero(np.diff(block["image"], prepend=-1))  # of the images, whose pixels lie side by side
+        starts = np.flatnonzero(np.diff(block["image"], prepend=-1))  # of the images, whose pixels are adjacent
         ends = np.append(starts[1:], len(labels))
         for query, row in zip(queries, cosines, strict=True):
             best = found[query]
-            for number in np.argsort(-np.maximum.reduceat(row, starts))[:nearest]:
-                index = starts[number] + row[starts[number] : ends[number]].argmax()
+            for segment in np.argsort(-np.maximum.reduceat(row, starts))[:nearest]:
+                index = starts[segment] + row[starts[segment] : ends[segment]].argmax()
                 image = int(block["image"][index])
                 if image not in best or row[index] > best[image].cosine:
-                    place = tuple(int(side) for side in block["position"][index])
+                    y, x = (int(value) for value in block["position"][index])
                     predicted = bool(block["label"][index] == IGNORE)
-                    best[image] = Neighbour(float(row[index]), image, place, int(labels[index]), predicted)
+                    best[image] = Neighbour(float(row[index]), image, (y, x), int(labels[index]), predicted)
             kept = sorted(best.values(), key=lambda one: -one.cosine)[:nearest]
             found[query] = {one.image: one for one in kept}
     return {
-        name: [sorted(found[name, place].values(), key=lambda one: -one.cosine) for place in range(len(vectors))]
-        for name, vectors in chosen.items()
+        name: [sorted(found[name, number].values(), key=lambda one: -one.cosine) for number in range(len(picked))]
+        for name, picked in chosen.items()
     }
 
 
 def _picks(contents: Contents, c: int, entries: int) -> list[int]:
-    """The places of up to so many entries of a class, from the newest to the oldest."""
-    there = np.flatnonzero(contents.valid[c])
-    steps = np.linspace(0, len(there) - 1, min(entries, len(there))).round().astype(int)
-    return there[np.unique(steps)].tolist()
+    """Return the indices of up to `entries` entries of class c, from the newest to the oldest."""
+    filled = np.flatnonzero(contents.valid[c])
+    steps = np.linspace(0, len(filled) - 1, min(entries, len(filled))).round().astype(int)
+    return filled[np.unique(steps)].tolist()
+
+
+def write_picture(path: Path, contents: Contents, cache: FeatureCache) -> None:
+    """Write the figure of the entries' nearest pixels to an image file.
+
+    Raises:
+        SdaError: the cache has no projected features, one of its images is missing, or the file cannot be written.
+    """
+    figure = picture(contents, cache, neighbours(contents, cache))
+    with writing(path):
+        figure.save(path)
 
 
 def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[Neighbour]]]) -> Image.Image:
-    """A row per class that has entries: the surroundings of each one's neighbours, framed in the colour of the class that the
-    pixel is of, or is predicted as where it has no label.
+    """Draw a row per class that has entries: for each entry, crops around its neighbours.
+
+    The frame of a crop has the colour of the pixel's class: its label, or else its prediction.
 
     Raises:
-        FileError: an image of the cache is gone.
+        FileError: an image of the cache is missing.
     """
     font, head, gap = ImageFont.load_default(12), 130, 8
     entries = max([len(lists) for lists in found.values()] + [1])
@@ -92,9 +104,9 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
     width = head + entries * (nearest * (CROP + gap) + 18)
     names = legend(contents.classes, max(1, width // 150))
     rows = {name: lists for name, lists in found.items() if lists}
-    title = "entries of the bank, from the newest to the oldest, and the pixels nearest to each"
+    title = "entries of the bank, from the newest to the oldest, and the pixels nearest to each entry"
     if empty := [name for name in found if name not in rows]:
-        title += f"; it holds nothing of {', '.join(empty)}"
+        title += f"; no entries: {', '.join(empty)}"
     lines = textwrap.wrap(title, width // 7)
     above = 14 + 16 * len(lines)
     body = above + len(rows) * (HEAD + CROP + CAPTION)
@@ -109,12 +121,13 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
         top = above + HEAD + line * (HEAD + CROP + CAPTION)
         draw.text((8, top + CROP / 2), name, "black", font, anchor="lm")
         c = list(contents.classes).index(name)
-        for entry, (pixels, pick) in enumerate(zip(lists, _picks(contents, c, len(lists)), strict=True)):
-            domain = "source" if contents.domain[c, pick] == SOURCE else "target"
-            words = f"{contents.at - contents.step[c, pick]} steps old, {domain}, confidence {contents.confidence[c, pick]:.2f}"
-            draw.text((head + entry * (nearest * (CROP + gap) + 18), top - 11), words, "black", font, anchor="lm")
-            for place, pixel in enumerate(pixels):
-                left = head + entry * (nearest * (CROP + gap) + 18) + place * (CROP + gap)
+        for entry, (pixels, index) in enumerate(zip(lists, _picks(contents, c, len(lists)), strict=True)):
+            domain = "source" if contents.domain[c, index] == SOURCE else "target"
+            age, confidence = contents.at - contents.step[c, index], contents.confidence[c, index]
+            text = f"{age} steps old, {domain}, confidence {confidence:.2f}"
+            draw.text((head + entry * (nearest * (CROP + gap) + 18), top - 11), text, "black", font, anchor="lm")
+            for column, pixel in enumerate(pixels):
+                left = head + entry * (nearest * (CROP + gap) + 18) + column * (CROP + gap)
                 if pixel.image not in opened:
                     image = read_image(roots[cache.domain[pixel.image]] / cache.paths[pixel.image])
                     opened = {
@@ -124,15 +137,15 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
                 sheet.paste(_surroundings(opened[pixel.image], pixel.position), (left, top))
                 color = tuple(colors[pixel.label]) if pixel.label < len(colors) else GREY
                 draw.rectangle((left - 2, top - 2, left + CROP + 1, top + CROP + 1), outline=color, width=4)
-                said = list(contents.classes)[pixel.label] if pixel.label < len(colors) else "ignored"
-                whence = cache.domains[cache.domain[pixel.image]] + (", predicted" if pixel.predicted else "")
-                draw.text((left, top + CROP + 10), _fitting(f"{pixel.cosine:.2f} {said}", font), "black", font, anchor="lm")
-                draw.text((left, top + CROP + 23), _fitting(whence, font), GREY, font, anchor="lm")
+                label = list(contents.classes)[pixel.label] if pixel.label < len(colors) else "ignored"
+                origin = cache.domains[cache.domain[pixel.image]] + (", predicted" if pixel.predicted else "")
+                draw.text((left, top + CROP + 10), _shortened(f"{pixel.cosine:.2f} {label}", font), "black", font, anchor="lm")
+                draw.text((left, top + CROP + 23), _shortened(origin, font), GREY, font, anchor="lm")
     return sheet
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """As much of a text as there is room for below a picture."""
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return the text, shortened to the width of a crop."""
     if font.getlength(text) <= CROP:
         return text
     while font.getlength(f"{text}…") > CROP:
@@ -141,7 +154,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def _surroundings(image: Image.Image, position: tuple[int, int]) -> Image.Image:
-    """A square around a pixel, which a small frame marks."""
+    """Return a square crop around a pixel, which is marked by a small frame."""
     half = max(8, round(SEEN * image.height / 2))
     row, column = position
     crop = image.crop((column - half, row - half, column + half, row + half)).resize((CROP, CROP), Image.Resampling.BILINEAR)

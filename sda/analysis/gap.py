@@ -1,24 +1,30 @@
-"""How far apart two domains are in a network's features, class by class, from a feature cache."""
+"""Measure the domain gap: the distance between two domains in the features of a network, per class, from feature caches."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from sda.analysis.cache import FeatureCache, classes_of, unit
 from sda.errors import SdaError
+from sda.runs.compare import title_of
 
-FOLDS = 5  # of the domain classifier
+FOLDS = 5  # cross-validation folds of the domain classifier
 NEIGHBOURS = 5  # of the probe
-RIDGE = 1e-2  # of the domain classifier, of the features' mean variance
+RIDGE = 1e-2  # regularisation of the domain classifier, relative to the mean variance of the features
+PROJECTED = 80  # most pixels of a class and domain in the picture
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Some pixels of one domain.
+    """Pixels of one domain.
 
     Attributes:
-        features: (N, F) float32. label: (N,) train ids, by label where there is one, else by prediction. image: (N,) whence.
+        features: (N, F) float32. label: (N,) train ids of the label, or of the prediction if the image has none.
+        image: (N,) index of the image.
     """
 
     features: np.ndarray
@@ -26,65 +32,137 @@ class Pixels:
     image: np.ndarray
 
     def of(self, which: np.ndarray) -> "Pixels":
+        """Return the pixels that a boolean mask or an array of indices selects."""
         return Pixels(self.features[which], self.label[which], self.image[which])
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The gap between two domains for one or several networks.
+
+    Attributes:
+        domains: their names. classes: name → colour. networks: name of the run → what `measure` returns.
+        planes: name of the run → per domain the positions (N, 2) of pixels in a plane, and the pixels.
+    """
+
+    domains: list[str]
+    classes: dict[str, list[int]]
+    networks: dict[str, dict]
+    planes: dict[str, list[tuple[np.ndarray, Pixels]]]
+
+
+def compare(
+    files: list[Path], domains: list[str], per_class: int, space: str, projection: str, progress: Callable[[str, int, int], None]
+) -> Comparison:
+    """Measure the gap between two domains for every network that made one of the caches.
+
+    Args:
+        files: feature caches. domains: two names; empty for the domains in the caches. per_class: pixels per class and domain.
+        space: "features" or "projected". projection: see `project`.
+
+    Raises:
+        SdaError: the caches do not have these two domains, or caches of several networks differ in classes, images or pixels.
+    """
+    by_network: dict[str, list[FeatureCache]] = {}
+    for file in {os.path.realpath(file): file for file in files}.values():
+        cache = FeatureCache(file)
+        by_network.setdefault(cache.settings["network"], []).append(cache)
+    groups = list(by_network.values())
+    first = groups[0][0]
+    networks: dict[str, dict] = {}
+    planes: dict[str, list[tuple[np.ndarray, Pixels]]] = {}
+    for number, caches in enumerate(groups):
+        title = title_of(Path(caches[0].about["run"]))
+        title = f"{title} ({number + 1})" if title in networks else title
+        if list(caches[0].classes) != list(first.classes):
+            raise SdaError(f"{caches[0].path} and {first.path} are not comparable: their classes differ")
+        found = list(dict.fromkeys(domain for cache in caches for domain in cache.domains))
+        domains = domains or found
+        if len(set(domains)) != 2:
+            advice = "choose two with --domains A,B" if len(found) > 1 else "also give a cache of the other domain"
+            raise SdaError(f"{caches[0].path}: expected two domains, found {', '.join(domains)}; {advice}")
+        _check_same_images(groups[0], caches, domains)
+        progress("networks", number, len(groups))
+        one, other = (read(caches, domain, per_class, space) for domain in domains)
+        networks[title] = measure(one, other, list(caches[0].classes))
+        few = [read(caches, domain, min(per_class, PROJECTED), space) for domain in domains]
+        planes[title] = list(zip(project(few, projection), few, strict=True))
+    progress("networks", len(groups), len(groups))
+    return Comparison(domains, first.classes, networks, planes)
+
+
+def _check_same_images(one: list[FeatureCache], other: list[FeatureCache], domains: list[str]) -> None:
+    """Raise SdaError if the caches of two networks differ in their images of the domains, or in --per-class."""
+
+    def content(caches: list[FeatureCache]) -> tuple:
+        paths = [{cache.paths[i] for cache in caches if name in cache.domains for i in cache.images_of(name)} for name in domains]
+        return sorted({cache.settings["per_class"] for cache in caches}), paths
+
+    if content(one) != content(other):
+        raise SdaError(f"{one[0].path} and {other[0].path} are not comparable: their images or their --per-class differ")
+
+
 def read(caches: list[FeatureCache], domain: str, per_class: int, space: str, seed: int = 0) -> Pixels:
-    """Up to `per_class` random pixels of each class of a domain, from those caches that hold it.
+    """Read up to `per_class` random pixels of each class of a domain, from the caches that contain it.
 
     Args:
         space: "features" or "projected".
 
     Raises:
-        SdaError: nobody holds this domain, or not in this space.
+        SdaError: no cache contains this domain, two caches contain the same image, or a cache has no projected features.
     """
-    random, parts, images, seen = np.random.default_rng(seed), [], 0, set()
+    random, images = np.random.default_rng(seed), 0
+    seen: set[str] = set()
+    parts: list[tuple[np.ndarray, ...]] = []
     for cache in caches:
         if domain not in cache.domains:
             continue
         own = {cache.paths[index] for index in cache.images_of(domain)}
         if seen & own:
             raise SdaError(
-                f"{cache.path}: holds images of {domain} that another cache given holds too, such as {min(seen & own)}"
+                f"{cache.path}: another cache also contains the image {min(seen & own)} of {domain}; give each only once"
             )
         seen |= own
         mine = cache.domain == cache.domains.index(domain)
         for block in cache.blocks(space, "label", "prediction", "drawn", "image", rows=32768):
             here = mine[block["image"]] & (block["drawn"] & 2 > 0)
             parts.append((block[space][here], classes_of(block)[here], block["image"][here] + images, random.random(here.sum())))
-            parts = [_thinned(parts, per_class)]
+            parts = [_subsampled(parts, per_class)]
         images += len(cache)
     if not parts or not len(parts[0][1]):
-        there = ", ".join(dict.fromkeys(name for cache in caches for name in cache.domains))
-        raise SdaError(f"{', '.join(str(cache.path) for cache in caches)}: no pixel of a domain {domain!r}; there are {there}")
+        found = ", ".join(dict.fromkeys(name for cache in caches for name in cache.domains))
+        raise SdaError(f"{', '.join(str(cache.path) for cache in caches)}: no pixels of domain {domain!r}; domains: {found}")
     features, label, image, _ = parts[0]
     return Pixels(features.astype(np.float32), label, image)
 
 
-def _thinned(parts: list[tuple[np.ndarray, ...]], per_class: int) -> tuple[np.ndarray, ...]:
-    """Of all parts together the `per_class` of each class with the lowest lots: memory stays bounded, the choice is fair."""
+def _subsampled(parts: list[tuple[np.ndarray, ...]], per_class: int) -> tuple[np.ndarray, ...]:
+    """Join the parts, and keep the `per_class` pixels of each class with the lowest random numbers (the last column)."""
     whole = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    label, lots = whole[1], whole[3]
+    label, draws = whole[1], whole[3]
     kept = [np.flatnonzero(label == c) for c in np.unique(label)]
-    kept = [rows[np.argsort(lots[rows])[:per_class]] for rows in kept]
+    kept = [rows[np.argsort(draws[rows])[:per_class]] for rows in kept]
     rows = np.sort(np.concatenate(kept)) if kept else np.zeros(0, int)
     return tuple(column[rows] for column in whole)
 
 
 def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) -> dict:
-    """All distances between two domains.
+    """Compute all distances between two domains.
 
     Returns:
-        `classes`: per class that both have, `pixels` of each, and
-          - `centroid`: distance of the means over the pixels' root mean square distance from their own mean (0: the same);
-          - `mmd`: maximum mean discrepancy, Gaussian kernel at the median distance, 0 to sqrt(2); `p`: of a permutation test that
-            deals whole images to the domains, since pixels of one image are alike;
-          - `domain_accuracy`: of a linear classifier of the domain, percent, both domains alike, cross-validated over images;
-            50: they cannot be told apart;
-        and over all of these
-          - `probe`: percent of the other domain's pixels, mean over these classes, whose class the nearest neighbours in the
-            first name; `probe_back`: the other way round; `within`: in its own domain, other images only: what can be expected.
-        `mean` over the classes of each number.
+        `classes`, for each class with pixels in two or more images of both domains:
+          - `class`, and `pixels` of each domain;
+          - `centroid`: distance between the means, divided by the root mean square distance of pixels to their mean;
+          - `mmd`: maximum mean discrepancy with a Gaussian kernel at the median distance, 0 to sqrt(2); `p`: p-value of a
+            permutation test that permutes whole images, because pixels of one image are correlated;
+          - `domain_accuracy`: balanced accuracy in percent of a linear domain classifier, cross-validated over images; 50 is
+            chance;
+        `mean`, over the classes, of centroid, mmd and domain_accuracy;
+        `probe`: percent of pixels of `other`, mean over the classes, that a nearest-neighbour classifier in `one` classifies
+        correctly; `probe_back`: the reverse; `within`: the same within each domain, with neighbours from other images only.
+
+    Raises:
+        SdaError: there is no such class.
     """
     rows, shared = [], []
     for c, name in enumerate(names):
@@ -102,7 +180,7 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
             }
         )
     if not rows:
-        raise SdaError("there is no class of which both domains have pixels in two images or more; nothing can be compared")
+        raise SdaError("nothing to compare: there is no class with pixels in at least two images of both domains")
     return {
         "classes": rows,
         "mean": {key: float(np.mean([row[key] for row in rows])) for key in ("centroid", "mmd", "domain_accuracy")},
@@ -113,20 +191,20 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
 
 
 def centroid_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Distance of the means of (N, F) and (M, F), over the root mean square distance of rows from the mean of their set."""
+    """Return the distance between the means of (N, F) and (M, F) over the root mean square distance of rows to their mean."""
     spread = np.concatenate([x - x.mean(axis=0), y - y.mean(axis=0)])
     scale = np.sqrt(np.square(spread).sum(axis=1).mean())
     return float(np.linalg.norm(x.mean(axis=0) - y.mean(axis=0)) / max(scale, 1e-12))
 
 
 def mmd(x: Pixels, y: Pixels, resamples: int) -> dict[str, float]:
-    """Maximum mean discrepancy (Gretton et al., JMLR 2012), and p of a permutation test over images (scipy)."""
+    """Return the maximum mean discrepancy (Gretton et al., JMLR 2012), and p of a permutation test over images (scipy)."""
     both = np.concatenate([x.features, y.features]).astype(np.float64)
     square = np.square(both).sum(axis=1)
     distances = (square[:, None] + square[None, :] - 2 * both @ both.T).clip(min=0)
     median = np.median(distances[np.triu_indices(len(both), 1)])
     kernel = np.exp(-distances / max(median, 1e-12))
-    # sums over pairs of images are all that a permutation of images needs
+    # a permutation of images needs only the sums over pairs of images
     _, image = np.unique(np.concatenate([x.image, y.image + x.image.max() + 1]), return_inverse=True)
     member = np.zeros((image.max() + 1, len(both)))
     member[image, np.arange(len(both))] = 1
@@ -150,7 +228,7 @@ def mmd(x: Pixels, y: Pixels, resamples: int) -> dict[str, float]:
 
 
 def domain_accuracy(x: Pixels, y: Pixels) -> float:
-    """Percent right, the mean over the domains, of a linear least-squares classifier, on images that it has not seen."""
+    """Return the balanced accuracy, in percent, of a linear least-squares domain classifier, cross-validated over images."""
     images = [np.unique(domain.image) for domain in (x, y)]
     folds = min(FOLDS, *(len(each) for each in images))
     random = np.random.default_rng(0)
@@ -170,29 +248,32 @@ def domain_accuracy(x: Pixels, y: Pixels) -> float:
 
 
 def probe(known: Pixels, asked: Pixels, classes: list[int]) -> float:
-    """Percent of `asked`, mean over `classes`, whose class is that of most of the nearest pixels of `known`, by cosine.
+    """Return the percentage of `asked`, mean over `classes`, that a nearest-neighbour vote in `known`, by cosine, gets right.
 
-    Pixels of one and the same image (`known` is `asked`) are not each other's neighbours.
+    If `known` is `asked`, pixels of the same image are not neighbours.
     """
-    there, here = unit(known.features), unit(asked.features)
+    keys, queries = unit(known.features), unit(asked.features)
     count = int(max(known.label.max(), asked.label.max())) + 1
     right = np.zeros(len(asked.label), bool)
     for begin in range(0, len(right), 2048):
         rows = slice(begin, begin + 2048)
-        cosine = here[rows] @ there.T
+        cosine = queries[rows] @ keys.T
         if known is asked:
             cosine[asked.image[rows, None] == known.image[None, :]] = -2
         most = min(NEIGHBOURS, cosine.shape[1])
         nearest = np.argpartition(-cosine, most - 1, axis=1)[:, :most]
         votes = np.zeros((len(cosine), count))
         near = np.take_along_axis(cosine, nearest, axis=1)
-        np.add.at(votes, (np.arange(len(cosine))[:, None], known.label[nearest]), 1 + 1e-3 * near)  # a tie goes to the nearer
+        np.add.at(votes, (np.arange(len(cosine))[:, None], known.label[nearest]), 1 + 1e-3 * near)  # the nearer one wins a tie
         right[rows] = votes.argmax(axis=1) == asked.label[rows]
     return float(100 * np.mean([right[asked.label == c].mean() for c in classes]))
 
 
 def project(groups: list[Pixels], method: str) -> list[np.ndarray]:
-    """The pixels of all groups in one plane, (N, 2) each: pca, or tsne and umap, which need their packages.
+    """Project the pixels of all groups to one plane, (N, 2) each.
+
+    Args:
+        method: pca, tsne (needs scikit-learn) or umap (needs umap-learn).
 
     Raises:
         SdaError: the package is not installed.
@@ -201,7 +282,7 @@ def project(groups: list[Pixels], method: str) -> list[np.ndarray]:
     whole -= whole.mean(axis=0)
     if method == "pca":
         _, _, axes = np.linalg.svd(whole, full_matrices=False)
-        axes *= np.where(np.abs(axes).max(axis=1) == axes.max(axis=1), 1, -1)[:, None]  # the sign is free: take one
+        axes *= np.where(np.abs(axes).max(axis=1) == axes.max(axis=1), 1, -1)[:, None]  # fix the sign, which is arbitrary
         plane = whole @ axes[:2].T
     else:
         try:

@@ -1,36 +1,36 @@
-"""Two domains in one plane, coloured by class and by domain; several networks below each other."""
+"""Draw two domains in one plane, coloured by class and by domain, with one row per network."""
 
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from sda.analysis.gap import Pixels
+from sda.analysis.gap import Comparison
+from sda.pictures import writing
 
 DOMAINS = ("#2468b7", "#c65a10")
 MARKERS = ("o", "^")
-LAYERS = 20  # that the pixels are drawn in
+LAYERS = 20  # pixels are drawn in random layers, so that neither domain hides the other
 
 
-def draw(
-    path: Path, planes: dict[str, list[tuple[np.ndarray, Pixels]]], domains: list[str], classes: dict[str, list[int]]
-) -> None:
-    """Write a PNG.
+def draw(path: Path, comparison: Comparison) -> None:
+    """Write the picture of a comparison.
 
-    Args:
-        planes: title of a network → for each domain its pixels' places (N, 2), and the pixels. classes: name → colour.
+    Raises:
+        SdaError: the file cannot be written.
     """
+    planes, classes = comparison.planes, comparison.classes
     figure = Figure(figsize=(11, 4.6 * len(planes) + 0.9), dpi=110, layout="constrained")
     axes = figure.subplots(len(planes), 2, squeeze=False)
     present = sorted({int(c) for groups in planes.values() for _, pixels in groups for c in np.unique(pixels.label)})
     names, colors = list(classes), np.array(list(classes.values())) / 255
     for (title, groups), (left, right) in zip(planes.items(), axes, strict=True):
-        lots = [np.random.default_rng(0).integers(LAYERS, size=len(places)) for places, _ in groups]
-        for layer in range(LAYERS):  # neither domain hides the other
-            for (places, pixels), drawn, marker, color in zip(groups, lots, MARKERS, DOMAINS, strict=True):
-                here = drawn == layer
-                left.scatter(*places[here].T, s=14, c=colors[pixels.label[here]], marker=marker, linewidths=0)
-                right.scatter(*places[here].T, s=14, c=color, marker=marker, linewidths=0, alpha=0.45)
+        layers = [np.random.default_rng(0).integers(LAYERS, size=len(points)) for points, _ in groups]
+        for layer in range(LAYERS):
+            for (points, pixels), layer_of, marker, color in zip(groups, layers, MARKERS, DOMAINS, strict=True):
+                here = layer_of == layer
+                left.scatter(*points[here].T, s=14, c=colors[pixels.label[here]], marker=marker, linewidths=0)
+                right.scatter(*points[here].T, s=14, c=color, marker=marker, linewidths=0, alpha=0.45)
         left.set_title(f"{title}: by class", fontsize=11)
         right.set_title(f"{title}: by domain", fontsize=11)
         for axis in (left, right):
@@ -41,7 +41,8 @@ def draw(
     for axis, shades in zip(axes[0], (("black", "black"), DOMAINS), strict=True):
         of_domain = [
             axis.scatter([], [], s=40, color=color, marker=marker, label=name)
-            for name, color, marker in zip(domains, shades, MARKERS, strict=True)
+            for name, color, marker in zip(comparison.domains, shades, MARKERS, strict=True)
         ]
         axis.legend(handles=of_domain, loc="upper right", fontsize=9)
-    figure.savefig(path)
+    with writing(path):
+        figure.savefig(path)

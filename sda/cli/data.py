@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from sda import shelf
-from sda.cli import terminal as report
-from sda.cli.options import json_option, show_file, title_of
+from sda.cli import terminal
+from sda.cli.options import bad_files_option, json_option, short_name, show_file
 from sda.errors import SdaError
 from sda.system.progress import Bars
 
@@ -19,7 +19,7 @@ from sda.system.progress import Bars
 @click.argument("name", required=False)
 @json_option
 def datasets(name: str | None, as_json: bool) -> None:
-    """List the datasets that sda can read, or print one's descriptor."""
+    """List the known datasets, or print the descriptor of one."""
     from sda.data import descriptor
 
     if name:
@@ -30,14 +30,17 @@ def datasets(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps([{"name": name, **values.model_dump()} for name, values in loaded.items()], indent=2))
         return
     rows = [[name, values.title, str(len(values.table().names)), values.licence, values.home] for name, values in loaded.items()]
-    report.show_table(["dataset", "title", "classes", "licence", "home page"], rows)
+    terminal.show_table(["dataset", "title", "classes", "licence", "home page"], rows)
 
 
 @click.command("init-dataset")
 @click.argument("folder", metavar="DIR")
-@click.option("--out", default="", metavar="FILE", help="Where the descriptor goes; - prints it.  [default: NAME.toml here]")
+@click.option("--out", default="", metavar="FILE", help="Descriptor to write; - prints it.  [default: NAME.toml]")
 def init_dataset(folder: str, out: str) -> None:
-    """Look at the images and labels in DIR and propose a descriptor, a TOML file to edit."""
+    """Write a draft dataset descriptor for the files in DIR.
+
+    The descriptor is a TOML file for you to edit.
+    """
     from sda.data.inspect.propose import propose
 
     place = Path(os.path.expanduser(folder))
@@ -52,34 +55,37 @@ def init_dataset(folder: str, out: str) -> None:
         with file.open("x", encoding="utf-8") as written:
             written.write(text)
     except FileExistsError:
-        raise SdaError(f"{file}: exists; nothing is overwritten: name another with --out") from None
+        raise SdaError(f"{file}: this file exists and is not overwritten; choose another --out") from None
     except OSError as error:
-        raise SdaError(f"{file}: cannot be written: {error.strerror}") from None
-    click.echo(f"{file}: edit what is marked with ?, then: sda doctor {shlex.quote(str(file))} --root {shlex.quote(folder)}")
+        raise SdaError(f"{file}: cannot write this file: {error.strerror}") from None
+    click.echo(
+        f"{file}: edit the lines marked with ?, then run: sda doctor {shlex.quote(str(file))} --root {shlex.quote(folder)}"
+    )
 
 
 @click.command()
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
-@click.option("--split", "splits", multiple=True, help="Split to look at; repeat for several.  [default: train, val]")
-@click.option("--out", default="", metavar="DIR", help="Where report and contact sheet go.  [default: runs/doctor-DATASET]")
-@click.option("--processes", type=click.IntRange(1), help="Files read at a time.  [default: one per core]")
+@click.option("--split", "splits", multiple=True, help="Split to check; repeat for several.  [default: train, val]")
+@click.option("--out", default="", metavar="DIR", help="Folder for the report and contact sheet.  [default: runs/doctor-DATASET]")
+@click.option("--processes", type=click.IntRange(1), help="Number of processes that read files.  [default: one per core]")
 @json_option
 def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes: int | None, as_json: bool) -> None:
-    """Read a whole dataset and say what is wrong with it; training then leaves the bad pairs out.
+    """Check all files of a dataset and report problems.
 
-    DATASET is a name or a descriptor's TOML. Nothing below --root is written. What was read is remembered, so the same
-    again is quick, and an interrupted scan goes on. Exit status: 0 all is well, 1 something is wrong, 2 it could not be read.
+    Training then skips the bad pairs of image and label. DATASET is the name of a dataset or the TOML file of a descriptor.
+    The folder of the dataset is not changed. Results are cached, so run the same command again to resume an interrupted
+    check. The exit status is 0 if there are no problems, 1 if there are some, and 2 if the check failed.
     """
-    from sda.data import descriptor as descriptors
+    from sda.data import descriptor
     from sda.data.assemble import find_root
     from sda.data.inspect.doctor import examine
     from sda.data.inspect.doctor_files import write_report
-    from sda.runs import folder as run_folder
+    from sda.runs.folder import first_free, require_empty
 
-    place = run_folder.named(out) if out else run_folder.free(Path("runs"), f"doctor-{title_of(dataset)}")
+    place = require_empty(out) if out else first_free(Path("runs"), f"doctor-{short_name(dataset)}")
     with Bars() as bars, bars.saying_logs():
-        described = descriptors.load(dataset)
+        described = descriptor.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
         found, listings = examine(
             dataset,
@@ -93,7 +99,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     if as_json:
         click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
     else:
-        report.show_examination(found)
+        terminal.show_examination(found)
         click.echo(f"Report: {place / 'report.json'}\nContact sheet: {place / 'contact.png'}")
     if found.bad or found.advice:
         sys.exit(1)
@@ -102,17 +108,30 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
 @click.command()
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
-@click.option("--labels", type=click.IntRange(1), help="How many training images to list.")
-@click.option("--by", default="", help="random, balanced (rare classes early), or a word of the layout.  [default: random]")
-@click.option("--seed", type=click.IntRange(0), help="Of the rule.  [default: 0]")
-@click.option("--hold-out", type=float, metavar="SHARE", help="Instead, images to validate on; whole groups with --by.")
-@click.option("--from", "given", default="", metavar="FILE", help="Instead, another's list, or pickled indices.")
+@click.option("--labels", type=click.IntRange(1), help="Number of training images to list.")
 @click.option(
-    "--order", default="sorted", show_default=True, metavar="ORDER", help="What indices count: sorted, walk, or a list's path."
+    "--by",
+    default="",
+    help="Order: random, balanced (rare classes first), or a {word} of the layout, such as city.  [default: random]",
 )
-@click.option("--entry", default="", metavar="KEY", help="Of a pickled dict.")
-@click.option("--unimatch", is_flag=True, help="Write image and label path per line, as UniMatch reads them.")
-@click.option("--out", default="", metavar="FILE", help="The list.  [default: DATASET-COUNT.txt here]")
+@click.option("--seed", type=click.IntRange(0), help="Random seed.  [default: 0]")
+@click.option(
+    "--hold-out",
+    type=float,
+    metavar="SHARE",
+    help="List this share of the images instead, for validation; with --by, whole groups.",
+)
+@click.option("--from", "given", default="", metavar="FILE", help="Read this list instead: paths or names, or pickled indices.")
+@click.option(
+    "--order",
+    default="sorted",
+    show_default=True,
+    metavar="ORDER",
+    help="Order that indices refer to: sorted, walk, or the path of a list.",
+)
+@click.option("--entry", default="", metavar="KEY", help="Key, if FILE is a pickled dict.")
+@click.option("--unimatch", is_flag=True, help="Write lines of image and label path, the format of UniMatch.")
+@click.option("--out", default="", metavar="FILE", help="List to write.  [default: DATASET-COUNT.txt]")
 def split(
     dataset: str,
     root: str,
@@ -126,43 +145,51 @@ def split(
     unimatch: bool,
     out: str,
 ) -> None:
-    """Write a list of training images, for --split or --val-list of a recipe: one relative path per line.
+    """Write a list of training images.
 
-    The same on every machine, and nested: the list of 100 begins the list of 200.
+    The list is for --split or --val-list of a recipe, and has one relative path per line. Lists are the same on every
+    machine, and nested: a list of 200 images starts with the list of 100.
     """
-    from sda.data import descriptor as descriptors
+    from sda.data import descriptor
     from sda.data.assemble import find_root
     from sda.data.splits.lists import write_list
     from sda.data.splits.make import SplitRequest, make_split
 
-    described = descriptors.load(dataset)
+    described = descriptor.load(dataset)
     with Bars() as bars:
         folder = find_root(described, root, "--root", bars.count)
         wish = SplitRequest(labels, by, seed, hold_out, given, order, entry)
         items, rows, notes = make_split(described, folder, wish, lambda done, total: bars.count("counting classes", done, total))
         for note in notes:
             bars.say(note)
-    file = Path(os.path.expanduser(out or f"{title_of(dataset)}-{len(items)}.txt"))
+    file = Path(os.path.expanduser(out or f"{short_name(dataset)}-{len(items)}.txt"))
     write_list(file, items, labels=unimatch)
     if rows:
         cells = [[row.name, str(row.images), f"{100 * row.share:.2f}"] for row in rows]
-        report.show_table(["class", "images", "% of pixels"], cells)
+        terminal.show_table(["class", "images", "% of pixels"], cells)
     click.echo(f"{file}: {len(items)} images")
 
 
 @click.command()
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
-@click.option("--size", nargs=2, type=click.IntRange(32), required=True, metavar="HEIGHT WIDTH", help="As the recipe's size.")
 @click.option(
-    "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train, val, those that are there]"
+    "--size",
+    nargs=2,
+    type=click.IntRange(32),
+    required=True,
+    metavar="HEIGHT WIDTH",
+    help="Size of the images: size in the recipe.",
 )
-@click.option("--out", default="", metavar="FILE.h5", help="The pack.  [default: DATASET.h5 here]")
 @click.option(
-    "--compression", type=click.Choice(["none", "lzf", "gzip"]), default="none", show_default=True, help="Of the images."
+    "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train and val, if they exist]"
 )
-@click.option("--bad-files", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="Stop, or leave out.")
-@click.option("--processes", type=click.IntRange(1), help="Files read at a time.  [default: one per core]")
+@click.option("--out", default="", metavar="FILE.h5", help="File to write.  [default: DATASET.h5]")
+@click.option(
+    "--compression", type=click.Choice(["none", "lzf", "gzip"]), default="none", show_default=True, help="Compression of images."
+)
+@bad_files_option
+@click.option("--processes", type=click.IntRange(1), help="Number of processes that read files.  [default: one per core]")
 def pack(
     dataset: str,
     root: str,
@@ -173,23 +200,25 @@ def pack(
     bad_files: str,
     processes: int | None,
 ) -> None:
-    """Put a dataset into one file at training resolution, which is read many times faster; it works wherever a root does.
+    """Pack a dataset into one file that loads many times faster.
 
-    The same command again goes on where it stopped. A pack that is older than the files it was made from is refused.
+    The file has the images at training resolution. You can use the file wherever a command or recipe takes the folder of the
+    dataset. Run the same command again to resume an interrupted pack. Using a pack whose source files have changed is an
+    error.
     """
-    from sda.data import descriptor as descriptors
+    from sda.data import descriptor
     from sda.data.assemble import find_root
     from sda.data.listing import list_splits
     from sda.data.make_pack import write_pack
 
-    file = Path(os.path.expanduser(out or f"{title_of(dataset)}.h5"))
+    file = Path(os.path.expanduser(out or f"{short_name(dataset)}.h5"))
     with Bars() as bars:
-        described = descriptors.load(dataset)
+        described = descriptor.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
         wanted = splits or list(list_splits(described, folder))
         faults = write_pack(
             file, dataset, described, folder, size, wanted, compression, processes, bars.count, bad_files == "skip"
         )
         for fault in faults:
-            bars.say(f"left out: {fault}")
-    click.echo(f"{file}: {', '.join(wanted)} of {dataset} at {size[0]}x{size[1]}; use it in the place of {folder}")
+            bars.say(f"skipped: {fault}")
+    click.echo(f"{file}: {', '.join(wanted)} of {dataset} at {size[0]}x{size[1]}; use it instead of {folder}")

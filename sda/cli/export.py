@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sda.cli import terminal as report
+from sda.cli import terminal
 from sda.cli.options import checkpoint_option, json_option, network_option
 from sda.system.progress import Bars
 
@@ -21,36 +21,36 @@ FORMATS = ("onnx", "torchscript", "torch-export", "safetensors")
     multiple=True,
     default=("onnx", "safetensors"),
     show_default=True,
-    help="Repeat for several.",
+    help="Format; repeat for several.",
 )
-@click.option("--out", default="", metavar="DIR", help="Folder to write to.  [default: RUN/export]")
+@click.option("--out", default="", metavar="DIR", help="Output folder.  [default: RUN/export]")
 @network_option
 @checkpoint_option
-@click.option("--overwrite", is_flag=True, help="Replace files of the same names.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @json_option
 def export(run: str, formats: tuple[str, ...], out: str, network: str, checkpoint: str, overwrite: bool, as_json: bool) -> None:
-    """Write a trained network for use elsewhere: files that take pictures of any size, preprocessing inside; weights with a card.
+    """Export a trained network.
 
-    A file that computes is read back and compared with the network, on pictures of several odd sizes, before it is written.
+    onnx, torchscript and torch-export are models that include the preprocessing and take images of any size. Each of them is
+    compared with the network on test images before it is written. safetensors are the weights, with a model card.
     """
-    import torch
-
-    from sda.export import build as exports
+    from sda.export import build
     from sda.runs import trained
+    from sda.system.devices import pick_device
 
     formats = tuple(dict.fromkeys(formats))
-    exports.check_installed(formats)
+    build.check_installed(formats)
     with Bars() as bars:
-        loaded = trained.load_run(Path(run), checkpoint, torch.device("cpu"), network)
+        loaded = trained.load_run(Path(run), checkpoint, pick_device("cpu"), network)
         folder = Path(out).expanduser() if out else loaded.folder / "export"
         if not overwrite:
-            exports.check_free(folder, formats)
-        written = exports.export(loaded, formats, folder, bars)
+            build.check_free(folder, formats)
+        written = build.export(loaded, formats, folder, bars)
     if as_json:
         click.echo(json.dumps(written, indent=2))
         return
     rows = [[entry["file"], f"{entry['bytes'] / 1e6:.3g} MB", *_shown(entry["check"])] for entry in written["files"]]
-    report.show_table(["file", "size", "checked on", "equal labels", "confidence off by"], rows)
+    terminal.show_table(["file", "size", "test images", "equal labels", "largest difference in confidence"], rows)
 
 
 def _shown(check: dict | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The entry point, and which commands there are."""
+"""The entry point and the group of all commands."""
 
 import os
 import sys
@@ -6,21 +6,20 @@ import sys
 import click
 
 from sda import __version__
-from sda.cli import data, export, features, predict, results, training
-from sda.cli import report as page
+from sda.cli import data, export, features, predict, report, results, training
 from sda.errors import SdaError
 from sda.system.signals import Interrupted
 
 
 def main() -> None:
-    """User errors become one line and exit status 2."""
-    # Threads that spin while they wait starve the loader processes on small machines.
+    """Run a command; an SdaError becomes one line on stderr and exit status 2."""
+    # Waiting threads must not spin: on small machines they would slow down the data loader processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         cli()
     except Interrupted as stop:
-        click.echo(f"{stop}; to go on: the same command with --resume auto", err=True)
+        click.echo(f"{stop}. Run the same command again with --resume auto to resume.", err=True)
         sys.exit(128 + stop.number)
     except SdaError as error:
         click.echo(f"error: {error}", err=True)
@@ -35,7 +34,7 @@ def cli() -> None:
 
 for command in (
     *(training.train, training.ablate, training.demo, training.runs, training.recipes),
-    *(results.evaluate, results.compare, predict.predict, page.report, export.export),
+    *(results.evaluate, results.compare, predict.predict, report.report, export.export),
     *(features.features, features.bank, features.gap, features.select),
     *(data.datasets, data.init_dataset, data.doctor, data.split, data.pack),
 ):

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -20,31 +19,34 @@ from sda.cli.options import (
     scales_option,
 )
 from sda.errors import SdaError
-from sda.protocol import Protocol
 from sda.system.progress import Bars
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE|DIR|VIDEO...")
-@click.option("--out", default="", metavar="DIR", help="Where predictions go.  [default: predictions/RUN here]")
+@click.option("--out", default="", metavar="DIR", help="Folder for the predictions.  [default: predictions/RUN]")
 @click.option(
     "--as",
     "kinds",
     multiple=True,
     metavar="KIND,…",
-    help="What is written: overlay, color, ids, train_ids, confidence, cityscapes.  [default: overlay]",
+    help="Kinds of output, see above: overlay, color, ids, train_ids, confidence, cityscapes.  [default: overlay]",
 )
 @click.option(
-    "--size", default="fit", show_default=True, metavar="SIZE", help="Of the network's input: fit, native, eval, HEIGHTxWIDTH."
+    "--size",
+    default="fit",
+    show_default=True,
+    metavar="SIZE",
+    help="Size of the network's input: fit, native, eval or HEIGHTxWIDTH.",
 )
 @scales_option
 @flip_option
 @network_option
 @checkpoint_option
-@click.option("--batch", type=click.IntRange(1), help="Images at a time, those of equal size.  [default: by their size, up to 8]")
-@click.option("--resume", is_flag=True, help="Leave the outputs that are there and make the rest.")
-@click.option("--overwrite", is_flag=True, help="Make anew the outputs that are there.")
+@click.option("--batch", type=click.IntRange(1), help="Images per batch.  [default: up to 8, fewer if they are large]")
+@click.option("--resume", is_flag=True, help="Keep existing outputs and write the others.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @device_option
 @json_option
 def predict(
@@ -63,94 +65,59 @@ def predict(
     device: str,
     as_json: bool,
 ) -> None:
-    """Segment images, folders of them, and videos with a trained run.
+    """Segment images and videos with a trained run.
 
-    Below DIR there is a folder for each kind, which mirrors the tree of the inputs, and classes.png, a legend:
+    Writes one folder per kind of output, which mirrors the folders of the inputs, and classes.png, a legend of the class colours:
 
     \b
-      overlay      the classes' colours over the image, JPEG (of a video, a video)
-      color        the colours alone (of a video, a video)
+      overlay      class colours over the image (JPEG; for a video, a video)
+      color        class colours (PNG; for a video, a video)
       ids          label ids, as in the label files of the run's target
-      train_ids    positions in the class table, 0 first
-      confidence   probability of the class, 255 is 1
-      cityscapes   what the Cityscapes test server takes
+      train_ids    indices into the class table, from 0
+      confidence   probability of the predicted class; 255 is 1
+      cityscapes   the format of the Cityscapes test server
 
-    Sizes: fit is that at which the run is scored, but an image of another shape keeps its own; eval is the same for any shape;
-    native is the image's own. What is large then is taken in windows. Outputs are of the image's size, upright.
+    --size eval resizes every image to the size at which the run is evaluated. fit does the same, except that images with
+    a different aspect ratio keep it. native does not resize. Images much larger than those of the training are predicted in
+    overlapping windows. Outputs have the size of the image.
 
-    Files that cannot be read are left out, and listed at the end. Exit status: 0 all is well, 1 some were left out, 2 nothing
-    could be done.
+    Files that cannot be read are skipped and listed at the end. The exit status is 0 if all files were predicted, 1 if some were
+    skipped, and 2 if none could be predicted.
     """
-    factors, measure = parse_scales(scales), parse_size(size)
+    factors, input_size = parse_scales(scales), parse_size(size)
     if resume and overwrite:
-        raise SdaError("--resume leaves outputs that are there, --overwrite makes them anew: give one of them")
+        raise SdaError("--resume keeps existing outputs and --overwrite replaces them; use only one of them")
 
-    import torch
-
-    from sda.prediction import plan, render
-    from sda.prediction import run as predictions
-    from sda.runs import trained
-    from sda.runs.compare import title_of
+    from sda.prediction.pipeline import Options
+    from sda.prediction.predict import predict_files
     from sda.system.devices import pick_device
 
-    wanted = list(dict.fromkeys(word.strip() for given in kinds for word in given.split(","))) or ["overlay"]
-    for kind in wanted:
-        if kind not in plan.KINDS:
-            raise SdaError(f"--as {kind}: expected some of {', '.join(plan.KINDS)}, with commas between them")
-    folder = Path(os.path.expanduser(run))
-    place = (
-        Path(os.path.expanduser(out)) if out else Path("predictions") / title_of(folder.parent if folder.is_file() else folder)
-    )
-    made = [Path("predictions"), place / "classes.png", *(place / kind for kind in plan.KINDS)]
     with Bars() as bars:
-        found, passed_over = plan.find([Path(os.path.expanduser(given)) for given in inputs], made)
-        if passed_over:
-            bars.say(f"{passed_over} files in folders that predictions go to are passed over")
-        tasks = plan.plan(found, place, wanted)
-        rest = plan.settle(tasks, resume, overwrite)
-        loaded = trained.load_run(folder, checkpoint, pick_device(device), network)
-        values = render.id_values(loaded, wanted)
-        plan.make_folders(place, wanted, loaded.table.colors, overwrite)
-        manner = predictions.Manner(measure, factors, flip, batch or 0)
-        began = time.perf_counter()
         try:
-            outcome = predictions.predict_all(loaded, rest, values, manner, bars.count)
-        except torch.OutOfMemoryError:
-            raise SdaError(f"the memory of {loaded.device} is full; try, in this order: --batch 1, a smaller --size") from None
+            summary = predict_files(
+                Path(os.path.expanduser(run)),
+                [Path(os.path.expanduser(path)) for path in inputs],
+                Path(os.path.expanduser(out)) if out else None,
+                list(dict.fromkeys(kind.strip() for given in kinds for kind in given.split(","))) or ["overlay"],
+                Options(input_size, factors, flip, batch or 0),
+                checkpoint,
+                network,
+                pick_device(device),
+                resume,
+                overwrite,
+                bars,
+            )
         except KeyboardInterrupt:
-            bars.say("stopped; to go on: the same command with --resume")
+            bars.say("Interrupted. Run the same command again with --resume to resume.")
             sys.exit(128 + signal.SIGINT)
-        for fault in outcome.left_out:
-            bars.say(f"left out: {fault}")
-        taken = outcome.images + outcome.frames
-        if taken:
-            each = 1000 * (time.perf_counter() - began) / taken
-            bars.say(f"{Protocol(scales=factors, flip=flip).cost}; {each:.0f} ms each, with reading and writing")
-    facts = {
-        "run": str(folder),
-        "out": str(place),
-        "checkpoint": loaded.which,
-        "network": loaded.network_name,
-        "step": loaded.step,
-    }
-    counts = {"images": outcome.images, "videos": outcome.videos, "frames": outcome.frames, "there": len(tasks) - len(rest)}
-    seconds = round(time.perf_counter() - began, 1)
-    if as_json:
-        click.echo(json.dumps({**facts, "kinds": wanted, **counts, "seconds": seconds, "left_out": outcome.left_out}, indent=2))
-    else:
-        said = [
-            f"{counts['images']} images" if counts["images"] or not counts["videos"] else "",
-            f"{counts['videos']} videos ({counts['frames']} frames)" if counts["videos"] else "",
-            f"{counts['there']} were there already" if counts["there"] else "",
-            f"{len(outcome.left_out)} left out" if outcome.left_out else "",
-        ]
-        click.echo(f"{place}: {', '.join(filter(None, said))}")
-    if outcome.left_out:
-        sys.exit(1 if outcome.images + outcome.videos + counts["there"] else 2)
+    click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary))
+    outcome = summary.outcome
+    if outcome.skipped:
+        sys.exit(1 if outcome.images + outcome.videos + summary.existing else 2)
 
 
 def parse_size(text: str) -> str | tuple[int, int]:
-    """The value of --size."""
+    """Return the value of --size: a word, or (height, width)."""
     if text in ("fit", "native", "eval"):
         return text
     match = re.fullmatch(r"(\d+)[x×](\d+)", text)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from sda.cli import terminal as report
+from sda.cli import terminal
 from sda.cli.options import (
+    bad_files_option,
     checkpoint_option,
     device_option,
     flip_option,
@@ -23,17 +24,22 @@ from sda.system.progress import Bars
 
 @click.command("eval")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--dataset", "datasets", multiple=True, help="Dataset or TOML; repeat for several.  [default: the run's target]")
-@click.option("--root", "roots", multiple=True, help="Folder of the dataset of the same position.")
-@click.option("--split", default="val", show_default=True, help="Split to score.")
-@click.option("--protocol", "protocol_name", type=click.Choice(PRESETS), help="How to score.  [default: the run's]")
+@click.option(
+    "--dataset", "datasets", multiple=True, help="Dataset or TOML file; repeat for several.  [default: the run's target]"
+)
+@click.option("--root", "roots", multiple=True, help="Folder of the dataset; repeat in the order of --dataset.")
+@click.option("--split", default="val", show_default=True, help="Split to evaluate on.")
+@click.option(
+    "--protocol",
+    "protocol_name",
+    type=click.Choice(PRESETS),
+    help="Evaluation protocol, see docs/evaluation.md.  [default: the run's]",
+)
 @scales_option
 @flip_option
 @network_option
 @checkpoint_option
-@click.option(
-    "--bad-files", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="Stop, or report and go on."
-)
+@bad_files_option
 @device_option
 @json_option
 def evaluate(
@@ -50,9 +56,9 @@ def evaluate(
     device: str,
     as_json: bool,
 ) -> None:
-    """Score trained runs on one or several target domains: a row for each, and IoU per class.
+    """Evaluate trained runs on one or several datasets.
 
-    The scores are kept in RUN/evaluations/, for sda compare and sda report.
+    Prints IoU per class and a summary, and saves the scores in RUN/evaluations/ for `sda compare` and `sda report`.
     """
     if len(roots) > max(len(datasets), 1):
         raise SdaError(f"{len(roots)} --root for {max(len(datasets), 1)} --dataset: give one root per dataset, in the same order")
@@ -72,14 +78,14 @@ def evaluate(
             }
         )
         if why:
-            raise SdaError(f"these runs cannot stand in one table: {why}; evaluate them one by one, or with one --protocol")
+            raise SdaError(f"these runs are not comparable: {why}; evaluate them one by one, or set --protocol")
         for folder, run in loaded.items():
             target = run.recipe.target
-            for place, dataset in enumerate(datasets or (target,)):
-                root = roots[place] if place < len(roots) else ""
+            for number, dataset in enumerate(datasets or (target,)):
+                root = roots[number] if number < len(roots) else ""
                 score = evaluations.evaluate_run(run, protocols[folder], dataset, root, split, bad_files == "skip", bars)
                 for fault in score["skipped"]:
-                    bars.say(f"left out: {fault}")
+                    bars.say(f"skipped: {fault}")
                 bars.say(evaluations.cost(protocols[folder], score))
                 if note := evaluations.keep(run, score):
                     bars.say(note)
@@ -88,26 +94,36 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(list(scores.values()), indent=2))
         return
-    report.show_scores(scores)
-    report.show_summary(scores)
+    terminal.show_scores(scores)
+    terminal.show_summary(scores)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|FILE...")
-@click.option("--seeds", "merge", is_flag=True, help="Runs that differ by their seeds alone are one row: mean and deviation.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "markdown", "latex", "csv", "json"]), default="table", show_default=True
+    "--seeds",
+    "merge",
+    is_flag=True,
+    help="Merge runs that differ only in their seeds into one row, with mean and standard deviation.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown", "latex", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="Output format.",
 )
 def compare(runs: tuple[str, ...], merge: bool, form: str) -> None:
-    """The scores of several runs in one table: IoU per class, and mIoU.
+    """Compare the scores of several runs: IoU per class, and mIoU.
 
-    A run's own score, or any in its evaluations/ by the path of its file. Scores of different protocols, data sets or classes are
-    not mixed.
+    RUN is a run folder, for the score at the end of its training. FILE is a score that `sda eval` saved in RUN/evaluations/.
+    Scores of different protocols, datasets or classes are not comparable, which is an error.
     """
-    from sda.runs import compare as comparison
+    from sda.runs import compare
 
-    rows = comparison.rows([comparison.read(Path(run)) for run in runs], merge)
+    rows = compare.rows([compare.read(Path(run)) for run in runs], merge)
     if form == "table":
-        report.show_comparison(rows)
+        terminal.show_comparison(rows)
     else:
-        click.echo(comparison.render(rows, form))
+        click.echo(compare.render(rows, form))

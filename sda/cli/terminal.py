@@ -1,4 +1,4 @@
-"""What a person reads on the terminal: tables of scores, and what the doctor found."""
+"""Tables on the terminal: scores, memory banks, domain gaps, and findings of the doctor."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +17,7 @@ def show_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def ago(seconds: float) -> str:
-    """A time that has passed, in words: in the largest unit of which there is at least one."""
+    """Return a duration as a phrase in the largest unit that is not zero, such as "2 h ago"."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
@@ -25,10 +25,10 @@ def ago(seconds: float) -> str:
 
 
 def show_scores(scores: dict[str, dict]) -> None:
-    """Print per-class IoU in percent, a column per run, with the protocol under which they were made.
+    """Print IoU per class in percent, with a column per run, and the protocol.
 
     Args:
-        scores: run → the fields of `sda.scoring.evaluate.evaluate`, at least `iou` and `miou`.
+        scores: run → fields of `sda.scoring.evaluate.evaluate`, at least `protocol`, `iou`, `miou` and `miou_all`.
     """
     first = next(iter(scores.values()))
     table = Table("class", header_style="bold", caption=_protocols(scores))
@@ -38,20 +38,19 @@ def show_scores(scores: dict[str, dict]) -> None:
         table.add_row(escape(label), *(_percent(score["iou"].get(label)) for score in scores.values()))
     table.add_section()
     table.add_row("mIoU, classes present", *(_percent(score["miou"]) for score in scores.values()), style="bold")
-    if all("miou_all" in score for score in scores.values()):
-        table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
+    table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
     _console().print(table)
 
 
 def show_selection(selection: dict[str, dict]) -> None:
-    """Print which evaluated checkpoint each criterion would have taken, and how far that is behind the best one."""
+    """Print which checkpoint each criterion selects, and how much worse it is than the best one (the oracle)."""
     rows = [[name, str(found["step"]), f"{found['miou']:.2f}", f"{found['behind']:.2f}"] for name, found in selection.items()]
-    show_table(["checkpoint chosen by", "step", "mIoU", "behind the oracle"], rows)
+    show_table(["selected by", "step", "mIoU", "below the oracle"], rows)
 
 
 def show_bank(rows: list[dict]) -> None:
-    """Print what a bank holds (see `sda.analysis.bank.Contents.rows`)."""
-    columns = ["class", "entries", "filled", "from source", "confidence", "age, mean", "oldest", "cosine within", "nearest class"]
+    """Print statistics of a memory bank (see `sda.analysis.bank.Contents.rows`)."""
+    columns = ["class", "entries", "filled", "from source", "confidence", "mean age", "oldest", "cosine within", "nearest class"]
 
     def shown(value: object, form: str) -> str:
         return "–" if value is None else format(value, form)
@@ -73,7 +72,7 @@ def show_bank(rows: list[dict]) -> None:
 
 
 def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
-    """Print the distances of two domains (see `sda.analysis.gap.measure`), of one network, or of several as first → second."""
+    """Print distances between two domains (see `sda.analysis.gap.measure`); values of several networks as first → second."""
     if len(networks) > 1:
         _console().print(" → ".join(networks), markup=False)
     keys = {"centroid": ".2f", "mmd": ".3f", "p": ".3f", "domain_accuracy": ".1f"}
@@ -86,20 +85,20 @@ def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
         [name, *(" → ".join(format(row[key], form) if key in row else "–" for row in rows) for key, form in keys.items())]
         for name, rows in lines.items()
     ]
-    table[-1][3] = ""  # there is no mean of p
+    table[-1][3] = ""  # p has no mean
     show_table(["class", "centroid", "MMD", "p", "domain accuracy"], table)
     one, other = domains
     for name, found in networks.items():
         own = " and ".join(f"{value:.1f} %" for value in found["within"])
         _console().print(
-            f"{name}: nearest neighbours in {one} name {found['probe']:.1f} % of {other}'s pixels right, those in {other} "
-            f"{found['probe_back']:.1f} % of {one}'s; in their own domain {own}",
+            f"{name}: nearest neighbours in {one} classify {found['probe']:.1f} % of the pixels of {other} correctly, and those "
+            f"in {other} {found['probe_back']:.1f} % of {one}; within the domains: {own}",
             markup=False,
         )
 
 
 def show_summary(scores: dict[str, dict]) -> None:
-    """Print a row per score: the means, their interval, and what IoU does not say."""
+    """Print a row per score: mIoU with its interval, and the other metrics."""
     columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]
     keys = ["miou16", "miou13", "boundary_miou", "accuracy", "fwiou", "ece"]
     shown = [(column, key) for column, key in zip(columns[3:], keys, strict=True) if any(key in s for s in scores.values())]
@@ -116,20 +115,18 @@ def show_summary(scores: dict[str, dict]) -> None:
 
 
 def show_comparison(rows: list[compare.Row]) -> None:
-    """Print rows of a comparison as columns: there are more classes than runs."""
+    """Print a comparison with a column per run, because there are more classes than runs."""
     lines = zip(compare.columns(rows), *(compare.cells(row) for row in rows), strict=True)
     head, *body = [list(line) for line in lines]
     show_table(head, body)
     _console().print(compare.caption(rows), markup=False)
 
 
-# What the doctor found
-
-SHOWN = 5  # problems of a kind on the terminal; the report has all
+SHOWN = 5  # problems of a kind on the terminal; report.json has all
 
 
 def show_examination(found: Examination) -> None:
-    """Print what `sda.data.inspect.doctor.examine` found."""
+    """Print a report of `sda.data.inspect.doctor.examine`."""
     console = _console()
     table = Table("split", "images", "labelled", "bad pairs", header_style="bold", title=escape(f"{found.dataset}, {found.root}"))
     for split, counts in found.splits.items():
@@ -147,12 +144,12 @@ def show_examination(found: Examination) -> None:
     if found.encodings:
         console.print(table)
     if found.never and found.encodings:
-        console.print(f"Never occurs: {', '.join(found.never)}", markup=False)
+        console.print(f"Classes that never occur: {', '.join(found.never)}", markup=False)
     for kind, words in KINDS.items():
         problems = [problem for problem in found.problems if problem.kind == kind]
         if problems:
-            left_out = "; training leaves them out" if problems[0].bad else ""
-            console.print(f"{len(problems)} {words}{left_out}:", style="bold", markup=False)
+            skipped = " (training skips them)" if problems[0].bad else ""
+            console.print(f"{len(problems)} {words}{skipped}:", style="bold", markup=False)
             for problem in problems[:SHOWN]:
                 console.print(f"  {problem.detail}", markup=False, soft_wrap=True)
             if len(problems) > SHOWN:
@@ -160,18 +157,18 @@ def show_examination(found: Examination) -> None:
     if found.advice:
         console.print(f"Advice: {found.advice}", style="bold", markup=False, soft_wrap=True)
     if not found.problems and not found.advice:
-        console.print("Nothing is wrong.")
+        console.print("No problems found.")
 
 
 def _console() -> Console:
-    """A console on stdout; when piped, wide enough for whole rows."""
+    """Return a console on stdout; if stdout is not a terminal, one that is wide enough for whole rows."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def _protocols(scores: dict[str, dict]) -> str:
-    names = {score["protocol"]["name"] for score in scores.values() if "protocol" in score}
-    return f"IoU in percent; protocol {', '.join(sorted(names))}" if names else "IoU in percent"
+    names = {score["protocol"]["name"] for score in scores.values()}
+    return f"IoU in percent; protocol {', '.join(sorted(names))}"
 
 
 def _percent(value: float | None) -> str:

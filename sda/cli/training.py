@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import torch
 
 from sda import recipe, shelf
-from sda.cli import terminal as report
-from sda.cli.options import DEVICES, device_option, json_option, show_file, title_of
+from sda.cli import terminal
+from sda.cli.options import DEVICES, device_option, json_option, short_name, show_file
 from sda.errors import SdaError
 from sda.system.progress import Bars
 
 
 class Recipes(click.Group):
-    """One command per recipe on the shelf, and for any path that ends in .toml."""
+    """A command for each recipe in recipes/, and for any path that ends in .toml."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return shelf.names("recipes")
@@ -30,26 +30,29 @@ class Recipes(click.Group):
 
 @click.group(cls=Recipes, subcommand_metavar="RECIPE [OPTIONS]")
 def train() -> None:
-    """Train a recipe: a name (see `sda recipes`) or the path of a TOML file."""
+    """Train a network. RECIPE is a name (see `sda recipes`) or the path of a TOML file.
+
+    `sda train RECIPE --help` lists the options of a recipe.
+    """
 
 
 def train_command(name: str) -> click.Command:
-    """The command of one recipe: an option for each of its fields, and its values as their defaults."""
+    """Return the command of a recipe: an option for each field, with the recipe's value as the default."""
     values = recipe.load(name)
-    title = title_of(name)
-    options = [
+    title = short_name(name)
+    options: list[click.Parameter] = [
         click.Option(["--out"], default="", metavar="DIR", help=f"Run folder.  [default: runs/{title}]"),
-        click.Option(["--device"], type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute."),
+        click.Option(["--device"], type=click.Choice(DEVICES), default="auto", show_default=True, help="Device to compute on."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON instead of a table."),
         click.Option(
             ["--resume", "resume_from"],
             default="",
             metavar="auto|FILE",
-            help="Go on with an interrupted run: from the newest good checkpoint in its folder, if there is one, or from FILE.",
+            help="Resume from a checkpoint: FILE, or (auto) the newest readable one in the run folder, if there is one.",
         ),
-        click.Option(["--stop-at"], type=click.IntRange(1), metavar="STEP", help="End here, as an interruption would."),
+        click.Option(["--stop-at"], type=click.IntRange(1), metavar="STEP", help="Stop after this step, as if interrupted."),
         click.Option(
-            ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Any field below, by its name in the recipe."
+            ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Set any field below, by its name in the recipe."
         ),
     ]
     for key, field in recipe.Recipe.model_fields.items():
@@ -60,9 +63,9 @@ def train_command(name: str) -> click.Command:
     if values.expected:
         help_text += f"\n\nExpected: {values.expected}"
     path = shelf.find("recipes", name)
-    for field, value, changes in recipe.variants(shelf.parse(path), path):
+    for switch, value, changes in recipe.variants(shelf.parse(path), path):
         also = ", ".join(f"{key} = {json.dumps(changed)}" for key, changed in changes.items())
-        help_text += f"\n\n--{field.replace('_', '-')} {value} also changes {also}"
+        help_text += f"\n\n--{switch.replace('_', '-')} {value} also changes {also}"
     return click.Command(
         title, callback=lambda **given: _train(name, given), params=options, help=help_text, short_help=values.description
     )
@@ -79,7 +82,7 @@ def _train(name: str, given: dict) -> None:
     from sda.system.devices import pick_device
 
     if idle := wanted.ignored_fields(changes):
-        click.echo(f"{', '.join(idle)}: no effect with method {wanted.method} and the other settings", err=True)
+        click.echo(f"{', '.join(idle)}: no effect with method {wanted.method} and these settings", err=True)
     with distributed.joined(pick_device(device)) as where:
         _train_here(name, wanted, out, resume_from, stop_at, where, as_json)
 
@@ -88,54 +91,56 @@ def _train_here(
     name: str, wanted: recipe.Recipe, out: str, resume_from: str, stop_at: int | None, device: "torch.device", as_json: bool
 ) -> None:
     """Train in this process, which may be one of several."""
-    from sda.experiments import run as experiment
-    from sda.runs import folder as run_folder
+    from sda.experiments import run
+    from sda.runs.folder import first_free, require_empty
     from sda.system import distributed
     from sda.training import resume
 
-    title, resumed, leads = title_of(name), None, distributed.rank() == 0
+    title, resumed, leads = short_name(name), None, distributed.rank() == 0
     if resume_from:
         folder = resume.folder(resume_from, out, name, title)
         if (folder / "result.json").exists():
             if resume_from != "auto":
-                raise SdaError(f"{folder}: this run came to its end; there is nothing to go on with")
+                raise SdaError(f"{folder}: this run is finished; there is nothing to resume")
             if leads:
-                click.echo(f"{folder}: this run has come to its end")
+                click.echo(f"{folder}: this run is finished")
             return
         resumed = resume.find(resume_from, folder)
         if not (resumed.lies_in(folder) if resumed else (folder / "recipe.toml").exists()):
-            run_folder.named(str(folder))
+            require_empty(str(folder))
     else:
-        folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
+        folder = require_empty(out) if out else first_free(Path("runs"), title)
     with Bars(quiet=not leads) as bars:
-        bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}, into {folder}")
-        result = experiment.run(wanted, title, folder, device, bars, resumed, stop_at)
+        bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}; run folder {folder}")
+        result = run.run(wanted, title, folder, device, bars, resumed, stop_at)
     if not leads:
         return
     if result is None:
-        click.echo(f"Stopped at step {stop_at} of {wanted.steps}. To go on: the same command with --resume auto --out {folder}")
+        click.echo(f"Stopped at step {stop_at} of {wanted.steps}. To resume, run it again with --resume auto --out {folder}.")
         return
     if as_json:
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
         return
-    report.show_scores({title: result})
+    terminal.show_scores({title: result})
     if len({choice["step"] for choice in result["selection"].values()}) > 1:
-        report.show_selection(result["selection"])
+        terminal.show_selection(result["selection"])
     click.echo(f"Run folder: {folder}")
 
 
 @click.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
+@click.option("--over", multiple=True, metavar="KEY=VALUE,…", help="Values of a field; repeat for a grid of all combinations.")
 @click.option(
-    "--over", multiple=True, metavar="KEY=VALUE,…", help="Values of a field; several --over: every combination is a row."
+    "--row", "extra", multiple=True, metavar="'KEY=VALUE …'", help="Add a row: the recipe with these changes; repeat for several."
 )
-@click.option("--row", "extra", multiple=True, metavar="'KEY=VALUE …'", help="One more row: the recipe with these changes.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Any field of the recipes, for all rows.")
-@click.option("--root", default="", metavar="DIR", help="Folder that holds the datasets; as --set root=DIR.")
-@click.option("--seeds", default="0,1,2", show_default=True, metavar="N,…", help="Seeds of every row.")
-@click.option("--vary-split", is_flag=True, help="The seed also picks the labelled images.")
-@click.option("--jobs", type=click.IntRange(0), default=0, help="Trainings at a time.  [default: 2 on a CPU, 1 on a GPU]")
-@click.option("--out", default="runs/ablate", show_default=True, metavar="DIR", help="Where runs and table go.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Set a field of the recipes in all rows.")
+@click.option("--root", default="", metavar="DIR", help="Folder that contains the datasets; the same as --set root=DIR.")
+@click.option("--seeds", default="0,1,2", show_default=True, metavar="N,…", help="Seeds for each row.")
+@click.option("--vary-split", is_flag=True, help="Let the seed also choose the labelled images.")
+@click.option(
+    "--jobs", type=click.IntRange(0), default=0, help="Number of runs at the same time.  [default: 2 on a CPU, 1 on a GPU]"
+)
+@click.option("--out", default="runs/ablate", show_default=True, metavar="DIR", help="Folder for the runs and the table.")
 @device_option
 @json_option
 def ablate(
@@ -151,58 +156,64 @@ def ablate(
     device: str,
     as_json: bool,
 ) -> None:
-    """What each setting is worth: train rows of changed settings with several seeds, and compare them with the first row.
+    """Measure the effect of settings with several seeds.
 
-    The same command again goes on where it stopped, and runs nothing twice.
+    Trains variants of recipes, and compares them with the first variant in a table with a row per variant. Run the same command
+    again to resume; finished runs are not repeated. Examples:
 
     \b
     sda ablate streets-ssda --over bank_selection=attention,random,recent
-    sda ablate streets-ssda --row weight_entropy=0 --row "method=supervised unlabelled="
+    sda ablate streets-ssda --row "method=supervised unlabelled="
     sda ablate streets-joint streets-ssda --set labels=10 --seeds 0,1,2,3
     """
     try:
         numbers = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     except ValueError:
-        raise SdaError(f"--seeds {seeds}: expected whole numbers with commas between them, such as 0,1,2") from None
+        raise SdaError(f"--seeds {seeds}: expected whole numbers separated by commas, such as 0,1,2") from None
     fixed = dict(recipe.parse_pair(pair, "--set") for pair in pairs) | ({"root": root} if root else {})
     axes = dict(recipe.parse_values(pair, "--over") for pair in over)
     if len(axes) < len(over):
-        raise SdaError("--over: a field is named twice; give all its values at once, KEY=VALUE,VALUE")
+        raise SdaError("--over: a field is given twice; give all its values at once: KEY=VALUE,VALUE")
     if "seed" in fixed or (vary_split and "split_seed" in {*fixed, *axes}):
-        raise SdaError("--set seed: give --seeds; and --vary-split sets split_seed by itself")
+        raise SdaError("set seeds with --seeds, not --set; with --vary-split, also do not set split_seed")
     changes = [dict(recipe.parse_pair(pair, "--row") for pair in shlex.split(row)) for row in extra]
 
-    from sda.experiments import ablate as ablation
+    from sda.experiments import ablate
     from sda.system.devices import pick_device
 
-    rows = ablation.make_rows(list(recipes), axes, changes)
+    rows = ablate.make_rows(list(recipes), axes, changes)
     with Bars() as bars:
         where = pick_device(device)
-        table = ablation.run(rows, fixed, numbers, vary_split, Path(os.path.expanduser(out)), jobs, where, bars)
+        table = ablate.run(rows, fixed, numbers, vary_split, Path(os.path.expanduser(out)), jobs, where, bars)
     if as_json:
         click.echo(json.dumps(table, indent=2))
     else:
-        report.show_table(ablation.COLUMNS, ablation.cells(table))
-        click.echo(f"{ablation.caption(table)}.\nTable: {Path(out) / 'ablation.md'}")
+        terminal.show_table(ablate.COLUMNS, ablate.cells(table))
+        click.echo(f"{ablate.caption(table)}.\nTable: {Path(out) / 'ablation.md'}")
     if table["failed"]:
-        raise SdaError(f"{len(table['failed'])} runs failed: " + "; ".join(f"{n}: {e}" for n, e in table["failed"].items()))
+        raise SdaError(
+            f"{len(table['failed'])} runs failed: " + "; ".join(f"{name}: {fault}" for name, fault in table["failed"].items())
+        )
 
 
 @click.command()
-@click.option("--out", default="runs/demo", show_default=True, metavar="DIR", help="Where the runs, picture and summary go.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all three trainings.")
+@click.option("--out", default="runs/demo", show_default=True, metavar="DIR", help="Folder for the runs, picture and summary.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all three runs.")
 @device_option
 @json_option
 def demo(out: str, seed: int, device: str, as_json: bool) -> None:
-    """Draw the streets data, train three networks on it, and compare them on the camera domain."""
-    from sda.experiments import demo as demonstration
+    """Train three networks on synthetic streets and compare them.
+
+    The images are drawn by sda, so the demo needs no download. The networks are compared on the target domain.
+    """
+    from sda.experiments import demo
 
     with Bars() as bars:
-        summary = demonstration.run(Path(out), seed, device, bars)
+        summary = demo.run(Path(out), seed, device, bars)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    report.show_scores(summary["runs"])
+    terminal.show_scores(summary["runs"])
     click.echo(f"Picture: {Path(out) / 'demo.png'}\nSummary: {Path(out) / 'summary.json'}")
 
 
@@ -210,14 +221,14 @@ def demo(out: str, seed: int, device: str, as_json: bool) -> None:
 @click.argument("folder", default="runs", metavar="[DIR]")
 @json_option
 def runs(folder: str, as_json: bool) -> None:
-    """List the runs in a folder, how far they got, and their scores."""
-    from sda.runs import status as known
+    """List the runs in a folder, their progress and their scores."""
+    from sda.runs import status
 
-    found = known.find(Path(os.path.expanduser(folder)))
+    found = status.find(Path(os.path.expanduser(folder)))
     if as_json:
         click.echo(json.dumps([run.to_dict() for run in found], indent=2))
         return
-    columns = ["run", "state", "setting", "method", "seed", "step", "mIoU", "protocol", "last sign of life"]
+    columns = ["run", "state", "setting", "method", "seed", "step", "mIoU", "protocol", "last active"]
     rows = [
         [
             run.name,
@@ -228,18 +239,18 @@ def runs(folder: str, as_json: bool) -> None:
             f"{run.step} of {run.steps}",
             "" if run.miou is None else f"{run.miou:.2f}",
             run.protocol,
-            report.ago(run.age),
+            terminal.ago(run.age),
         ]
         for run in found
     ]
-    report.show_table(columns, rows)
+    terminal.show_table(columns, rows)
 
 
 @click.command()
 @click.argument("name", required=False)
 @json_option
 def recipes(name: str | None, as_json: bool) -> None:
-    """List the recipes that ship, or print one's file."""
+    """List the recipes that come with sda, or print one."""
     if name:
         show_file(recipe.load(name).model_dump(), shelf.find("recipes", name), as_json)
         return
@@ -248,8 +259,8 @@ def recipes(name: str | None, as_json: bool) -> None:
         rows = [{"name": name, "setting": values.setting, **values.model_dump()} for name, values in loaded.items()]
         click.echo(json.dumps(rows, indent=2))
         return
-    rows = [
+    table = [
         [name, values.setting, values.source, values.target, str(values.labels), str(values.steps), values.description]
         for name, values in loaded.items()
     ]
-    report.show_table(["recipe", "setting", "source", "target", "labels", "steps", "what for"], rows)
+    terminal.show_table(["recipe", "setting", "source", "target", "labels", "steps", "description"], table)

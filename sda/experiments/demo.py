@@ -29,7 +29,7 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     """
     device = pick_device(device_name)
     loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
-    folders = {name: run_folder.free(out, f"{name}-seed{seed}") for name in RECIPES}
+    folders = {name: run_folder.first_free(out, f"{name}-seed{seed}") for name in RECIPES}
     longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
     jobs = [pool.Job(name, loaded[name], folders[name]) for name in longest_first]
     results = {}

@@ -1,5 +1,5 @@
-"""A trained network for use elsewhere: as ONNX, TorchScript or torch.export, checked against the network of the run before it is
-written; or its weights, with a model card."""
+"""Export a trained network: as ONNX, TorchScript or torch.export, compared with the network before the file is written; or as
+weights with a model card."""
 
 import contextlib
 import importlib.util
@@ -17,8 +17,8 @@ from torch import nn
 from sda import __version__
 from sda.errors import SdaError
 from sda.export.card import card
-from sda.export.check import CHECKED, agreement, picture, probabilities, refuse_unlike, run_on
-from sda.export.formats import FORMATS, PACKAGES, Deployed
+from sda.export.check import CHECKED, Agreement, agreement, picture, probabilities, require_agreement, run_on
+from sda.export.formats import FORMATS, ONNX_PACKAGES, Deployed
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
 from sda.runs import checkpoint
@@ -31,39 +31,41 @@ CARD = "README.md"
 
 
 def check_installed(formats: tuple[str, ...]) -> None:
-    """SdaError when a format needs packages that are not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    """Raise SdaError if a format needs packages that are not installed."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if "onnx" in formats and missing:
         raise SdaError(f"--as onnx needs packages that are not installed: pip install {' '.join(missing)}")
 
 
 def check_free(out: Path, formats: tuple[str, ...]) -> None:
-    """SdaError when a file that is to be written exists."""
+    """Raise SdaError if a file to be written already exists."""
     taken = [name for name in file_names(formats) if (out / name).exists()]
     if taken:
-        raise SdaError(f"{out}: there is {' and '.join(taken)} already: --overwrite replaces, --out DIR writes elsewhere")
+        raise SdaError(f"{out}: already contains {' and '.join(taken)}; replace with --overwrite, or choose another --out")
 
 
 def file_names(formats: tuple[str, ...]) -> list[str]:
-    """What an export in these formats writes."""
+    """Return the names of the files that an export in these formats writes."""
     files = [FORMATS[form].file for form in formats if form in FORMATS]
     return files + ([checkpoint.ALONE, CARD] if "safetensors" in formats else [])
 
 
 def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
-    """Write a run's network into the folder `out`; nothing of it is written where one of the files fails its check.
+    """Write the network of a run to the folder `out`; if a file fails its check, write nothing.
 
     Args:
-        run: on the CPU. formats: keys of FORMATS, and "safetensors": weights with a model card.
+        run: on the CPU. formats: keys of FORMATS, and "safetensors" for weights with a model card.
 
     Returns:
-        What `facts_of` gives, and `files`: of each its `file` (path), `bytes`, and `check` (the fields of `Agreement`; None where
-        nothing computes).
+        The fields of `metadata`, and `files`, a list with `file` (path), `bytes` and `check` of each (the fields of `Agreement`;
+        None for files that cannot be run).
 
     Raises:
-        SdaError: a file does not compute what the network does, or cannot be written.
+        SdaError: a file does not compute the same as the network, or cannot be written.
     """
-    facts, files, checks = facts_of(run), {}, {}
+    facts = metadata(run)
+    files: dict[str, bytes] = {}
+    checks: dict[str, Agreement] = {}
     if any(form in FORMATS for form in formats):
         pictures = [picture(*size, seed=number) for number, size in enumerate([*CHECKED, (1, *trained_size(run))])]
         exact = in_float32(run)
@@ -72,17 +74,17 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
             trained = [probabilities(run.network, images).max(dim=1) for images in pictures]
             change = agreement([(p.indices, p.values) for p in trained], expected)
             facts["float32"] = {"trained in": run.recipe.precision, **asdict(change)}
-            bars.say(f"float32 instead of {run.recipe.precision}, on made-up pictures: {change}")
+            bars.say(f"float32 compared with {run.recipe.precision}, on synthetic images: {change}")
         deployed = Deployed(with_plain_pooling(exact)).eval()
     for form, kind in FORMATS.items():
         if form in formats:
             bars.say(f"{kind.file}: exporting")
             with _quiet():
-                made = kind.make(deployed)
-                found = run_on(kind.load(kind.dump(made, facts)), pictures, form)
+                model = kind.make(deployed)
+                found = run_on(kind.load(kind.dump(model, facts)), pictures, form)
                 checks[kind.file] = agreement(found, expected)
-                refuse_unlike(checks[kind.file], form)
-                files[kind.file] = kind.dump(made, {**facts, "check": asdict(checks[kind.file])})
+                require_agreement(checks[kind.file], form)
+                files[kind.file] = kind.dump(model, {**facts, "check": asdict(checks[kind.file])})
     if "safetensors" in formats:
         files[checkpoint.ALONE] = checkpoint.alone(run.network.state_dict(), about(run))
         files[CARD] = card(run, facts, {file: str(check) for file, check in checks.items()}).encode()
@@ -95,7 +97,7 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
 
 
 def about(run: Run) -> dict:
-    """What stands beside a network's weights, as in a run's `student.safetensors`; paths are names alone."""
+    """Return the metadata of model.safetensors, which `sda.load` needs; without the folders of absolute paths."""
     return {
         "sda": __version__,
         "checkpoint": run.which,
@@ -110,15 +112,14 @@ def about(run: Run) -> dict:
     }
 
 
-def facts_of(run: Run) -> dict:
-    """What a file that computes says of itself: plain values."""
-    least = f"height and width from {SMALLEST}"
+def metadata(run: Run) -> dict:
+    """Return the metadata of a file that can be run: plain values."""
     size = run.recipe.input_size
-    resize = "resize pictures so that their shorter side is that of size" if size else "pictures at their own size"
+    resize = "resize images so that their shorter side is that of size" if size else "images at their native size"
     return {
         "sda": __version__,
-        "input": f"image: uint8 RGB, (batch, 3, height, width), any batch, {least}; {resize}",
-        "output": "labels: uint8, (batch, height, width), positions in classes; confidence: float32, the same shape, 0 to 1",
+        "input": f"image: uint8 RGB, (batch, 3, height, width), any batch, height and width from {SMALLEST}; {resize}",
+        "output": "labels: uint8, (batch, height, width), indices into classes; confidence: float32, the same shape, 0 to 1",
         "size": list(size) if size else None,
         "classes": run.table.colors,
         "preprocessing": {"where": "inside", **run.network.preprocessing.to_dict()},
@@ -131,7 +132,7 @@ def facts_of(run: Run) -> dict:
 
 
 def portable(values: dict) -> dict:
-    """The same values, but for the folders of this machine: of an absolute path, ./ and the last part."""
+    """Replace absolute paths in `values` by ./NAME, so that no folder of this machine is published."""
     return {
         key: f"./{Path(value).name}" if isinstance(value, str) and os.path.isabs(value) else value
         for key, value in values.items()
@@ -139,12 +140,12 @@ def portable(values: dict) -> dict:
 
 
 def trained_size(run: Run) -> tuple[int, int]:
-    """Height and width of the pictures that the network was trained for."""
+    """Return height and width of the images that the network was trained for."""
     return run.recipe.input_size or run.recipe.crop_size
 
 
 def in_float32(run: Run) -> SegmentationNetwork:
-    """A copy of the run's network that computes in float32."""
+    """Return a copy of the network of a run that computes in float32."""
     recipe = run.recipe.model_copy(update={"precision": "float32"})
     network = build_network(recipe, len(run.table.names), run.weights_format, run.network.preprocessing)
     network.load_state_dict(run.network.state_dict())
@@ -152,9 +153,9 @@ def in_float32(run: Run) -> SegmentationNetwork:
 
 
 def with_plain_pooling(network: SegmentationNetwork) -> SegmentationNetwork:
-    """The network, whose pooling no longer rounds its size up (Caffe's does, torch.export cannot), but pads by one more.
+    """Replace Caffe's max pooling with ceil_mode, which torch.export does not support, by zero padding and plain max pooling.
 
-    What is pooled has passed a ReLU, so that a zero is never the maximum of a window that lies at least in part in the image.
+    The result is the same: the input of the pooling has passed a ReLU, so padded zeros never exceed a value of the image.
     """
     pool = getattr(network.backbone, "maxpool", None)
     if pool is not None and pool.ceil_mode:
@@ -165,15 +166,9 @@ def with_plain_pooling(network: SegmentationNetwork) -> SegmentationNetwork:
     return network
 
 
-# Checks
-
-
-# Formats
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Meanwhile, exporters keep their remarks on their own workings to themselves."""
+    """Suppress warnings and logs of the exporters, and gradients."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -184,11 +179,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    """All of them, or on an error none."""
+    """Write all files, or none if there is an error."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             for name, content in files.items():
                 stack.enter_context(written_whole(out / name)).write(content)
     except OSError as error:
-        raise SdaError(f"{out}: the export cannot be written ({error.strerror})") from None
+        raise SdaError(f"{out}: cannot write the export ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""Whether an exported network computes what the network of the run does."""
+"""Compare exported models with the network of the run."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,18 @@ from sda.export.formats import Segment
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
 
-CHECKED = ((1, 33, 47), (2, 65, 129))  # images, height, width of pictures that are checked, besides one of the training's size
-
-
-TOLERANCE = 2e-3  # of a probability. Sums in another order differ by less than 1e-3, another resizing by 1e-2 and more
+CHECKED = ((1, 33, 47), (2, 65, 129))  # (count, height, width) of test images, besides one of the training size
+TOLERANCE = 2e-3  # of probabilities: rounding changes them by less than 1e-3, a different interpolation by 1e-2 or more
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks call the same pixels the same.
+    """How well an exported model agrees with the network, on test images.
 
     Attributes:
-        pictures: their sizes, as in "2x65x129". equal: share of pixels with the same label. confidence: largest difference.
-        probability: the most by which the second network prefers its label to that of the first; 0 where all are equal.
+        pictures: sizes of the test images, such as "2x65x129". equal: share of pixels with the same label, 0 to 1.
+        confidence: largest difference in confidence.
+        probability: largest difference, under the network, between the probabilities of its label and the label of the model.
     """
 
     pictures: list[str]
@@ -36,7 +35,7 @@ class Agreement:
 
 
 def picture(count: int, height: int, width: int, seed: int) -> Tensor:
-    """Made-up images (count, 3, height, width), uint8: patches of colour that flow into each other, with noise."""
+    """Return synthetic images (count, 3, height, width), uint8: smooth patches of colour with noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 5, 7, generator=generator)
     noise = torch.randn(count, 3, height, width, generator=generator)
@@ -45,17 +44,22 @@ def picture(count: int, height: int, width: int, seed: int) -> Tensor:
 
 
 def probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    """(B, C, H, W) of images (B, 3, H, W), as sda predicts."""
-    return predict_logits(network, images, tuple(images.shape[2:]), Protocol()).softmax(dim=1)
+    """Return the probabilities (B, C, H, W) that sda predicts for images (B, 3, H, W)."""
+    height, width = images.shape[2:]
+    return predict_logits(network, images, (height, width), Protocol()).softmax(dim=1)
 
 
 def agreement(found: list[tuple[Tensor, Tensor]], expected: list[Tensor]) -> Agreement:
-    """Labels and confidence (B, H, W) of one network, per picture, and the probabilities (B, C, H, W) of another."""
+    """Compare a model with the network, on the same test images.
+
+    Args:
+        found: labels and confidence (B, H, W) of the model. expected: probabilities (B, C, H, W) of the network.
+    """
     equal, pixels, confidence, probability = 0, 0, [], []
     for (labels, sure), p in zip(found, expected, strict=True):
         most, own = p.max(dim=1)
         theirs = p.gather(1, labels.long().clamp(max=p.shape[1] - 1)[:, None])[:, 0] * (labels < p.shape[1])
-        equal, pixels = equal + (labels == own).sum().item(), pixels + own.numel()
+        equal, pixels = equal + int((labels == own).sum()), pixels + own.numel()
         confidence.append((sure - most).abs().amax().item())
         probability.append((most - theirs).amax().item())
     sizes = ["x".join(map(str, (len(p), *p.shape[2:]))) for p in expected]
@@ -63,7 +67,11 @@ def agreement(found: list[tuple[Tensor, Tensor]], expected: list[Tensor]) -> Agr
 
 
 def run_on(segment: Segment, pictures: list[Tensor], form: str) -> list[tuple[Tensor, Tensor]]:
-    """What was exported on every picture. SdaError when it cannot take one of them."""
+    """Return the labels and confidence (B, H, W) of an exported model for each test image.
+
+    Raises:
+        SdaError: the model fails on an image, or its outputs have the wrong shape or type.
+    """
     found = []
     for images in pictures:
         shape = (len(images), *images.shape[2:])
@@ -71,19 +79,19 @@ def run_on(segment: Segment, pictures: list[Tensor], form: str) -> list[tuple[Te
         try:
             outputs = tuple(segment(images))
             kinds = [(output.dtype, tuple(output.shape)) for output in outputs]
-            reason = "" if kinds == wanted else f"it gives {kinds}"
-        except Exception as error:  # each runtime has errors of its own
+            reason = "" if kinds == wanted else f"its outputs are {kinds}"
+        except Exception as error:  # every runtime raises its own errors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if reason:
-            raise SdaError(f"--as {form}: what was exported does not take images of {shape}: {reason}; nothing is written")
-        found.append(outputs)
+            raise SdaError(f"--as {form}: the exported model fails on images of {shape}: {reason}; nothing was written")
+        found.append((outputs[0], outputs[1]))
     return found
 
 
-def refuse_unlike(check: Agreement, form: str) -> None:
-    """SdaError when what was exported is another network."""
-    if not (check.confidence <= TOLERANCE and check.probability <= TOLERANCE):  # NaN is no agreement either
+def require_agreement(check: Agreement, form: str) -> None:
+    """Raise SdaError if an exported model does not compute the same as the network."""
+    if not (check.confidence <= TOLERANCE and check.probability <= TOLERANCE):  # NaN is also an error
         raise SdaError(
-            f"--as {form}: what was exported does not compute what the network does: {check} (at most {TOLERANCE} is due to "
-            f"rounding), on pictures of {', '.join(check.pictures)}; nothing is written"
+            f"--as {form}: the exported model does not compute the same as the network: {check} (rounding explains at most "
+            f"{TOLERANCE}), on images of {', '.join(check.pictures)}; nothing was written"
         )

@@ -1,4 +1,4 @@
-"""Which files are read, and which are written."""
+"""Find the images and videos to predict, and choose the output files."""
 
 import importlib.util
 import os
@@ -15,17 +15,15 @@ from sda.prediction import video
 from sda.system.atomic import written_whole
 
 KINDS = {"overlay": ".jpg", "color": ".png", "ids": ".png", "train_ids": ".png", "confidence": ".png", "cityscapes": ".png"}
-
-
-MOVING = {"overlay", "color"}  # of a video these are videos, the others a PNG per frame
+MOVING = {"overlay", "color"}  # for a video, these kinds are written as a video and all others as one PNG per frame
 
 
 @dataclass(frozen=True)
 class Task:
-    """One input, and what is to be made of it.
+    """One input and its outputs.
 
     Attributes:
-        source: an image, or a video. outputs: kind → the file; for a video's PNGs, their folder.
+        source: an image or a video. outputs: kind → file, or, for PNGs of a video, their folder.
     """
 
     source: Path
@@ -40,48 +38,50 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in video.SUFFIXES
 
 
-def find(inputs: list[Path], made: list[Path]) -> tuple[dict[Path, Path], int]:
-    """Every image and video that is named or lies in a folder that is named, sorted.
+def find(inputs: list[Path], excluded: list[Path]) -> tuple[dict[Path, Path], int]:
+    """Find all images and videos in `inputs`, which are files and folders; sorted.
 
     Args:
-        made: where predictions go: passed over on the way through a folder.
+        excluded: files and folders to ignore inside the folders in `inputs`: earlier predictions.
 
     Returns:
-        File as named → its path below the folder that all inputs have in common; and how many were passed over.
+        File → its path relative to the common parent folder of all inputs; and the number of files ignored because of `excluded`.
 
     Raises:
-        SdaError: no such file, or a folder without any.
+        SdaError: an input does not exist, or is a folder without images and videos.
     """
-    found, tops, passed_over = {}, [], set()
-    made = [Path(os.path.abspath(place)) for place in made]
+    found: dict[str, Path] = {}
+    tops: list[Path] = []
+    ignored: set[Path] = set()
+    excluded = [Path(os.path.abspath(path)) for path in excluded]
     for given in inputs:
         top = Path(os.path.abspath(given))
         files = [given]
         if given.is_dir():
             suffixes = IMAGE_SUFFIXES | video.SUFFIXES
-            files = [place / name for place, names in walk(given) for name in names if Path(name).suffix.lower() in suffixes]
-            below = [place for place in made if place != top and place.is_relative_to(top)]
-            own = {file for file in files if any(Path(os.path.abspath(file)).is_relative_to(place) for place in below)}
-            passed_over |= own
+            files = [folder / name for folder, names in walk(given) for name in names if Path(name).suffix.lower() in suffixes]
+            below = [path for path in excluded if path != top and path.is_relative_to(top)]
+            own = {file for file in files if any(Path(os.path.abspath(file)).is_relative_to(path) for path in below)}
+            ignored |= own
             files = [file for file in files if file not in own]
             if not files:
-                raise SdaError(f"{given}: holds no image and no video ({', '.join(sorted(suffixes))})")
+                raise SdaError(f"{given}: contains no images or videos ({', '.join(sorted(suffixes))})")
         elif not given.exists():
             raise SdaError(f"{given}: no such file or folder")
         tops.append(top if given.is_dir() else top.parent)
         for file in files:
             found.setdefault(os.path.abspath(file), file)
     base = os.path.commonpath(tops)
-    return {found[path]: Path(path).relative_to(base) for path in sorted(found)}, len(passed_over)
+    return {found[path]: Path(path).relative_to(base) for path in sorted(found)}, len(ignored)
 
 
 def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Task]:
-    """What is made of each file that `find` found: OUT/KIND/ mirrors their tree.
+    """Return a task for each file that `find` found; OUT/KIND/ mirrors the folder tree of the inputs.
 
-    Files that differ by their suffix alone keep it before the new one.
+    Files whose names differ only in the suffix keep it: a.jpg.png and a.png.png.
 
     Raises:
-        SdaError: an input would be overwritten, or a video cannot be read here.
+        SdaError: an output would overwrite an input, or the package for videos is not installed.
     """
     kinds = list(kinds)
     stems = {file: path.with_suffix("") for file, path in found.items()}
@@ -97,41 +97,41 @@ def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Task]
         for kind in kinds:
             name = f"{stem}{KINDS[kind]}"
             if is_video(file):
-                name = f"{stem}.mp4" if kind in MOVING else found[file]
+                name = f"{stem}.mp4" if kind in MOVING else str(found[file])
             outputs[kind] = out / kind / name
             if os.path.abspath(outputs[kind]) in inputs:
-                raise SdaError(f"{outputs[kind]} is an input, and would be written: name another folder with --out")
+                raise SdaError(f"{outputs[kind]} is an input and would be overwritten; choose another --out")
         tasks.append(Task(file, outputs))
     videos = [task.source for task in tasks if task.is_video]
     if videos and importlib.util.find_spec("av") is None:
-        raise SdaError(f"{videos[0]}: to read videos, the package av is needed: pip install av")
+        raise SdaError(f"{videos[0]}: reading videos needs the package av: pip install av")
     return tasks
 
 
-def settle(tasks: list[Task], resume: bool, overwrite: bool) -> list[Task]:
-    """The tasks less what is there already, with `resume`; all of them with `overwrite`.
+def remaining(tasks: list[Task], resume: bool, overwrite: bool) -> list[Task]:
+    """Return what is left to do: with `resume`, the tasks without existing outputs; with `overwrite`, all tasks.
 
     Raises:
-        SdaError: something is there, and neither was said.
+        SdaError: an output exists, and neither `resume` nor `overwrite` is set.
     """
-    there = {file for task in tasks for file in task.outputs.values() if file.exists()}
-    if not there or overwrite:
+    existing = {file for task in tasks for file in task.outputs.values() if file.exists()}
+    if not existing or overwrite:
         return tasks
     if not resume:
         count = sum(len(task.outputs) for task in tasks)
         raise SdaError(
-            f"{min(there)} exists ({len(there)} of {count} outputs do): --resume leaves what is there and makes the rest, "
-            "--overwrite makes all anew, --out DIR goes elsewhere"
+            f"{min(existing)} exists ({len(existing)} of {count} outputs do); add --resume to keep existing files and write "
+            "the others, add --overwrite to replace them, or choose another --out"
         )
-    rest = [replace(task, outputs={k: file for k, file in task.outputs.items() if file not in there}) for task in tasks]
-    return [task for task in rest if task.outputs]
+    left = [replace(task, outputs={kind: file for kind, file in task.outputs.items() if file not in existing}) for task in tasks]
+    return [task for task in left if task.outputs]
 
 
 def make_folders(out: Path, kinds: Iterable[str], colors: dict[str, list[int]], overwrite: bool) -> None:
-    """Make OUT/KIND and see that files can be written there; OUT/classes.png shows which colour is which class.
+    """Create OUT/KIND/, check that files can be written there, and write OUT/classes.png, a legend of the class colours.
 
     Raises:
-        SdaError: they cannot.
+        SdaError: the folders cannot be written to.
     """
     try:
         for kind in kinds:
@@ -141,4 +141,4 @@ def make_folders(out: Path, kinds: Iterable[str], colors: dict[str, list[int]], 
             with written_whole(out / "classes.png") as file:
                 legend(colors).save(file, "PNG")
     except OSError as error:
-        raise SdaError(f"--out {out}: cannot be written to ({error.strerror}); name another folder") from None
+        raise SdaError(f"--out {out}: cannot write to this folder ({error.strerror}); choose another one") from None

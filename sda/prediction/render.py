@@ -1,4 +1,4 @@
-"""A prediction as a picture."""
+"""Render a prediction as an image."""
 
 import io
 from collections.abc import Iterable
@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from sda.data import descriptor as descriptors
-from sda.data.descriptor import label_values, map_classes
+from sda.data import descriptor
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.pictures import GREY, colorize, overlay
@@ -15,43 +14,43 @@ from sda.runs.trained import Prediction, Run
 
 
 def id_values(run: Run, kinds: Iterable[str]) -> dict[str, np.ndarray]:
-    """For those of `kinds` that hold ids, the (256,) uint8 table train id → value in the file.
+    """Return a table (256,) uint8, train id → value in the file, for each of the `kinds` that contain ids.
 
-    `ids`: as in the label files of the run's target. `cityscapes`: the label ids of Cityscapes (7 is road).
+    `ids`: ids in the label files of the target. `cityscapes`: label ids of Cityscapes (7 is road).
 
     Raises:
-        SdaError: a class has no such id.
+        SdaError: a class has no id.
     """
-    tables = {}
+    tables: dict[str, np.ndarray] = {}
     for kind in kinds:
         if kind == "train_ids":
             tables[kind] = np.arange(256, dtype=np.uint8)
         elif kind in ("ids", "cityscapes"):
-            described = descriptors.load(run.recipe.target if kind == "ids" else kind)
+            dataset = descriptor.load(run.recipe.target if kind == "ids" else kind)
             try:
-                mapping, _ = map_classes(described, run.table_name, run.table)
-            except SdaError:  # nothing maps
+                mapping, _ = descriptor.map_classes(dataset, run.table_name, run.table)
+            except SdaError:  # the dataset has none of the classes
                 mapping = np.full(256, IGNORE, np.uint8)
-            tables[kind], named = np.full(256, IGNORE, np.uint8), set()
-            for value, train_id in label_values(described, "ids").items():
-                index = mapping[train_id]
-                if index != IGNORE and index not in named:
+            tables[kind], found = np.full(256, IGNORE, np.uint8), set()
+            for value, train_id in descriptor.label_values(dataset, "ids").items():
+                index = int(mapping[train_id])
+                if index != IGNORE and index not in found:
                     tables[kind][index] = value
-                    named.add(index)
-            lacking = [name for index, name in enumerate(run.table.names) if index not in named]
-            if lacking:
+                    found.add(index)
+            missing = [name for index, name in enumerate(run.table.names) if index not in found]
+            if missing:
                 raise SdaError(
-                    f"--as {kind}: {described.title} has no id for {', '.join(lacking[:4])}{', …' if lacking[4:] else ''} "
-                    f"among this run's classes ({run.table_name}); --as train_ids takes any"
+                    f"--as {kind}: {dataset.title} has no id for {', '.join(missing[:4])}{', …' if missing[4:] else ''}, "
+                    f"classes of this run ({run.table_name}); use --as train_ids instead"
                 )
     return tables
 
 
 def render(kind: str, picture: Image.Image, prediction: Prediction, values: dict[str, np.ndarray]) -> Image.Image:
-    """One output: RGB, or single-channel. Ids have a palette, the colours of the classes, but for the Cityscapes server.
+    """Return one output: an RGB image, or one channel. Ids get a palette of the class colours, except for the Cityscapes server.
 
     Args:
-        picture: the RGB image that the prediction is of. values: of `id_values`.
+        picture: the RGB image that was segmented. values: see `id_values`.
     """
     if kind == "confidence":
         return Image.fromarray(np.round(255 * prediction.confidence.clip(0, 1)).astype(np.uint8))
@@ -68,6 +67,7 @@ def render(kind: str, picture: Image.Image, prediction: Prediction, values: dict
 
 
 def encode(image: Image.Image, suffix: str) -> bytes:
+    """Return the content of an image file: JPEG for .jpg, else PNG."""
     out = io.BytesIO()
     if suffix == ".jpg":
         image.save(out, "JPEG", quality=92, subsampling=0)

@@ -1,4 +1,4 @@
-"""Videos, frame by frame: read, and written as a video or as numbered pictures."""
+"""Read videos frame by frame, and write frames to a video or to numbered images."""
 
 import contextlib
 import math
@@ -13,24 +13,28 @@ from sda.data.files import FileError
 from sda.system.atomic import written_whole
 
 SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
-TICKS = 10_000  # per second, at least: how finely the time of a frame is kept
+TICKS = 10_000  # least time resolution of frames, per second
 
-Place = tuple[int, int]  # of a frame: its number, and when it is shown, in units of `_tick`
+Place = tuple[int, int]  # of a frame: its number, and its time in units of `_tick`
 Sink = Callable[[Place, Image.Image], None]
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fraction, int, int]]:
-    """The frames of a video, upright, all of the size of the first; frames per second; about how many there are, and how many
-    the file says there are: 0 is unknown.
+    """Open a video.
+
+    Yields:
+        An iterator over the frames, upright and all at the size of the first frame; the frame rate; an estimate of the number of
+        frames; and the number in the file's header. Unknown numbers are 0.
 
     Raises:
-        FileError: there or later, it cannot be read.
+        FileError: the video cannot be read; the iterator raises it too.
     """
     import av
 
     def frames() -> Iterator[tuple[Place, Image.Image]]:
-        size, first, last = None, 0, -1
+        size: tuple[int, int] | None = None
+        first, last = 0, -1
         try:
             for number, frame in enumerate(container.decode(stream)):
                 picture = frame.to_image()
@@ -38,24 +42,25 @@ def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fr
                     picture = picture.rotate(frame.rotation, expand=True)
                 if size is None:
                     size, first = picture.size, frame.pts or 0
-                seconds = number / rate if frame.pts is None else (frame.pts - first) * frame.time_base
+                unit = frame.time_base or Fraction(0)
+                seconds = number / rate if frame.pts is None else (frame.pts - first) * unit
                 nearest = round(seconds * rate) / rate
-                if abs(seconds - nearest) <= (frame.time_base or 0):  # some formats round to milliseconds
+                if abs(seconds - nearest) <= unit:  # some formats round to milliseconds
                     seconds = nearest
                 last = max(last + 1, round(seconds / _tick(rate)))
                 yield (number, last), picture if picture.size == size else picture.resize(size)
         except av.FFmpegError as error:
-            raise FileError(f"{path}: this video cannot be read to its end ({error.strerror})") from None
+            raise FileError(f"{path}: cannot read this video to its end ({error.strerror})") from None
         if size is None:
-            raise FileError(f"{path}: this video holds no picture")
+            raise FileError(f"{path}: this video has no frames")
 
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise FileError(f"{path}: this video cannot be read ({error.strerror})") from None
+        raise FileError(f"{path}: cannot read this video ({error.strerror})") from None
     with container:
         if not container.streams.video:
-            raise FileError(f"{path}: this video holds no picture")
+            raise FileError(f"{path}: this video has no frames")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1001)
@@ -64,16 +69,17 @@ def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fr
 
 
 def _tick(rate: Fraction) -> Fraction:
-    """A unit of time, in seconds, of which a whole number is the time from frame to frame."""
+    """Return a unit of time in seconds that divides the time between frames."""
     return 1 / (rate * math.ceil(TICKS / rate))
 
 
 @contextlib.contextmanager
 def written(path: Path, rate: Fraction) -> Iterator[Sink]:
-    """Puts pictures of one size into a video: H.264 in MP4, in the colours of HD; odd sizes take colours at full resolution."""
+    """Write frames of one size to a video: H.264 in MP4, BT.709 colours; odd sizes without chroma subsampling."""
     import av
+    from av.video.stream import VideoStream
 
-    stream = None
+    stream: VideoStream | None = None
 
     def put(place: Place, picture: Image.Image) -> None:
         nonlocal stream
@@ -83,7 +89,7 @@ def written(path: Path, rate: Fraction) -> Iterator[Sink]:
             stream.pix_fmt = "yuv444p" if picture.width % 2 or picture.height % 2 else "yuv420p"
             coder = stream.codec_context
             coder.time_base = _tick(rate)
-            coder.colorspace = coder.color_primaries = coder.color_trc = coder.color_range = 1  # BT.709, 16 to 235
+            coder.colorspace = coder.color_primaries = coder.color_trc = coder.color_range = 1  # BT.709, limited range
         frame = av.VideoFrame.from_image(picture)
         frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts, frame.duration, frame.time_base = place[1], round(1 / (rate * _tick(rate))), _tick(rate)
@@ -92,14 +98,15 @@ def written(path: Path, rate: Fraction) -> Iterator[Sink]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file, av.open(file, "w", format="mp4") as container:
         yield put
+        assert stream is not None, "no frames"
         container.mux(stream.encode(None))
 
 
 @contextlib.contextmanager
 def numbered(folder: Path) -> Iterator[Sink]:
-    """Writes pictures as 000000.png, 000001.png, … of a folder, which takes its name when all are there."""
+    """Write frames as 000000.png, 000001.png, …; the folder gets its name when it is complete."""
     temporary = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was stopped
+    shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted run
     temporary.mkdir(parents=True)
     try:
         yield lambda place, picture: picture.save(temporary / f"{place[0]:06d}.png")

@@ -1,4 +1,4 @@
-"""Scores of several runs in one table, for the terminal, Markdown, LaTeX or a spreadsheet: only what can be compared."""
+"""Compare scores of several runs in one table: for the terminal, or as Markdown, LaTeX, CSV or JSON."""
 
 import csv
 import io
@@ -23,10 +23,11 @@ SUBSETS = {"miou16": "mIoU, 16 classes", "miou13": "mIoU, 13 classes"}
 
 @dataclass(frozen=True)
 class Score:
-    """One score.
+    """One score of a run.
 
     Attributes:
-        values: the fields of `sda.scoring.evaluate.evaluate`. folder: of the run. recipe: its training's.
+        title: how tables call it. folder: of the run.
+        values: the fields of `sda.scoring.evaluate.evaluate`. recipe: the recipe of the run.
     """
 
     title: str
@@ -36,18 +37,18 @@ class Score:
 
     @property
     def subject(self) -> tuple[str, str]:
-        """Dataset and split; a run's own score is of its target's validation set."""
+        """Dataset and split; the score in result.json is of the validation split of the target."""
         return self.values.get("dataset", self.recipe["target"]), self.values.get("split", "val")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the mean over runs.
+    """One row: one run, or the mean over several.
 
     Attributes:
-        count: of runs. miou, miou_all: percent. spread: standard deviation of miou; None of one run.
-        interval: 95 %, over images, of a single run; None of several. iou: class → percent, None where absent.
-        subsets: "miou16", "miou13" → percent, where the classes hold these.
+        count: number of runs. miou, miou_all: percent. spread: standard deviation of miou; None for one run.
+        interval: 95 % interval over images, for one run; None for several. iou: class → percent, None if absent.
+        subsets: "miou16", "miou13" → percent, for networks that have these classes.
     """
 
     title: str
@@ -62,21 +63,21 @@ class Row:
 
 
 def title_of(folder: Path) -> str:
-    """A run's name: that of its folder, with the row's where sda ablate names it by its seed."""
-    place = folder.resolve()
-    return f"{place.parent.name}/{place.name}" if place.name.startswith("seed") else place.name
+    """Return the name of a run: its folder, or ROW/seedN for runs of `sda ablate`."""
+    path = folder.resolve()
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("seed") else path.name
 
 
 def read(path: Path) -> Score:
-    """The score of a run folder (its result.json), or one of its evaluations by the path of the file.
+    """Read the score of a run folder (its result.json), or of a file in RUN/evaluations/.
 
     Raises:
-        SdaError: no such run, not finished, or not a score.
+        SdaError: no such run, a run that is not finished, or a file that is not a score.
     """
     file = path / "result.json" if path.is_dir() else path
     folder = file.parent.parent if file.parent.name == "evaluations" else file.parent
     if not file.is_file():
-        state = "its training has not come to its end" if (path / "recipe.toml").exists() else "no such run or score"
+        state = "this run is not finished" if (path / "recipe.toml").exists() else "no such run or score"
         raise SdaError(f"{path}: {state}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -84,37 +85,37 @@ def read(path: Path) -> Score:
     except (ValueError, AttributeError):
         missing = {"JSON"}
     if missing:
-        raise SdaError(f"{file}: not a score of sda: it lacks {', '.join(sorted(missing))}")
+        raise SdaError(f"{file}: not a score of sda: missing {', '.join(sorted(missing))}")
     name = title_of(folder)
     title = name if file.name == "result.json" else f"{name}/{file.stem}"
     return Score(title, folder, values, recipes.load(str(folder / "recipe.toml")).model_dump())
 
 
 def rows(scores: list[Score], merge: bool) -> list[Row]:
-    """A row for each score; with `merge`, one for those whose recipes differ by their seeds alone.
+    """Return a row per score; with `merge`, runs whose recipes differ only in their seeds share a row.
 
     Raises:
-        SdaError: scores of different protocols, data or classes.
+        SdaError: the scores differ in protocol, data or classes.
     """
     titled = _unique(scores)
     if why := why_not_comparable({title: score.values for title, score in titled.items()}):
-        raise SdaError(f"{why}: these do not stand in one table; score them alike: sda eval RUN… --protocol NAME")
+        raise SdaError(f"{why}, so they are not comparable; evaluate them with one protocol: sda eval RUN… --protocol NAME")
     first = next(iter(titled.values()))
     for title, score in titled.items():
         if score.subject != first.subject:
             raise SdaError(
-                f"{next(iter(titled))} is scored on {' '.join(first.subject)}, {title} on {' '.join(score.subject)}: "
-                "these do not stand in one table"
+                f"{next(iter(titled))} is scored on {' '.join(first.subject)} and {title} on {' '.join(score.subject)}, "
+                "so they are not comparable"
             )
     groups: dict[str, list[tuple[str, Score]]] = {}
     for title, score in titled.items():
-        alike = {key: value for key, value in score.recipe.items() if key not in SEEDS | recipes.IDLE}
-        groups.setdefault(json.dumps(alike, sort_keys=True) if merge else title, []).append((title, score))
+        shared = {key: value for key, value in score.recipe.items() if key not in SEEDS | recipes.IDLE}
+        groups.setdefault(json.dumps(shared, sort_keys=True) if merge else title, []).append((title, score))
     return [_row(group) for group in groups.values()]
 
 
 def _unique(scores: list[Score]) -> dict[str, Score]:
-    """By title; runs in folders of the same name get their numbers."""
+    """Map titles to scores; equal titles are numbered."""
     titled: dict[str, Score] = {}
     for score in scores:
         title, number = score.title, 2
@@ -135,7 +136,7 @@ def _row(group: list[tuple[str, Score]]) -> Row:
         first.values["protocol"]["name"],
         statistics.mean(mious),
         None if single else statistics.stdev(mious),
-        tuple(values[0]["interval"]) if single and "interval" in values[0] else None,
+        tuple(values[0]["interval"]) if single else None,
         statistics.mean(value["miou_all"] for value in values),
         {name: mean_of_present(value["iou"][name] for value in values) for name in first.values["iou"]},
         {key: statistics.mean(value[key] for value in values) for key in SUBSETS if all(key in value for value in values)},
@@ -143,18 +144,18 @@ def _row(group: list[tuple[str, Score]]) -> Row:
 
 
 def columns(rows: list[Row]) -> list[str]:
-    """The head of the table: what `cells` gives for each row."""
+    """Return the column titles of `cells`."""
     return [
         "run",
         *rows[0].iou,
-        *(words for key, words in SUBSETS.items() if key in rows[0].subsets),
+        *(title for key, title in SUBSETS.items() if key in rows[0].subsets),
         "mIoU",
         "mIoU, all classes",
     ]
 
 
 def cells(row: Row) -> list[str]:
-    """A row as text: percent with one decimal, absent classes as a dash; deviation over seeds, or interval over images."""
+    """Return a row as text: percent with one decimal, a dash for absent classes; mIoU with its deviation or interval."""
     miou = f"{row.miou:.1f}"
     if row.spread is not None:
         miou += f" ± {row.spread:.1f}"
@@ -165,17 +166,17 @@ def cells(row: Row) -> list[str]:
 
 
 def caption(rows: list[Row]) -> str:
-    """What the numbers are."""
+    """Return a caption: unit, protocol, and the meaning of ± and brackets."""
     ranges = []
     if any(row.spread is not None for row in rows):
         ranges.append("± standard deviation over seeds")
     if any(row.interval for row in rows):
-        ranges.append("brackets: 95 % interval over images")
-    return "; ".join([f"IoU in percent, mIoU over the classes present; protocol {rows[0].protocol}", *ranges])
+        ranges.append("[95 % interval over images]")
+    return "; ".join([f"IoU in percent; mIoU over the classes present; protocol {rows[0].protocol}", *ranges])
 
 
 def render(rows: list[Row], form: str) -> str:
-    """The table as markdown, latex, csv (full precision) or json."""
+    """Return the table as markdown, latex, csv (full precision) or json."""
     if form == "json":
         return json.dumps([{**row.__dict__} for row in rows], indent=2)
     if form == "csv":
@@ -191,8 +192,8 @@ def render(rows: list[Row], form: str) -> str:
     head, body = columns(rows), [cells(row) for row in rows]
     if form == "markdown":
         return f"{tables.markdown(head, body, numbers=True)}\n\n{caption(rows)}."
-    turned = [head[0], *(rf"\rotatebox{{90}}{{{_latex(cell)}}}" for cell in head[1:])]
-    lines = [" & ".join(turned), *(" & ".join(map(_latex, line)) for line in body)]
+    rotated = [head[0], *(rf"\rotatebox{{90}}{{{_latex(cell)}}}" for cell in head[1:])]
+    lines = [" & ".join(rotated), *(" & ".join(map(_latex, line)) for line in body)]
     return "\n".join(
         [
             rf"% needs \usepackage{{booktabs,graphicx}}. {_latex(caption(rows))}.",

@@ -1,4 +1,4 @@
-"""Scores of trained runs, and the files that keep them: RUN/evaluations/*.json."""
+"""Evaluate trained runs, and save the scores as RUN/evaluations/*.json."""
 
 import json
 import os
@@ -14,15 +14,19 @@ from sda.system.progress import Bars
 
 
 def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: str, skip: bool, bars: Bars) -> dict:
-    """Score a run on one dataset, in the run's own classes: the fields of `evaluate`, before them what was scored
-    (`run`, `dataset`, `split`, `checkpoint`, `network`, `step`), and `seconds`.
+    """Evaluate a run on one dataset, in the classes of the run.
 
     Args:
-        root: of the dataset; "" for where the training had it, or the descriptor's own. skip: leave unusable files out.
+        root: folder of the dataset; "" for the one used in training, or the default of the descriptor.
+        skip: skip unusable files instead of raising an error.
+
+    Returns:
+        `run`, `dataset`, `split`, `checkpoint`, `network`, `step`, `seconds`, and the fields of `sda.scoring.evaluate.evaluate`.
     """
     data = run.labelled_images(protocol, dataset, root, split, bars.count)
     for note in data.notes:
         bars.say(note)
+    assert data.val is not None
     began = time.perf_counter()
     score = evaluate(
         run.network,
@@ -39,13 +43,17 @@ def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: s
 
 
 def cost(protocol: Protocol, score: dict) -> str:
-    """What a score took, in words."""
+    """Return a phrase with the cost of a score: passes per image and time."""
     seconds, images = score["seconds"], score["images"]
     return f"{protocol.name}: {protocol.cost}; {seconds:.1f} s for {images} images, {1000 * seconds / images:.0f} ms each"
 
 
 def keep(run: Run, score: dict) -> str:
-    """Write a score into the run's folder, over an earlier one of the same thing; in words, why it could not be."""
+    """Save a score in the run folder; it replaces an earlier score of the same dataset, split, protocol and network.
+
+    Returns:
+        The reason if the file cannot be written, else "".
+    """
     dataset = Path(score["dataset"]).stem
     others = [word for word in (score["network"], score["checkpoint"]) if word not in ("student", "last")]
     name = re.sub(r"[^\w=.,+-]+", "_", "-".join([dataset, score["split"], score["protocol"]["name"], *others]))
@@ -55,5 +63,5 @@ def keep(run: Run, score: dict) -> str:
         with written_whole(file) as out:
             out.write((json.dumps(score, indent=2) + "\n").encode())
     except OSError as error:
-        return f"the scores are not kept: {os.path.relpath(file)}: {error.strerror}"
+        return f"{os.path.relpath(file)}: cannot save the scores ({error.strerror})"
     return ""

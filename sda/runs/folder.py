@@ -1,4 +1,4 @@
-"""The folder of a run: everything needed to know what was trained, on what, and to do it again."""
+"""Write the files of a run folder that document a run and make it reproducible."""
 
 import csv
 import json
@@ -20,20 +20,20 @@ from sda.system.atomic import written_whole
 _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py")
 
 
-def named(out: str) -> Path:
-    """The folder that the user names for a run.
+def require_empty(out: str) -> Path:
+    """Return the folder given with --out, which must be empty or not exist.
 
     Raises:
-        SdaError: it holds something already.
+        SdaError: the folder is not empty.
     """
     folder = Path(os.path.expanduser(out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SdaError(f"--out {folder}: exists and is not empty; nothing is overwritten: name another folder")
+        raise SdaError(f"--out {folder}: exists and is not empty; choose another folder")
     return folder
 
 
-def free(base: Path, name: str) -> Path:
-    """The first of base/NAME, base/NAME-2, … that does not exist."""
+def first_free(base: Path, name: str) -> Path:
+    """Return the first of base/NAME, base/NAME-2, … that does not exist."""
     number = 1
     while (folder := base / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
@@ -43,16 +43,21 @@ def free(base: Path, name: str) -> Path:
 def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
     """Write recipe.toml, classes.toml, splits/ and environment.json.
 
+    An interrupted run without a checkpoint that is in this folder is renamed first.
+
     Returns:
-        Where an interrupted run that left no checkpoint under this name has been set aside; None: there was none.
+        The new folder of that interrupted run, or None.
+
+    Raises:
+        SdaError: the folder cannot be created.
     """
     before = None
     if (folder / "recipe.toml").exists():
-        before = folder.rename(free(folder.parent, f"{folder.name}-interrupted"))
+        before = folder.rename(first_free(folder.parent, f"{folder.name}-interrupted"))
     try:
         (folder / "splits").mkdir(parents=True)
     except OSError as error:
-        raise SdaError(f"--out {folder}: cannot be made: {error}") from None
+        raise SdaError(f"--out {folder}: cannot create the folder: {error}") from None
     (folder / "recipe.toml").write_text(
         f"# sda train {shlex.quote(str(folder / 'recipe.toml'))}\n" + toml_text(recipe.model_dump()), encoding="utf-8"
     )
@@ -79,7 +84,7 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
 
 
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
-    """Add to environment.json that the run went on from a checkpoint, and where."""
+    """Add to environment.json the checkpoint that the run resumes from, and the current environment."""
     path = folder / "environment.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
@@ -87,7 +92,7 @@ def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> No
 
 
 def finish(folder: Path, result: dict) -> None:
-    """Write result.json, iou.csv and, where files were left out, skipped.txt."""
+    """Write result.json, iou.csv and, if files were skipped, skipped.txt."""
     _write_json(folder / "result.json", result)
     with (folder / "iou.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -100,7 +105,7 @@ def finish(folder: Path, result: dict) -> None:
 
 
 def toml_text(values: dict) -> str:
-    """Flat values as TOML; None is left out, which reads back as None."""
+    """Return flat values as TOML, without those that are None (None is their default)."""
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)
 
 
@@ -117,15 +122,15 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that this package runs from, with "+changes" where it is not clean."""
+    """Return the git revision of the checkout that this package is in, plus "+changes" if it has uncommitted changes."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None
     try:
-        run = [
+        revision, changes = [
             subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10, check=True).stdout
             for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.SubprocessError):
         return None
-    return run[0].strip() + ("+changes" if run[1].strip() else "")
+    return revision.strip() + ("+changes" if changes.strip() else "")

@@ -1,26 +1,27 @@
-"""What is known of the runs in a folder, read from their files: without PyTorch, and without waiting for any of them."""
+"""The state of the runs in a folder, read from their files without PyTorch."""
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sda import recipe
 from sda.errors import SdaError
 
-ALIVE = 600  # seconds since the last sign of life, within which a run without a result may still be going
+ALIVE = 600  # a run without a result counts as training for this many seconds after its files last changed
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run folder.
+class RunStatus:
+    """The state of one run.
 
     Attributes:
-        name: relative to the folder that was looked into.
-        state: finished, training (its log is young), interrupted, or damaged (its recipe cannot be read).
-        step, steps: how far it got, of how many.
-        miou: in percent, of the end, or of the last evaluation; None before the first.
-        protocol: of the final score. seconds: of training. age: seconds since its last sign of life.
+        name: its folder, relative to the folder that was searched.
+        state: finished, training (files changed recently), interrupted, or damaged (its recipe cannot be read).
+        step, steps: steps done, and steps in the recipe.
+        miou: in percent, of the final evaluation or else the latest one; None before the first.
+        protocol: name of the protocol of the final score. seconds: duration of the training.
+        age: seconds since its files last changed.
     """
 
     name: str
@@ -39,8 +40,8 @@ class Run:
         return asdict(self)
 
 
-def find(folder: Path) -> list[Run]:
-    """The runs below a folder, the one that was active last first.
+def find(folder: Path) -> list[RunStatus]:
+    """Return all runs below a folder, the most recently active first.
 
     Raises:
         SdaError: no such folder.
@@ -51,29 +52,29 @@ def find(folder: Path) -> list[Run]:
     return sorted(found, key=lambda run: run.age)
 
 
-def _read(place: Path, name: str) -> Run:
-    signs = [place / file for file in ("result.json", "metrics.jsonl", "recipe.toml")]
-    age = time.time() - max(sign.stat().st_mtime for sign in signs if sign.exists())
+def _read(folder: Path, name: str) -> RunStatus:
+    files = [folder / file for file in ("result.json", "metrics.jsonl", "recipe.toml")]
+    age = time.time() - max(file.stat().st_mtime for file in files if file.exists())
     try:
-        values = recipe.load(str(place / "recipe.toml"))
+        values = recipe.load(str(folder / "recipe.toml"))
     except SdaError:
-        return Run(name, "damaged", age=age)
-    facts = {"setting": values.setting, "method": values.method, "seed": values.seed, "steps": values.steps, "age": age}
-    result = _json((place / "result.json").read_text(encoding="utf-8")) if (place / "result.json").exists() else None
+        return RunStatus(name, "damaged", age=age)
+    status = RunStatus(name, "finished", values.setting, values.method, values.seed, values.steps, values.steps, age=age)
+    result = _json((folder / "result.json").read_text(encoding="utf-8")) if (folder / "result.json").exists() else None
     if result:
-        score = {"miou": result.get("miou"), "protocol": result.get("protocol", {}).get("name", "")}
-        return Run(name, "finished", step=values.steps, seconds=result.get("seconds"), **score, **facts)
+        protocol = result.get("protocol", {}).get("name", "")
+        return replace(status, miou=result.get("miou"), protocol=protocol, seconds=result.get("seconds"))
     step, miou = 0, None
-    if (place / "metrics.jsonl").exists():
-        for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    if (folder / "metrics.jsonl").exists():
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             record = _json(line) or {}
             step = max(step, record.get("step", 0))
             miou = record["val"]["miou"] if "val" in record else miou
-    return Run(name, "training" if age < ALIVE else "interrupted", step=step, miou=miou, **facts)
+    return replace(status, state="training" if age < ALIVE else "interrupted", step=step, miou=miou)
 
 
 def _json(text: str) -> dict | None:
-    """None for what was cut off while it was written."""
+    """Return the parsed JSON, or None if it was cut off while it was written."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Several processes that train one network, each on its share of every batch: what they add up, and who writes.
+"""Communication between processes that train one network, each on its share of every batch.
 
-All of it does nothing in a training of one process. `torchrun` starts the processes and tells each its number by the
-environment.
+`torchrun` starts the processes and tells each one its rank through environment variables. In a single process, every function
+here returns its input or does nothing.
 """
 
 import os
@@ -11,36 +11,37 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from sda.errors import SdaError
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_launched() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """Return whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes, whose gradient is the sum of theirs."""
+    """Sum over all processes; the gradient is the sum of their gradients."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         x = x.clone()
         dist.all_reduce(x)
         return x
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
         dist.all_reduce(gradient)
         return gradient
@@ -48,10 +49,10 @@ class _Total(torch.autograd.Function):
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
-    """Within, the processes that torchrun started work together; the device of this one.
+    """Join the process group that torchrun started, and yield the device of this process.
 
     Raises:
-        SdaError: more processes on this machine than it has GPUs.
+        SdaError: there are more processes on this machine than GPUs.
     """
     if not is_launched():
         yield device
@@ -59,7 +60,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise SdaError(f"process {local} finds only {torch.cuda.device_count()} GPUs on its machine: lower --nproc-per-node")
+            raise SdaError(f"process {local} finds only {torch.cuda.device_count()} GPUs on this machine; lower --nproc-per-node")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -71,7 +72,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """What is within, process 0 does before the others: it may make files that they find then."""
+    """Let process 0 run the body first, so that the other processes find the files that it creates."""
     if rank() > 0:
         dist.barrier()
     yield
@@ -80,9 +81,9 @@ def leader_first() -> Iterator[None]:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum over all processes, the same in each; gradients flow back to every process's part.
+    """Return the sum of `x` over all processes, the same in each; gradients flow back to every process.
 
-    A loss made of such sums is the loss of the whole batch, in every process. Its gradient, averaged over the processes as
+    A loss computed from such sums is the loss of the whole batch in every process. Its gradient, averaged over the processes as
     DistributedDataParallel does, is the gradient of that loss.
     """
     if size() == 1:
@@ -95,7 +96,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def gathered(x: Tensor, dim: int) -> Tensor:
-    """The tensors of all processes, of one shape, side by side; the same in each. Without gradients."""
+    """Concatenate the tensors of all processes, which have the same shape, along `dim`; without gradients."""
     if size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(size())]
@@ -103,17 +104,17 @@ def gathered(x: Tensor, dim: int) -> Tensor:
     return torch.cat(parts, dim=dim)
 
 
-def listed(things: list) -> list:
-    """The things of all processes, in one list; the same in each."""
+def listed(items: list) -> list:
+    """Concatenate the lists of all processes in order of rank."""
     if size() == 1:
-        return things
+        return items
     lists: list = [None] * size()
-    dist.all_gather_object(lists, things)
-    return [thing for part in lists for thing in part]
+    dist.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
 
 
 def largest(number: int) -> int:
-    """The largest of one number of each process."""
+    """Return the maximum of `number` over all processes."""
     if size() == 1:
         return number
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What a bank holds, banks as files, and the pixels nearest to its entries."""
+"""Statistics of memory banks, banks in files, and the pixels nearest to their entries."""
 
 import json
 import types
@@ -57,7 +57,7 @@ def test_similarity_is_that_of_all_pairs():
             assert found[one, other] == pytest.approx(np.mean(pairs)) if pairs else np.isnan(found[one, other])
 
 
-def test_a_run_tells_what_its_bank_holds(sda, cached_run):
+def test_statistics_of_a_run(sda, cached_run):
     status, shown = sda("bank", cached_run, "--json")
     rows = json.loads(shown.out)
     state = torch.load(cached_run / "last.pt", weights_only=True)["method"]
@@ -72,11 +72,11 @@ def test_a_run_tells_what_its_bank_holds(sda, cached_run):
 def test_a_run_without_a_bank(sda, world, tmp_path):
     assert sda("train", world.recipe, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
     status, shown = sda("bank", tmp_path / "run")
-    assert status == 2 and "there is no bank in it: method supervised" in shown.err
+    assert status == 2 and "contains no memory bank; its method is supervised" in shown.err
 
 
 def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
-    """Its entries are there from the first step on, the newest first, and count as of step 0."""
+    """The bank is filled from the first step, newest entries first; their step is 0."""
     file = tmp_path / "bank.h5"
     assert sda("bank", cached_run, "--export", file)[0] == 0
     status, shown = sda("bank", cached_run, "--export", file)
@@ -113,8 +113,8 @@ def test_a_file_that_is_no_bank(tmp_path, spoil, words):
 
 
 @pytest.mark.parametrize("flags", [["--weights", "no.pth"], [*tiny.BANK, "--bank", "no.h5"]])
-def test_what_is_missing_is_missed_before_there_is_a_folder(sda, world, tmp_path, flags):
-    """So that the same command works when it is there."""
+def test_missing_files_raise_before_the_run_folder_is_created(sda, world, tmp_path, flags):
+    """The same command works once the file exists."""
     status, shown = sda("train", world.recipe, *flags, "--out", tmp_path / "run", "--device", "cpu")
     assert status == 2 and "no such file" in shown.err and not (tmp_path / "run").exists()
 
@@ -135,7 +135,7 @@ def test_classes_in_another_order(tmp_path):
 
 
 def test_neighbours_are_the_nearest_of_all(cached_run):
-    """Against all cosines at once; of each image the nearest pixel only."""
+    """Compare with all cosines at once; only the nearest pixel of each image counts."""
     contents, cache = bank_contents.of_run(cached_run), FeatureCache(cached_run / "features.h5")
     z, image = (np.concatenate([block[name] for block in cache.blocks(name)]) for name in ("projected", "image"))
     unit = z / np.linalg.norm(z.astype(np.float32), axis=1, keepdims=True)
@@ -152,7 +152,7 @@ def test_neighbours_are_the_nearest_of_all(cached_run):
 
 
 def test_an_image_with_many_near_pixels_does_not_hide_others():
-    """Three images of 40 pixels each, alike within an image."""
+    """Three images with 40 identical pixels each."""
     angle = np.repeat([0.05, 0.4, 0.6], 40)
     block = {
         "projected": np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float16),
@@ -175,7 +175,7 @@ def test_the_picture(sda, cached_run, tmp_path):
 
 def test_the_command(sda, cached_run, tmp_path):
     status, shown = sda("bank", cached_run, "--out", tmp_path / "bank.png")
-    assert status == 2 and "takes --features FILE.h5" in shown.err
+    assert status == 2 and "needs --features FILE.h5" in shown.err
     assert sda("bank", cached_run / "last.pt", "--export", tmp_path / "new/bank.h5")[0] == 0
     assert (tmp_path / "new/bank.h5").exists()
 

@@ -1,4 +1,4 @@
-"""How far apart two domains are: by hand, by loops, and on domains that are the same or are not."""
+"""The domain gap: by hand, against loops, and for equal and different domains."""
 
 import json
 
@@ -14,7 +14,7 @@ from sda.analysis.gap import Pixels
 
 
 def some(seed, images=12, each=10, shift=0.0, classes=2, width=6):
-    """Pixels of `classes` classes at their own places; images differ a little."""
+    """Random pixels around a centre per class, with a small offset per image."""
     random = np.random.default_rng(seed)
     image = np.repeat(np.arange(images), each)
     label = random.integers(0, classes, len(image))
@@ -41,7 +41,7 @@ def test_mmd_is_that_of_the_definition():
 
 
 def test_the_permutation_test_deals_images():
-    """The same distribution is not told apart more often than it should be, although images differ; a shift is."""
+    """Equal distributions with differing images are rarely significant; a shift is."""
     p = [gap.mmd(some(2 * k), some(2 * k + 1), 99)["p"] for k in range(40)]
     assert np.mean(np.array(p) <= 0.1) < 0.25
     assert gap.mmd(some(0), some(1, shift=2.0), 199)["p"] == pytest.approx(1 / 200)
@@ -64,7 +64,7 @@ def test_probe_is_the_vote_of_the_nearest():
 
 
 def test_a_domain_is_no_neighbour_of_its_own_images():
-    """Each image has a direction of its own, and all its pixels one class: only other images can tell."""
+    """All pixels of an image are equal, and only other images can be neighbours within a domain."""
     features = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
     pixels = Pixels(features, np.repeat([0, 1, 0, 1], 5), np.repeat([0, 1, 2, 3], 5))
     other = Pixels(features.copy(), pixels.label.copy(), pixels.image.copy())
@@ -99,7 +99,7 @@ def test_projection_keeps_what_varies_most():
 
 @pytest.fixture(scope="module")
 def caches(world, do, tmp_path_factory):
-    """Of one network: both domains, and each alone; and of another network."""
+    """Caches of one network (both domains, and each alone), and of another network."""
     folder = tmp_path_factory.mktemp("caches")
     for name, flags in (("a", ()), ("b", ("--seed", 1))):
         do("train", world.recipe, *tiny.BANK, *flags, "--out", folder / name, "--device", "cpu")
@@ -117,7 +117,7 @@ def test_the_command(sda, caches, tmp_path):
     assert found["domains"] == ["toy", "field"] and list(found["networks"]) == ["a", "b"]
     for network in found["networks"].values():
         compared = [row["class"] for row in network["classes"]]
-        assert {"ground", "building"} <= {*compared} <= {"ground", "building", "human"}  # both need pixels in two images
+        assert {"ground", "building"} <= {*compared} <= {"ground", "building", "human"}  # both domains need pixels in two images
         assert all(0 <= row["mmd"] <= 2**0.5 and 0 < row["p"] <= 1 for row in network["classes"])
     with Image.open(tmp_path / "gap.png") as picture:
         assert picture.width > 1000 and picture.height > 900
@@ -134,7 +134,7 @@ def test_domains_in_files_of_their_own_are_the_same(sda, caches, tmp_path):
 
 
 def test_bounded_memory_takes_every_pixel_alike(caches):
-    """Of a class with more pixels than are wanted, so many, spread over the images."""
+    """At most per_class pixels per class, spread over the images."""
     cache = FeatureCache(caches / "a/features.h5")
     few = gap.read([cache], "field", 20, "features")
     assert max(np.bincount(few.label)) == 20 and len(np.unique(few.image)) > 4
@@ -146,9 +146,9 @@ def test_bounded_memory_takes_every_pixel_alike(caches):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["toy.h5"], "two domains are compared, not toy: give another cache too"),
-        (["a/features.h5", "--domains", "toy,toy"], "two domains are compared, not toy, toy: name two"),
-        (["a/features.h5", "--domains", "toy,moon"], "no pixel of a domain 'moon'"),
+        (["toy.h5"], "expected two domains, found toy; also give a cache of the other domain"),
+        (["a/features.h5", "--domains", "toy,toy"], "expected two domains, found toy, toy; choose two"),
+        (["a/features.h5", "--domains", "toy,moon"], "no pixels of domain 'moon'"),
         (["nothing.h5"], "nothing.h5: no such file"),
     ],
 )
@@ -158,14 +158,18 @@ def test_what_cannot_be_compared(sda, caches, tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize("flags", [["--per-class", 1], ["--split", "val"]])
-def test_networks_that_saw_other_pixels_do_not_stand_side_by_side(sda, caches, tmp_path, flags):
+def test_networks_with_other_pixels_are_not_comparable(sda, caches, tmp_path, flags):
     assert sda("features", caches / "b", *flags, "--out", tmp_path / "b.h5", "--device", "cpu")[0] == 0
     status, shown = sda("gap", caches / "a/features.h5", tmp_path / "b.h5", "--out", tmp_path / "gap.png")
-    assert status == 2 and "do not stand side by side" in shown.err and not (tmp_path / "gap.png").exists()
+    assert (
+        status == 2
+        and "are not comparable: their images or their --per-class differ" in shown.err
+        and not (tmp_path / "gap.png").exists()
+    )
 
 
 def test_t_sne_keeps_neighbours():
-    """Two heaps, far apart in ten dimensions, are two heaps in the plane."""
+    """Two clusters, far apart in ten dimensions, are two clusters in the plane."""
     random = np.random.default_rng(0)
     heaps = [Pixels(random.normal(50.0 * side, 1, (40, 10)), np.zeros(40, int), np.arange(40)) for side in range(2)]
     one, other = gap.project(heaps, "tsne")

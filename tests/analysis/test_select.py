@@ -1,4 +1,4 @@
-"""Which images to label next: each strategy against a plain reference, and the list that a recipe takes."""
+"""sda select: each strategy against a simple reference, and lists that recipes can use."""
 
 import shutil
 
@@ -58,7 +58,7 @@ def test_k_medoids_brings_all_nearest(cache, unlabelled, megabytes):
 
 
 class Means:
-    """So much of a cache as k_medoids reads."""
+    """The part of a cache that k_medoids reads."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -72,7 +72,7 @@ class Means:
 
 @pytest.mark.parametrize("centres", [[], [3, 700]])
 def test_k_medoids_of_many_images(centres):
-    """What is carried on from choice to choice is the sum over all candidates, counted anew in float64."""
+    """The incremental costs equal the sum over all candidates, recomputed in float64."""
     rows = np.random.default_rng(0).normal(size=(1300, 4))
     candidates = np.delete(np.arange(1300), [3, 700, *range(900, 1000)])
     away, chosen = cdist(rows, rows), list(centres)
@@ -84,7 +84,7 @@ def test_k_medoids_of_many_images(centres):
 
 
 def test_k_medoids_of_more_images_than_memory_holds(cache):
-    """It takes a random sample of them, and begins with its medoid."""
+    """It draws a random sample, and starts with its medoid."""
     keys, megabytes = [item.key for item in cache.items("field")], 8 * 6**2 / 2**20
     means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
     for seed in range(3):
@@ -104,7 +104,7 @@ def test_k_centre_without_any_labels_begins_in_the_middle(cache):
 
 
 def test_by_turns_by_hand():
-    """Class 1 is rare and has the first turn; class 2 is worth nothing anywhere."""
+    """The rarest class with values comes first; the values of class 2 are all 0."""
     worth = np.array([[0.9, 0.0, 0.0], [0.5, 0.3, 0.0], [0.1, 0.8, 0.0], [0.7, 0.2, 0.0]])
     assert selection.by_turns(worth, np.array([0.6, 0.3, 0.1]), 3) == [2, 0, 1]
     assert selection.by_turns(worth, np.array([0.6, 0.3, 0.1]), 4) == [2, 0, 1, 3]
@@ -145,7 +145,7 @@ def test_a_shorter_list_begins_a_longer_one(cached_run, cache, unlabelled, strat
 
 @pytest.mark.parametrize("strategy", selection.STRATEGIES)
 def test_a_recipe_takes_the_list(sda, world, cached_run, cache, tmp_path, strategy):
-    """Those that have labels come first, the budget's images after them; beside it lies a picture of the latter."""
+    """The list has labelled images first, then the chosen ones; the contact sheet shows the chosen ones."""
     file = tmp_path / "lists" / "mine.txt"
     status, shown = sda("select", cached_run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
     assert status == 0, shown.err
@@ -155,7 +155,7 @@ def test_a_recipe_takes_the_list(sda, world, cached_run, cache, tmp_path, strate
     status, shown = sda("train", world.recipe, "--split", file, "--steps", 1, "--out", tmp_path / "run", "--device", "cpu")
     assert status == 0 and "labelled: 5 images" in shown.err
     status, shown = sda("select", cached_run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
-    assert status == 2 and "nothing is overwritten" in shown.err
+    assert status == 2 and "this file exists and is not overwritten" in shown.err
 
 
 def test_labels_are_not_looked_at(cached_run, cache, tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_labels_are_not_looked_at(cached_run, cache, tmp_path, monkeypatch):
 
 
 def test_labels_that_lie_there_change_nothing(sda, world, cached_run, cache, tmp_path):
-    """The same images without label files: the same proposals."""
+    """The same images without label files give the same choice."""
     shutil.copytree(world.root / "field/pictures", tmp_path / "bare/pictures")
     file, bank = tmp_path / "bare.h5", bank_contents.of_run(cached_run)
     flags = ["--dataset", world.field, "--root", tmp_path / "bare", "--out", file, "--device", "cpu"]
@@ -192,7 +192,7 @@ def test_images_that_are_scored_are_not_proposed(sda, world, tmp_path):
     assert sda("train", world.recipe, *flags, "--out", out)[0] == 0
     assert sda("features", out, "--device", "cpu")[0] == 0
     status, shown = sda("select", out / "features.h5", "--budget", 5, "--out", tmp_path / "list.txt")
-    assert status == 2 and "5 images are asked for; 4 of field are left" in shown.err
+    assert status == 2 and "--budget 5, but field has only 4 images" in shown.err
     assert sda("select", out / "features.h5", "--budget", 4, "--out", tmp_path / "list.txt")[0] == 0
     assert not set(held.read_text().split()) & set((tmp_path / "list.txt").read_text().splitlines())
 
@@ -211,17 +211,34 @@ def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
     sheet = tmp_path / {"list.png": "list.png.png", "list.txt": "list.png", "round.1": "round.1.png"}[name]
     sheet.write_bytes(b"mine")
     status, shown = sda("select", cached_run / "features.h5", "--budget", 1, "--out", tmp_path / name)
-    assert status == 2 and f"{sheet}: exists" in shown.err and not (tmp_path / name).exists() and sheet.read_bytes() == b"mine"
+    assert (
+        status == 2
+        and f"{sheet}: this file exists" in shown.err
+        and not (tmp_path / name).exists()
+        and sheet.read_bytes() == b"mine"
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--budget", 6], "6 images are asked for; 5 of field are left"),
-        (["--budget", 1, "--domain", "moon"], "has no domain 'moon', only toy, field"),
+        (["--budget", 6], "--budget 6, but field has only 5 images"),
+        (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
         (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],
 )
 def test_what_cannot_be_chosen(sda, cached_run, tmp_path, flags, words):
     status, shown = sda("select", cached_run / "features.h5", *flags, "--out", tmp_path / "list.txt")
     assert status == 2 and words in shown.err and not (tmp_path / "list.txt").exists()
+
+
+def test_a_missing_image_file_prevents_only_the_contact_sheet(sda, world, cached_run, tmp_path):
+    """The list is written."""
+    images = tmp_path / "images"
+    shutil.copytree(world.root / "field/pictures/train/north", images)
+    cache, out = tmp_path / "images.h5", tmp_path / "list.txt"
+    assert sda("features", cached_run, "--dataset", images, "--out", cache, "--device", "cpu")[0] == 0
+    shutil.rmtree(images)
+    status, shown = sda("select", cache, "--budget", 2, "--domain", "images", "--out", out)
+    assert status == 0 and len(out.read_text().splitlines()) == 2, shown.err
+    assert "No contact sheet: " in shown.err and "does not exist" in shown.err and not out.with_suffix(".png").exists()

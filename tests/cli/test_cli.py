@@ -1,4 +1,4 @@
-"""What a user meets at the command line: help, lists, JSON; and for every mistake one line and exit status 2."""
+"""The command line: help, lists and JSON; every user error prints one line and exits with status 2."""
 
 import json
 import os
@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from sda import recipe, shelf
+from sda.analysis import select
+from sda.cli import export, features
 from sda.cli.main import cli
+from sda.export import formats
 from sda.models.build import build
 from sda.runs import checkpoint
 
@@ -57,9 +60,7 @@ def sda(*arguments):
 
 
 def test_unknown_recipe(fails):
-    assert re.match(
-        r"'streets-sda' is not on the shelf recipes/ \(did you mean 'streets-ssda'\?\)", fails("train", "streets-sda")
-    )
+    assert re.match(r"'streets-sda' is not in recipes/ \(did you mean 'streets-ssda'\?\)", fails("train", "streets-sda"))
     assert fails("recipes", "streets-sda") and fails("train", "nowhere.toml") == "nowhere.toml: no such file"
 
 
@@ -127,7 +128,7 @@ def test_mistyped_value_in_a_recipe(fails, world):
         (["--labels", "8", *tiny.BANK], "no unlabelled target images are left beside the 8"),
         (["--classes", "cityscapes19"], "none of its classes is in the class table cityscapes19"),
         ([*tiny.BANK, "--unlabelled", "/nowhere"], "/nowhere: no such folder of unlabelled images"),
-        pytest.param(["--device", "cuda"], "--device cuda: PyTorch sees no such device",
+        pytest.param(["--device", "cuda"], "--device cuda: PyTorch finds no such device",
                      marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")),
     ],
 )  # fmt: skip
@@ -157,9 +158,9 @@ def test_out_that_is_not_empty(fails, world):
     run = world.folder / "run"
     run.mkdir()
     (run / "mine.txt").write_text("precious")
-    assert "exists and is not empty; nothing is overwritten" in fails("train", world.recipe, "--out", run)
+    assert "exists and is not empty; choose another folder" in fails("train", world.recipe, "--out", run)
     assert "exists and is not empty" in fails("train", world.recipe, "--out", run / "mine.txt")
-    assert "cannot be made" in fails("train", world.recipe, "--out", run / "mine.txt/deeper")
+    assert "cannot create the folder" in fails("train", world.recipe, "--out", run / "mine.txt/deeper")
     assert tiny.files(run) == {"mine.txt": b"precious"}
 
 
@@ -381,8 +382,8 @@ def test_train_and_eval_as_json(world):
     assert score["miou"] == result["miou"]
 
 
-def test_a_flag_without_effect_is_told(sda, world, tmp_path):
-    """Of those that the user gave; what stands in a recipe may be for its other methods."""
+def test_a_flag_without_effect_is_reported(sda, world, tmp_path):
+    """Only flags that the user gave: fields of a recipe may be for its other methods."""
     flags = [
         "--steps",
         1,
@@ -409,3 +410,9 @@ def test_flag_over_recipe(world):
     sda("train", world.recipe, "--steps", "2", "--set", "steps=1", "--set", "seed=4", "--out", run, "--device", "cpu")
     values = tomllib.loads((run / "recipe.toml").read_text())
     assert (values["steps"], values["seed"], values["labels"]) == (1, 4, 3)
+
+
+def test_choices_are_those_of_the_packages():
+    """Commands list them without importing PyTorch."""
+    assert set(features.STRATEGIES) == set(select.STRATEGIES)
+    assert set(export.FORMATS) == {*formats.FORMATS, "safetensors"}

@@ -1,4 +1,4 @@
-"""`sda split`, and the lists that it writes in the hands of a recipe."""
+"""`sda split`, and recipes that use its lists."""
 
 import json
 import pickle
@@ -40,7 +40,7 @@ def test_by_word_and_balanced(split):
 
 
 def test_held_out_groups_are_validated_on(split, world, monkeypatch, capsys, tmp_path):
-    """A target without a val split: whole places are held out, out of all streams; sda eval scores on the same."""
+    """A target without a val split: whole groups are held out of all streams, and sda eval scores on them."""
     held = split("--hold-out", 0.5, "--by", "place")
     assert len(held) == 4 and len({key.split("/")[2] for key in held}) == 1
     for path in (world.root / "field/pictures/val").rglob("*.jpg"):

@@ -1,4 +1,4 @@
-"""Exported networks compute what the run's does, also where there is neither sda nor PyTorch."""
+"""Exported models compute the same as the network, also without sda and PyTorch."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ from sda.training import setup
 
 
 class Small(Backbone):
-    """A backbone of two convolutions, which exports in a second; all else is the real thing."""
+    """A backbone of two convolutions, which exports in a second."""
 
     channels, strides = [8, 16], [4, 16]
 
@@ -73,7 +73,7 @@ DOCS = Path(__file__).parents[2] / "docs/export.md"
 
 
 def make_lively(network: nn.Module) -> nn.Module:
-    """A random network made to see different classes in different places: its norms know the images, its logits are not small."""
+    """Change a random network so that it predicts different classes in different places: fit its norms, and scale its logits."""
     network.requires_grad_(False).train()
     for norm in norms_of(network):
         nn.init.normal_(norm.bias, std=0.3)
@@ -88,7 +88,7 @@ def make_lively(network: nn.Module) -> nn.Module:
 
 
 def predict(network, images):
-    """Labels and confidence of a network with torchvision's preprocessing, by its formula."""
+    """Return labels and confidence of a network, with torchvision's preprocessing computed by its formula."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = (images.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
     logits = F.interpolate(network(torch.from_numpy(x).float())[0], images.shape[2:], mode="bilinear", align_corners=False)
@@ -106,7 +106,7 @@ def check_same(found, expected):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with runs/mine, its network made lively and exported in all formats, and with photo.jpg."""
+    """A folder with photo.jpg and runs/mine, a run with varied predictions, exported in all formats."""
     folder = tmp_path_factory.mktemp("export")
     world, run = tiny.write_world(folder / "world"), folder / "runs/mine"
     with pytest.MonkeyPatch.context() as patch:
@@ -174,7 +174,7 @@ np.savez({str(tmp_path / "out.npz")!r}, *[part for name in images for part in se
     for number, images in enumerate(pictures):
         check_same(found[2 * number : 2 * number + 2], predict(network, images))
         several = max(several, len(np.unique(found[2 * number])))
-    assert several == 3, "a network that sees one class proves little"
+    assert several == 3, "a test with one predicted class proves little"
 
 
 def test_onnx_says_what_it_is(folder):
@@ -240,12 +240,12 @@ def test_the_card(folder):
     assert shown == [round(score, 1) for score in scores], "the teacher's score is not the student's"
     for words in (
         "| source | Toy town: 4 labelled images |",
-        "| target | Field: 3 labelled images, 5 without labels |",
-        "Licence: not known: its descriptor names none",
+        "| target | Field: 3 labelled images, 5 unlabelled |",
+        "Licence: unknown (the descriptor names none)",
         "| 1 | building | #020202 |",
         f"whole-48x64-native | {scores[0]:.1f} |",
-        "resize pictures so that their shorter side is 48",
-        "nothing that can hurt anyone",
+        "resize images so that their shorter side is 48",
+        "Do not use it where errors can harm people.",
         model_card.ONNX_EXAMPLE,
     ):
         assert words in body, words
@@ -255,12 +255,12 @@ def test_the_card_names_the_terms_of_known_data(folder):
     run = package.load("runs/mine", device="cpu")
     recipe = run.recipe.model_copy(update={"source": "gta5", "target": "cityscapes", "weights": "imagenet"})
     known = Run(**{**vars(run), "recipe": recipe, "folder": Path("nowhere")})
-    text = model_card.card(known, export.facts_of(known), {})
+    text = model_card.card(known, export.metadata(known), {})
     assert (
         "**GTA5 (Playing for Data)** (source, https://download.visinf.tu-darmstadt.de/data/from_games/). Licence: research"
         in text
     )
-    assert "trained on ImageNet" in text and "was not scored" in text and "model-index" not in text
+    assert "trained on ImageNet" in text and "was not evaluated" in text and "model-index" not in text
 
 
 def test_the_examples_in_the_docs_run(folder, tmp_path):
@@ -288,7 +288,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     (out / "README.md").write_text("mine")
     before = tiny.files(out)
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out)
-    assert status == 2 and "there is model.safetensors and README.md already: --overwrite replaces" in shown.err
+    assert status == 2 and "already contains model.safetensors and README.md; replace with --overwrite" in shown.err
     assert tiny.files(out) == before
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out, "--overwrite", "--network", "teacher")
     assert status == 0 and (out / "README.md").read_text() != "mine"
@@ -304,7 +304,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     "fault", ["other preprocessing", "other resizing", "one size", "one image", "not a number", "other classes", "another type"]
 )
 def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sda, monkeypatch, fault):
-    """Each fault is one that exporters have had, or that a wrong wrapper would."""
+    """Each fault has occurred in an exporter, or would be caused by a wrong wrapper."""
 
     def resize(deployed, enlarge):
         deployed.network = copy.copy(deployed.network)  # the one that it is compared with stays
@@ -332,7 +332,7 @@ def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sd
     flawed = formats.Format("model.torchscript", faulty, lambda made, facts: made, lambda made: made)
     monkeypatch.setitem(export.FORMATS, "torchscript", flawed)
     status, shown = sda("export", "runs/mine", "--as", "torchscript", "--as", "safetensors", "--out", tmp_path / "out")
-    assert status == 2 and "--as torchscript: what was exported does not" in shown.err and "nothing is written" in shown.err
+    assert status == 2 and shown.err.count("--as torchscript: the exported model ") == 1 and "nothing was written" in shown.err
     assert not (tmp_path / "out").exists()
 
 
@@ -344,7 +344,7 @@ def test_a_full_disk_leaves_nothing(folder, tmp_path, sda, monkeypatch):
 
     monkeypatch.setattr(atomic.os, "fsync", full)
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", tmp_path / "out")
-    assert status == 2 and "cannot be written (No space left on device)" in shown.err
+    assert status == 2 and "cannot write the export (No space left on device)" in shown.err
     assert not tiny.files(tmp_path / "out")
 
 
@@ -362,7 +362,7 @@ def test_a_network_of_lower_precision_is_exported_in_float32(folder, tmp_path, s
     (tmp_path / "run").mkdir()
     torch.save(state, tmp_path / "run/last.pt")
     status, shown = sda("export", tmp_path / "run", "--as", "torchscript", "--as", "safetensors", "--json")
-    assert status == 0 and re.search(r"float32 instead of bfloat16, on made-up pictures: \d+\.\d+ % of the labels", shown.err)
+    assert status == 0 and re.search(r"float32 compared with bfloat16, on synthetic images: \d+\.\d+ % of the labels", shown.err)
     written = json.loads(shown.out)
     assert 0.8 < written["float32"]["equal"] < 1 and 1e-4 < written["float32"]["confidence"] < 0.2
     with warnings.catch_warnings(action="ignore"):
@@ -386,7 +386,7 @@ def test_damaged_weights_are_refused(folder, tmp_path, sda, damage):
 
 
 def test_padding_stands_in_for_rounding_up():
-    """The pooling of Caffe's ResNet, and what replaces it, on every parity."""
+    """The pooling of Caffe's ResNet equals its replacement for odd and even sizes."""
     network = build_network(caffe_recipe("deeplabv3plus"), 19, "caffe", PREPROCESSING["caffe"])
     rounding = network.backbone.maxpool
     padding = export.with_plain_pooling(network).backbone.maxpool

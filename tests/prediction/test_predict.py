@@ -1,4 +1,4 @@
-"""sda predict: what is written is what the network says, and nothing else is touched."""
+"""sda predict: files contain the predictions of the network, and no other file changes."""
 
 import errno
 import importlib.util
@@ -18,8 +18,7 @@ from PIL import Image
 from sda.data import descriptor as descriptors
 from sda.data.files import LabelCodec
 from sda.pictures import colorize
-from sda.prediction import plan as plans
-from sda.prediction import run as predict
+from sda.prediction import pipeline, plan
 from sda.runs import trained
 
 CPU = torch.device("cpu")
@@ -27,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
-    """A run in three classes whose label files have ids of their own: 7, 8 and 9; 10 is a class that has none."""
+    """A run whose label files have the ids 7 to 10; no image has class 10."""
     toy = world.toy.read_text()
     out = tmp_path_factory.mktemp("runs") / "a"
     flags = ["--source", "", "--target", world.toy, "--labels", 3, "--learning-rate", 0.01, "--steps", 2]
@@ -39,7 +38,7 @@ def run(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """Cityscapes in small: 2 images to train on and 11 to score on, two of them of other sizes; all of noise."""
+    """A small Cityscapes of random images: 2 for training and 11 for validation, two of which have other sizes."""
     root = tmp_path_factory.mktemp("data") / "cityscapes"
     ids = [int(value) for value in descriptors.load("cityscapes").ids] + [0, 4]
     for index in range(13):
@@ -58,7 +57,7 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def city(world, town, tmp_path_factory):
-    """A run in the classes of Cityscapes, fresh: its network says a bit of everything."""
+    """A run in the classes of Cityscapes, hardly trained: its network predicts many classes."""
     out = tmp_path_factory.mktemp("runs") / "city"
     flags = ["--source", "", "--target", "cityscapes", "--labels", 2, "--size", "[48, 96]", "--steps", 1, "--learning-rate", 1e-5]
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +67,7 @@ def city(world, town, tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Good images of many kinds, in folders; a text file; nothing else."""
+    """A folder tree with valid images of many kinds and a text file."""
     folder = tmp_path / "photos"
     picture = tiny.draw(1, [0, 0, 0], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])[0]
     tiny.save(picture, folder / "a.png")
@@ -76,7 +75,7 @@ def photos(tmp_path):
     tiny.save(picture[..., 0], folder / "b/grey.png")
     tiny.save(picture[:33, :37], folder / "b/c/odd size.webp")
     turned = Image.fromarray(picture)
-    turned.getexif()[0x0112] = 6  # its top is at the right
+    turned.getexif()[0x0112] = 6  # the top is on the right
     turned.save(folder / "turned.jpg", exif=turned.getexif())
     (folder / "notes.txt").write_text("not an image")
     return folder
@@ -91,7 +90,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-# What is in the files
+# Contents of the outputs
 
 
 @pytest.mark.parametrize("size", ["eval", "fit"])
@@ -119,7 +118,7 @@ def test_cityscapesscripts_give_the_iou_of_eval(sda, city, town, tmp_path, monke
         name: pytest.approx(theirs["classScores"][name], abs=1e-12) for name in score["iou"]
     }
     assert score["miou"] == pytest.approx(100 * theirs["averageScoreClasses"], abs=1e-10)
-    assert sum(value > 0 for value in score["iou"].values()) > 5, "of too few classes to say anything"
+    assert sum(value > 0 for value in score["iou"].values()) > 5, "too few classes for a meaningful test"
 
 
 KINDS = ["overlay", "color", "ids", "train_ids", "confidence"]
@@ -127,7 +126,7 @@ KINDS = ["overlay", "color", "ids", "train_ids", "confidence"]
 
 @pytest.mark.parametrize("flags", [{}, {"size": "native"}, {"size": (32, 96), "scales": (0.5, 1.0), "flip": True}])
 def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, flags):
-    """Against Run.predict of one image at a time."""
+    """Compare with Run.predict for one image at a time."""
     given = []
     if "size" in flags:
         given += ["--size", flags["size"] if isinstance(flags["size"], str) else "32x96"]
@@ -137,10 +136,10 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
     out = tmp_path / "out"
     status, shown = sda("predict", run, photos, "--as", ",".join(KINDS), *given, "--out", out, "--device", "cpu", "--json")
     assert status == 0, shown.err
-    assert json.loads(shown.out) | {"images": 5, "videos": 0, "there": 0, "left_out": []} == json.loads(shown.out)
+    assert json.loads(shown.out) | {"images": 5, "videos": 0, "existing": 0, "skipped": []} == json.loads(shown.out)
     assert tiny.files(photos) == before
     sizes = {"a": (48, 64), "turned": (64, 48), "b/large": (144, 192), "b/grey": (48, 64), "b/c/odd size": (33, 37)}
-    written = {f"{kind}/{name}{plans.KINDS[kind]}" for kind in KINDS for name in sizes}
+    written = {f"{kind}/{name}{plan.KINDS[kind]}" for kind in KINDS for name in sizes}
     assert {*tiny.files(out)} == written | {"classes.png"}
     network = trained.load_run(run, "last", CPU)
     colors = list(network.table.colors.values())
@@ -156,7 +155,7 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
         assert np.abs(pixels(out / f"confidence/{name}.png") / 255 - expected.confidence).max() <= 0.5 / 255 + 1e-6
         color = colorize(expected.labels, colors)
         assert np.array_equal(pixels(out / f"color/{name}.png"), color)
-        for kind in ("ids", "train_ids"):  # a person sees the classes' colours
+        for kind in ("ids", "train_ids"):  # viewers show the class colours
             with Image.open(out / f"{kind}/{name}.png") as image:
                 assert image.mode == "P" and np.array_equal(image.convert("RGB"), color)
         blend = (np.asarray(trained.as_picture(source)).astype(float) + color) / 2
@@ -177,7 +176,7 @@ def test_batches_do_not_matter(sda, run, photos, tmp_path):
 
 
 def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
-    """Is decided at fewer, and its labels are those of its neighbours."""
+    """Labels are computed at a lower resolution and enlarged by nearest neighbour."""
     network = trained.load_run(run, "last", CPU)
     whole = network.predict(photos / "b/large.JPG")
     monkeypatch.setattr(trained, "VALUES", 4 * 48 * 64)
@@ -191,7 +190,7 @@ def test_size(run):
     network = trained.load_run(run, "last", CPU)
     own = network.protocol()
     assert own.input == (48, 64) and network.fit((10, 1000), "eval") == own
-    assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # of about that shape
+    assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # similar aspect ratio
     assert network.fit((100, 200)).input == (48, 96) and network.fit((200, 100)).input == (96, 48)
     assert network.fit((100, 1000)).window == (48, 64) and network.fit((3000, 4000)).window is None
     assert network.fit((3000, 4000), "native").window == (48, 64)
@@ -210,27 +209,27 @@ def test_ids_that_the_classes_lack(sda, run, city, photos, tmp_path):
         assert image.mode == "L"
 
 
-# What is read and where it goes
+# Inputs and output paths
 
 
-def test_what_cannot_be_read_is_left_out_and_told(sda, run, photos, tmp_path):
+def test_unreadable_files_are_skipped_and_reported(sda, run, photos, tmp_path):
     shutil.copy(photos / "a.png", photos / "b/bad.png")
     spoil(photos / "b/bad.png")
     (photos / "b/text.jpg").write_text("hello")
     (photos / "gone.png").symlink_to("nowhere.png")
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 1 and shown.out == f"{tmp_path / 'out'}: 5 images, 3 left out\n"
-    faults = [line for line in shown.err.splitlines() if line.startswith("left out: ")]
+    assert status == 1 and shown.out == f"{tmp_path / 'out'}: 5 images, 3 skipped\n"
+    faults = [line for line in shown.err.splitlines() if line.startswith("skipped: ")]
     assert [line.split(": ")[1] for line in faults] == [str(photos / name) for name in ("b/bad.png", "b/text.jpg", "gone.png")]
     assert len(tiny.files(tmp_path / "out/overlay")) == 5 and "--bad-files" not in shown.err
     status, shown = sda("predict", run, photos / "b/bad.png", "--out", tmp_path / "none", "--device", "cpu")
-    assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 left out\n"
+    assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 skipped\n"
 
 
 def test_nothing_to_read(sda, run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for given, says in [
-        (tmp_path / "empty", "empty: holds no image and no video (.avi, .bmp"),
+        (tmp_path / "empty", "empty: contains no images or videos (.avi, .bmp"),
         (photos / "b/d.png", "d.png: no such file or folder"),
     ]:
         status, shown = sda("predict", run, photos, given, "--out", tmp_path / "out", "--device", "cpu")
@@ -241,11 +240,11 @@ def test_nothing_to_read(sda, run, photos, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--as", "colour"], "--as colour: expected some of overlay, color, ids"),
+        (["--as", "colour"], "--as colour: expected one or more of overlay, color, ids"),
         (["--size", "64"], "--size 64: expected fit, native, eval, or HEIGHTxWIDTH"),
         (["--size", "8x64"], "of at least 32"),
         (["--scales", "a"], "--scales a: expected numbers"),
-        (["--resume", "--overwrite"], "give one of them"),
+        (["--resume", "--overwrite"], "use only one of them"),
         (["--network", "teacher"], "there is no teacher in it"),
     ],
 )
@@ -262,28 +261,32 @@ def test_a_folder_that_cannot_be_written_to(sda, run, photos, tmp_path, monkeypa
     places = [tmp_path / "file", tmp_path / "file/below"] + ([] if os.access(closed, os.W_OK) else [closed, closed / "below"])
     for place in places:  # root may write anywhere
         status, shown = sda("predict", run, photos, "--out", place, "--device", "cpu")
-        assert status == 2 and shown.err.startswith(f"error: --out {place}: cannot be written to") and shown.err.count("\n") == 1
+        assert (
+            status == 2
+            and shown.err.startswith(f"error: --out {place}: cannot write to this folder")
+            and shown.err.count("\n") == 1
+        )
 
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(plans.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(plan.tempfile, "TemporaryFile", read_only)
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 2 and "cannot be written to (Read-only file system)" in shown.err
+    assert status == 2 and "cannot write to this folder (Read-only file system)" in shown.err
 
 
 def test_a_disk_that_fills_up(sda, run, photos, tmp_path, monkeypatch):
-    whole = predict.written_whole
+    whole = pipeline.written_whole
 
     def full(path, **_):
         if path.name == "grey.jpg":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return whole(path)
 
-    monkeypatch.setattr(predict, "written_whole", full)
+    monkeypatch.setattr(pipeline, "written_whole", full)
     out = tmp_path / "out"
     status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--batch", 1)
-    assert status == 2 and f"error: {out / 'overlay/b/grey.jpg'}: cannot be written (No space left" in shown.err
+    assert status == 2 and f"error: {out / 'overlay/b/grey.jpg'}: cannot write this file (No space left" in shown.err
     monkeypatch.undo()
     status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--resume")
     assert status == 0 and len(tiny.files(out / "overlay")) == 5, shown.err
@@ -291,11 +294,11 @@ def test_a_disk_that_fills_up(sda, run, photos, tmp_path, monkeypatch):
         pixels(file)
 
 
-def test_stopped_and_gone_on_with(sda, run, photos, tmp_path, monkeypatch):
+def test_interrupt_and_resume(sda, run, photos, tmp_path, monkeypatch):
     segment, out = trained.Run.segment_all, tmp_path / "out"
     for error, status, says in [
-        (KeyboardInterrupt(), 130, "stopped; to go on: the same command with --resume"),
-        (torch.OutOfMemoryError("full"), 2, "the memory of cpu is full; try, in this order: --batch 1"),
+        (KeyboardInterrupt(), 130, "Interrupted. Run the same command again with --resume to resume."),
+        (torch.OutOfMemoryError("full"), 2, "cpu is out of memory; try --batch 1, then"),
     ]:
 
         def stop(self, images, protocol, error=error):
@@ -308,10 +311,10 @@ def test_stopped_and_gone_on_with(sda, run, photos, tmp_path, monkeypatch):
         assert found == status and says in shown.err and len(tiny.files(out / "overlay")) == 1, shown.err
     monkeypatch.undo()
     status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--resume")
-    assert status == 0 and shown.out == f"{out}: 4 images, 1 were there already\n"
+    assert status == 0 and shown.out == f"{out}: 4 images, 1 already existed\n"
 
 
-def test_nothing_is_overwritten_untold(sda, run, photos, tmp_path):
+def test_outputs_are_only_overwritten_on_request(sda, run, photos, tmp_path):
     out = tmp_path / "out"
     (out / "overlay/b").mkdir(parents=True)
     (out / "overlay/b/grey.jpg").write_text("precious")
@@ -320,12 +323,12 @@ def test_nothing_is_overwritten_untold(sda, run, photos, tmp_path):
     flags = ["--as", "overlay,train_ids", "--out", out, "--device", "cpu"]
     status, shown = sda("predict", run, photos, *flags)
     assert status == 2 and tiny.files(out) == before
-    assert f"error: {out / 'overlay/b/grey.jpg'} exists (1 of 10 outputs do): --resume leaves" in shown.err
+    assert f"error: {out / 'overlay/b/grey.jpg'} exists (1 of 10 outputs do); add --resume to keep" in shown.err
     status, shown = sda("predict", run, photos, *flags, "--resume")
     assert status == 0, shown.err
     assert len(tiny.files(out)) == 11 and tiny.files(out) | before == tiny.files(out)
     status, shown = sda("predict", run, photos, *flags, "--resume")
-    assert status == 0 and shown.out == f"{out}: 0 images, 5 were there already\n"
+    assert status == 0 and shown.out == f"{out}: 0 images, 5 already existed\n"
     status, shown = sda("predict", run, photos, *flags, "--overwrite")
     assert status == 0 and not {*tiny.files(out).values()} & {b"precious"}, shown.err
 
@@ -335,22 +338,22 @@ def test_inputs_are_not_written_to(sda, run, photos, tmp_path):
     (tmp_path / "out/overlay/turned.jpg").rename(tmp_path / "out/overlay/b/turned.jpg")
     before = tiny.files(tmp_path)
     status, shown = sda("predict", run, tmp_path / "out/overlay", "--out", tmp_path / "out", "--overwrite", "--device", "cpu")
-    assert status == 2 and "b/turned.jpg is an input, and would be written" in shown.err and tiny.files(tmp_path) == before
+    assert status == 2 and "b/turned.jpg is an input and would be overwritten" in shown.err and tiny.files(tmp_path) == before
 
 
 def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
-    """Where they lie below the folder that is predicted, the next time."""
+    """Earlier predictions inside the input folder are ignored."""
     monkeypatch.chdir(photos)
     for flags in ([], ["--overwrite"], ["--out", "mine"], ["--out", "mine", "--resume"]):
         status, shown = sda("predict", run, ".", "--device", "cpu", *flags)
         assert status == 0 and shown.out.count("5 ") == 1, shown.err
-    assert "12 files in folders that predictions go to are passed over" in shown.err
+    assert "12 files in prediction folders are ignored" in shown.err
     assert {path.name for path in photos.iterdir()} == {"a.png", "b", "turned.jpg", "notes.txt", "predictions", "mine"}
     assert len(tiny.files(photos / "predictions/a/overlay")) == len(tiny.files(photos / "mine/overlay")) == 5
 
 
 def names(found, **flags):
-    tasks = plans.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
+    tasks = plan.plan({Path(one): Path(one) for one in found}, Path("out"), flags.get("kinds", ["ids"]))
     return {str(task.source): task.outputs for task in tasks}
 
 
@@ -365,7 +368,7 @@ def test_equal_names_are_kept_apart():
     }
     stems = ["b", "b.jpg", "b.png", "b.jpg.png", "b.mp4", "v"]
     everything = [f"{stem}{suffix}" for stem in stems for suffix in (".jpg", ".png", ".PNG", ".mp4", ".avi")]
-    outputs = names(everything, kinds=list(plans.KINDS))
+    outputs = names(everything, kinds=list(plan.KINDS))
     files = [file for paths in outputs.values() for file in paths.values()]
     assert len(files) == 6 * len(everything) == len({*files})
 
@@ -374,7 +377,7 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
     monkeypatch.chdir(photos)
 
     def found(*inputs):
-        return [str(path) for path in plans.find([Path(one) for one in inputs], [])[0].values()]
+        return [str(path) for path in plan.find([Path(one) for one in inputs], [])[0].values()]
 
     everything = ["a.png", "b/c/odd size.webp", "b/grey.png", "b/large.JPG", "turned.jpg"]
     assert found(".") == found(photos) == found(".", "b", "a.png", photos / "a.png") == everything
@@ -383,14 +386,14 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
     assert found("b/c", "b/grey.png") == ["c/odd size.webp", "grey.png"]
 
 
-# The work between
+# The pipeline
 
 
 def test_only_so_many_jobs_are_begun():
     begun, most = [], 0
-    with predict.ThreadPoolExecutor(2) as pool:
+    with pipeline.ThreadPoolExecutor(2) as pool:
         jobs = (lambda index=index: begun.append(index) or index for index in range(50))
-        for done, index in enumerate(predict.ahead(pool, jobs, 4)):
+        for done, index in enumerate(pipeline.ahead(pool, jobs, 4)):
             assert index == done
             most = max(most, len(begun) - done)
     assert len(begun) == 50 and most <= 5
@@ -398,7 +401,7 @@ def test_only_so_many_jobs_are_begun():
 
 def test_a_batch_holds_only_so_many_pixels():
     sizes = [(10, 10), (10, 10), (10, 10), (30, 20), (10, 10), (5, 5)]
-    chunks = predict._chunks(((place, Image.new("RGB", size)) for place, size in enumerate(sizes)), 2, 500)
+    chunks = pipeline._chunks(((place, Image.new("RGB", size)) for place, size in enumerate(sizes)), 2, 500)
     assert [[place for place, _ in chunk] for chunk in chunks] == [[0, 1], [2], [3], [4, 5]]
 
 
@@ -406,7 +409,7 @@ def test_a_batch_holds_only_so_many_pixels():
 
 
 def film(path, size, frames=7, rate=Fraction(30000, 1001), codec="libx264", starts=None, turn=0):
-    """A video of flat frames, each of another colour."""
+    """Write a video of uniform frames, each in a different colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -428,7 +431,7 @@ def film(path, size, frames=7, rate=Fraction(30000, 1001), codec="libx264", star
 
 
 def watch(path):
-    """Frames, frame rate, and when each is shown, in seconds."""
+    """Return the frames, the frame rate, and the time of each frame in seconds."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
@@ -490,9 +493,9 @@ def test_videos_that_cannot_be_read(sda, run, photos, tmp_path):
     out = tmp_path / "out"
     flags = ["--as", "overlay,train_ids", "--out", out, "--device", "cpu"]
     status, shown = sda("predict", run, photos, *flags)
-    assert status == 1 and "5 images, 2 videos" in shown.out and "2 left out" in shown.out
-    assert f"left out: {photos / 'cut.mp4'}: this video cannot be read (Invalid data" in shown.err
-    assert f"left out: {photos / 'short.avi'}: it ends after " in shown.err and " of 20 frames" in shown.err
+    assert status == 1 and "5 images, 2 videos" in shown.out and "2 skipped" in shown.out
+    assert f"skipped: {photos / 'cut.mp4'}: cannot read this video (Invalid data" in shown.err
+    assert f"skipped: {photos / 'short.avi'}: it ends after " in shown.err and " of 20 frames" in shown.err
     assert {path.name for path in out.rglob("*") if path.suffix in (".mp4", ".avi", ".partial")} == {
         "good.mp4",  # a video, and the folder of its frames
         "short.mp4",
@@ -516,7 +519,7 @@ def test_a_disk_that_fills_up_under_a_video(sda, run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     status, shown = sda("predict", run, tmp_path / "a.mp4", "--as", "overlay,ids", "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 2 and "cannot be written (No space left on device)" in shown.err
+    assert status == 2 and "cannot write this file (No space left on device)" in shown.err
     assert {*tiny.files(tmp_path / "out")} == {"classes.png"} and not (tmp_path / "out/ids/a.mp4").exists()
 
 
@@ -525,5 +528,5 @@ def test_without_the_package_for_videos(sda, run, photos, tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find_spec(name, *rest))
     (photos / "x.MOV").write_text("")
     status, shown = sda("predict", run, photos, "--out", tmp_path / "out", "--device", "cpu")
-    assert status == 2 and "x.MOV: to read videos, the package av is needed: pip install av" in shown.err
+    assert status == 2 and "x.MOV: reading videos needs the package av: pip install av" in shown.err
     assert not (tmp_path / "out").exists()

@@ -273,7 +273,7 @@ def test_scores_that_are_not_comparable(runs, sda, tmp_path):
     assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: it lacks ece, interval" in said.err
     (runs / JOINT / "result.json").unlink()
     status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
-    assert status == 2 and "its training has not come to its end" in said.err
+    assert status == 2 and "this run is not finished" in said.err
 
 
 def test_a_corrupt_log(runs, sda, tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out; what is damaged, foreign or hostile is refused in one line."""
+"""Checkpoints: round trips; corrupt, foreign and hostile files raise an error of one line."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def path(tmp_path):
     return tmp_path / "last.pt"
 
 
-def refused(path):
+def rejected(path):
     with pytest.raises(SdaError) as caught:
         checkpoint.load(path)
     message = str(caught.value)
@@ -56,7 +56,9 @@ def test_interrupted_write_leaves_the_old_file(path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(SdaError, match=r"cannot be written \(No space left on device\); the one before it is unharmed"):
+    with pytest.raises(
+        SdaError, match=r"cannot write the checkpoint \(No space left on device\); the previous checkpoint is unchanged"
+    ):
         checkpoint.save(path, {**STATE, "step": 4})
     assert path.read_bytes() == before
     monkeypatch.undo()
@@ -66,16 +68,16 @@ def test_interrupted_write_leaves_the_old_file(path, monkeypatch):
 
 
 def test_missing(path):
-    assert "no such checkpoint" in refused(path)
+    assert "no such checkpoint" in rejected(path)
     path.mkdir()
-    assert "no such checkpoint" in refused(path)
+    assert "no such checkpoint" in rejected(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_truncated(path, share):
     checkpoint.save(path, STATE)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert "not a readable checkpoint" in refused(path)
+    assert "not a readable checkpoint" in rejected(path)
 
 
 class Hostile:
@@ -94,33 +96,33 @@ def test_hostile_pickle_does_not_run(path, tmp_path, how):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
-    refused(path)
+    rejected(path)
     assert not trap.exists()
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, {"format": 2}, {"format": "1"}, [1, 2], torch.zeros(2), 3])
 def test_files_of_other_programs(path, content):
     torch.save(content, path)
-    assert "not a checkpoint of this version of sda" in refused(path)
+    assert "not a checkpoint of this version of sda" in rejected(path)
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\x80\x02"])
 def test_files_of_other_kinds(path, content):
     path.write_bytes(content)
-    refused(path)
+    rejected(path)
 
 
 def test_archives_of_other_kinds(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(path)
+    rejected(path)
     with path.open("wb") as file:
         np.savez(file, a=np.zeros(3))
-    refused(path)
+    rejected(path)
 
 
 def test_damaged_anywhere(path):
-    """Every fourth byte of the pickle inside turned into others: refused, or (where only names change) read."""
+    """Change every fourth byte of the pickle: loading fails with an SdaError, or succeeds if only names change."""
     checkpoint.save(path, STATE)
     whole = path.read_bytes()
     start = whole.index(b"\x80\x02}")
@@ -139,4 +141,4 @@ def test_damaged_anywhere(path):
 
 def test_plain_pickle_of_another_protocol(path):
     path.write_bytes(pickle.dumps({"format": 1}, protocol=4))
-    refused(path)
+    rejected(path)

@@ -1,4 +1,4 @@
-"""`sda runs`: every state that a run folder can be in; and the weights alone."""
+"""`sda runs` with run folders in every state; student.safetensors."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_every_state(sda, tmp_path):
     done = json.loads((tmp_path / "runs/done/result.json").read_text())
     assert runs["done"]["miou"] == done["miou"] and runs["done"]["seed"] == 7 and runs["done"]["step"] == 4
     assert runs["old"]["step"] == 2 and runs["old"]["miou"] > 0 and runs["old"]["setting"] == "joint"
-    assert json.loads(shown.out)[-1]["name"] == "old", "the least active last"
+    assert json.loads(shown.out)[-1]["name"] == "old", "the least recently active run must be last"
     status, shown = sda("runs")
     assert "2 of 4" in shown.out and "days ago" in shown.out
     assert sda("runs", "nowhere")[0] == 2
@@ -46,7 +46,7 @@ def test_ago():
     assert [ago(seconds) for seconds in (3, 60, 7300, 200_000)] == ["3 s ago", "1 min ago", "2 h ago", "2 days ago"]
 
 
-def test_the_weights_alone(sda, tmp_path):
+def test_weights_as_safetensors(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     assert sda("train", world.recipe, "--device", "cpu", "--out", "run")[0] == 0
     student, alone = torch.load("run/last.pt", weights_only=True)["student"], load_file("run/student.safetensors")

@@ -119,7 +119,7 @@ def test_a_training_says_what_each_criterion_would_have_taken(world, run):
 def test_the_choices_are_shown_after_a_training(sda, world, tmp_path):
     flags = ["--eval-every", 1, "--learning-rate", 0.02, "--out", tmp_path / "run", "--device", "cpu"]
     status, shown = sda("train", world.recipe, *tiny.BANK, *flags)
-    assert status == 0 and "checkpoint chosen by" in shown.out and "behind the oracle" in shown.out
+    assert status == 0 and "selected by" in shown.out and "below the oracle" in shown.out
     assert all(name in shown.out for name in ("last", "oracle", "entropy", "infomax", "agreement"))
 
 
@@ -187,10 +187,10 @@ def test_a_row_for_each_domain(sda, world, mine):
     }  # fmt: skip
 
 
-def test_scores_that_cannot_be_kept_are_still_shown(sda, mine):
+def test_scores_that_cannot_be_saved_are_still_shown(sda, mine):
     (mine / "evaluations").write_text("in the way")
     status, shown = sda("eval", mine, "--device", "cpu")
-    assert status == 0 and "mIoU" in shown.out and "the scores are not kept" in shown.err
+    assert status == 0 and "mIoU" in shown.out and "cannot save the scores" in shown.err
 
 
 def test_compare_refuses_to_mix(sda, mine, tmp_path):
@@ -208,7 +208,7 @@ def test_compare_refuses_to_mix(sda, mine, tmp_path):
     assert status == 2 and "nowhere: no such run or score" in shown.err
     (other / "result.json").unlink()
     status, shown = sda("compare", other)
-    assert status == 2 and "its training has not come to its end" in shown.err
+    assert status == 2 and "this run is not finished" in shown.err
     (other / "result.json").write_text("[]")
     status, shown = sda("compare", other)
     assert status == 2 and "not a score of sda" in shown.err

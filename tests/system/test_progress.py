@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line now and then, with the rate since the beginning, and one at the end."""
+"""Progress without a terminal: a line every few seconds, with the mean rate, and one at the end."""
 
 import pytest
 

@@ -106,7 +106,7 @@ def test_from_a_file_into_another_folder(world, whole, sda, tmp_path):
     same_run(whole(*SSDA), tmp_path / "other")
     assert tiny.files(tmp_path / "run") == before
     status, shown = sda(*command, "--resume", tmp_path / "run/last.pt", "--out", tmp_path / "other")
-    assert status == 2 and "this run came to its end" in shown.err
+    assert status == 2 and "this run is finished" in shown.err
     shutil.copytree(tmp_path / "run", tmp_path / "third")
     status, shown = sda(*command, "--resume", tmp_path / "run/last.pt", "--out", tmp_path / "third")
     assert status == 2 and "exists and is not empty" in shown.err
@@ -130,7 +130,7 @@ def test_nothing_to_resume_is_a_start(world, whole, sda, tmp_path, monkeypatch):
     same_run(whole(*SSDA), tmp_path / "run")
     before = tiny.files(tmp_path / "run")
     status, shown = sda(*command)
-    assert status == 0 and "this run has come to its end" in shown.out and tiny.files(tmp_path / "run") == before
+    assert status == 0 and "this run is finished" in shown.out and tiny.files(tmp_path / "run") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("precious")
     assert "exists and is not empty" in sda(*command[:-4], "--out", tmp_path / "mine", "--resume", "auto")[1].err
@@ -248,7 +248,9 @@ def test_a_signal_leaves_a_checkpoint(world, tmp_path, number):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number, errors
     last = errors.strip().splitlines()[-1]
-    assert number.name in last and "to go on: the same command with --resume auto" in last and "Traceback" not in errors
+    assert (
+        number.name in last and "Run the same command again with --resume auto to resume." in last and "Traceback" not in errors
+    )
     assert checkpoint.load(tmp_path / "run/last.pt")["step"] >= 1
 
 
@@ -289,7 +291,9 @@ def test_a_full_disk_stops_the_run_and_harms_nothing(world, sda, tmp_path):
     before = (run / "last.pt").read_bytes()
     process = start(world, run, *flags, limit=len(before) // 2)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2 and "the checkpoint cannot be written (File too large); the one before it" in errors
+    assert (
+        process.returncode == 2 and "cannot write the checkpoint (File too large); the previous checkpoint is unchanged" in errors
+    )
     assert "Traceback" not in errors and (run / "last.pt").read_bytes() == before
     assert not list(run.glob("*.partial"))
     process = start(world, run, *flags)

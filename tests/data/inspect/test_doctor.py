@@ -343,7 +343,7 @@ def test_class_pixels(tmp_path):
 def test_command(sda, tmp_path):
     root = gta5(tmp_path / "gta5")
     status, shown = sda("doctor", "gta5", "--root", root, "--processes", 1)
-    assert status == 0 and "Nothing is wrong" in shown.out and "Never occurs: wall" in shown.out
+    assert status == 0 and "No problems found" in shown.out and "Classes that never occur: wall" in shown.out
     with Image.open(tmp_path / "runs/doctor-gta5/contact.png") as sheet:
         assert sheet.width > 3 * 300
     tiny.save(ids(3, (32, 40)), root / "labels/00003.png")

@@ -166,7 +166,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
     assert tiny.run_main(monkeypatch, "doctor", "my set.toml", "--root", "my set", "--processes", 1) == 0
     assert tiny.run_main(monkeypatch, "init-dataset", "my set") == 2
-    assert "my set.toml: exists; nothing is overwritten" in capsys.readouterr().err
+    assert "my set.toml: this file exists and is not overwritten" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert tiny.run_main(monkeypatch, "init-dataset", "empty", "--out", "-") == 2
     assert "holds no image" in capsys.readouterr().err

@@ -1,0 +1,108 @@
+"""Predict for images, folders and videos with a trained run, and write the predictions to a folder."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sda.errors import SdaError
+from sda.prediction.pipeline import Options, Outcome, predict_all
+from sda.prediction.plan import KINDS, find, make_folders, plan, remaining
+from sda.prediction.render import id_values
+from sda.protocol import Protocol
+from sda.runs.compare import title_of
+from sda.runs.trained import Run, load_run
+from sda.system.progress import Bars
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was predicted.
+
+    Attributes:
+        run: the network. out: folder of the predictions. kinds: see `sda.prediction.plan.KINDS`. outcome: what was written now.
+        existing: number of inputs whose outputs existed. seconds: time taken.
+    """
+
+    run: Run
+    out: Path
+    kinds: list[str]
+    outcome: Outcome
+    existing: int
+    seconds: float
+
+    def to_dict(self) -> dict:
+        """Return plain values."""
+        return {
+            "run": str(self.run.folder),
+            "out": str(self.out),
+            "checkpoint": self.run.which,
+            "network": self.run.network_name,
+            "step": self.run.step,
+            "kinds": self.kinds,
+            "images": self.outcome.images,
+            "videos": self.outcome.videos,
+            "frames": self.outcome.frames,
+            "existing": self.existing,
+            "skipped": self.outcome.skipped,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def __str__(self) -> str:
+        done = self.outcome
+        parts = [
+            f"{done.images} images" if done.images or not done.videos else "",
+            f"{done.videos} videos ({done.frames} frames)" if done.videos else "",
+            f"{self.existing} already existed" if self.existing else "",
+            f"{len(done.skipped)} skipped" if done.skipped else "",
+        ]
+        return f"{self.out}: {', '.join(filter(None, parts))}"
+
+
+def predict_files(
+    run: Path,
+    inputs: list[Path],
+    out: Path | None,
+    kinds: list[str],
+    options: Options,
+    checkpoint: str,
+    network: str,
+    device: torch.device,
+    resume: bool,
+    overwrite: bool,
+    bars: Bars,
+) -> Summary:
+    """Predict for all images and videos in `inputs`, and write the outputs below a folder.
+
+    Args:
+        run: see `sda.runs.trained.load`. inputs: images, videos, and folders of them. out: None: predictions/RUN.
+        kinds: keys of `sda.prediction.plan.KINDS`. resume: keep existing outputs. overwrite: replace existing outputs.
+
+    Raises:
+        SdaError: wrong arguments, a run that cannot be loaded, existing outputs, a full disk or too little memory.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise SdaError(f"--as {kind}: expected one or more of {', '.join(KINDS)}, separated by commas")
+    out = out or Path("predictions") / title_of(run.parent if run.is_file() else run)
+    found, ignored = find(inputs, [Path("predictions"), out / "classes.png", *(out / kind for kind in KINDS)])
+    if ignored:
+        bars.say(f"{ignored} files in prediction folders are ignored")
+    tasks = plan(found, out, kinds)
+    left = remaining(tasks, resume, overwrite)
+    loaded = load_run(run, checkpoint, device, network)
+    values = id_values(loaded, kinds)
+    make_folders(out, kinds, loaded.table.colors, overwrite)
+    began = time.perf_counter()
+    try:
+        outcome = predict_all(loaded, left, values, options, bars.count)
+    except torch.OutOfMemoryError:
+        raise SdaError(f"{device} is out of memory; try --batch 1, then a smaller --size") from None
+    seconds = time.perf_counter() - began
+    for fault in outcome.skipped:
+        bars.say(f"skipped: {fault}")
+    if count := outcome.images + outcome.frames:
+        cost = Protocol(scales=options.scales, flip=options.flip).cost
+        bars.say(f"{cost}; {1000 * seconds / count:.0f} ms per image, with reading and writing")
+    return Summary(loaded, out, kinds, outcome, len(tasks) - len(left), seconds)
