@@ -24,8 +24,8 @@ from sda.data.dataset import Dataset, Sample
 from sda.data.descriptor import map_classes
 from sda.data.files import LabelCodec
 from sda.data.listing import list_items
-from sda.data.make_pack import COMPRESSIONS, write_pack
-from sda.data.pack import Pack
+from sda.data.packs.make import COMPRESSIONS, write_pack
+from sda.data.packs.pack import Pack
 
 NATIVE, SIZE = (1024, 2048), (512, 1024)
 LABEL_IDS = np.array([0, 3, 7, 7, 7, 8, 11, 11, 17, 21, 21, 23, 24, 26, 26], np.uint8)  # frequent ones are repeated

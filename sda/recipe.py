@@ -10,16 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from sda import shelf
 from sda.errors import SdaError
-from sda.methods.settings import (
-    SETTINGS,
-    AllSettings,
-    Natural,
-    NonNegative,
-    Positive,
-    Streams,
-    SupervisedSettings,
-    Unit,
-)
+from sda.methods.settings import SETTINGS, AllSettings, Natural, NonNegative, Positive, Streams, SupervisedSettings, Unit
 from sda.models.names import BACKBONES, NETWORKS
 from sda.protocol import Protocol, preset
 

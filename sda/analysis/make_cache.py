@@ -5,7 +5,6 @@ A large dataset takes long, so finished work is kept as shards (`sda.system.resu
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sda.methods.parts.mlp import projection
 from sda.runs import checkpoint
 from sda.runs.trained import Run
 from sda.scoring.evaluate import batch_size
+from sda.system.console import Count
 from sda.system.resumable import difference, new_hdf5, write_resumable
 
 SHARD_BYTES = 16 * 2**20  # of a shard: what is kept in memory, and what a kill can lose
@@ -33,8 +33,6 @@ WORDING = {  # of differences between settings
     "images": "other images, or image or label files that have changed",
     "labels": "labels decoded with other classes, ids or colours",
 }
-
-Count = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

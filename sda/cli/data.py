@@ -209,7 +209,7 @@ def pack(
     from sda.data import descriptor
     from sda.data.assemble import find_root
     from sda.data.listing import list_splits
-    from sda.data.make_pack import write_pack
+    from sda.data.packs.make import write_pack
 
     file = Path(os.path.expanduser(out or f"{short_name(dataset)}.h5"))
     with Bars() as bars:

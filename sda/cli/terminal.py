@@ -6,6 +6,7 @@ from rich.table import Column, Table
 
 from sda.data.inspect.doctor import KINDS, Examination
 from sda.runs import compare
+from sda.scoring.summary import SUMMARY
 
 
 def show_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -99,19 +100,17 @@ def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
 
 def show_summary(scores: dict[str, dict]) -> None:
     """Print a row per score: mIoU with its interval, and the other metrics."""
-    columns = ["run", "mIoU", "95 % interval", "16 classes", "13 classes", "boundary IoU", "accuracy", "weighted IoU", "ECE"]
-    keys = ["miou16", "miou13", "boundary_miou", "accuracy", "fwiou", "ece"]
-    shown = [(column, key) for column, key in zip(columns[3:], keys, strict=True) if any(key in s for s in scores.values())]
+    shown = [metric for metric in SUMMARY if any(metric.key in score for score in scores.values())]
     rows = [
         [
             name,
             _percent(score["miou"]),
             f"{score['interval'][0]:.1f} to {score['interval'][1]:.1f}",
-            *(_percent(score.get(key)) for _, key in shown),
+            *(_percent(score.get(metric.key)) for metric in shown),
         ]
         for name, score in scores.items()
     ]
-    show_table([*columns[:3], *(column for column, _ in shown)], rows)
+    show_table(["run", "mIoU", "95 % interval", *(metric.title for metric in shown)], rows)
 
 
 def show_comparison(rows: list[compare.Row]) -> None:

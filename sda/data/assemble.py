@@ -26,7 +26,7 @@ from sda.data.splits.choose import check_disjoint, choose, find_shared
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.recipe import Recipe
-from sda.system.counting import Count, ignore_count
+from sda.system.console import Count, ignore_count
 
 
 @dataclass

@@ -8,7 +8,7 @@ from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
 from sda.data.listing import list_folder
 from sda.data.opening import Classes, check_labels, find_root, open_codec, open_split, open_validation, without_bad
-from sda.system.counting import Count, ignore_count
+from sda.system.console import Count, ignore_count
 
 
 def evaluation_set(

@@ -15,11 +15,11 @@ from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.encoding import check_encoding, class_pixels
 from sda.data.item import Item
 from sda.data.listing import Listing, list_items
-from sda.data.pack import list_packed
+from sda.data.packs.pack import list_packed
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
-from sda.system.counting import Count
+from sda.system.console import Count
 
 
 class Classes(NamedTuple):

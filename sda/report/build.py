@@ -18,6 +18,7 @@ from sda.report.examples import Example
 from sda.report.facts import Subject
 from sda.report.plots import Plot
 from sda.runs import checkpoint
+from sda.scoring.summary import SUMMARY
 from sda.system.atomic import written_whole
 from sda.system.devices import pick_device
 from sda.system.progress import Bars
@@ -41,15 +42,12 @@ LOSSES = {  # names for the legend; other losses keep the name that they have in
     "contrast_l": "contrast, labelled",
     "contrast_u": "contrast, unlabelled",
 }
-COLUMNS = (("Boundary IoU", "boundary_miou"), ("pixel accuracy", "accuracy"), ("ECE", "ece"))  # of the comparison
-MEANS = (  # below the IoU of the classes
+COLUMNS = [(metric.title, metric.key) for metric in SUMMARY if not metric.subset]  # of the comparison
+MEANS = [  # below the IoU of the classes
     ("mIoU, classes present", "miou"),
     ("mIoU, all classes", "miou_all"),
-    ("mIoU, 16 classes", "miou16"),
-    ("mIoU, 13 classes", "miou13"),
-    ("frequency-weighted IoU", "fwiou"),
-    ("pixel accuracy", "accuracy"),
-)
+    *((metric.title, metric.key) for metric in SUMMARY if metric.subset),
+]
 
 
 @dataclass(frozen=True)

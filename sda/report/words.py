@@ -7,6 +7,7 @@ from sda.analysis.bank import Contents
 from sda.methods.parts.bank import SOURCE
 from sda.report import facts
 from sda.report.facts import Subject
+from sda.scoring.summary import SUMMARY
 
 
 def joined(words: list[str]) -> str:
@@ -81,10 +82,7 @@ def tiles(subject: Subject) -> list[dict]:
         ("labelled target images", facts.labels_used(subject), f"plus {joined(streams)}" if streams else ""),
         ("steps", f"{recipe.steps:,}", f"in {duration(values['seconds'])}" if subject.own else ""),
         ("seed", str(recipe.seed), chosen),
-        ("pixel accuracy", f"{percent(values['accuracy'])} %", "over all labelled pixels"),
-        ("Boundary IoU", f"{percent(values['boundary_miou'])} %", "along class boundaries"),
-        ("weighted IoU", f"{percent(values['fwiou'])} %", "classes weighted by frequency"),
-        ("ECE", f"{percent(values['ece'])} %", "expected calibration error"),
+        *((m.title, f"{percent(values[m.key])} %", m.remark) for m in SUMMARY if not m.subset),
         ("protocol", values["protocol"]["name"], of_protocol(values["protocol"])),
     ]
     return [{"what": what, "value": value, "more": more, "words": what == "protocol"} for what, value, more in found]

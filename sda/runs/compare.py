@@ -10,15 +10,17 @@ from pathlib import Path
 from sda import recipe as recipes
 from sda.errors import SdaError
 from sda.protocol import why_not_comparable
+from sda.scoring.summary import SUMMARY
 from sda.system import tables
 from sda.system.tables import mean_of_present
 
 SEEDS = {"seed", "split_seed"}
 FIELDS = {  # of every score, see `sda.scoring.evaluate.evaluate`
-    *("protocol", "images", "skipped", "miou", "miou_all", "accuracy", "fwiou", "iou", "interval", "boundary_miou"),
-    *("boundary_iou", "ece", "reliability", "entropy", "infomax", "image_miou", "confusion"),
+    *("protocol", "images", "skipped", "miou", "miou_all", "iou", "interval", "boundary_iou", "reliability"),
+    *("entropy", "infomax", "image_miou", "confusion"),
+    *(metric.key for metric in SUMMARY if not metric.subset),
 }
-SUBSETS = {"miou16": "mIoU, 16 classes", "miou13": "mIoU, 13 classes"}
+SUBSETS = {metric.key: metric.title for metric in SUMMARY if metric.subset}
 
 
 @dataclass(frozen=True)

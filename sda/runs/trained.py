@@ -24,7 +24,7 @@ from sda.recipe import Recipe
 from sda.runs import checkpoint
 from sda.scoring.inference import predict_logits
 from sda.shelf import check
-from sda.system.counting import Count, ignore_count
+from sda.system.console import Count, ignore_count
 from sda.system.devices import pick_device
 
 LARGE = 2.0  # times the pixels of the training's images: such an image is taken in windows

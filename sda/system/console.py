@@ -1,4 +1,13 @@
-"""Where long work reports its progress. This one is silent; `sda.system.progress.Bars` shows it on a terminal."""
+"""How long work reports its progress: to a function that counts, or to a console (`sda.system.progress.Bars` on a terminal)."""
+
+from collections.abc import Callable
+
+Count = Callable[[str, int, int], None]  # what is counted, how many are done, how many there are
+Progress = Callable[[int, int], None]  # how many are done, how many there are
+
+
+def ignore_count(*_: object) -> None:
+    """Report no progress: the default `Count` and `Progress`."""
 
 
 class Console:

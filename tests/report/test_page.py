@@ -270,7 +270,7 @@ def test_scores_that_are_not_comparable(runs, sda, tmp_path):
     assert status == 2 and "scored under different protocols" in said.err and not (tmp_path / "out").exists()
     change(runs / "bank/result.json", interval=None, ece=None)
     status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
-    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: it lacks ece, interval" in said.err
+    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: missing ece, interval" in said.err
     (runs / JOINT / "result.json").unlink()
     status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
     assert status == 2 and "this run is not finished" in said.err

@@ -181,7 +181,7 @@ def test_a_row_for_each_domain(sda, world, mine):
     )  # fmt: skip
     assert status == 0, shown.err
     table = shown.out[shown.out.index("95 % interval") :]
-    assert table.count("mine on") == 2 and "boundary IoU" in table and "ECE" in table
+    assert table.count("mine on") == 2 and "Boundary IoU" in table and "ECE" in table
     assert {path.name for path in (mine / "evaluations").iterdir()} == {
         "field-val-whole-48x64-native.json", "toy-val-whole-48x64-native.json",
     }  # fmt: skip

@@ -10,8 +10,8 @@ from sda.data.inspect.encoding import Encodings, Meaning, find_encodings
 from sda.data.inspect.scan import Finding, scan
 from sda.data.item import Item
 from sda.data.listing import Listing, find_orphans, list_splits
-from sda.data.pack import list_packed_splits
-from sda.system.counting import Progress, ignore_count
+from sda.data.packs.pack import list_packed_splits
+from sda.system.console import Progress, ignore_count
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sda.data.item import Item
 from sda.data.listing import Listing
 from sda.errors import SdaError
 from sda.labels import IGNORE
-from sda.system.counting import Progress, ignore_count
+from sda.system.console import Progress, ignore_count
 
 SAMPLE = 8  # number of labels that are read before training
 VOID_DOUBT = 0.3  # an encoding is doubtful if its share of void pixels exceeds the other encoding's by this, 0 to 1

@@ -20,7 +20,7 @@ import numpy as np
 
 from sda.data.files import FileError, open_file, read_image
 from sda.data.item import Item, Stored
-from sda.system.counting import Progress, ignore_count
+from sda.system.console import Progress, ignore_count
 from sda.system.signals import begin_worker
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from sda.data.splits.choose import find_shared
 from sda.data.splits.lists import read_keys
 from sda.data.splits.pickled import from_indices, read_pickle
 from sda.errors import SdaError
-from sda.system.counting import Progress
+from sda.system.console import Progress
 
 PICKLES = (".pkl", ".pickle", ".p")
 

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -25,19 +25,12 @@ from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.item import Item
 from sda.data.listing import Listing, list_items
-from sda.data.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding, entry_of, is_native, native_label
+from sda.data.packs.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding, entry_of, is_native, native_label
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.pictures import resize_image, resize_nearest
-from sda.system.resumable import (
-    check_space,
-    difference,
-    h5py_errors,
-    new_hdf5,
-    new_shard,
-    read_shard,
-    write_resumable,
-)
+from sda.system.console import Count
+from sda.system.resumable import check_space, difference, h5py_errors, new_hdf5, new_shard, read_shard, write_resumable
 from sda.system.signals import begin_worker
 
 COMPRESSIONS: dict[str, dict] = {"none": {}, "lzf": {"compression": "lzf"}, "gzip": {"compression": "gzip"}}  # of images
@@ -45,7 +38,6 @@ COMPRESSIONS: dict[str, dict] = {"none": {}, "lzf": {"compression": "lzf"}, "gzi
 _LABELS = "gzip"  # shrinks labels to a thirtieth and is read as fast as lzf, which only h5py knows
 _SHARD = 64  # images per shard: what a kill can lose
 
-Count = Callable[[str, int, int], None]  # what is being done, how many are done, how many there are
 Chunks = tuple["_Record", bytes, bytes]  # of one image: its record, image chunk and label chunk
 
 

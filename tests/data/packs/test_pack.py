@@ -23,13 +23,13 @@ from PIL import Image
 from tiny import files
 
 from sda import recipe
-from sda.data import make_pack as packs
 from sda.data.dataset import Dataset
 from sda.data.descriptor import Descriptor
 from sda.data.files import FileError, LabelCodec
 from sda.data.listing import list_items
-from sda.data.make_pack import write_pack
-from sda.data.pack import Pack, check_fresh
+from sda.data.packs import make as packs
+from sda.data.packs.make import write_pack
+from sda.data.packs.pack import Pack, check_fresh
 from sda.errors import SdaError
 
 SIZE = (16, 24)
