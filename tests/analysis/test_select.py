@@ -223,7 +223,7 @@ def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
     ("flags", "words"),
     [
         (["--budget", 6], "--budget 6, but field has only 5 images"),
-        (["--budget", 1, "--domain", "moon"], "holds no domain 'moon'; it has toy, field"),
+        (["--budget", 1, "--domain", "moon"], "has no domain 'moon', only toy, field"),
         (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],
 )

@@ -100,7 +100,7 @@ def test_recipe_that_is_no_toml(fails, world):
         (["--labels", "some"], "labels"),
         (["--size", "48"], "size = 48: expected [height, width], both at least 32"),
         (["--momentum", "2"], "momentum = 2"),
-        (["--network", "unet"], "network = 'unet': input should be 'deeplabv2' or 'deeplabv3plus'"),
+        (["--network", "unet"], "network = 'unet': expected one of deeplabv2, deeplabv3plus"),
         (["--unlabelled", "target"], "method supervised cannot use unlabelled images"),
     ],
 )

@@ -1,6 +1,7 @@
 """Exported models compute the same as the network, also without sda and PyTorch."""
 
 import copy
+import dataclasses
 import json
 import re
 import shutil
@@ -91,7 +92,8 @@ def predict(network, images):
     """Return labels and confidence of a network, with torchvision's preprocessing computed by its formula."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = (images.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
-    logits = F.interpolate(network(torch.from_numpy(x).float())[0], images.shape[2:], mode="bilinear", align_corners=False)
+    logits, _ = network.head(network.backbone(torch.from_numpy(x).float()))
+    logits = F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
     confidence, labels = logits.softmax(dim=1).max(dim=1)
     return labels.numpy(), confidence.numpy()
 
@@ -312,8 +314,9 @@ def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sd
 
     def faulty(deployed):
         if fault == "other preprocessing":
-            deployed.factor = 1 / 256
-            deployed.mean = deployed.mean.flip(1)
+            normalise = deployed.network.normalise
+            normalise.preprocessing = dataclasses.replace(normalise.preprocessing, maximum=255 / 256)
+            normalise.mean = normalise.mean.flip(0)
         if fault == "other resizing":
             resize(deployed, lambda logits, size: F.interpolate(logits, size, mode="nearest"))
         if fault == "one size":
