@@ -75,20 +75,16 @@ class Contents:
 
 
 def of_run(folder: Path) -> Contents:
-    """The bank in the last.pt of a run.
+    """Return the bank in the last.pt of a run.
 
     Raises:
-        SdaError: no such run, a method without a bank, or a run of an older version.
+        SdaError: no such run, or a checkpoint without a bank.
     """
     path = folder / "last.pt"
     state = checkpoint.load(path)
     found = of_state(state)
     if found is None:
-        method = state.get("recipe", {}).get("method", "")
-        reason = (
-            "it is of an older version of sda, whose banks had less in them" if method == "class_bank" else f"method {method}"
-        )
-        raise SdaError(f"{path}: there is no bank in it: {reason}")
+        raise SdaError(f"{path}: the checkpoint has no bank (method {state.get('recipe', {}).get('method', 'unknown')})")
     return found
 
 
