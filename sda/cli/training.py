@@ -103,7 +103,7 @@ def _train_here(
                 click.echo(f"{folder}: this run has come to its end")
             return
         resumed = resume.find(resume_from, folder)
-        if not (resumed.lies_in(folder) if resumed else (folder / "recipe.toml").exists()):
+        if not (resumed.is_in(folder) if resumed else (folder / "recipe.toml").exists()):
             run_folder.named(str(folder))
     else:
         folder = run_folder.named(out) if out else run_folder.free(Path("runs"), title)
