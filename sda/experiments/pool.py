@@ -32,7 +32,7 @@ class Job:
 
 
 def default_size(device: torch.device) -> int:
-    """Return how many trainings to run in parallel: two on a multi-core CPU, where small networks gain little from more threads."""
+    """Return how many trainings to run in parallel: two on a multi-core CPU, where more threads hardly speed up a training."""
     return 2 if device.type == "cpu" and (os.cpu_count() or 1) > 1 else 1
 
 

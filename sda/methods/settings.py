@@ -109,7 +109,9 @@ class MeanTeacherSettings(TeacherSettings):
     confidence_power: NonNegative = Field(6.0, description="weight of a pixel in the loss on pseudo-labels: confidence ^ this")
     ramp_steps: Natural = Field(2000, description="steps until the loss on pseudo-labels reaches its full weight")
     weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
-    unlabelled_start: Natural = Field(2000, description="first step with the contrastive loss and with ClassMix of unlabelled images")
+    unlabelled_start: Natural = Field(
+        2000, description="first step with the contrastive loss and with ClassMix of unlabelled images"
+    )
 
     @property
     def views_per_image(self) -> int:

@@ -41,9 +41,7 @@ class DeepLabV2Head(Head):
         super().__init__()
         self.feature_channels = backbone.channels[-1]
         self.stride = backbone.strides[-1]
-        convolutions = [
-            nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate) for rate in V2_RATES[:branches]
-        ]
+        convolutions = [nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate) for rate in V2_RATES[:branches]]
         self.branches = nn.ModuleList(convolutions)
         for convolution in convolutions:
             initialise_classifier(convolution, inputs=branches * 9 * self.feature_channels)

@@ -78,9 +78,7 @@ def fill(bank: ClassBank, file: Path, names: list[str]) -> None:
     """
     parts = read(file, names)
     if parts["features"].shape[2] != bank.features.shape[2]:
-        raise SdaError(
-            f"{file}: its features have length {parts['features'].shape[2]}, expected {bank.features.shape[2]}"
-        )
+        raise SdaError(f"{file}: its features have length {parts['features'].shape[2]}, expected {bank.features.shape[2]}")
     parts["step"].zero_()
     count = min(parts["valid"].shape[1], bank.valid.shape[1])
     for name, values in parts.items():
