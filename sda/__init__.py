@@ -1,10 +1,10 @@
-"""sda: semi-supervised domain adaptation of semantic segmentation."""
+"""Semi-supervised domain adaptation of semantic segmentation."""
 
 __version__ = "0.1.0"
 
 
 def load(run, checkpoint: str = "last", network: str = "student", device: str = "auto"):
-    """A trained run, by its folder: `sda.load("runs/a").predict("photo.jpg")`. See `sda.runs.trained.load`."""
+    """Load a trained run: `sda.load("runs/a").predict("photo.jpg")`. See `sda.runs.trained.load`."""
     from sda.runs import trained
 
     return trained.load(run, checkpoint, network, device)

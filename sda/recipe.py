@@ -1,4 +1,4 @@
-"""A recipe: one experiment, as a flat, strictly read TOML file. Its fields are the options of its own command."""
+"""Recipes: one experiment each, as a flat TOML file with strict validation. The fields are also command-line options."""
 
 import os
 import re
@@ -49,68 +49,72 @@ Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_len
 SizeOrNative = Annotated[list[int] | str, PlainValidator(_size_or_native)]
 
 
-# The sections of a recipe, in the order in which files and help show them.
+# The sections of a recipe, in the order in which files and --help show them.
 
 
 class _Streams(shelf.Strict):
-    description: str = Field("", description="one line on what the run is for")
-    expected: str = Field("", description="the score to expect, and where it comes from")
+    description: str = Field("", description="one line about the experiment")
+    expected: str = Field("", description="expected score, and its source")
     source: str = Field("", description="labelled source dataset: a name or a TOML path; empty: none")
     target: str = Field(description="target dataset: a name or a TOML path")
-    classes: str = Field("", description="class table to train in; empty: the target's own")
-    labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="labelled target images: a count, or all")
-    split: str = Field("", description="text file of the labelled images, one relative path per line; replaces labels")
-    split_seed: Natural = Field(0, description="seed of the rule that picks the labelled images")
-    val_list: str = Field("", description="text file of target training images to validate on, for a target without a val split")
+    classes: str = Field("", description="class table to train with; empty: the target's")
+    labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="number of labelled target images, or all")
+    split: str = Field("", description="text file of labelled target images, one relative path per line; overrides labels")
+    split_seed: Natural = Field(0, description="seed of the selection of labelled images")
+    val_list: str = Field("", description="text file of target training images for validation, if the target has no val split")
     unlabelled: str = Field(
-        "", description="'target': the target's other training images; a folder: all images in it; empty: none"
+        "", description="unlabelled images: target, for the target's other training images, or a folder; empty: none"
     )
-    doctor: bool = Field(True, description="skip the pairs that sda doctor found bad")
+    doctor: bool = Field(True, description="skip the pairs that sda doctor reported as bad")
     bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or skip and report them")
-    root: str = Field("", description="folder that holds the datasets, each as a folder (or pack) of its own name, and weights/")
-    source_root: str = Field("", description="folder or pack of the source dataset, if it is not root/NAME")
-    target_root: str = Field("", description="folder or pack of the target dataset, if it is not root/NAME")
+    root: str = Field("", description="folder with the datasets, each a folder or pack named after the dataset, and weights/")
+    source_root: str = Field("", description="folder or pack of the source dataset, if not root/NAME")
+    target_root: str = Field("", description="folder or pack of the target dataset, if not root/NAME")
 
 
 class _Images(shelf.Strict):
-    size: SizeOrNative = Field(description="height, width to resize target images to, or native: do not resize")
-    source_size: SizeOrNative | None = Field(None, description="the same for source images; empty: as size")
+    size: SizeOrNative = Field(description="height, width to resize target images to; native: do not resize")
+    source_size: SizeOrNative | None = Field(None, description="height, width to resize source images to; empty: as size")
     crop: Size | None = Field(None, description="height, width of random crops; empty: whole images")
     batch_source: Positive = Field(4, description="source images per step")
     batch_labelled: Positive = Field(4, description="labelled target images per step")
     batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
     accumulate: Positive = Field(
-        1, description="parts that each step's images are processed in, to save memory; batch norms see one part at a time"
+        1, description="process each step's images in this many parts, to save memory; batch norms see one part at a time"
     )
-    alternate: bool = Field(False, description="source and labelled target images take turns, one step each; false: both in each")
+    alternate: bool = Field(
+        False, description="alternate between source and labelled target images from step to step; false: both in every step"
+    )
     rare_class_sampling: NonNegative = Field(
         0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
     )
-    in_memory: bool = Field(False, description="decode each image once and keep it, resized, in memory")
+    in_memory: bool = Field(False, description="decode and resize each image once and keep it in memory")
     workers: Natural = Field(2, description="loader processes per stream")
 
 
 class _Network(shelf.Strict):
     network: Annotated[str, _one_of(NETWORKS)] = Field("deeplabv3plus", description=" or ".join(NETWORKS))
     backbone: Annotated[str, _one_of(BACKBONES)] = Field(description=f"torchvision backbone: {', '.join(BACKBONES)}")
-    output_stride: Annotated[int, PlainValidator(_stride)] = Field(0, description="0 for the network's own: v2 8, v3+ 16")
+    output_stride: Annotated[int, PlainValidator(_stride)] = Field(
+        0, description="output stride of the backbone, 8 or 16; 0: the network's default (v2: 8, v3+: 16)"
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision of the convolutions (autocast); float16 scales gradients, for older GPUs"
     )
     sync_norm: bool = Field(
         True,
-        description="several processes: batch norms use the images of all, as one process would; false: each its own, faster",
+        description="several processes: batch norms use the images of all processes; false: of their own process (faster)",
     )
     recompute: bool = Field(
-        False, description="keep few activations and recompute the others in the backward pass: less memory, a third slower"
+        False, description="recompute most activations in the backward pass: less memory, about a third slower"
     )
-    compile: bool = Field(False, description="torch.compile the networks: takes minutes to start, faster steps on a GPU")
+    compile: bool = Field(False, description="torch.compile the networks: slow start (minutes), faster steps on a GPU")
     freeze_norm: Literal["none", "affine", "all"] = Field(
-        "none", description="freeze the backbone's batch norms: none; scales and offsets (DeepLabv2); running statistics too"
+        "none", description="freeze the backbone's batch norms; affine: scales and offsets (DeepLabv2), all: statistics too"
     )
-    weights: str = Field("imagenet", description="imagenet or coco (torchvision's), none, or a local .pth file")
+    weights: str = Field("imagenet", description="pretrained weights: imagenet or coco (torchvision), none, or a .pth file")
     weights_format: Literal["auto", "torchvision", "caffe"] = Field(
-        "auto", description="format of a local file, which decides preprocessing and strides; auto: by its tensor names"
+        "auto", description="format of a weights file, which decides preprocessing and strides; auto: detect by tensor names"
     )
 
 
@@ -119,41 +123,43 @@ class _Schedule(shelf.Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, streams and augmentation")
     learning_rate: NonNegative = Field(2e-4, description="learning rate of the backbone at step 0")
     head_rate_factor: NonNegative = Field(1.0, description="learning rate of all other layers, as a multiple of the backbone's")
-    layer_decay: Unit = Field(1.0, description="learning rate of each stage of the backbone, as a multiple of the next one's")
+    layer_decay: Unit = Field(1.0, description="learning rate of each backbone stage, as a multiple of that of the next stage")
     nonfinite: Literal["stop", "skip"] = Field(
-        "stop", description="a loss that is NaN or infinite: stop, or skip the step and count it (waits for the device)"
+        "stop", description="if the loss is NaN or infinite: stop, or skip the step and count it (waits for the device)"
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
     momentum: Unit = Field(0.9, description="momentum of SGD")
     weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
-    poly_power: NonNegative = Field(0.9, description="the learning rate falls as (1 - step/steps) ^ this power")
+    poly_power: NonNegative = Field(0.9, description="power p of the learning-rate schedule, (1 - step/steps) ^ p")
     method: Annotated[str, _one_of(SETTINGS)] = Field(
-        "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), dacs"
+        "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), or dacs"
     )
 
 
 class _Evaluation(shelf.Strict):
-    eval_size: SizeOrNative | None = Field(None, description="size of the network's input in evaluation; empty: as size")
+    eval_size: SizeOrNative | None = Field(
+        None, description="height, width of the network's input in evaluation, or native; empty: as size"
+    )
     eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
-    checkpoint_every: Natural = Field(500, description="steps between checkpoints; 0: only when the network is evaluated")
+    checkpoint_every: Natural = Field(500, description="steps between checkpoints; 0: only at evaluations")
     board: Literal["none", "tensorboard", "wandb"] = Field(
-        "none", description="log curves and pictures during training; Weights & Biases reads its own environment variables"
+        "none", description="log curves and pictures during training; wandb is configured by its environment variables"
     )
     protocol: Literal["whole", "paper", "full-1024x2048", "half-512x1024", "slide"] = Field(
-        "whole", description="how to score: whole images at eval_size and labels at their own size, or another preset"
+        "whole", description="evaluation protocol; whole: whole images at eval_size, labels at their original size"
     )
-    hold_out: Natural = Field(0, description="labelled target images to hold out of training, to choose a checkpoint by")
+    hold_out: Natural = Field(0, description="labelled target images to hold out of training, to choose a checkpoint with")
     best_by: Literal["miou", "infomax", "entropy", "agreement", "held_out"] = Field(
-        "miou", description="criterion of best.pt: miou reads validation labels, the others do not"
+        "miou", description="criterion that selects best.pt; only miou uses the validation labels"
     )
 
 
 class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
-    """All that defines a run. The streams that it names make the setting:
+    """Everything that defines a run. Its streams decide the setting:
 
     source-only: source, labels 0. target-only: no source, labels N. joint: source, labels N.
-    SSL: no source, labels N, unlabelled. UDA: source, labels 0, unlabelled. Semi-supervised DA: all three.
-    Oracle: no source, labels "all".
+    SSL: no source, labels N, unlabelled. UDA: source, labels 0, unlabelled. semi-supervised DA: all three.
+    oracle: no source, labels "all".
     """
 
     @property
@@ -163,7 +169,7 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 
     @property
     def method_settings(self) -> SupervisedSettings:
-        """The settings that its method reads."""
+        """The settings of the recipe's method."""
         kind = SETTINGS[self.method]
         return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
 
@@ -171,13 +177,13 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     def _streams_fit(self) -> "Recipe":
         streams = self.streams
         if not streams.source and not streams.labelled:
-            raise ValueError("no labels at all: name a source, or ask for labels > 0")
+            raise ValueError("no labelled images: set source, or labels > 0")
         if self.labels == "all" and not self.split and self.unlabelled == "target":
             raise ValueError('labels = "all" leaves no unlabelled target images')
         if self.alternate and not (streams.source and streams.labelled):
-            raise ValueError("alternate = true needs source and target labels, which take turns")
+            raise ValueError("alternate = true needs both source images and labelled target images")
         if self.weights_format != "auto" and self.weights in ("imagenet", "coco", "none"):
-            raise ValueError(f"weights_format is for local files; weights = {self.weights} has its own")
+            raise ValueError(f"weights_format is only for weights files, not for weights = {self.weights}")
         return self
 
     @model_validator(mode="after")
@@ -189,8 +195,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         if settings.mixes_unlabelled and self.batch_unlabelled == self.accumulate:
             at_least = "" if self.accumulate == 1 else f" times accumulate = {self.accumulate}"
             raise ValueError(
-                f"batch_unlabelled = {self.batch_unlabelled} leaves ClassMix no other image; ask for 2{at_least}, or "
-                "classmix_unlabelled = 0"
+                f"batch_unlabelled = {self.batch_unlabelled} is too small for ClassMix, which needs two images; set at least "
+                f"2{at_least}, or classmix_unlabelled = 0"
             )
         return self
 
@@ -206,36 +212,37 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     @model_validator(mode="after")
     def _criterion_can_be_measured(self) -> "Recipe":
         if self.best_by == "held_out" and not self.hold_out:
-            raise ValueError("best_by = held_out needs labelled images for it: hold_out = N")
+            raise ValueError("best_by = held_out needs held-out images: set hold_out > 0")
         if self.best_by == "agreement" and not (self.unlabelled and self.eval_every):
-            raise ValueError("best_by = agreement compares student and teacher: it needs unlabelled images, and eval_every")
+            raise ValueError("best_by = agreement compares student and teacher: it needs unlabelled images and eval_every > 0")
         if self.hold_out and isinstance(self.labels, int) and not self.split and self.hold_out >= self.labels:
-            raise ValueError(f"hold_out = {self.hold_out} leaves none of {self.labels} labelled images to train on")
+            raise ValueError(f"hold_out = {self.hold_out} leaves none of the {self.labels} labelled images to train on")
         return self
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "Recipe":
         for name, size in (("size", self.size), ("source_size", self.source_size or self.size)):
-            if size == "native" and not self.crop:
-                raise ValueError(f'{name} = "native" leaves images of different sizes: set a crop')
-            if size != "native" and any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
+            if not self.crop and not isinstance(size, list):
+                raise ValueError(f'{name} = "native" leaves images of different sizes: set crop')
+            if isinstance(size, list) and any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
                 raise ValueError(f"crop {list(self.crop_size)} does not fit into {name} {size}; source and target share one crop")
         return self
 
     def ignored_fields(self, names: Iterable[str]) -> list[str]:
-        """The given fields that this recipe ignores: other methods or settings read them."""
+        """Return those of the given fields that have no effect with this recipe's method and other settings."""
         settings = self.method_settings
-        idle = AllSettings.model_fields.keys() - type(settings).model_fields.keys() - {"released"}  # the network reads that
+        # the network reads `released` with every method
+        idle = AllSettings.model_fields.keys() - type(settings).model_fields.keys() - {"released"}
         idle |= settings.ignored()
         if self.optimizer != "sgd":
             idle.add("momentum")
         return [name for name in names if name in idle]
 
     def with_absolute_paths(self) -> "Recipe":
-        """The same recipe, valid from any working directory: roots, lists and files as absolute paths.
+        """Return a copy with absolute paths, which is valid in any working directory.
 
-        `root` is resolved into the roots of the datasets, and into `weights` where root/weights/BACKBONE_imagenet.pth (or
-        BACKBONE_coco.pth) is.
+        `root` is resolved into `source_root` and `target_root`, and into `weights` if root/weights/BACKBONE_imagenet.pth (or
+        BACKBONE_coco.pth) exists.
         """
         values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
         for stream in ("source", "target"):
@@ -251,33 +258,34 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 
     @property
     def crop_size(self) -> tuple[int, int]:
-        """Height, width of what a network is trained on."""
-        height, width = self.crop or self.size
-        return int(height), int(width)
+        """Height, width of the training images."""
+        size = self.crop or self.size
+        assert isinstance(size, list)
+        return size[0], size[1]
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height, width that target images are resized to; None: they are not."""
+        """Height, width that target images are resized to; None: not resized."""
         return _fixed(self.size)
 
     @property
     def source_image_size(self) -> tuple[int, int] | None:
-        """The same for source images."""
+        """Height, width that source images are resized to; None: not resized."""
         return _fixed(self.source_size or self.size)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """Height, width of the network's input in evaluation; None: each image's own."""
+        """Height, width of the network's input in evaluation; None: each image's own size."""
         return _fixed(self.eval_size or self.size)
 
     @property
     def scoring(self) -> Protocol:
-        """How its network is scored."""
+        """The evaluation protocol."""
         return preset(self.protocol, self.network, self.target, self.input_size, self.crop_size)
 
     @property
     def setting(self) -> str:
-        """The field's name for the streams in use."""
+        """The usual name for the combination of streams in use."""
         streams = self.streams
         if streams.unlabelled:
             return ("semi-supervised DA" if streams.labelled else "UDA") if streams.source else "SSL"
@@ -287,13 +295,13 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 
 
 def _fixed(size: list[int] | str) -> tuple[int, int] | None:
-    return None if size == "native" else tuple(size)
+    return (size[0], size[1]) if isinstance(size, list) else None
 
 
-# Fields that decide neither the network nor its score.
+# Fields that affect neither the network nor its score.
 IDLE = {"description", "expected", "workers", "in_memory", "checkpoint_every", "board"}
 
-# Fields that hold a path, and those that hold a name or a path.
+# Fields with a path, and fields with a name or a path.
 _PATHS = ("root", "source_root", "target_root", "split", "val_list", "bank")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")
 
@@ -305,19 +313,19 @@ def _is_name(field: str, value: str) -> bool:
 
 
 def load(name: str, changes: dict | None = None) -> Recipe:
-    """The recipe on the shelf (or at a TOML path), with `changes` (field → value) laid over it.
+    """Load a recipe by name or TOML path, and apply `changes` (field → value).
 
-    A table `[when.FIELD.VALUE]` in the file holds values for when FIELD ends up as VALUE: they go over the file's own, and
-    under `changes`.
+    A table `[when.FIELD.VALUE]` in the file has values that apply if FIELD is VALUE after the changes. They override the file's
+    other values; `changes` override them.
 
     Raises:
-        SdaError: unknown recipe, unknown key, mistyped or impossible value; names the file and the key.
+        SdaError: unknown recipe, unknown key, or invalid value; names the file and the key.
     """
     path, changes = shelf.find("recipes", name), changes or {}
     values = shelf.parse(path)
     when = variants(values, path)
     values.pop("when", None)
-    recipe = shelf.check(Recipe, values, str(path))  # a fault in the file is the file's, not the flags'
+    recipe = shelf.check(Recipe, values, str(path))  # without `changes`, to report errors in the file as such
     for field, value, variant in when:
         shelf.check(Recipe, {**values, field: value, **variant}, f"{path}: when.{field}.{value}")
     chosen = {**recipe.model_dump(), **changes}
@@ -327,14 +335,12 @@ def load(name: str, changes: dict | None = None) -> Recipe:
     return shelf.check(Recipe, {**values, **changes}, f"recipe {name}")
 
 
-def newer_fields(values: dict) -> list[str]:
-    """The fields that the recipe of a run, which names all there were, lacks: an older version of sda trained it, and what it did
-    in their place nobody knows."""
-    return sorted(name for name, field in Recipe.model_fields.items() if name not in values and field.default is not None)
-
-
 def variants(values: dict, where: Path) -> list[tuple[str, object, dict]]:
-    """The tables [when.FIELD.VALUE] in a recipe's file, as (field, value, changes). SdaError for a table of another form."""
+    """Return the tables [when.FIELD.VALUE] of a recipe file as (field, value, changes).
+
+    Raises:
+        SdaError: `when` has another structure.
+    """
     when, variants = values.get("when", {}), []
     for field, values in when.items() if isinstance(when, dict) else [("", when)]:
         if field not in Recipe.model_fields or not isinstance(values, dict):
@@ -347,7 +353,7 @@ def variants(values: dict, where: Path) -> list[tuple[str, object, dict]]:
 
 
 def parse_value(field: str, text: str) -> object:
-    """The value of a `key=value` flag, read as TOML (`1.5`, `true`, `[128, 256]`); strings without quotes.
+    """Parse the value in `KEY=VALUE` as TOML (`1.5`, `true`, `[128, 256]`); strings need no quotes.
 
     Raises:
         SdaError: `field` is not a field of a recipe.
@@ -363,13 +369,17 @@ def parse_value(field: str, text: str) -> object:
     except shelf.tomllib.TOMLDecodeError:
         pass
     try:
-        return float(text)  # TOML has no .5
+        return float(text)  # such as .5, which is not valid in TOML
     except ValueError:
         return text
 
 
 def parse_pair(pair: str, flag: str) -> tuple[str, object]:
-    """The field and the value of `KEY=VALUE`, as `flag` had it; SdaError when there is no such field, or no `=`."""
+    """Parse `KEY=VALUE`, the argument of `flag`, into field and value.
+
+    Raises:
+        SdaError: there is no `=`, or no such field.
+    """
     key, equals, text = pair.partition("=")
     if not equals:
         raise SdaError(f"{flag} {pair}: expected KEY=VALUE")
@@ -377,7 +387,13 @@ def parse_pair(pair: str, flag: str) -> tuple[str, object]:
 
 
 def parse_values(pair: str, flag: str) -> tuple[str, list[object]]:
-    """The same for `KEY=VALUE,VALUE,…`; commas inside brackets and quotes belong to a value."""
+    """Parse `KEY=VALUE,VALUE,…`, the argument of `flag`, into field and values.
+
+    Commas inside brackets and quotes do not separate values.
+
+    Raises:
+        SdaError: there is no `=`, or no such field.
+    """
     key, _, text = pair.partition("=")
     values = re.split(r""",(?=(?:[^\[\]"]|\[[^\]]*\]|"[^"]*")*$)""", text)
     return key, [parse_pair(f"{key}={value}" if "=" in pair else pair, flag)[1] for value in values]

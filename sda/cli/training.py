@@ -106,7 +106,7 @@ def _train_here(
                 click.echo(f"{folder}: this run is finished")
             return
         resumed = resume.find(resume_from, folder)
-        if not (resumed.lies_in(folder) if resumed else (folder / "recipe.toml").exists()):
+        if not (resumed.is_in(folder) if resumed else (folder / "recipe.toml").exists()):
             require_empty(str(folder))
     else:
         folder = require_empty(out) if out else first_free(Path("runs"), title)

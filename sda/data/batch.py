@@ -1,4 +1,4 @@
-"""One step's images, as the streams give them to a method."""
+"""The images of one step, as the streams pass them to a method."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,11 @@ STREAMS = ("source", "labelled", "unlabelled")
 
 @dataclass(frozen=True)
 class Labelled:
-    """images: uint8 (B, 3, H, W) RGB. labels: uint8 (B, H, W) train ids, 255 = ignored."""
+    """Labelled images.
+
+    Attributes:
+        images: uint8 (B, 3, H, W) RGB. labels: uint8 (B, H, W) train ids, 255 = ignored.
+    """
 
     images: Tensor
     labels: Tensor
@@ -21,7 +25,7 @@ class Labelled:
         return [Labelled(images, labels) for images, labels in parts]
 
     def pin_memory(self) -> "Labelled":
-        """Copy to page-locked memory: the loader calls this where there is a GPU."""
+        """Copy to page-locked memory. The loader calls this if there is a GPU."""
         return Labelled(self.images.pin_memory(), self.labels.pin_memory())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Labelled":
@@ -31,7 +35,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images, by stream; None for the streams that the setting does not have. unlabelled: uint8 (B, 3, H, W) RGB."""
+    """The images of one step, by stream; None for streams that are not used.
+
+    Attributes:
+        unlabelled: uint8 (B, 3, H, W) RGB.
+    """
 
     source: Labelled | None = None
     labelled: Labelled | None = None

@@ -1,11 +1,12 @@
-"""Infinite seeded streams of samples. What a stream gives at position n depends on nothing but (seed, stream, n).
+"""Infinite seeded streams of samples. The sample at position n depends only on (seed, stream, n).
 
-So the number of workers changes nothing, and resuming is starting at another n.
+The number of workers therefore has no effect on the samples, and a resumed run simply starts at a later position.
 """
 
 import itertools
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +25,14 @@ from sda.system import distributed
 
 
 class RareClassSampling:
-    """Images drawn by class, rare classes more often: Hoyer et al., DAFormer, CVPR 2022, section 3.3.
+    """Draws images by class, rare classes more often: Hoyer et al., DAFormer, CVPR 2022, section 3.3.
 
-    A class is drawn with P(c) ∝ exp((1 - f_c) / T), f_c its share of all pixels; then one of the images that it occurs in.
+    It draws a class with P(c) ∝ exp((1 - f_c) / T), where f_c is the class's share of all pixels, and then one of the images
+    that contain the class.
 
     Args:
-        pixels: (N, C) pixels of each class in each image.
-        temperature: T > 0; small values draw the rarest classes almost alone. DAFormer: 0.01.
+        pixels: (N, C) number of pixels of each class in each image.
+        temperature: T > 0; with small values, almost all draws are of the rarest classes. DAFormer: 0.01.
     """
 
     def __init__(self, pixels: np.ndarray, temperature: float):
@@ -41,20 +43,20 @@ class RareClassSampling:
         self._images = [np.flatnonzero(pixels[:, index]) for index in occurring]
 
     def draw(self, random: np.random.Generator) -> int:
-        """The index of an image."""
+        """Draw the index of an image."""
         index = min(int(np.searchsorted(self._steps, random.random(), side="right")), len(self._steps) - 1)
         return int(random.choice(self._images[index]))
 
 
 class _Drawn(torch.utils.data.Dataset):
-    """Position n of the infinite stream → a cropped sample, and the faults met on the way to it."""
+    """Position n of the infinite stream → a cropped sample, and the errors of unusable files that were skipped for it."""
 
     def __init__(
         self, dataset: Dataset, crop: tuple[int, int], seed: int, stream: int, skip: bool, sampling: "RareClassSampling | None"
     ):
         self.dataset, self.crop, self.seed, self.stream, self.skip = dataset, crop, seed, stream, skip
         self.sampling = sampling
-        self._epoch, self._order = -1, None
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def _index(self, n: int) -> int:
         if self.sampling is not None:
@@ -67,7 +69,8 @@ class _Drawn(torch.utils.data.Dataset):
 
     def __getitem__(self, n: int) -> tuple[Sample | None, list[str]]:
         random = np.random.default_rng([self.seed, self.stream, 1, n])
-        index, faults = self._index(n), []
+        index = self._index(n)
+        faults: list[str] = []
         for _ in range(20):
             try:
                 return self._cropped(self.dataset[index], random), faults
@@ -76,7 +79,7 @@ class _Drawn(torch.utils.data.Dataset):
                 if not self.skip:
                     return None, faults
                 index = int(random.integers(len(self.dataset)))
-        return None, [f"20 unusable files in a row, the last: {faults[-1]}"]
+        return None, [f"20 unusable files in a row; last error: {faults[-1]}"]
 
     def _cropped(self, sample: Sample, random: np.random.Generator) -> Sample:
         height, width = self.crop
@@ -88,7 +91,7 @@ class _Drawn(torch.utils.data.Dataset):
 
 
 def _padded(sample: Sample, height: int, width: int) -> Sample:
-    """The sample at least as large as the crop: mirrored at the bottom and on the right, where the label is ignored."""
+    """Pad a sample at the bottom and right to at least the given size: mirror the image, and set the label to ignored."""
     down, right = max(0, height - sample.image.shape[1]), max(0, width - sample.image.shape[2])
     if not down and not right:
         return sample
@@ -99,17 +102,19 @@ def _padded(sample: Sample, height: int, width: int) -> Sample:
 
 def _collate(drawn: list[tuple[Sample | None, list[str]]]) -> tuple[Labelled | Tensor | None, list[str]]:
     faults = [fault for _, faults in drawn for fault in faults]
-    samples = [sample for sample, _ in drawn]
-    if None in samples:
+    samples = [sample for sample, _ in drawn if sample is not None]
+    if len(samples) < len(drawn):
         return None, faults
     images = torch.stack([sample.image for sample in samples])
-    if samples[0].label is None:
+    labels = [sample.label for sample in samples if sample.label is not None]
+    if not labels:
         return images, faults
-    return Labelled(images, torch.stack([sample.label for sample in samples])), faults
+    assert len(labels) == len(samples), "a stream has either all labels or none"
+    return Labelled(images, torch.stack(labels)), faults
 
 
 class _From(torch.utils.data.Sampler):
-    """Positions from a step on: of each step's those of one process."""
+    """Yields the positions of one process from step `start` on."""
 
     def __init__(self, start: int, batch: int, rank: int, size: int):
         self.start, self.batch, self.rank, self.size = start, batch, rank, size
@@ -121,7 +126,7 @@ class _From(torch.utils.data.Sampler):
 
 
 def _begin_worker(_worker: int) -> None:
-    """One thread each; signals that ask the training to stop are for the parent, which still wants batches."""
+    """Limit a loader process to one thread, and make it ignore stop signals: the parent handles them and still needs batches."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -131,13 +136,16 @@ class Stream:
     """An endless iterator of batches of random crops.
 
     Args:
-        name: one of `source`, `labelled`, `unlabelled`; part of the seed.
-        batch: samples per step and process; no two processes get the same position.
-        crop: (height, width); images that are smaller are padded.
-        start: the step to begin at.
-        workers: loader processes; 0 reads in this process (right for datasets kept in memory).
-        skip: leave unusable files out and note them in `faults`, rather than raise.
-        sampling: draw images by class; None takes each once per epoch.
+        name: one of STREAMS; part of the seed.
+        batch: samples per step and process; all processes get different positions.
+        crop: (height, width); smaller images are padded.
+        start: the first step.
+        workers: number of loader processes; 0 loads in this process (best for datasets in memory).
+        skip: skip unusable files and add them to `faults`, instead of raising an error.
+        sampling: draw images by class; None draws each image once per epoch.
+
+    Attributes:
+        faults: errors of skipped files, in order and without duplicates (a dict used as an ordered set).
     """
 
     def __init__(
@@ -162,14 +170,14 @@ class Stream:
             worker_init_fn=_begin_worker,
             pin_memory=torch.cuda.is_available(),
         )
-        self.faults: dict[str, None] = {}  # an ordered set
+        self.faults: dict[str, None] = {}
         self._batches = iter(loader)
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> Labelled | Tensor:
-        """The next step's batch. Raises SdaError naming the file when one is unusable and may not be skipped."""
+        """Return the next step's batch. Raises SdaError, naming the file, if one is unusable and `skip` is not set."""
         batch, faults = next(self._batches)
         if batch is None:
             raise SdaError(faults[-1])
@@ -178,7 +186,7 @@ class Stream:
 
 
 def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]:
-    """Open the streams of a recipe, at the batches of `step`."""
+    """Open the streams of a recipe, to start at `step`."""
     batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
     streams = {}
     for name, batch in batches.items():
@@ -201,11 +209,12 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]
 
 
 def takes_part(stream: str, step: int, alternate: bool) -> bool:
-    """Whether a step draws from a stream: with `alternate`, source and labelled target images take turns."""
+    """Return whether a step draws from a stream: with `alternate`, steps alternate between source and labelled target images."""
     return not alternate or stream != ("labelled", "source")[step % 2]
 
 
 def next_batch(streams: dict[str, Stream], step: int, alternate: bool, device: torch.device) -> Batch:
     """Draw the images of a step and copy them to the device."""
     drawn = {name: next(stream) for name, stream in streams.items() if takes_part(name, step, alternate)}
-    return Batch(**{name: part.to(device, non_blocking=True) for name, part in drawn.items()})
+    parts: dict[str, Any] = {name: part.to(device, non_blocking=True) for name, part in drawn.items()}
+    return Batch(**parts)

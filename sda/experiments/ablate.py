@@ -1,4 +1,4 @@
-"""What each setting is worth: rows of changed settings × seeds, in one table. Runs that are there are not run again."""
+"""Ablations: a table of changed settings (rows) × seeds. Finished runs are not repeated."""
 
 import itertools
 import json
@@ -30,18 +30,18 @@ class Row:
 
 
 def make_rows(names: list[str], axes: dict[str, list], extra: list[dict]) -> list[Row]:
-    """For each recipe, every combination of the axes (field → values), then each extra set of changes.
+    """Return the rows: for each recipe, all combinations of the axes (field → values), then each extra set of changes.
 
     Raises:
-        SdaError: two rows are the same, or one changes the seed, which is the other side of the table.
+        SdaError: two rows are equal, or a row changes the seed.
     """
     if "seed" in {*axes, *(key for changes in extra for key in changes)}:
-        raise SdaError("the seed is no row: every row runs with all of --seeds")
+        raise SdaError("seed cannot be changed in a row: every row runs with all seeds of --seeds")
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     rows = [Row(_title(name, changes, len(names) > 1), name, changes) for name in names for changes in combinations + extra]
     if len({row.name for row in rows}) < len(rows):
         twice = next(row.name for row in rows if [other.name for other in rows].count(row.name) > 1)
-        raise SdaError(f"the row {twice!r} is asked for twice")
+        raise SdaError(f"the row {twice!r} is given twice")
     return rows
 
 
@@ -65,29 +65,28 @@ def run(
     device: torch.device,
     bars: Bars,
 ) -> dict:
-    """Train what is missing below `out`, `at_once` at a time, and write the table.
+    """Train the missing runs below `out`, `at_once` in parallel, and write the table to ablation.json and ablation.md.
 
     Args:
-        fixed: changes of all rows, which a row's own go before.
-        vary_split: the seed also picks the labelled images.
-        at_once: 0 for as many as the machine runs well.
+        fixed: changes for all rows; a row's own changes override them.
+        vary_split: also use the seed as `split_seed`, which picks the labelled images.
+        at_once: 0 for the machine's default.
 
     Returns:
-        `rows`: per row its name, scores (percent) per seed, mean, spread, difference to the first row with its
-        confidence interval, and mean IoU per class; `protocol`; `failed`: run → error.
+        The table of `summarise`, with `vary_split` and `failed` (run → error).
 
     Raises:
-        SdaError: a recipe cannot be read, or a folder below `out` holds a run of other settings.
+        SdaError: a recipe cannot be read, or a folder below `out` has a run with other settings.
     """
     jobs = {(row.name, seed): _job(row, fixed, seed, vary_split, out) for row in rows for seed in seeds}
-    results = {key: result for key, job in jobs.items() if (result := _finished(job))}
+    results = {key: finished for key, job in jobs.items() if (finished := _finished(job))}
     missing = [job for key, job in jobs.items() if key not in results]
     for row in rows:
         if idle := jobs[row.name, seeds[0]].recipe.ignored_fields({**fixed, **row.changes}):
             bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
-    bars.say(f"{len(jobs)} runs: {len(results)} are there, {len(missing)} to train")
+    bars.say(f"{len(jobs)} runs: {len(results)} finished, {len(missing)} to train")
     places = {job.folder: key for key, job in jobs.items()}
-    failed = {}
+    failed: dict[str, str] = {}
     for number, (job, result) in enumerate(pool.train_all(missing, at_once or pool.default_size(device), device, bars), 1):
         if isinstance(result, SdaError):
             failed[job.name] = str(result)
@@ -109,30 +108,36 @@ def _job(row: Row, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.
 
 
 def _finished(job: pool.Job) -> dict | None:
-    """The result in a job's folder, if its run came to its end."""
+    """Return the result in a job's folder; None if its run is not finished.
+
+    Raises:
+        SdaError: the folder has a run with other settings.
+    """
     if not (job.folder / "result.json").exists():
         return None
     file = job.folder / "recipe.toml"
-    if newer := recipe.newer_fields(shelf.parse(file)):
-        raise SdaError(f"{file}: of an older version of sda, without {', '.join(newer)}; name another --out")
-    there = recipe.load(str(file))
-    idle = resume.FREE - resume.PLACES | {"root"}  # nothing tells whether other folders hold the same images
-    decisive = Recipe.model_fields.keys() - idle
-    changed = [key for key in Recipe.model_fields if key in decisive and getattr(there, key) != getattr(job.recipe, key)]
-    if changed:
-        was, wanted = getattr(there, changed[0]), getattr(job.recipe, changed[0])
-        raise SdaError(f"{job.folder}: holds a run with {changed[0]} = {was!r}, not {wanted!r}; name another --out")
+    before = shelf.parse(file)
+    shelf.check(Recipe, before, str(file))
+    idle = resume.FREE - resume.PLACES | {"root"}  # other folders may have other images, so the roots must be equal
+    for key, value in job.recipe.model_dump(exclude=idle).items():
+        if before.get(key) != value:
+            raise SdaError(f"{file}: the run has {key} = {before.get(key)!r}, not {value!r}; choose another --out")
     try:
         return json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
     except ValueError:
-        return None  # cut off while it was written: as good as interrupted
+        return None  # the process was killed while writing the file
 
 
 def summarise(names: list[str], seeds: list[int], results: dict[tuple[str, int], dict], confidence: float = 0.95) -> dict:
-    """Means, standard deviations, and differences to the first row, paired by seed, with Student's t interval.
+    """Return the table: per row the mean, the standard deviation, and the difference to the first row.
 
     Args:
-        results: (row, seed) → the result of a run; absent ones are left out of their row.
+        results: (row, seed) → result of a run; missing runs are skipped.
+
+    Returns:
+        `protocol`; `seeds`; `confidence`; `rows`, each with `name`, `scores` (seed → mIoU, percent), `mean`, `spread` (standard
+        deviation), `difference` (mean over seeds of the difference to the first row), `interval` (Student's t confidence
+        interval of the difference), `iou` (class → mean IoU), `seconds` (mean) and `steps`.
     """
     rows = []
     for name in names:
@@ -159,7 +164,7 @@ def summarise(names: list[str], seeds: list[int], results: dict[tuple[str, int],
 
 
 def interval(differences: list[float], confidence: float) -> list[float] | None:
-    """Student's t confidence interval of the mean; None for fewer than two values."""
+    """Return Student's t confidence interval of the mean; None for fewer than two values."""
     if len(differences) < 2:
         return None
     half = stats.t.ppf((1 + confidence) / 2, len(differences) - 1) * stats.sem(differences)
@@ -170,7 +175,7 @@ COLUMNS = ["setting", "mIoU", "per seed", "difference to the first", "steps"]
 
 
 def cells(table: dict) -> list[list[str]]:
-    """The table's rows as text, under COLUMNS."""
+    """Return the table's rows as text, one cell per column of COLUMNS."""
     made = []
     for place, row in enumerate(table["rows"]):
         if row["mean"] is None:
@@ -186,12 +191,14 @@ def cells(table: dict) -> list[list[str]]:
 
 
 def caption(table: dict) -> str:
+    """Return one sentence that explains the table."""
     seeds = ", ".join(str(seed) for seed in table["seeds"]) + (", each with its own labels" if table["vary_split"] else "")
     return (
-        f"Validation mIoU in percent of last.pt, {table['protocol']}; ± standard deviation over the seeds {seeds}; "
-        f"difference paired by seed, with its {table['confidence']:.0%} confidence interval (Student's t)"
+        f"Validation mIoU of last.pt in percent, {table['protocol']}; ± standard deviation over the seeds {seeds}; "
+        f"differences paired by seed, with their {table['confidence']:.0%} confidence interval (Student's t)"
     )
 
 
 def markdown(table: dict) -> str:
+    """Return the table and its caption as Markdown."""
     return f"{tables.markdown(COLUMNS, cells(table))}\n\n{caption(table)}.\n"

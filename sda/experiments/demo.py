@@ -1,4 +1,4 @@
-"""The main job on the embedded data: few target labels in, three networks and their per-class IoU out."""
+"""The demo: train three settings on the embedded data with few target labels, and compare their per-class IoU."""
 
 import json
 from pathlib import Path
@@ -19,13 +19,12 @@ PICTURES = 6
 
 
 def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
-    """Train the three recipes with one seed, compare them, and write demo.png and summary.json into `out`.
+    """Train the three recipes with one seed, and write demo.png and summary.json into `out`.
 
-    A run of the demo replaces the picture and the summary of the demo before it, and nothing else. On a CPU of several
-    cores two networks train at a time: networks as small as these gain little from more threads.
+    Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
 
     Returns:
-        The summary: `protocol`, and per recipe its mIoU and IoU (percent), seed, steps and seconds of training.
+        The summary: `protocol`, and `runs`: recipe → mIoU and IoU (percent), seed, steps, seconds of training and run folder.
     """
     device = pick_device(device_name)
     loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
@@ -53,9 +52,10 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
 
 
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
-    """Target images, truth, and each network's prediction, side by side."""
+    """Draw target images with truth and each network's prediction into the file `path`."""
     runs = {name: trained.load_run(folder, "last", device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
     data = first.labelled_images(first.protocol())
+    assert data.val is not None
     networks = {RECIPES[name]: run.network for name, run in runs.items()}
     truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device).save(path)

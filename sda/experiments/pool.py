@@ -1,4 +1,4 @@
-"""Several trainings at a time on one machine, each in a process of its own."""
+"""Run several trainings in parallel on one machine, each in its own process."""
 
 import logging
 import multiprocessing
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A training: its name on the bars, its recipe, and its run folder."""
+    """A training: its name on the progress bars, its recipe, and its run folder."""
 
     name: str
     recipe: Recipe
@@ -32,17 +32,18 @@ class Job:
 
 
 def default_size(device: torch.device) -> int:
-    """How many trainings at a time: two on a CPU of several cores, where small networks gain little from more threads."""
+    """Return how many trainings to run in parallel: two on a multi-core CPU, where more threads hardly speed up a training."""
     return 2 if device.type == "cpu" and (os.cpu_count() or 1) > 1 else 1
 
 
 def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -> Iterator[tuple[Job, dict | SdaError]]:
-    """Train `jobs` in their order, `at_once` at a time with an even share of the cores each; 1: in this process.
+    """Train `jobs` in order, `at_once` in parallel, with an equal share of the cores each. Interrupted runs are resumed.
 
-    What an interrupted run left in a job's folder is gone on with.
+    Args:
+        at_once: 1 trains in this process; more start one process each.
 
     Yields:
-        Each job as it ends, with its result (see `sda.training.loop.train`) or the error that ended it.
+        Each finished job with its result (see `sda.training.loop.train`) or its error.
     """
     if at_once == 1:
         for job in jobs:
@@ -52,7 +53,7 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
         (job.recipe.source, job.recipe.source_root) for job in jobs
     }
     for name, root in sorted(sets):
-        # data that is drawn on first use is drawn once, before two want it
+        # create generated data now, so that two processes do not create it at the same time
         if name and (described := descriptors.load(name)).generated:
             find_root(described, root, "--root", bars.count)
     threads = max(1, (os.cpu_count() or 1) // at_once)
@@ -69,24 +70,27 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
                     try:
                         result = future.result()
                     except BrokenProcessPool:
-                        result = SdaError("its process was killed: out of memory?")
+                        result = SdaError("its process was killed, perhaps because memory ran out")
                     yield job, result
-        finally:  # the caller gave up: what has not begun does not begin
+        finally:  # if the caller stops iterating, do not start the remaining jobs
             for future in running:
                 future.cancel()
 
 
 def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
+    """Train a job, and return its result or its error."""
     try:
-        return experiment.run(job.recipe, job.name, job.folder, device, bars, resume.find("auto", job.folder))
+        result = experiment.run(job.recipe, job.name, job.folder, device, bars, resume.find("auto", job.folder))
+        assert result is not None
+        return result
     except SdaError as error:
         return error
-    except Exception as error:  # out of memory, a full disk: the other trainings go on
+    except Exception as error:  # such as out of memory or a full disk: the other trainings continue
         logger.exception("%s", job.name)
         return SdaError(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 
 
 def _train_apart(job: Job, device: torch.device, threads: int, queue) -> dict | SdaError:
-    """The same in a process of its own, which reports to `queue`."""
+    """Do the same in a separate process, and report progress to `queue`."""
     torch.set_num_threads(threads)
     return _train(job, device, Relay(queue))

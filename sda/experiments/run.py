@@ -1,4 +1,4 @@
-"""One run from recipe to result: what the commands share."""
+"""One run, from recipe to result."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def run(
 ) -> dict | None:
     """Train a recipe into the folder `out`, or resume there, and return the result (see `sda.training.loop.train`).
 
-    Everything that can be missing is read before the folder is created.
+    Fails on missing files before creating the folder. Returns None if stopped at `stop_at`, and in all processes but the first.
     """
     boards.check_installed(recipe.board)
     with distributed.leader_first():
@@ -42,13 +42,13 @@ def run(
         bars.say(_memory(recipe, len(data.table.names), device))
     with bars.saying_logs():
         try:
-            training = prepare(recipe, data, device, resumed and resumed.state)
+            training = prepare(recipe, data, device, resumed)
             with distributed.leader_first():
                 if distributed.rank() == 0:
                     _begin_folder(out, recipe, data, str(device), resumed, bars)
             result = train(training, out, bars, name, stop_at)
         except torch.OutOfMemoryError:
-            raise SdaError(f"the memory of {device} is full; try, in this order: {gpu_memory.advice(recipe)}") from None
+            raise SdaError(f"{device} is out of memory; try, in this order: {gpu_memory.advice(recipe)}") from None
     if result is None or distributed.rank() > 0:
         return None
     folder.finish(out, result)
@@ -58,7 +58,7 @@ def run(
 
 
 def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
-    """Show how many images each stream has, and what the user should know of them."""
+    """Show the number of images per stream, and notes about the data."""
     for stream in ("source", "labelled", "unlabelled", "val"):
         if stream in data.lists:
             bars.say(f"{stream}: {len(data.lists[stream])} images")
@@ -68,23 +68,24 @@ def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
         batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
         each = ", ".join(f"{distributed.size() * batch} {name}" for name, batch in batches.items() if name in data.lists)
         rate = f"learning_rate = {recipe.learning_rate}, not scaled"
-        bars.say(f"{distributed.size()} processes: {each} images per step in all; {rate}")
+        bars.say(f"{distributed.size()} processes: {each} images per step in total; {rate}")
 
 
 def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: Resumed | None, bars: Bars) -> None:
-    if resumed is None or not resumed.lies_in(out):
+    """Create the run folder, or note in it that the run resumes."""
+    if resumed is None or not resumed.is_in(out):
         before = folder.begin(out, recipe, data, device)
         if before is not None:
-            bars.say(f"{before}: holds what an interrupted run left in {out} without a checkpoint")
+            bars.say(f"{before}: files of an interrupted run without a checkpoint, moved here from {out}")
     if resumed is not None:
         resume.take_log(resumed, out)
         folder.note_resumption(out, resumed.step, str(resumed.path), device)
 
 
 def _memory(recipe: Recipe, classes: int, device: torch.device) -> str:
-    """What the run will need, and what to change where that is more than is free."""
+    """Return a line on the memory that the run needs, with advice if this is more than is free."""
     with torch.device("meta"):
         network = build_network(recipe, classes, "torchvision", IMAGENET)
     needed, free = gpu_memory.estimate(recipe, network, classes), torch.cuda.mem_get_info(device)[0]
-    said = f"{needed}; {free / 2**30:.1f} GiB are free"
-    return said if needed.total < free else f"{said}: too little? Try, in this order: {gpu_memory.advice(recipe)}"
+    text = f"{needed}; {free / 2**30:.1f} GiB are free"
+    return text if needed.total < free else f"{text}: if memory runs out, try, in this order: {gpu_memory.advice(recipe)}"

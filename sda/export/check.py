@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sda.errors import SdaError
 from sda.export.formats import Segment
+from sda.models.network import SegmentationNetwork
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
 
@@ -43,7 +44,7 @@ def picture(count: int, height: int, width: int, seed: int) -> Tensor:
     return (255 * smooth + 8 * noise).clamp(0, 255).to(torch.uint8)
 
 
-def probabilities(network: nn.Module, images: Tensor) -> Tensor:
+def probabilities(network: SegmentationNetwork, images: Tensor) -> Tensor:
     """Return the probabilities (B, C, H, W) that sda predicts for images (B, 3, H, W)."""
     height, width = images.shape[2:]
     return predict_logits(network, images, (height, width), Protocol()).softmax(dim=1)

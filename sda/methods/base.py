@@ -15,10 +15,10 @@ from sda.models.network import SegmentationNetwork
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is trained for.
+    """Facts about the training that methods need.
 
     Attributes:
-        classes: C. steps: K, of the whole training. labelled_images: |X_l|, in all labelled streams.
+        classes: C. steps: K, number of training steps. labelled_images: |X_l|, number of images in all labelled streams.
     """
 
     classes: int
@@ -27,21 +27,21 @@ class Task:
 
 
 class Method(nn.Module):
-    """What the loop asks of a method. A new one sets its parts in `__init__` and writes `step`; everything else has a default.
+    """Base class of the methods. A new method sets its parts in `__init__` and implements `step`; the rest has defaults.
 
-    All parameters of the module are trained, and its state dict is what a run resumes from.
+    All parameters of the module are trained, and runs resume from its state dict.
 
     Args:
-        student: the network θ that is trained and scored.
-        settings: an object of the class of this method in `sda.methods.settings.SETTINGS`.
+        student: the network θ to train and score.
+        settings: an instance of the method's class in `sda.methods.settings.SETTINGS`.
 
     Attributes:
-        balance: the class weights; None for a method without class balancing.
-        teacher: the EMA teacher of the student: it is checkpointed, compared with the student in evaluation, and drawn on boards.
-        bank: the class-wise memory bank: `--bank FILE` fills it, `sda bank` shows it, the guard warns of its empty classes.
-        watched_loss: the name in `step` of a loss on true labels: the guard warns when it rises.
-        teacher_top: share of the last step's unlabelled pixels that the teacher assigns to its most frequent class: the guard
-            warns when it nears 1.
+        balance: the class weights; None for methods without class balancing.
+        teacher: EMA teacher of the student: it is checkpointed, compared with the student in evaluation, and shown on boards.
+        bank: class-wise memory bank: `--bank FILE` fills it, `sda bank` shows it, and the guard warns about its empty classes.
+        watched_loss: name, among the losses of `step`, of a loss on true labels: the guard warns if it rises.
+        teacher_top: share of the last step's unlabelled pixels that the teacher assigned to its most frequent class: the guard
+            warns if it is close to 1.
         weak, strong: the augmentations.
     """
 
@@ -49,24 +49,24 @@ class Method(nn.Module):
         super().__init__()
         self.student, self.settings, self.classes = student, settings, task.classes
         self.balance: ClassBalance | None = None
-        self.teacher: Teacher | None = None
+        self.teacher: Teacher[SegmentationNetwork] | None = None
         self.bank: ClassBank | None = None
         self.watched_loss: str | None = None
         self.teacher_top: Tensor | None = None
         self.weak, self.strong = Augment(WEAK), Augment(STRONG)
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Compute the named losses of one step, already weighted; the loop minimises their sum.
+        """Compute the losses of one step by name, already weighted; the loop minimises their sum.
 
-        Nothing here may wait for the device: no `.item()`, no branch on values.
+        A step must not wait for the device: no `.item()`, no branching on tensor values.
         """
         raise NotImplementedError
 
     def follow(self, step: int) -> None:
-        """Update what follows the student, after the optimizer's step."""
+        """Update the teacher, if any, after the optimizer's step."""
 
     def diagnostics(self) -> dict[str, float]:
-        """Numbers for the log, every few steps; this may wait for the device."""
+        """Return numbers for the log. Called every few steps; may wait for the device."""
         found = {}
         if self.teacher is not None:
             found["teacher_top"] = 0.0 if self.teacher_top is None else self.teacher_top.item()
@@ -75,5 +75,5 @@ class Method(nn.Module):
         return found
 
     def networks(self) -> list[nn.Module]:
-        """The networks that `compile` compiles: the student and what its teachers wrap."""
+        """Return the networks to compile with `compile = true`: the student and the models inside the teachers."""
         return [self.student, *(part.model for part in self.children() if isinstance(part, Teacher))]

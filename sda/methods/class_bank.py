@@ -1,6 +1,6 @@
 """Pixel-level contrastive learning from a class-wise memory bank: Alonso et al., ICCV 2021 (arXiv 2104.13415).
 
-For semi-supervised learning and for semi-supervised domain adaptation, which differ in the streams that there are.
+The same method serves semi-supervised learning and semi-supervised domain adaptation, which only differ in their streams.
 """
 
 import torch
@@ -18,15 +18,15 @@ from sda.methods.settings import ClassBankSettings
 from sda.models.network import SegmentationNetwork
 from sda.system import distributed
 
-FEATURES = 256  # D: size of projected features
+FEATURES = 256  # D, size of projected features
 
 
 class ClassBankMethod(MeanTeacher):
     """L = L_sup + L_pseudo + 0.01 L_ent + λ_c (L_contr on labelled + L_contr on unlabelled pixels).
 
-    Where the paper leaves a choice open: B and |X_l| of the bank's admissions count source and target images alike.
-    Where this departs from it: the contrast sees at most `contrast_pixels` random pixels per class, stream and step; the
-    mean over a class is then an estimate, but all classes cost the same, and nothing waits for the device.
+    The paper does not say which images B and |X_l| count when pixels enter the bank: here, those of source and target.
+    Difference from the paper: L_contr uses at most `contrast_pixels` random pixels per class, stream and step. The mean over a
+    class is then an estimate, but all classes cost the same, and nothing waits for the device.
     """
 
     bank: ClassBank
@@ -37,8 +37,8 @@ class ClassBankMethod(MeanTeacher):
         s = settings
         self.g = projection(student.feature_channels, FEATURES)
         self.q = projection(FEATURES, FEATURES)
-        self.S = attention(task.classes, FEATURES)  # S_c of features
-        self.S_bank = attention(task.classes, FEATURES, shared=True)  # S_c of bank entries
+        self.S = attention(task.classes, FEATURES)  # S_c for features
+        self.S_bank = attention(task.classes, FEATURES, shared=True)  # S_c for bank entries
         self.g_teacher = Teacher(self.g, s.teacher_momentum, s.teacher_schedule, task.steps, s.released)
         self.bank = ClassBank(task.classes, s.bank_size, FEATURES)
         self.admissions = max(1, round(s.bank_size / task.labelled_images))  # per class and labelled image of a batch
@@ -60,24 +60,24 @@ class ClassBankMethod(MeanTeacher):
         self.g_teacher.follow(self.g, step)
 
     def _contrast(self, features: Tensor, labels: Tensor) -> Tensor:
-        """L_contr of features (B, F, h, w) with labels (B, H, W) against the bank."""
+        """Compute L_contr between features (B, F, h, w) with labels (B, H, W) and the bank."""
         s = self.settings
         f, chosen = self._gather(features, self.student.grid.shrink(labels, features.shape[2:]), s.contrast_pixels)
         p = self._heads(f, chosen, self.g, self.q)
         z, valid = self.bank.features, self.bank.valid
         w_p = self._weights(self.S, p.detach(), chosen, s.attention_features)
-        # released: these weights are normalised along the wrong axis, and cancel to 1
+        # the released code normalises these weights along the wrong axis, so that they are all 1
         w_z = self._weights(self.S_bank, z, valid, s.attention_bank and not s.released, shared=True)
         return contrast(p, w_p, z, w_z)
 
     @staticmethod
     def _weights(attention: nn.Module, rows: Tensor, valid: Tensor, attentive: bool, shared: bool = False) -> Tensor:
-        """w = N·S_c / Σ S_c over a class's rows; 1 for all of them without attention."""
+        """Compute w = N·S_c / Σ S_c over the rows of each class, or equal weights if not `attentive`."""
         scores = attention(rows, valid).sigmoid().squeeze(2) if attentive else torch.ones_like(rows[:, :, 0])
         return mean_one(scores, valid, shared)
 
     def _fill_bank(self, x_l: Tensor, y_l: Tensor, domain: Tensor, step: int) -> None:
-        """Admit labelled pixels that the teacher gets right with confidence, of each class the highest-scored by S_c first."""
+        """Add labelled pixels that the teacher classifies correctly and confidently, ranked by S_c within each class."""
         s = self.settings
         with torch.no_grad():
             logits, features = self.teacher(x_l)
@@ -91,24 +91,29 @@ class ClassBankMethod(MeanTeacher):
             scores = self._scores(z, torch.where(right, y, self.classes))
             count = s.bank_size if s.bank_selection == "recent" else distributed.size() * len(x_l) * self.admissions
             indices, chosen = pixels_by_class(y, right, self.classes, count, scores)
-            # the best of all processes: the bank is the same in each
+            # candidates of all processes, so that all have the same bank
             z, scores, domain, confidence = (part[indices] for part in (z, scores, domain.flatten(), confidence.flatten()))
-            best = [distributed.gathered(part, dim=1) for part in (z, scores, chosen, domain, confidence)]
-            self.bank.admit(*best, step=step, count=count)
+            parts = (z, scores, chosen, domain, confidence)
+            z, scores, chosen, domain, confidence = (distributed.gathered(part, dim=1) for part in parts)
+            self.bank.admit(z, scores, chosen, domain, confidence, step, count)
 
     def _scores(self, z: Tensor, classes: Tensor) -> Tensor:
-        """What the candidates z (N, D) for the bank are ranked by within their classes (N,), C for none: the highest enter."""
+        """Score candidates z (N, D) for the bank; the highest-scored of each class enter it.
+
+        Args:
+            classes: (N,) int64, C for pixels that are no candidates.
+        """
         if self.settings.bank_selection != "attention":
             return torch.rand_like(z[:, 0])
-        # normalised by their own statistics: the running ones are those of predicted features p, not of z
+        # of_rows normalises by the statistics of z: the running statistics belong to the predicted features p
         scores = self.S.of_rows(z, classes).squeeze(1)
         return -scores if self.settings.released else scores
 
     def _gather(self, features: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
-        """Up to `most` random pixels per class of features (B, F, h, w) with labels (B, h, w).
+        """Choose up to `most` random pixels per class from features (B, F, h, w) with labels (B, h, w).
 
         Returns:
-            Their features (C, K, F), and which of them are real (C, K).
+            Their features (C, K, F), and a mask (C, K) that is False for padding.
         """
         flat, y = features.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
         indices, chosen = pixels_by_class(y, y != IGNORE, self.classes, most)
@@ -117,7 +122,7 @@ class ClassBankMethod(MeanTeacher):
 
     @staticmethod
     def _heads(f: Tensor, chosen: Tensor, *heads: nn.Module) -> Tensor:
-        """Heads shared by all classes, on (C, K, F) rows: (C, K, D)."""
+        """Apply heads that all classes share to rows (C, K, F) with mask (C, K): (C, K, D)."""
         rows, valid = f.flatten(0, 1).unsqueeze(0), chosen.flatten().unsqueeze(0)
         for head in heads:
             rows = head(rows, valid)

@@ -1,7 +1,7 @@
 """Domain adaptation by cross-domain mixed sampling: Tranheden et al., WACV 2021 (arXiv 2007.08702).
 
-Source classes, with their true labels, are pasted onto target images with pseudo-labels. Few target labels, where there are
-any, join the source in L_sup.
+Source classes, with their true labels, are pasted onto target images with pseudo-labels. Labelled target images, if any, join
+the source images in L_sup.
 """
 
 import torch
@@ -18,12 +18,14 @@ from sda.models.preprocessing import as_float
 
 
 class DACS(TeacherMethod):
-    """L = L_sup + L_mix. In L_mix source pixels weigh 1, target pixels the share of their image that the teacher is sure of.
+    """L = L_sup + L_mix.
 
-    Where this departs from the paper:
-    - mixed images are augmented like the strong views of the other methods, so that methods differ in nothing else (the
-      paper: colour jitter and blur);
-    - the share is that of each image, as the paper says; its code takes that of the batch.
+    In L_mix, source pixels have weight 1; target pixels are weighted by the share of confident pixels in their image.
+
+    Differences from the paper and its code:
+    - mixed images are augmented like the strong views of the other methods, to keep the methods comparable (the paper uses
+      colour jitter and blur);
+    - the share of confident pixels is computed per image, as in the paper; its code computes it per batch.
     """
 
     settings: DacsSettings

@@ -1,4 +1,4 @@
-"""Self-training: pseudo-labels of a mean teacher on strong views with ClassMix. The method of `class_bank` without its bank.
+"""Self-training with pseudo-labels of a mean teacher on strong views with ClassMix: `class_bank` without its bank.
 
 Tarvainen and Valpola, NeurIPS 2017 (the teacher); Olsson et al., WACV 2021 (ClassMix); weights, balancing and entropy as in
 Alonso et al., ICCV 2021.
@@ -23,10 +23,11 @@ from sda.models.preprocessing import as_float
 
 @dataclass(frozen=True)
 class Views:
-    """What the student saw in a step, and the features it computed: labelled images x_l, and strong views a of unlabelled ones.
+    """The student's inputs in a step and its features, of labelled images (l) and of strong views of unlabelled images (a).
 
     Attributes:
-        x_l: (B, 3, H, W) in 0..1. y_l, domain: (B, H, W). f_l, f_a: (B, F, h, w). y_a: (A·B_u, H, W) pseudo-labels.
+        x_l: (B, 3, H, W) images in 0..1. y_l: (B, H, W) labels. domain: (B, H, W) SOURCE or TARGET. f_l: (B, F, h, w) features.
+        y_a: (A·B_u, H, W) pseudo-labels. f_a: (A·B_u, F, h, w) features.
     """
 
     x_l: Tensor
@@ -38,10 +39,10 @@ class Views:
 
 
 class TeacherMethod(Method):
-    """A method with class balancing and an EMA teacher ξ of the student θ."""
+    """Base class of methods with class balancing and an EMA teacher ξ of the student θ."""
 
     balance: ClassBalance
-    teacher: Teacher
+    teacher: Teacher[SegmentationNetwork]
 
     def __init__(self, student: SegmentationNetwork, settings: TeacherSettings, task: Task):
         super().__init__(student, settings, task)
@@ -51,14 +52,14 @@ class TeacherMethod(Method):
         self.watched_loss = "sup"
 
     def follow(self, step: int) -> None:
-        """ξ ← τ ξ + (1 - τ) θ."""
+        """Update the teacher: ξ ← τ ξ + (1 - τ) θ."""
         self.teacher.follow(self.student, step)
 
 
 class MeanTeacher(TeacherMethod):
     """L = L_sup + L_pseudo + 0.01 L_ent.
 
-    Where the paper leaves a choice open: labelled images are those of all streams, source and target alike.
+    The paper does not say which labelled images L_sup uses: here, those of source and target.
     """
 
     settings: MeanTeacherSettings
@@ -67,7 +68,7 @@ class MeanTeacher(TeacherMethod):
         return self.self_training(batch, step)[0]
 
     def self_training(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Views]:
-        """Compute the losses, and return them with the views that they were computed from."""
+        """Compute the losses and return them with the views they were computed from."""
         s, grid = self.settings, self.student.grid
         x_l, y_l, domain = labelled_views(batch, self.weak, self.classes, s.classmix_labelled)
         assert batch.unlabelled is not None

@@ -1,7 +1,7 @@
-"""The settings of the methods: fields of every recipe, with their checks. Without PyTorch, so that the command line stays fast.
+"""The settings of the methods: fields of every recipe, with their checks. Imports no PyTorch, to keep the command line fast.
 
-Each class holds the settings that one method reads, on top of those it inherits; their names are those of docs and paper
-(Alonso et al. 2021). A recipe has the fields of all methods (`AllSettings`) and hands its method those of its own class.
+Each class has the settings that one method reads, on top of the inherited ones. A recipe has the fields of all methods
+(`AllSettings`) and passes its method an instance of the method's own class.
 """
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -17,7 +17,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Streams(NamedTuple):
-    """The streams that a recipe has, and whether source and labelled target images take turns (`alternate`)."""
+    """The streams of a recipe, and whether source and labelled target images alternate between steps."""
 
     source: bool
     labelled: bool
@@ -26,48 +26,48 @@ class Streams(NamedTuple):
 
 
 class SupervisedSettings(shelf.Strict):
-    """Settings of `supervised`, which all other methods have too."""
+    """Settings of `supervised`; all other methods have them too."""
 
     needs_unlabelled: ClassVar[bool] = False
     has_teacher: ClassVar[bool] = False
 
     balance_classes: bool = Field(False, description="weight classes by sqrt(median f / f)")
     class_statistics: bool = Field(
-        False, description="count the classes of all labelled images first (cached); class balancing starts from the counts"
+        False, description="count the classes in all labelled images first (cached) and start class balancing from the counts"
     )
     classmix_labelled: Unit = Field(0.0, description="probability of ClassMix per labelled image")
 
     def check(self, method: str, streams: Streams) -> None:
-        """Raise ValueError when the settings do not fit each other or the streams."""
+        """Raise ValueError if the settings conflict with each other or with the streams."""
         if self.needs_unlabelled and not streams.unlabelled:
-            raise ValueError(f'method {method} needs unlabelled images: unlabelled = "target" or a folder')
+            raise ValueError(f'method {method} needs unlabelled images: set unlabelled = "target" or a folder')
         if streams.unlabelled and not self.needs_unlabelled:
-            raise ValueError(f"method {method} cannot use unlabelled images; leave unlabelled empty")
+            raise ValueError(f"method {method} cannot use unlabelled images: leave unlabelled empty")
 
     def ignored(self) -> set[str]:
-        """The settings of this class that have no effect beside the others."""
+        """Return the settings of this class that have no effect given the others."""
         return set() if self.balance_classes else {"class_statistics"}
 
     @property
     def views_per_image(self) -> int:
-        """How many augmented copies of an unlabelled image the student sees in a step."""
+        """Number of augmented copies of each unlabelled image per step."""
         return 0
 
     @property
     def mixes_unlabelled(self) -> bool:
-        """Whether unlabelled images are mixed with each other, so that a step needs two of them."""
+        """Whether ClassMix mixes unlabelled images with each other, which takes at least two per step."""
         return False
 
 
 class TeacherSettings(SupervisedSettings):
-    """Settings of every method with a teacher."""
+    """Settings of all methods with a teacher."""
 
     needs_unlabelled: ClassVar[bool] = True
     has_teacher: ClassVar[bool] = True
 
     teacher_momentum: Unit = Field(0.995, description="momentum of the EMA teacher at step 0")
     teacher_schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="schedule of the teacher's momentum: rises to 1 at the last step, or constant"
+        "cosine", description="schedule of the teacher's momentum: cosine rises to 1 at the last step"
     )
     strong_statistics: bool = Field(
         True, description="strong views update the running statistics of batch norms; false: only labelled images do"
@@ -75,9 +75,9 @@ class TeacherSettings(SupervisedSettings):
     weight_pseudo: NonNegative = Field(1.0, description="weight of the loss on pseudo-labels")
     released: bool = Field(
         False,
-        description="reproduce the authors' released code: no weights on bank entries, the lowest-scored candidates enter the "
-        "bank, v2 sums two of its four branches, the teacher does not copy batch-norm statistics and stays in train mode, strong "
-        "views update the student's",
+        description="reproduce the authors' released code: bank entries have equal weights, the lowest-scored candidates enter "
+        "the bank, v2 sums two of its four branches, the teacher stays in train mode and does not copy batch-norm statistics, "
+        "strong views update the student's statistics",
     )
 
     def ignored(self) -> set[str]:
@@ -91,13 +91,13 @@ class TeacherSettings(SupervisedSettings):
 class DacsSettings(TeacherSettings):
     """Settings of `dacs`."""
 
-    confidence_threshold: Unit = Field(0.968, description="dacs: the teacher is confident of a pixel above this probability")
+    confidence_threshold: Unit = Field(0.968, description="dacs: the teacher is confident about a pixel above this probability")
 
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
         if not streams.source or streams.alternate:
             raise ValueError(
-                "method dacs pastes source classes onto target images in every step: name a source, and do not set alternate"
+                "method dacs pastes source classes onto target images in every step: set a source, and alternate = false"
             )
 
 
@@ -107,9 +107,11 @@ class MeanTeacherSettings(TeacherSettings):
     classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
     views: Positive = Field(2, description="strong views per unlabelled image")
     confidence_power: NonNegative = Field(6.0, description="weight of a pixel in the loss on pseudo-labels: confidence ^ this")
-    ramp_steps: Natural = Field(2000, description="steps until the loss on pseudo-labels has its full weight")
+    ramp_steps: Natural = Field(2000, description="steps until the loss on pseudo-labels reaches its full weight")
     weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
-    unlabelled_start: Natural = Field(2000, description="first step with the contrast and with ClassMix of unlabelled images")
+    unlabelled_start: Natural = Field(
+        2000, description="first step with the contrastive loss and with ClassMix of unlabelled images"
+    )
 
     @property
     def views_per_image(self) -> int:
@@ -123,29 +125,31 @@ class MeanTeacherSettings(TeacherSettings):
 class ClassBankSettings(MeanTeacherSettings):
     """Settings of `class_bank`, the paper's method."""
 
-    weight_contrast: NonNegative = Field(0.1, description="weight of the contrast; paper: 0.1 SSL, 0.2 semi-supervised DA")
+    weight_contrast: NonNegative = Field(
+        0.1, description="weight of the contrastive loss; paper: 0.1 for SSL, 0.2 for semi-supervised DA"
+    )
     contrast_on: Literal["both", "labelled", "unlabelled"] = Field(
         "both", description="images whose pixels are contrasted with the bank"
     )
-    contrast_pixels: Positive = Field(512, description="pixels per class, stream and step in the contrast")
-    attention_features: bool = Field(True, description="weight pixels by the attention S_c; false: all equally")
-    attention_bank: bool = Field(True, description="weight bank entries by an attention of their own; false: all equally")
-    bank_size: Positive = Field(256, description="vectors per class in the bank, ψ")
+    contrast_pixels: Positive = Field(512, description="pixels per class, stream and step in the contrastive loss")
+    attention_features: bool = Field(True, description="weight pixels by the attention S_c; false: equal weights")
+    attention_bank: bool = Field(True, description="weight bank entries by a separate attention; false: equal weights")
+    bank_size: Positive = Field(256, description="ψ, feature vectors per class in the bank")
     bank_streams: Literal["source", "target", "both"] = Field("both", description="labelled streams that fill the bank")
     bank_selection: Literal["attention", "random", "recent"] = Field(
         "attention",
-        description="candidates that enter the bank: the highest by S_c, as many at random, or all (plain first in, first out)",
+        description="candidates that enter the bank: those with the highest S_c, the same number at random, or all (plain FIFO)",
     )
-    bank_confidence: Unit = Field(0.95, description="the bank admits a pixel above this confidence of the teacher, φ")
+    bank_confidence: Unit = Field(0.95, description="φ, teacher confidence above which a pixel may enter the bank")
     bank_start: Natural = Field(1000, description="first step that fills the bank")
-    bank: str = Field("", description="file to start the bank from (sda bank RUN --export FILE); empty: start with an empty bank")
+    bank: str = Field("", description="file to fill the bank from at the start (sda bank RUN --export FILE); empty: start empty")
 
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
         if not {"source": streams.source, "target": streams.labelled, "both": True}[self.bank_streams]:
-            raise ValueError(f"bank_streams = {self.bank_streams}: there is no such labelled stream to fill the bank from")
+            raise ValueError(f"bank_streams = {self.bank_streams}: the recipe has no such labelled stream")
         if self.bank_selection == "attention" and not self.attention_features:
-            raise ValueError("bank_selection = attention ranks by S_c, which attention_features = false leaves untrained")
+            raise ValueError("bank_selection = attention ranks by S_c, which is not trained with attention_features = false")
 
     def ignored(self) -> set[str]:
         found = super().ignored() | ({"attention_bank"} if self.released else set())

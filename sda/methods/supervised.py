@@ -1,4 +1,4 @@
-"""Supervised training: source-only, target-only, joint and oracle, by the streams that there are."""
+"""Supervised training. The streams decide the setting: source-only, target-only, joint or oracle."""
 
 from torch import Tensor
 

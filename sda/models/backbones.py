@@ -1,7 +1,7 @@
 """Encoders: torchvision's classification networks as feature extractors of a chosen output stride.
 
-Their parameters keep torchvision's own names (``layer1.0.conv1.weight``, ``features.0.0.weight``), so that a torchvision state
-dict fits.
+Their parameters keep torchvision's names (``layer1.0.conv1.weight``, ``features.0.0.weight``), so that torchvision's state
+dicts can be loaded.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from sda.models.torchvision_shim import models
 
 RESNETS: dict[str, Callable[..., Any]] = {"resnet50": models.resnet50, "resnet101": models.resnet101}
 
-# Name: constructor, and the number of blocks of its `features` that are used. As in DeepLab, MobileNetV2 ends at its last
-# bottleneck (320 channels, without the 1x1 convolution to 1280 that serves the classifier), and MobileNetV3 after its last 1x1
-# convolution, before which its features have only 160 or 96 channels.
+# Name → constructor and number of blocks of its `features` to use. As in DeepLab, MobileNetV2 ends at its last bottleneck
+# (320 channels, without the 1x1 convolution to 1280 channels that only the classifier needs). MobileNetV3 ends after its last
+# 1x1 convolution, because before it the features have only 160 or 96 channels.
 MOBILENETS: dict[str, tuple[Callable[..., Any], int]] = {
     "mobilenet_v2": (models.mobilenet_v2, 18),
     "mobilenet_v3_small": (models.mobilenet_v3_small, 13),
@@ -30,14 +30,14 @@ BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.
 
 
 class Backbone(nn.Module):
-    """What a head, the optimizer and the weights' loader ask of an encoder: images (B, 3, H, W) → a list of maps, fine to coarse.
+    """Base class of the encoders: normalised images (B, 3, H, W) → a list of feature maps, fine to coarse.
 
     Attributes:
-        channels: of each map.
-        strides: of each map: 4, 8, 16, 32, none above the output stride; the last is the output stride.
-        grid: where the cells of a map lie in the image.
-        unused: prefixes of the names that a pretrained file may hold and this encoder does not use.
-        light: heads have half the width and separable convolutions beside it.
+        channels: number of channels of each map.
+        strides: stride of each map: 4, 8, 16, 32, but at most the output stride.
+        grid: where the cells of a map are in the image.
+        unused: prefixes of parameter names that a pretrained file may contain and this encoder does not use.
+        light: heads for this encoder have half the width and separable convolutions.
     """
 
     channels: list[int]
@@ -50,11 +50,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def stages(self) -> list[nn.Module]:
-        """The parts between which the learning rate may differ, from the image on."""
+        """Return the stages, first to last, for which the learning rate may differ."""
         return list(self.children())
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The parts whose activations can be recomputed in the backward pass."""
+        """Yield the blocks whose activations can be recomputed in the backward pass."""
         return (module for module in self.modules() if isinstance(module, BLOCKS))
 
 
@@ -65,8 +65,8 @@ def _strides(output_stride: int) -> list[int]:
 class ResNetBackbone(Backbone):
     """ResNet up to ``layer4``; the maps are the outputs of its four layers.
 
-    With `caffe`, the ResNet of the original release, for which DeepLabv2's weights are: a block strides in its first
-    convolution, all blocks of a dilated layer dilate alike, and the pooling rounds up.
+    With `caffe`, it is the ResNet of the original release in Caffe, which DeepLabv2's weights need: the stride is in the first
+    convolution of a block, all blocks of a dilated layer have the same dilation, and the pooling rounds sizes up.
     """
 
     def __init__(self, name: str, output_stride: int, caffe: bool = False):
@@ -106,13 +106,13 @@ class MobileNetBackbone(Backbone):
         self.unused = tuple(f"features.{block}." for block in range(blocks, len(features)))
         self.features = features[:blocks]
         reduces = [any(max(m.stride) > 1 for m in block.modules() if isinstance(m, nn.Conv2d)) for block in self.features]
-        self._starts = [number for number, strides in enumerate(reduces) if strides]  # the first block of each resolution
-        self._ends = [*(start - 1 for start in self._starts[2:]), blocks - 1]  # the last block at strides 4, 8, 16 and 32
+        self._starts = [number for number, strides in enumerate(reduces) if strides]  # first block of each resolution
+        self._ends = [*(start - 1 for start in self._starts[2:]), blocks - 1]  # last block at strides 4, 8, 16 and 32
         self.channels, self.strides = [self.features[end].out_channels for end in self._ends], _strides(output_stride)
         replace_stride_with_dilation(self.features, output_stride)
 
     def stages(self) -> list[nn.Module]:
-        """The blocks of one resolution each, that of the network without dilation."""
+        """Return the stages, each with the blocks of one resolution of the undilated network."""
         ends = [*self._starts[1:], len(self.features)]
         return [nn.ModuleList(self.features[start:end]) for start, end in zip(self._starts, ends, strict=True)]
 
@@ -126,11 +126,11 @@ class MobileNetBackbone(Backbone):
 
 
 def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) -> None:
-    """Keep a MobileNet's resolution from `output_stride` on, in place: later strides become dilation.
+    """Keep a MobileNet's resolution once it has reached `output_stride`, in place: replace later strides with dilation.
 
-    The convolution that loses its stride keeps the dilation before it; those after it dilate. Then the dilated network
-    computes, on a finer grid, exactly what the original computes at its own positions, so pretrained weights still fit.
-    Relies on the modules being in the order in which they are applied, with one stride path, as in all MobileNets.
+    The convolution that loses its stride keeps the current dilation; the convolutions after it are dilated. On a finer grid,
+    the dilated network then computes exactly what the original computes at its own positions, so pretrained weights still fit.
+    This requires modules in the order in which they are applied, on a single path, as in all MobileNets.
     """
     stride, dilation = 1, 1
     for module in features.modules():
@@ -148,7 +148,7 @@ def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) ->
             module.stride = (1, 1)
 
 
-# Name → builder; `sda.models.names` lists the names without PyTorch. Each takes the output stride.
+# Name → builder, called with the output stride. `sda.models.names` lists the names without PyTorch.
 BUILDERS: dict[str, Callable[..., Backbone]] = {
     **{name: partial(ResNetBackbone, name) for name in RESNETS},
     **{name: partial(MobileNetBackbone, name) for name in MOBILENETS},
@@ -156,14 +156,14 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
 
 
 def build_backbone(name: str, output_stride: int, caffe: bool = False) -> Backbone:
-    """Build the backbone called `name`, randomly initialised by torchvision's own rule.
+    """Build the backbone `name` with random weights.
 
-    Raises SdaError for an unknown name, an output stride other than 8 and 16, and `caffe` for other than a ResNet.
+    Raises SdaError for an unknown name, an output stride other than 8 or 16, or `caffe` for anything but a ResNet.
     """
     if name not in BUILDERS:
         raise SdaError(f"unknown backbone {name!r}: expected one of {', '.join(BUILDERS)}")
     if output_stride not in OUTPUT_STRIDES:
-        raise SdaError(f"output stride {output_stride!r}: expected 8 or 16, or 0 for the network's own")
+        raise SdaError(f"output stride {output_stride!r}: expected 8 or 16, or 0 for the network's default")
     if caffe and name not in RESNETS:
-        raise SdaError(f"weights of the Caffe format: expected {' or '.join(RESNETS)}, found {name}")
+        raise SdaError(f"weights in Caffe format: expected backbone {' or '.join(RESNETS)}, found {name}")
     return BUILDERS[name](output_stride, **({"caffe": True} if caffe else {}))

@@ -28,15 +28,21 @@ def build(
     ==============  ===========================  ======================  ====================================
     network         h, w                         features                F
     ==============  ===========================  ======================  ====================================
-    deeplabv2       stride 8 (`output_stride`)   the backbone's output   2048 for ResNets, 320, 576 or 960
-    deeplabv3plus   stride 4                     the decoder's output    256, for MobileNets 128
+    deeplabv2       stride 8 (`output_stride`)   the backbone's output   2048 (ResNets), 320, 576 or 960
+    deeplabv3plus   stride 4                     the decoder's output    256 (ResNets), 128 (MobileNets)
     ==============  ===========================  ======================  ====================================
 
-    `backbone` is a name in `sda.models.names`; `output_stride` 8, 16, or 0 for the network's own; `precision` float32, bfloat16
-    or float16; `caffe`: the ResNet of Caffe, which weights of that format need; `released`: v2 sums two of its four branches,
-    as the authors' released code does; `preprocessing`: the first layer, which belongs to the weights. Weights are random: see
-    `sda.models.weights`.
-    Raises SdaError for unknown names, fewer than two classes, another output stride, and a MobileNet of Caffe.
+    The weights are random: `sda.models.weights` loads pretrained ones.
+
+    Args:
+        network, backbone: names in `sda.models.names`. classes: C, at least 2.
+        output_stride: 8, 16, or 0 for the network's default. precision: float32, bfloat16 or float16.
+        caffe: build the ResNet of the original release in Caffe, for weights in that format.
+        released: v2 sums two of its four branches, as the authors' released code does.
+        preprocessing: how the first layer normalises images, as the weights expect.
+
+    Raises:
+        SdaError: unknown name, fewer than two classes, another output stride, or `caffe` with a MobileNet.
 
     >>> import torch
     >>> logits, features = build("deeplabv3plus", "mobilenet_v3_small", classes=7)(torch.zeros(2, 3, 64, 96))
@@ -53,10 +59,10 @@ def build(
 
 
 def build_network(recipe: Recipe, classes: int, weights_format: str, preprocessing: Preprocessing) -> SegmentationNetwork:
-    """Build a recipe's network, with random weights.
+    """Build a recipe's network with random weights.
 
     Args:
-        weights_format: of the weights that it is for, a key of `sda.models.preprocessing.PREPROCESSING`.
+        weights_format: format of the weights that will be loaded, a key of `sda.models.preprocessing.PREPROCESSING`.
     """
     return build(
         recipe.network,

@@ -1,4 +1,4 @@
-"""Where the cells of a network's output lie in its image, and the ways between the two."""
+"""Where the cells of a network's output are in its input image, and resampling between the two."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,25 @@ class Grid:
     """Cells (h, w) on an image (H, W).
 
     Attributes:
-        corners: the outermost cells lie on the outermost pixels, as those of Caffe's ResNets do, whose pooling rounds up: 41
-            cells on 321 pixels, 65 on 513 and, to a pixel, on 512. (The farthest cell is up to 5 pixels aside where a multiple of
-            the stride is far, as with 526; DeepLabv2's own code does the same.) Otherwise every cell covers its share of the
-            image: 64 on 512.
+        corners: the outermost cells are centred on the outermost pixels, as in Caffe's ResNets, whose pooling rounds sizes up:
+            41 cells for 321 pixels, 65 for 513 and, to within a pixel, for 512. (For sizes far from a multiple of the stride,
+            such as 526, the farthest cell is off by up to 5 pixels; DeepLabv2's own code has the same error.) Otherwise all
+            cells cover equal shares of the image: 64 for 512.
     """
 
     corners: bool = False
 
     def enlarge(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Logits (B, C, h, w) at a size (height, width), as that of the images: bilinear."""
+        """Resize logits (B, C, h, w) to `size`, (height, width) of the images, with bilinear interpolation."""
         return F.interpolate(values, size=size, mode="bilinear", align_corners=self.corners)
 
     def shrink(self, labels: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Label maps (B, H, W) at a size (h, w): of the pixel under the centre of each cell."""
+        """Resize label maps (B, H, W) to `size`, (h, w): each cell gets the label of the pixel under its centre."""
         rows, columns = (self.pixels(*sides, labels.device) for sides in zip(size, labels.shape[1:], strict=True))
         return labels[:, rows[:, None], columns]
 
     def pixels(self, cells: int, side: int, device: torch.device | None = None) -> Tensor:
-        """(cells,) int64: the pixel of a row of `side` pixels in which the centre of each cell lies."""
+        """Return the index of the pixel under the centre of each cell, for `cells` cells on `side` pixels: (cells,) int64."""
         cell = torch.arange(cells, device=device)
         if self.corners:
             steps = max(cells - 1, 1)

@@ -1,7 +1,7 @@
-"""Segmentation heads, DeepLabv2 and DeepLabv3+: from a backbone's maps to logits and the features that they are read from.
+"""Segmentation heads, DeepLabv2 and DeepLabv3+: from a backbone's feature maps to logits, and the features before the classifier.
 
 Sources: Chen et al., "DeepLab", TPAMI 2018 (v2); Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV
-2018 (v3+). The features are those that the contrastive loss compares (Alonso et al., ICCV 2021, section 4).
+2018 (v3+). The contrastive loss compares the returned features (Alonso et al., ICCV 2021, section 4).
 """
 
 import math
@@ -18,12 +18,12 @@ LOW_LEVEL_CHANNELS = 48
 
 
 class Head(nn.Module):
-    """What a network asks of a head: maps of a backbone, fine to coarse → logits (B, C, h, w) and features (B, F, h, w).
+    """Base class of the heads: maps of a backbone, fine to coarse → logits (B, C, h, w) and features (B, F, h, w).
 
-    Its constructor takes the backbone, the number of classes, and `released`: whether to do as the authors' released code does.
+    The constructor takes the backbone, the number of classes, and `released`: whether to reproduce the authors' released code.
 
     Attributes:
-        output_stride: of the backbone by default. feature_channels: F. stride: of logits and features.
+        output_stride: default output stride of the backbone. feature_channels: F. stride: stride of logits and features.
     """
 
     output_stride: int
@@ -35,9 +35,9 @@ class Head(nn.Module):
 
 
 class DeepLabV2Head(Head):
-    """Logits = the sum of four dilated 3x3 convolutions on the backbone's last map, which is itself the features.
+    """The logits are the sum of four dilated 3x3 convolutions of the backbone's last map; this map is also the features.
 
-    All four are summed, as in DeepLabv2. (The released code of the method returns after the second.)
+    `released` sums only the first two, as the method's released code does.
     """
 
     output_stride = 8
@@ -47,11 +47,10 @@ class DeepLabV2Head(Head):
         branches = 2 if released else 4
         self.feature_channels = backbone.channels[-1]
         self.stride = backbone.strides[-1]
-        self.branches = nn.ModuleList()
-        for rate in V2_RATES[:branches]:
-            self.branches.append(nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate))
-        for branch in self.branches:
-            initialise_classifier(branch, inputs=branches * 9 * self.feature_channels)
+        convolutions = [nn.Conv2d(self.feature_channels, classes, 3, padding=rate, dilation=rate) for rate in V2_RATES[:branches]]
+        self.branches = nn.ModuleList(convolutions)
+        for convolution in convolutions:
+            initialise_classifier(convolution, inputs=branches * 9 * self.feature_channels)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         features = maps[-1]
@@ -59,10 +58,10 @@ class DeepLabV2Head(Head):
 
 
 class DeepLabV3PlusHead(Head):
-    """ASPP at the output stride, then a decoder at stride 4 that joins it with the backbone's first map.
+    """ASPP at the output stride, then a decoder at stride 4 that combines its output with the backbone's first map.
 
-    Beside a light backbone (a MobileNet) it has half the width, depthwise-separable 3x3 convolutions, and one of them in the
-    decoder instead of two full ones.
+    For a light backbone (a MobileNet): half the width, depthwise-separable 3x3 convolutions, and one convolution in the decoder
+    instead of two.
     """
 
     output_stride = 16
@@ -98,8 +97,8 @@ class ASPP(nn.Module):
         conv: Callable[..., nn.Sequential] = separable_block if separable else conv_block
         self.branches = nn.ModuleList([conv_block(channels, width, kernel=1)])
         self.branches.extend(conv(channels, width, dilation=rate) for rate in rates)
-        # No batch norm here: this map has one position per image, so with one image there is no variance (PyTorch refuses)
-        # and with a few it is nearly noise.
+        # No batch norm here: this map has one position per image. With one image there is no variance (PyTorch raises an
+        # error), and with a few the statistics are mostly noise.
         self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, width, 1), nn.ReLU())
         self.project = nn.Sequential(*conv_block((len(rates) + 2) * width, width, kernel=1), nn.Dropout(0.1))
 
@@ -109,7 +108,7 @@ class ASPP(nn.Module):
 
 
 def conv_block(channels: int, width: int, kernel: int = 3, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """Return a size-preserving convolution, batch norm and ReLU."""
     padding = dilation * (kernel - 1) // 2
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False),
@@ -119,14 +118,14 @@ def conv_block(channels: int, width: int, kernel: int = 3, dilation: int = 1, gr
 
 
 def separable_block(channels: int, width: int, dilation: int = 1) -> nn.Sequential:
-    """3x3 convolution per channel, then 1x1 across channels, each with batch norm and ReLU."""
+    """Return a depthwise 3x3 and a pointwise 1x1 convolution, each with batch norm and ReLU."""
     return nn.Sequential(
         *conv_block(channels, channels, dilation=dilation, groups=channels), *conv_block(channels, width, kernel=1)
     )
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """He's rule for every convolution in `module`, biases 0. Batch norms start as PyTorch makes them, 1 and 0."""
+    """Initialise every convolution in `module`: He initialisation for weights, 0 for biases. Batch norms are left as they are."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -135,10 +134,14 @@ def initialise_convolutions(module: nn.Module) -> None:
 
 
 def initialise_classifier(layer: nn.Conv2d, inputs: int) -> None:
-    """Start near the uniform prediction: logits about 0.1 times the features' size, where `inputs` numbers are summed.
+    """Initialise a classifier to predict nearly uniformly: its logits are about 0.1 times as large as its features.
 
-    Then the first loss is close to log C, whatever the backbone, and the first gradients do not tear up its weights. The
-    customary fixed deviation of 0.01 gives logits of several units where v2 sums 4 x 9 x 2048 numbers.
+    The first loss is then close to log C for every backbone, and the first gradients do not destroy pretrained weights. The
+    usual fixed standard deviation of 0.01 would give logits of several units in v2, which sums 4 x 9 x 2048 products.
+
+    Args:
+        inputs: number of products that are summed in one logit.
     """
     nn.init.normal_(layer.weight, std=0.1 / math.sqrt(inputs))
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)

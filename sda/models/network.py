@@ -1,8 +1,9 @@
-"""The network: preprocessing, a backbone, and a head on its maps; and operations on its batch norms."""
+"""The segmentation network (preprocessing, backbone, head), and operations on its batch norms."""
 
 import contextlib
 import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +15,19 @@ from sda.models.heads import Head
 from sda.models.preprocessing import Normalise, Preprocessing
 from sda.system import distributed
 
-# PyTorch's own, for all backbones. torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are
-# still those of the start, and a network that is right in training is useless in evaluation.
+# PyTorch's default, for all backbones. torchvision's MobileNetV3 has 0.01: after a few hundred steps its running statistics are
+# still close to their initial values, and a network that works in training mode fails in evaluation mode.
 NORM_MOMENTUM = 0.1
 
 
 class SegmentationNetwork(nn.Module):
     """Images (B, 3, H, W), RGB, uint8 or float in 0..1, H and W at least 32 → logits (B, C, h, w) and features (B, F, h, w).
 
-    The first layer normalises the images as the weights expect. h = ceil(H / stride), w = ceil(W / stride), with Caffe's ResNets
-    up to one more; F is `feature_channels`. Logits are not upsampled to the size of the image: `grid.enlarge` does that.
+    The first layer normalises the images as the weights expect. h = ceil(H / stride) and w = ceil(W / stride), up to one more
+    for Caffe's ResNets; F is `feature_channels`. Logits are not upsampled to the size of the image: `grid.enlarge` does that.
 
-    `precision` is that of the convolutions; logits and features are float32 in any case, so losses and heads never lose digits.
-    The network runs in channels-last memory format, which is faster on every device that was tried.
+    `precision` is the precision of the convolutions. Logits and features are always float32, so that losses and heads keep full
+    precision. The network uses the channels-last memory format, which was faster on every device tested.
     """
 
     grid: Grid
@@ -43,11 +44,11 @@ class SegmentationNetwork(nn.Module):
         self.frozen_norms = False
         if precision != torch.float32:
             keep_awkward_convolutions_in_float32(self)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub requires a 4-d tensor's overload
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What its weights expect of images."""
+        """How the first layer normalises images."""
         return self.normalise.preprocessing
 
     @property
@@ -55,7 +56,11 @@ class SegmentationNetwork(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
-        """Logits and features. With `note_statistics` False, training leaves the batch norms' running statistics alone."""
+        """Compute logits and features.
+
+        Args:
+            note_statistics: in training mode, update the batch norms' running statistics.
+        """
         if self.training:
             for norm in norms_of(self):
                 norm.momentum = NORM_MOMENTUM if note_statistics else 0.0
@@ -73,8 +78,10 @@ class SegmentationNetwork(nn.Module):
         return self
 
     def freeze_norms(self, statistics: bool) -> None:
-        """Stop training the scales and offsets of the backbone's batch norms; with `statistics`, freeze their running statistics
-        too. The head's norms, which no weights were loaded into, keep learning."""
+        """Freeze the scales and offsets of the backbone's batch norms and, with `statistics`, their running statistics too.
+
+        The head's batch norms are not pretrained and stay trainable.
+        """
         for norm in norms_of(self.backbone):
             norm.requires_grad_(False)
         self.frozen_norms = statistics
@@ -82,32 +89,35 @@ class SegmentationNetwork(nn.Module):
 
 
 def recompute_activations(network: SegmentationNetwork) -> None:
-    """Keep only the input and output of each block of the backbone, in place, and recompute the rest in the backward pass.
+    """Modify the backbone's blocks to store only their input and output and recompute the rest in the backward pass.
 
     Do not copy the network afterwards: the copy would compute with the original's blocks.
     """
     for block in network.backbone.blocks():
-        block.forward = functools.partial(  # type: ignore[method-assign]
-            checkpoint,
-            block.forward,
-            use_reentrant=False,
-            context_fn=lambda block=block: (contextlib.nullcontext(), _frozen_statistics(block)),
+        block.forward = functools.partial(
+            checkpoint, block.forward, use_reentrant=False, context_fn=functools.partial(_contexts, block)
         )
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of a block's forward pass and of its recomputation."""
+    return contextlib.nullcontext(), _frozen_statistics(block)
 
 
 @contextlib.contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Inside, the norms of a block do not update their running statistics: they have seen this batch already."""
-    norms = list(norms_of(block))
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    """Keep the running statistics of a block's batch norms: recomputation sees a batch for the second time."""
+    before = []
+    for norm in norms_of(block):
+        assert norm.num_batches_tracked is not None
+        before.append((norm, norm.momentum, norm.num_batches_tracked, norm.num_batches_tracked.clone()))
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
+        for norm, momentum, counter, batches in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+            counter.copy_(batches)
 
 
 def norms_of(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
@@ -116,7 +126,12 @@ def norms_of(module: nn.Module) -> Iterator[nn.BatchNorm2d]:
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm with statistics over the images of all processes, on any device (PyTorch's own needs a GPU)."""
+    """A batch norm with statistics over the images of all processes, on any device (PyTorch's own requires a GPU)."""
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or distributed.size() == 1:
@@ -134,13 +149,13 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_norms(network: nn.Module) -> None:
-    """Turn the batch norms of a network into `SyncedBatchNorm2d`, in place."""
+    """Convert the batch norms of a network to `SyncedBatchNorm2d`, in place."""
     for norm in norms_of(network):
         norm.__class__ = SyncedBatchNorm2d
 
 
 class Float32OnCPU(nn.Conv2d):
-    """A convolution that autocast leaves in float32 on CPUs."""
+    """A convolution that runs in float32 on CPUs, even under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
@@ -150,8 +165,11 @@ class Float32OnCPU(nn.Conv2d):
 
 
 def keep_awkward_convolutions_in_float32(module: nn.Module) -> None:
-    """Turn depthwise convolutions with stride or dilation into `Float32OnCPU`, in place: in bfloat16 their backward pass takes
-    two to eight times as long (oneDNN in PyTorch 2.13, on a CPU with bfloat16 instructions)."""
+    """Convert depthwise convolutions with stride or dilation to `Float32OnCPU`, in place.
+
+    In bfloat16 their backward pass takes two to eight times as long (oneDNN in PyTorch 2.13, on a CPU with bfloat16
+    instructions).
+    """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups > 1 and (max(conv.stride) > 1 or max(conv.dilation) > 1):
             conv.__class__ = Float32OnCPU

@@ -1,4 +1,4 @@
-"""Preprocessing: what the network's first layer makes of an image. It belongs to the weights, and is stored with them."""
+"""Preprocessing: how the network's first layer normalises images. It depends on the weights and is stored with them."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,12 @@ from sda.errors import SdaError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What weights expect of images: channel order, range, and mean and deviation per channel, in that order and range."""
+    """The normalisation that weights expect.
+
+    Attributes:
+        order: channel order, RGB or BGR. maximum: the images' values are in 0..maximum.
+        mean, std: mean and standard deviation per channel, in that order and range.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -18,12 +23,12 @@ class Preprocessing:
     maximum: float = 1.0
 
     def to_dict(self) -> dict:
-        """Plain values, for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return {"mean": list(self.mean), "std": list(self.std), "order": self.order, "maximum": self.maximum}
 
     @classmethod
     def from_dict(cls, values: dict) -> "Preprocessing":
-        """The inverse of `to_dict`. Raises SdaError when `values` do not describe a preprocessing."""
+        """Restore what `to_dict` returned. Raises SdaError for invalid values."""
         try:
             mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
             order, maximum = values["order"], float(values["maximum"])
@@ -39,7 +44,7 @@ class Preprocessing:
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-# By the format of the weights. Caffe's networks, and their conversions, take BGR in 0..255 and only subtract the mean.
+# Format of the weights → preprocessing. Networks trained in Caffe take BGR in 0..255 and only subtract the mean.
 PREPROCESSING = {
     "torchvision": IMAGENET,
     "caffe": Preprocessing((104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0), "BGR", 255.0),
@@ -47,14 +52,14 @@ PREPROCESSING = {
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Images of any shape as float32 in 0..1: uint8 images are divided by 255, float images are returned as they are."""
+    """Convert images of any shape to float32 in 0..1: divide uint8 images by 255, return float images unchanged."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 class Normalise(nn.Module):
     """The first layer of every network: images (B, 3, H, W), RGB, uint8 or float in 0..1 → float32 as the weights expect.
 
-    It adds nothing to a state dict: a checkpoint stores the preprocessing as plain values.
+    It has no entries in the state dict: a checkpoint stores the preprocessing as plain values.
     """
 
     mean: Tensor

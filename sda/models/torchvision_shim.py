@@ -1,9 +1,9 @@
-"""torchvision's models, also where its compiled operators do not load.
+"""Import torchvision's models even if its compiled operators cannot be loaded.
 
-PyPI's Linux wheel of torchvision links CUDA. Beside a CPU-only PyTorch its shared library does not load, and
-``import torchvision`` stops at "operator torchvision::nms does not exist", because it registers shape functions for two
-operators that nobody declared. Declaring the two is enough for everything that is written in Python: models, weights and
-transforms. (Calling ``nms`` itself then fails, as it should; nothing here calls it.)
+PyPI's Linux wheel of torchvision links CUDA. With a CPU-only PyTorch its shared library cannot be loaded, and
+``import torchvision`` fails with "operator torchvision::nms does not exist", because it registers shape functions for two
+undeclared operators. Declaring them is enough for everything that is written in Python: models, weights and transforms.
+(Calling ``nms`` still fails; this package never calls it.)
 
 Import ``models`` from this module, never from torchvision.
 """
@@ -20,7 +20,7 @@ try:
 except RuntimeError as error:
     if "operator torchvision::" not in str(error):
         raise
-    # The library object owns the declarations: they vanish when it is collected, so it stays a module global.
+    # The declarations exist only as long as the library object, so keep it in a module global.
     _library = torch.library.Library("torchvision", "FRAGMENT")
     for _name, _schema in SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, _name):

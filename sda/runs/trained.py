@@ -1,4 +1,4 @@
-"""A trained run read back: to score it, and to predict with it."""
+"""Load a trained run, to evaluate it and to predict with it."""
 
 import math
 import os
@@ -27,17 +27,17 @@ from sda.shelf import check
 from sda.system.console import Count, ignore_count
 from sda.system.devices import pick_device
 
-LARGE = 2.0  # times the pixels of the training's images: such an image is taken in windows
-VALUES = 2**29  # logits at a time (2 GiB); a photo of more pixels is decided at fewer, and enlarged
+LARGE = 2.0  # images with more than this many times the pixels of the training images are processed in windows
+VALUES = 2**29  # maximum number of logits per image (2 GiB); predictions of larger images are computed smaller and enlarged
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network makes of one image.
+    """A network's prediction for one image.
 
     Attributes:
-        labels: (H, W) uint8 train ids, at the image's own size. confidence: (H, W) float32, probability of that class, 0 to 1.
-        table: the classes, names and colours in the order of the train ids.
+        labels: (H, W) uint8 train ids, at the image's size. confidence: (H, W) float32, probability of that class, 0 to 1.
+        table: names and colours of the classes, in the order of the train ids.
     """
 
     labels: np.ndarray
@@ -47,12 +47,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network in eval mode, and what it was trained as.
+    """A trained network in eval mode, and how it was trained.
 
     Attributes:
-        folder: of the run. which: "last" or "best" checkpoint. network_name: "student" or "teacher".
-        table, table_name: the classes. weights_format: of the pretrained weights. step: of
-            the checkpoint. splits: stream → the images it was trained and scored on.
+        folder: the run folder. which: checkpoint, "last" or "best". network_name: "student" or "teacher".
+        table, table_name: the class table and its name. weights_format: format of the pretrained weights.
+        step: training step of the checkpoint. splits: stream → the images that it was trained or validated on.
     """
 
     folder: Path
@@ -71,17 +71,18 @@ class Run:
         return next(self.network.parameters()).device
 
     def protocol(self, name: str = "", scales: tuple[float, ...] = (1.0,), flip: bool = False) -> Protocol:
-        """A preset for this run (see `sda.protocol.preset`); its own by default."""
+        """Return a preset protocol for this run (see `sda.protocol.preset`), by default that of its recipe."""
         r = self.recipe
         return preset(name or r.protocol, r.network, r.target, r.input_size, r.crop_size, scales, flip)
 
     def labelled_images(
         self, protocol: Protocol, dataset: str = "", root: str = "", split: str = "val", progress: Count = ignore_count
     ) -> Data:
-        """The labelled images of a split of any dataset, by default of the run's target, in its classes, at a protocol's input.
+        """Return the labelled images of a dataset's split, with labels in the run's classes, at a protocol's input size.
 
         Args:
-            dataset: a name or a TOML path. root: its folder; "" for where the training had it, or the descriptor's own.
+            dataset: a name or a TOML path; "" for the run's target.
+            root: folder of the dataset; "" for the folder that the training used, or else the dataset's default.
         """
         dataset = _as_in_recipes(dataset or self.recipe.target)
         val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
@@ -91,13 +92,16 @@ class Run:
     def all_images(
         self, dataset: str = "", root: str = "", split: str = "train", progress: Count = ignore_count
     ) -> tuple[Dataset, Path, list[str]]:
-        """Every image of a split of any dataset, or of a folder, at the network's size: see `sda.data.evaluation.all_images`."""
+        """Return all images of a dataset's split, or of a folder, at the network's input size.
+
+        See `sda.data.evaluation.all_images`.
+        """
         dataset = _as_in_recipes(dataset or self.recipe.target)
         place = root or self._root_of(dataset)
         return all_images(self.table_name, self.table, self.protocol().input, dataset, place, split, progress)
 
     def _root_of(self, dataset: str) -> str:
-        """Where the training had a dataset; "" for one that it did not have."""
+        """Return the folder that the training used for a dataset; "" if it did not use the dataset."""
         r = self.recipe
         return {r.source: r.source_root, r.target: r.target_root}.get(dataset, "")
 
@@ -108,60 +112,69 @@ class Run:
 
         Args:
             image: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8 RGB or grey.
-            size: of the network's input. "eval": as the run is scored, whatever the image's shape; "fit": the same for an image
-                of about that shape, another keeps its own, with the shorter side of the training's images; "native": the
-                image's own; or (height, width). What has more than twice the training's pixels then is taken in overlapping
-                windows (but for "eval").
-            scales, flip: average the probabilities over scales of it and over its mirror image.
+            size: size of the network's input, (height, width) or one of:
+                "eval": the size at which the run is evaluated, whatever the image's aspect ratio;
+                "fit": that size if the image has nearly the same aspect ratio; otherwise the image keeps its aspect ratio, with
+                the shorter side of that size;
+                "native": the image's own size.
+                Except with "eval", inputs with more than twice the pixels of the training images are processed in overlapping
+                windows.
+            scales, flip: average the probabilities over these scales of the input, and over its mirror image.
 
         Raises:
-            SdaError: no such file, or not an image.
+            SdaError: the file is missing or not an image, or the array has another type or shape.
         """
-        image = as_picture(image)
-        protocol = replace(self.fit(image.size[::-1], size), scales=scales, flip=flip)
-        return self.segment(image, protocol)
+        picture = as_picture(image)
+        width, height = picture.size
+        protocol = replace(self.fit((height, width), size), scales=scales, flip=flip)
+        return self.segment(picture, protocol)
 
     def fit(self, image: tuple[int, int], size: str | tuple[int, int] = "fit") -> Protocol:
-        """How an image of (height, width) is taken (see `predict`)."""
+        """Return the protocol for an image of size `image`, (height, width); for `size` see `predict`."""
         own = self.protocol()
         if size == "eval" or (size == "fit" and own.input and _alike(image, own.input)):
             return own
         trained = self.recipe.input_size or self.recipe.crop_size
         if size == "fit" and self.recipe.input_size:
             factor = min(trained) / min(image)
-            size = tuple(max(32, round(side * factor)) for side in image)
+            height, width = (max(32, round(side * factor)) for side in image)
         elif size in ("fit", "native"):
-            size = image
-        large = size[0] * size[1] > LARGE * trained[0] * trained[1]
-        return Protocol(tuple(size), window=self.recipe.crop_size if large else None)
+            height, width = image
+        else:
+            assert not isinstance(size, str), size
+            height, width = size
+        large = height * width > LARGE * trained[0] * trained[1]
+        return Protocol((height, width), window=self.recipe.crop_size if large else None)
 
     def segment(self, image: Image.Image, protocol: Protocol) -> Prediction:
-        """The prediction for an RGB picture, resized to the protocol's input, at the picture's own size."""
+        """Predict for an RGB picture of any size; the result has the size of the picture."""
         return self.segment_all([image], protocol)[0]
 
     def segment_all(self, images: list[Image.Image], protocol: Protocol) -> list[Prediction]:
-        """The same for several pictures of one size, at once."""
+        """Predict for several RGB pictures of the same size, as one batch."""
         own = images[0].size[::-1]
         inputs = [resize_image(image, protocol.input) for image in images] if protocol.input else images
         pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in inputs]).to(self.device)
         shrink = min(1.0, math.sqrt(VALUES / (len(self.table.names) * math.prod(own))))
         size = tuple(max(1, int(side * shrink)) for side in own)
-        logits = predict_logits(self.network, pixels, size, protocol)
-        return [Prediction(*(resize_nearest(part, own) for part in _decide(one)), self.table) for one in logits]
+        decided = [_decide(logits) for logits in predict_logits(self.network, pixels, size, protocol)]
+        return [
+            Prediction(resize_nearest(labels, own), resize_nearest(confidence, own), self.table) for labels, confidence in decided
+        ]
 
 
 def _as_in_recipes(dataset: str) -> str:
-    """A dataset as a run's recipe names it: a name, or the absolute path of a TOML file."""
+    """Return a dataset as it is named in a run's recipe: a name, or the absolute path of a TOML file."""
     return os.path.abspath(dataset) if dataset.endswith(".toml") else dataset
 
 
 def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes have the same shape, but for 5 %."""
+    """Return whether the aspect ratios of two sizes differ by less than 5 %."""
     return abs(math.log(one[0] * other[1] / (one[1] * other[0]))) < math.log(1.05)
 
 
 def _decide(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Train ids (uint8) and their probability (float32) from logits (C, H, W), by parts: what is big is the logits alone."""
+    """Compute train ids (uint8) and their probability (float32) from logits (C, H, W), in strips of rows to save memory."""
     labels, confidence = [], []
     for rows in logits.split(256, dim=1):
         labels.append(rows.argmax(dim=0).byte())
@@ -170,23 +183,28 @@ def _decide(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_picture(image) -> Image.Image:
-    """An RGB picture of a path, a PIL image or an array (see `Run.predict`). SdaError when it is none."""
+    """Convert a path, a PIL image or an array (see `Run.predict`) to an RGB picture.
+
+    Raises:
+        SdaError: the file is missing or not an image, or the array has another type or shape.
+    """
     if isinstance(image, str | os.PathLike):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise SdaError(f"an array {array.shape} of {array.dtype}: expected uint8, (H, W, 3) RGB or (H, W) grey")
+        raise SdaError(f"array of shape {array.shape} and type {array.dtype}: expected uint8, (H, W, 3) RGB or (H, W) grey")
     return Image.fromarray(array).convert("RGB")
 
 
 def load(folder: str | Path, checkpoint: str = "last", network: str = "student", device: str = "auto") -> Run:
-    """A trained run from its folder (or the path of one of its checkpoints), or a network that sda export wrote (its folder, or
-    the .safetensors file).
+    """Load a trained run, or a network written by sda export.
 
     Args:
-        checkpoint: "last", or "best" (see the recipe's best_by). network: "student", which scores are reported of, or "teacher".
+        folder: a run folder or one of its checkpoints; or the folder or .safetensors file of an exported network.
+        checkpoint: "last", or "best" (see the recipe's best_by).
+        network: "student", the network that is evaluated in training, or "teacher".
         device: auto, cpu, cuda or mps.
 
     Raises:
@@ -196,7 +214,7 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
 
 
 def load_run(folder: Path, which: str, device: torch.device, network_name: str = "student") -> Run:
-    """See `load`."""
+    """Load a run, as `load` does."""
     path = _file(folder, which)
     folder = path.parent
     if path.suffix == ".safetensors":
@@ -204,13 +222,13 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
         held = state.get("checkpoint", "last"), state.get("network", "student")
         for asked, default, holds in zip((which, network_name), ("last", "student"), held, strict=True):
             if asked not in (default, holds):
-                raise SdaError(f"{path}: there is no {asked} network in it: it holds the {held[1]} of {held[0]}.pt alone")
+                raise SdaError(f"{path}: cannot load the {asked} network: the file only has the {held[1]} of {held[0]}.pt")
         which, network_name = held
     else:
         which, state = path.stem, checkpoint.load(path)
     missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
     if missing:
-        raise SdaError(f"{path}: not a checkpoint of a training: it lacks {', '.join(sorted(missing))}")
+        raise SdaError(f"{path}: not a checkpoint of a run: it lacks {', '.join(sorted(missing))}")
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
@@ -218,14 +236,14 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
         prefix = "teacher.model."
         weights = {k.removeprefix(prefix): v for k, v in state.get("method", {}).items() if k.startswith(prefix)}
         if not weights:
-            reason = "best.pt keeps the student alone" if which == "best" else f"method {recipe.method} has none"
-            raise SdaError(f"{path}: there is no teacher in it: {reason}")
+            reason = "best.pt only has the student" if which == "best" else f"method {recipe.method} has none"
+            raise SdaError(f"{path}: the checkpoint has no teacher: {reason}")
     preprocessing = Preprocessing.from_dict(state["preprocessing"])
     network = build_network(recipe, len(table.names), state["weights_format"], preprocessing)
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise SdaError(f"{path}: its weights do not fit its recipe: {str(error).splitlines()[0]}") from None
+        raise SdaError(f"{path}: the weights do not fit the network of the recipe: {str(error).splitlines()[0]}") from None
     network = network.to(device).eval().requires_grad_(False)
     return Run(
         *(folder, which, network_name, recipe, table, state["table"], network, state["weights_format"], state["step"]),
@@ -234,7 +252,7 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
 
 
 def _file(folder: Path, which: str) -> Path:
-    """The file that a run's network is in. SdaError when there is no such folder."""
+    """Return the file of a run's network. Raises SdaError if there is no such folder."""
     if folder.is_file() and folder.suffix in (".pt", ".safetensors"):
         return folder
     if not folder.is_dir():

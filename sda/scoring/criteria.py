@@ -1,23 +1,24 @@
-"""Which of a run's evaluated checkpoints to take, without looking at the validation labels, and what that costs."""
+"""Criteria that choose a checkpoint without the validation labels, and what each choice costs in mIoU."""
 
 import json
 from pathlib import Path
 
-# Criterion → whether more is better. `held_out` reads the labels of a few images kept for it, the others none.
+# Criterion → whether higher is better. `held_out` reads the labels of a few held-out images, the others read no labels.
 CRITERIA = {"entropy": False, "infomax": True, "agreement": True, "held_out": True}
 
 
 def is_better(criterion: str, value: float, than: float) -> bool:
-    """Whether a value of a criterion, or of miou, is better than another."""
+    """Return whether `value` of a criterion or of miou is better than the value `than`."""
     return value > than if CRITERIA.get(criterion, True) else value < than
 
 
 def selection(log: Path) -> dict[str, dict]:
-    """What each criterion would have chosen, from the evaluations in a metrics.jsonl.
+    """Return which step each criterion would have chosen, from the evaluations in a metrics.jsonl.
 
     Returns:
-        criterion → `step`, `miou` there, and `behind`, how far that is behind `oracle`, the step whose mIoU on the validation
-        labels is the best. `last` is the last step. Those criteria that were not measured at every evaluation are left out.
+        criterion → `step`, its `miou`, and `behind`, its difference to the best mIoU (percentage points). Besides the criteria,
+        `last` is the last step and `oracle` the step with the best mIoU on the validation labels. Criteria that were not
+        measured in every evaluation are skipped.
     """
     evaluations = {}
     for line in log.read_text(encoding="utf-8").splitlines():

@@ -1,10 +1,10 @@
-"""The only evaluator: a network over a labelled dataset, under a named protocol."""
+"""The only evaluator: scores a network on a labelled dataset, under a named protocol."""
 
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -12,25 +12,26 @@ from sda.data.dataset import Dataset, Guarded, Sample
 from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
+from sda.models.network import SegmentationNetwork
 from sda.protocol import Protocol
 from sda.scoring import metrics
 from sda.scoring.inference import predict_logits
 from sda.system import distributed
 from sda.system.tables import mean_of_present
 
-BATCH_PIXELS = 2**20  # that enter a network at a time: scores need logits at the labels' size as well
-BATCH = 8  # images, at most
-SUBSETS = ("cityscapes16", "cityscapes13")  # class tables whose mean is given too, where all their classes are there
+BATCH_PIXELS = 2**20  # maximum number of input pixels per batch, because logits at the labels' size take memory too
+BATCH = 8  # maximum number of images per batch
+SUBSETS = ("cityscapes16", "cityscapes13")  # class tables whose mean is also reported if they are subsets of the classes
 
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module,
+    network: SegmentationNetwork,
     dataset: Dataset,
     names: list[str],
     device: torch.device,
     protocol: Protocol = Protocol(),
-    teacher: nn.Module | None = None,
+    teacher: SegmentationNetwork | None = None,
     workers: int = 0,
     skip: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -38,23 +39,31 @@ def evaluate(
     """Score a network.
 
     Args:
-        network: images → (logits, features); its training mode is restored afterwards.
-        dataset: samples resized to the protocol's input size, labels at their own. Without a size they go one by one.
-        names: the C classes.
-        teacher: another network, whose agreement with this one is measured.
-        skip: leave unusable files out (they are listed under `skipped`) rather than raise.
+        network: the network; its training mode is restored afterwards.
+        dataset: labelled images resized to the protocol's input size, with labels at their original size. If the protocol has
+            no input size, images are processed one at a time.
+        names: the C class names.
+        teacher: another network, to measure its agreement with `network`.
+        workers: number of loader processes.
+        skip: skip unusable files and list them under `skipped`, instead of raising an error.
+        progress: called with the number of processed images and the total.
 
     Returns:
-        - `protocol`, `images`, `skipped`, the fields of `sda.scoring.metrics.score`, `confusion` (C×C list);
-        - `miou16`, `miou13`: where the classes hold those of SYNTHIA → Cityscapes, the mean over these;
-        - `interval`: of `miou`, 95 %, over images drawn with replacement; `image_miou`: image → mIoU of it alone, percent;
+        - `protocol`, `images` (their number), `skipped`, the fields of `sda.scoring.metrics.score`, `confusion` (C×C list);
+        - `miou16`, `miou13`: mean over the 16 or 13 classes of SYNTHIA → Cityscapes, if `names` has more than these;
+        - `interval`: 95 % bootstrap interval of `miou` over images; `image_miou`: image → its own mIoU, percent;
         - `boundary_miou` and `boundary_iou`: Boundary IoU, mean over the classes present and per class, percent;
         - `ece` and `reliability`: see `sda.scoring.metrics.calibration`;
-        - criteria that need no labels, from 0 to 1: `entropy`, mean entropy of the predictions over log C; `infomax`, entropy of
-          the mean prediction less the mean entropy, over log C; `agreement`, share of pixels that the teacher calls the same.
+        - criteria that need no labels: `entropy`, mean entropy of the predictions divided by log C, 0 to 1; `infomax`, entropy
+          of the mean prediction minus the mean entropy, divided by log C, 0 to 1; `agreement`, share of pixels for which
+          `teacher` predicts the same class, 0 to 1.
+
+    Raises:
+        SdaError: an unusable file (without `skip`), no usable image, or no labelled pixel.
+        ValueError: the dataset's size is not the protocol's input size.
     """
     if dataset.size != protocol.input:
-        raise ValueError(f"images of {dataset.size} for the protocol {protocol.name}")
+        raise ValueError(f"dataset with images of size {dataset.size}, but protocol {protocol.name}")
     networks = [network] if teacher is None else [network, teacher]
     were_training = [each.training for each in networks]
     for each in networks:
@@ -96,15 +105,15 @@ def evaluate(
     matrices = dict(sorted(pair for part in distributed.listed([matrices]) for pair in part.items()))
     mean_p, mean_h, agreeing, edges, sureness = (distributed.total(x) for x in (mean_p, mean_h, agreeing, edges, sureness))
     if not matrices:
-        raise SdaError(f"no image could be evaluated; the first fault: {skipped[0]}")
+        raise SdaError(f"no image could be evaluated; first error: {skipped[0]}")
     each_image = torch.stack(list(matrices.values()))
     confusion = each_image.sum(dim=0)
     if not confusion.any():
         raise SdaError(
-            f"no labelled pixel in the {len(matrices)} images to evaluate: every label, such as "
-            f"{dataset.items[0].label}, is void in the classes {', '.join(names)}"
+            f"no labelled pixel in the {len(matrices)} images to evaluate: all labels, such as {dataset.items[0].label}, "
+            f"are void for the classes {', '.join(names)}"
         )
-    mean_p, mean_h = mean_p / len(matrices), (mean_h / len(matrices)).item() / math.log(classes)
+    mean_p, entropy = mean_p / len(matrices), (mean_h / len(matrices)).item() / math.log(classes)
     marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum().item() / math.log(classes)
     scores = metrics.score(confusion, names)
     along_edges = {
@@ -121,8 +130,8 @@ def evaluate(
         "boundary_miou": mean_of_present(along_edges.values()),
         "boundary_iou": along_edges,
         **metrics.calibration(sureness),
-        "entropy": mean_h,
-        "infomax": marginal - mean_h,
+        "entropy": entropy,
+        "infomax": marginal - entropy,
         **({} if teacher is None else {"agreement": agreeing.item() / len(matrices)}),
         "image_miou": {dataset.items[i].key: metrics.score(matrix, names)["miou"] for i, matrix in matrices.items()},
         "confusion": confusion.tolist(),
@@ -130,15 +139,16 @@ def evaluate(
 
 
 def batch_size(protocol: Protocol) -> int:
-    """How many images are taken at once."""
+    """Return the number of images per batch."""
     return max(1, min(BATCH, BATCH_PIXELS // math.prod(protocol.input))) if protocol.input else 1
 
 
 def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[list[tuple[int, Sample, Tensor]]]:
-    """(index, sample, label at the size that is scored), in groups whose labels are of one size."""
+    """Return (index, sample, label at the size to score), in groups whose labels have the same size."""
     groups: dict[torch.Size, list[tuple[int, Sample, Tensor]]] = {}
     for index, sample in samples:
         label = sample.label
+        assert label is not None
         if protocol.score and label.shape != protocol.score:
             label = F.interpolate(label[None, None], protocol.score, mode="nearest-exact")[0, 0]
         groups.setdefault(label.shape, []).append((index, sample, label))
@@ -146,4 +156,5 @@ def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[
 
 
 def _subsets(names: list[str]) -> list[list[str]]:
+    """Return the SUBSETS whose classes are a proper subset of `names`."""
     return [subset for subset in (class_table(name).names for name in SUBSETS) if set(subset) < set(names)]

@@ -1,12 +1,15 @@
-"""Pictures of what networks make of a data set's images, beside the truth."""
+"""Tables of pictures: a dataset's images with truth and predictions."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
+from sda.models.network import SegmentationNetwork
 from sda.pictures import colorize, heat, picture_table, resize_nearest
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
@@ -15,17 +18,19 @@ from sda.scoring.inference import predict_logits
 def truth_and_predictions(
     dataset: Dataset,
     indices: list[int],
-    networks: dict[str, nn.Module],
+    networks: Mapping[str, SegmentationNetwork],
     table: ClassTable,
     device: torch.device,
 ) -> Image.Image:
-    """A table of labelled images of a data set: image, truth, and what each network (title → network) predicts."""
+    """Draw a table of labelled images: image, truth, and the prediction of each network (title → network)."""
     colors, rows = list(table.colors.values()), []
     for index in indices:
         sample = dataset[index]
-        row = [_at(sample.image, sample.label.shape), colorize(sample.label.numpy(), colors)]
+        assert sample.label is not None
+        height, width = sample.label.shape
+        row = [_at(sample.image, (height, width)), colorize(sample.label.numpy(), colors)]
         for network in networks.values():
-            label, _ = predict(network, sample.image.to(device), tuple(sample.label.shape))
+            label, _ = predict(network, sample.image.to(device), (height, width))
             row.append(colorize(label, colors))
         rows.append(row)
     size = rows[0][0].shape[:2]
@@ -36,23 +41,27 @@ def truth_and_predictions(
 def pseudo_labels(
     dataset: Dataset,
     indices: list[int],
-    network: nn.Module,
+    network: SegmentationNetwork,
     table: ClassTable,
     device: torch.device,
 ) -> Image.Image:
-    """A table of a data set's images without labels: image, prediction, and its confidence (white is certain)."""
+    """Draw a table of unlabelled images: image, prediction, and its confidence (white: 1)."""
     rows = []
     for index in indices:
         image = dataset[index].image
-        label, confidence = predict(network, image.to(device), tuple(image.shape[1:]))
-        rows.append([_at(image, image.shape[1:]), colorize(label, list(table.colors.values())), heat(confidence)])
+        _, height, width = image.shape
+        label, confidence = predict(network, image.to(device), (height, width))
+        rows.append([_at(image, (height, width)), colorize(label, list(table.colors.values())), heat(confidence)])
     size = rows[0][0].shape[:2]
     rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "pseudo-label", "confidence"], table.colors)
 
 
-def predict(network: nn.Module, image: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Train ids (uint8) and confidence (float32, 0 to 1) of a whole image (3, H, W) at `size`; the network's mode is restored."""
+def predict(network: SegmentationNetwork, image: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Predict train ids (uint8) and confidence (float32, 0 to 1) of an image (3, H, W) at `size` (height, width).
+
+    The network's training mode is restored afterwards.
+    """
     training = network.training
     network.eval()
     p = predict_logits(network, image[None], size, Protocol()).softmax(dim=1)[0]
@@ -62,9 +71,10 @@ def predict(network: nn.Module, image: Tensor, size: tuple[int, int]) -> tuple[n
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Up to `count` indices from all over 0 … length - 1."""
+    """Return up to `count` evenly spread indices from 0 to length - 1."""
     return sorted({index * length // count for index in range(count)})
 
 
 def _at(image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Convert an image (3, H, W) to a picture (height, width, 3) of the given size."""
     return resize_nearest(image.permute(1, 2, 0).numpy(), size)

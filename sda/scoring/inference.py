@@ -1,31 +1,33 @@
-"""From images to logits, under a protocol: the only way to predict with a network."""
+"""Compute logits of images under a protocol: the only way to predict with a network."""
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import as_float
 from sda.protocol import Protocol
 
-SMALLEST = 32  # side that networks take
+SMALLEST = 32  # minimum side of a network's input, in pixels
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, images: Tensor, size: tuple[int, ...], protocol: Protocol) -> Tensor:
-    """Compute logits at `size`; with several scales or flips, the logarithm of the mean of their probabilities.
+def predict_logits(network: SegmentationNetwork, images: Tensor, size: tuple[int, ...], protocol: Protocol) -> Tensor:
+    """Compute logits at `size`. With several scales or flips, return the logarithm of the mean of their probabilities.
 
     Args:
-        network: images → (logits, features), in eval mode. images: (B, 3, H, W), uint8 RGB, already at the protocol's input size,
-            on the network's device.
+        network: a network in eval mode. images: (B, 3, H, W), uint8 RGB, at the protocol's input size, on the network's device.
+        size: (height, width) of the result.
 
     Returns:
-        (B, C, height, width) float32, whose softmax is the prediction.
+        (B, C, height, width) float32; their softmax is the prediction.
     """
     if protocol.passes == 1 and protocol.scales == (1.0,):
         return network.grid.enlarge(_whole_or_in_windows(network, images, protocol.window), size)
-    mean, images = 0.0, as_float(images)
+    images = as_float(images)
+    mean = images.new_zeros(())
     for scale in protocol.scales:
         sides = [max(SMALLEST, round(side * scale)) for side in images.shape[2:]]
         scaled = images if scale == 1 else F.interpolate(images, sides, mode="bilinear", align_corners=False, antialias=True)
@@ -36,12 +38,14 @@ def predict_logits(network: nn.Module, images: Tensor, size: tuple[int, ...], pr
     return mean.clamp(min=1e-12).log()
 
 
-def _whole_or_in_windows(network: nn.Module, images: Tensor, window: tuple[int, int] | None) -> Tensor:
-    """Compute logits of images of any size; in windows, the mean of their logits, at the images' own size."""
+def _whole_or_in_windows(network: SegmentationNetwork, images: Tensor, window: tuple[int, int] | None) -> Tensor:
+    """Compute logits at the network's stride or, for images larger than `window`, the mean logits of sliding windows at the
+    images' size."""
     height, width = images.shape[2:]
     if window is None or (height <= window[0] and width <= window[1]):
         return network(images)[0]
-    total, count = None, torch.zeros(1, 1, height, width, device=images.device)
+    total: Tensor | None = None
+    count = torch.zeros(1, 1, height, width, device=images.device)
     for top in starts(height, window[0]):
         for left in starts(width, window[1]):
             rows, columns = slice(top, top + window[0]), slice(left, left + window[1])
@@ -51,11 +55,12 @@ def _whole_or_in_windows(network: nn.Module, images: Tensor, window: tuple[int, 
                 total = logits.new_zeros(len(images), logits.shape[1], height, width)
             total[:, :, rows, columns] += logits
             count[:, :, rows, columns] += 1
+    assert total is not None
     return total / count
 
 
 def starts(length: int, window: int) -> list[int]:
-    """Return where windows start that cover `length`, evenly spread, each overlapping the next by at least a third."""
+    """Return the starts of evenly spread windows that cover `length`, each overlapping the next by at least a third."""
     if length <= window:
         return [0]
     count = math.ceil((length - window) / (window * 2 / 3)) + 1

@@ -1,4 +1,4 @@
-"""What is counted of predictions and labels, and the scores made of it. Pure functions."""
+"""Counts of predictions and labels, and scores computed from them. Pure functions."""
 
 import math
 
@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 
 def confusion_matrix(predicted: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Pixel counts, rows the true class, columns the predicted one, counted where the tensors are.
+    """Count pixels by true and predicted class, on the tensors' device.
 
     Args:
         predicted: int64, any shape, in 0..C-1. label: same shape, train ids; values ≥ C (255) are ignored.
 
     Returns:
-        (C, C) int64.
+        (C, C) int64: rows are true classes, columns predicted classes.
     """
     valid = label < classes
     pairs = torch.where(valid, label.long() * classes + predicted, classes * classes)
@@ -24,19 +24,19 @@ def confusion_matrix(predicted: Tensor, label: Tensor, classes: int) -> Tensor:
 
 
 def iou(confusion: Tensor) -> Tensor:
-    """(C,) float64 IoU per class, TP / (TP + FP + FN), NaN for a class that is neither in labels nor in predictions."""
+    """Compute the IoU per class, TP / (TP + FP + FN): (C,) float64, NaN for classes in neither labels nor predictions."""
     matrix = confusion.double()
     hit = matrix.diagonal()
     return hit / (matrix.sum(0) + matrix.sum(1) - hit)
 
 
 def score(confusion: Tensor, names: list[str]) -> dict:
-    """What is reported of a confusion matrix, in percent.
+    """Compute the scores of a confusion matrix, in percent.
 
     Returns:
-        `miou`: mean over the classes present (in labels or predictions; as cityscapesscripts averages);
-        `miou_all`: mean over all classes, an absent one counting 0; `accuracy`: share of right pixels;
-        `fwiou`: mean weighted by each class's share of the labelled pixels; `iou`: class → percent, None where absent.
+        `miou`: mean IoU over the classes present in labels or predictions (as in cityscapesscripts);
+        `miou_all`: mean IoU over all classes, absent classes counting as 0; `accuracy`: share of correct pixels;
+        `fwiou`: mean IoU weighted by each class's share of the labelled pixels; `iou`: class → IoU, None if absent.
     """
     matrix = confusion.cpu()
     values = 100 * iou(matrix)
@@ -53,10 +53,10 @@ def score(confusion: Tensor, names: list[str]) -> dict:
 
 
 def bootstrap(confusions: np.ndarray, draws: int = 1000, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of mIoU (classes present) in percent: percentiles over sets of images drawn with replacement.
+    """Compute the bootstrap confidence interval of `miou`, in percent: percentiles over images drawn with replacement, seed 0.
 
     Args:
-        confusions: (N, C, C), one per image. The draws are those of seed 0.
+        confusions: (N, C, C), one confusion matrix per image.
     """
     count, classes = confusions.shape[:2]
     random = np.random.default_rng(0)
@@ -70,27 +70,30 @@ def bootstrap(confusions: np.ndarray, draws: int = 1000, confidence: float = 0.9
     return float(low), float(high)
 
 
-# Boundary IoU: Cheng et al., CVPR 2021. A pixel is on a boundary when another label, or the image's edge, is within d of it.
+# Boundary IoU: Cheng et al., CVPR 2021. A pixel is on a boundary if another label or the image's edge is within distance d.
 
 BOUNDARY = 0.02  # d, as a share of the image's diagonal
 
 
 def boundary(label: Tensor) -> Tensor:
-    """Which pixels of a label map (H, W) lie on a boundary: (H, W) bool. Distances are those of a square, as the authors'."""
+    """Return which pixels of a label map (H, W) are on a boundary: (H, W) bool. Distances are Chebyshev, as in their code."""
     height, width = label.shape
     d = max(1, round(BOUNDARY * math.hypot(height, width)))
     maps = torch.stack([label, -label.long()]).float()[:, None]
-    outside = F.pad(maps, (d, d, d, d), value=1e4)  # other than any label
+    outside = F.pad(maps, (d, d, d, d), value=1e4)  # different from any label
     for kernel in ((2 * d + 1, 1), (1, 2 * d + 1)):
         outside = F.max_pool2d(outside, kernel, stride=1)
     return (outside != maps).any(dim=0)[0]
 
 
 def boundary_counts(predicted: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Pixels on both boundaries, on the label's, and on the prediction's, per class: (3, C) int64.
+    """Count pixels per class: correct and on the boundary of both label and prediction, on the label's, on the prediction's.
 
     Args:
-        predicted, label: (H, W) as in `confusion_matrix`. Ignored pixels are ignored in both, and are one region in both.
+        predicted, label: (H, W) as in `confusion_matrix`. Ignored pixels form a region of their own and are not counted.
+
+    Returns:
+        (3, C) int64.
     """
     ignored = label >= classes
     label = torch.where(ignored, classes, label.long())
@@ -104,7 +107,7 @@ def boundary_counts(predicted: Tensor, label: Tensor, classes: int) -> Tensor:
 
 
 def boundary_iou(counts: Tensor) -> Tensor:
-    """(C,) float64 from sums of `boundary_counts`; NaN for a class that is nowhere."""
+    """Compute Boundary IoU from sums of `boundary_counts`: (C,) float64, NaN for absent classes."""
     both, truly, claimed = counts.double()
     return both / (truly + claimed - both)
 
@@ -115,10 +118,13 @@ BINS = 15
 
 
 def calibration_counts(confidence: Tensor, right: Tensor) -> Tensor:
-    """Pixels, their confidence summed, and how many are right, in BINS bins of equal width: (3, BINS) float64.
+    """Count pixels, sum their confidence, and count correct pixels, in BINS confidence bins of equal width.
 
     Args:
-        confidence: (N,) in 0..1. right: (N,) bool.
+        confidence: (N,) in 0..1. right: (N,) bool, whether the prediction is correct.
+
+    Returns:
+        (3, BINS) float64.
     """
     place = (confidence * BINS).long().clamp(max=BINS - 1)
     found = torch.zeros(3, BINS, dtype=torch.float64, device=confidence.device)
@@ -128,8 +134,12 @@ def calibration_counts(confidence: Tensor, right: Tensor) -> Tensor:
 
 
 def calibration(counts: Tensor) -> dict:
-    """From sums of `calibration_counts`: `ece`, the expected calibration error in percent (Guo et al., ICML 2017), and
-    `reliability`, per bin that is not empty, mean confidence, share of right pixels (both in percent) and share of all pixels."""
+    """Compute calibration scores from sums of `calibration_counts`.
+
+    Returns:
+        `ece`: expected calibration error in percent (Guo et al., ICML 2017). `reliability`: for each non-empty bin, mean
+        `confidence` and `accuracy` in percent, and its `share` of all pixels, 0 to 1.
+    """
     pixels, confidence, right = counts.cpu()
     filled = pixels > 0
     share = (pixels / pixels.sum().clamp(min=1))[filled]

@@ -1,4 +1,4 @@
-"""A training's curves and pictures while it runs, on TensorBoard or Weights & Biases, which are extras."""
+"""Curves and pictures during training, on TensorBoard or Weights & Biases (optional dependencies)."""
 
 import importlib.util
 import json
@@ -14,11 +14,11 @@ from sda.errors import SdaError
 from sda.methods.base import Method
 from sda.scoring.gallery import pseudo_labels, spread, truth_and_predictions
 
-PICTURES = 4  # images in a table
+PICTURES = 4  # images per table
 
 
 class Board:
-    """A board that shows nothing: that of `board = none`."""
+    """A board that shows nothing, for `board = none`."""
 
     shows_pictures = False
 
@@ -32,23 +32,23 @@ class Board:
         """Add a picture."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write pending data."""
 
     def scored(self, step: int, score: dict) -> None:
-        """Add a score (see `sda.scoring.evaluate.evaluate`) to the curves."""
+        """Add a score, as returned by `sda.scoring.evaluate.evaluate`, to the curves."""
         numbers = {f"val/{key}": score[key] for key in ("miou", "miou_all", "accuracy", "infomax")}
         per_class = {f"IoU/{name}": value for name, value in score["iou"].items() if value is not None}
         self.numbers(step, numbers | per_class)
 
 
 def check_installed(kind: str) -> None:
-    """Raise SdaError when the package of a board, which has the board's name, is not installed."""
+    """Raise SdaError if the package of a board, which has the same name as the board, is not installed."""
     if kind != "none" and importlib.util.find_spec(kind) is None:
         raise SdaError(f"board = {kind}: the package {kind} is not installed: pip install {kind}")
 
 
 class TensorBoard(Board):
-    """Event files under RUN/tensorboard: `tensorboard --logdir runs`."""
+    """Event files in RUN/tensorboard, shown by `tensorboard --logdir runs`."""
 
     shows_pictures = True
 
@@ -70,7 +70,7 @@ class TensorBoard(Board):
 
 
 class WeightsAndBiases(Board):
-    """A run of Weights & Biases; its own environment variables (WANDB_PROJECT, WANDB_MODE=offline, …) say where it goes."""
+    """A Weights & Biases run, configured by its environment variables (WANDB_PROJECT, WANDB_MODE=offline, …)."""
 
     shows_pictures = True
 
@@ -86,7 +86,9 @@ class WeightsAndBiases(Board):
         try:
             self._run = wandb.init(dir=str(folder), id=run_id, name=name, config=recipe, resume="allow")
         except wandb.errors.Error as error:
-            raise SdaError(f"board = wandb does not start: {error}; without a network: WANDB_MODE=offline") from None
+            raise SdaError(
+                f"board = wandb: cannot start a run: {error}; without network access, set WANDB_MODE=offline"
+            ) from None
         self._wandb = wandb
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
@@ -103,20 +105,20 @@ BOARDS = {"none": Board, "tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def open_board(kind: str, folder: Path, name: str, recipe: dict, step: int) -> Board:
-    """Open the board of one run.
+    """Open the board of a run.
 
     Args:
-        kind: a key of BOARDS. folder: of the run; the board's files go there. recipe: shown with the run.
-        step: that the training starts or resumes at.
+        kind: a key of BOARDS. folder: the run folder, where the board writes its files. name: name of the run.
+        recipe: shown with the run. step: step at which the training starts or resumes.
 
     Raises:
-        SdaError: it does not start.
+        SdaError: the board cannot be opened.
     """
     return BOARDS[kind](folder, name, recipe, step)
 
 
 def pictures(method: Method, data: Data, device: torch.device) -> dict[str, Image.Image]:
-    """Draw validation images (truth, student), and unlabelled ones (the teacher's pseudo-labels, their confidence)."""
+    """Draw validation images with truth and prediction, and unlabelled images with the teacher's pseudo-labels and confidence."""
     assert data.val is not None
     table, chosen = data.table, spread(len(data.val), PICTURES)
     found = {"validation": truth_and_predictions(data.val, chosen, {"student": method.student}, table, device)}

@@ -1,4 +1,4 @@
-"""What a training needs of the device's memory: an estimate before it, and advice when it was too much."""
+"""Estimate the device memory that a training needs, and suggest how to reduce it."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from sda.recipe import Recipe
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes of one step.
+    """Memory of one step, in bytes.
 
     Attributes:
         states: weights, gradients, the optimizer's moments, and the teacher.
-        activations: what forward passes keep for backward ones, with the losses' own at the size of the images.
+        activations: tensors saved for the backward pass, including those of the losses at the size of the images.
     """
 
     states: int
@@ -32,12 +32,12 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Estimate:
-    """The memory of one step, by running the network without data.
+    """Estimate the memory of one step by running the network without data.
 
-    Convolution workspaces and fragmentation come on top: some tenths.
+    Convolution workspaces and fragmentation are not included; they add some tens of percent.
 
     Args:
-        network: the recipe's, on the "meta" device; it is changed.
+        network: the recipe's network on the "meta" device; it is modified.
     """
     height, width = recipe.crop_size
     streams, settings = recipe.streams, recipe.method_settings
@@ -45,7 +45,7 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
     labelled = recipe.batch_labelled if streams.labelled else 0
     unlabelled = settings.views_per_image * recipe.batch_unlabelled if streams.unlabelled else 0
     counts = [max(source, labelled) if recipe.alternate else source + labelled, unlabelled]
-    network.precision = torch.float32  # autocast knows no meta device: halved below
+    network.precision = torch.float32  # autocast does not support the meta device: activations are halved below
     if recipe.recompute:
         recompute_activations(network)
     activations = sum(_kept(network.train(), count // recipe.accumulate, height, width, classes) for count in counts if count)
@@ -58,14 +58,14 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
 
 
 def _kept(network: nn.Module, count: int, height: int, width: int, classes: int) -> int:
-    """Bytes that a forward pass of `count` images keeps."""
+    """Return the number of bytes that a forward pass of `count` images saves for the backward pass."""
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    sizes = {}
+    sizes: dict[int, tuple[int, torch.UntypedStorage]] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            sizes[storage._cdata] = (storage.nbytes(), storage)  # held, so that no other takes its number
+            sizes[storage._cdata] = (storage.nbytes(), storage)  # keep the storage, so that its id is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
@@ -78,13 +78,13 @@ def _bytes(module: nn.Module) -> int:
 
 
 def advice(recipe: Recipe) -> str:
-    """What to change, most harmless first, when memory does not suffice."""
+    """Return options that reduce memory use, the least harmful first."""
     steps = []
     if recipe.precision == "float32":
         steps.append("--precision bfloat16")
     if not recipe.recompute:
-        steps.append("--recompute true (a third slower)")
-    steps.append(f"--accumulate {2 * recipe.accumulate} (the same effective batch; norms see a part at a time)")
+        steps.append("--recompute true (about a third slower)")
+    steps.append(f"--accumulate {2 * recipe.accumulate} (same effective batch, but batch norms see one part at a time)")
     height, width = recipe.crop_size
     steps.append(f"--crop '[{height * 3 // 4 // 32 * 32}, {width * 3 // 4 // 32 * 32}]'")
     return ", ".join(steps)

@@ -1,4 +1,4 @@
-"""Warnings of what goes wrong in a training without an error: a diverging loss, a collapsed teacher, an empty bank."""
+"""Warnings about silent failures in training: a diverging loss, a collapsed teacher, a bank with empty classes."""
 
 from collections import deque
 
@@ -7,30 +7,32 @@ import torch
 from sda.methods.base import Method
 from sda.recipe import Recipe
 
-MEAN_OF = 10  # logged steps that a running mean takes in
-RISEN = 2.0  # times its lowest mean: a supervised loss that grew so much, and above its first mean, diverges
-LONGEST_WAIT = 5000  # steps until the bank is looked into; a quarter of the training, where that is less
-COLLAPSED = 0.98  # share of the teacher's pixels in one class
+MEAN_OF = 10  # logged steps in a running mean
+RISEN = 2.0  # a loss diverges if its mean is this many times its lowest mean, and above its first mean
+LONGEST_WAIT = 5000  # steps from bank_start to the check of the bank, or a quarter of the training if that is less
+COLLAPSED = 0.98  # share of pixels that a collapsed teacher assigns to one class
 
 
 class Guard:
-    """Looks at every logged step.
+    """Checks every logged step and gives each kind of warning once.
 
     Args:
-        recipe: what is trained. names: of the C classes.
+        names: the C class names.
     """
 
     def __init__(self, recipe: Recipe, names: list[str]):
         self.recipe, self.names = recipe, names
-        self._losses, self._tops = deque(maxlen=MEAN_OF), deque(maxlen=MEAN_OF)
-        self._first = self._lowest = None
+        self._losses: deque[float] = deque(maxlen=MEAN_OF)
+        self._tops: deque[float] = deque(maxlen=MEAN_OF)
+        self._first: float | None = None
+        self._lowest: float | None = None
         self._said: set[str] = set()
 
     def look(self, step: int, values: dict[str, float], method: Method) -> list[str]:
-        """Return the warnings that are new.
+        """Return new warnings.
 
         Args:
-            step: the one that was taken. values: its losses and diagnostics. method: what is trained.
+            step: the step that was just taken. values: its losses and diagnostics.
         """
         found = {"bank": self._bank(step, method), "teacher": self._teacher(values), "loss": self._loss(values, method)}
         new = {kind: text for kind, text in found.items() if text and kind not in self._said}
@@ -44,8 +46,8 @@ class Guard:
         if not empty:
             return ""
         return (
-            f"the bank holds nothing of {', '.join(empty)}, although it has been filling since step {self.recipe.bank_start}: "
-            "no label shows them, or the teacher never gets them right with confidence (bank_confidence)"
+            f"the bank has no entries of {', '.join(empty)}, although it has been filled since step {self.recipe.bank_start}: "
+            "either no label has them, or the teacher never predicts them correctly with enough confidence (bank_confidence)"
         )
 
     def _teacher(self, values: dict[str, float]) -> str:
@@ -53,8 +55,8 @@ class Guard:
         if len(self._tops) < MEAN_OF or sum(self._tops) / MEAN_OF < COLLAPSED:
             return ""
         return (
-            f"the teacher calls {100 * sum(self._tops) / MEAN_OF:.0f} % of the unlabelled pixels one class: has it collapsed? "
-            "Lower learning_rate or weight_pseudo, or lengthen ramp_steps"
+            f"the teacher assigns {100 * sum(self._tops) / MEAN_OF:.0f} % of the unlabelled pixels to one class: it may have "
+            "collapsed; lower learning_rate or weight_pseudo, or raise ramp_steps"
         )
 
     def _loss(self, values: dict[str, float], method: Method) -> str:

@@ -30,36 +30,37 @@ from sda.training.guard import Guard
 from sda.training.optimizer import set_rate
 from sda.training.setup import Training
 
-LOG_EVERY = 10  # steps between readings of the losses: each waits for the device
-MOST_SKIPPED = 100  # steps without a finite loss that a run survives
-KEPT_BATCHES = 3  # of those without a finite loss
+LOG_EVERY = 10  # steps between log entries; reading the losses waits for the device
+MOST_SKIPPED = 100  # maximum number of skipped steps in a run
+KEPT_BATCHES = 3  # maximum number of saved batches whose loss was not finite
 
 
 def train(
     training: Training, out: Path, console: Console = Console(), name: str = "training", stop_at: int | None = None
 ) -> dict | None:
-    """Train to the end, or to the step `stop_at` as if it were interrupted there, and write metrics and checkpoints into `out`.
+    """Train to the end and write metrics and checkpoints into `out`.
 
-    Every step's randomness is a function of (seed, step), and the streams' of (seed, stream, position). So a training that
-    resumes from a checkpoint does, on the same machine, bit for bit what it would have done.
+    The randomness of a step depends only on (seed, step), and that of the streams only on (seed, stream, position). On the same
+    machine, a resumed training is therefore bit-identical to one that was never interrupted.
 
     Args:
-        name: of the run, on the console and the board.
+        name: name of the run on the console and on boards.
+        stop_at: stop after this many steps, as if interrupted.
 
     Returns:
-        The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation) and `best`; None
-        when `stop_at` ended it.
+        The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation), `skipped_steps`,
+        `best` and `selection`; None if `stop_at` ended the training.
 
     Raises:
-        Interrupted: SIGTERM or SIGINT came, and the checkpoint is written.
-        SdaError: an unusable file, a loss that is no longer finite, or a checkpoint that cannot be written.
+        Interrupted: SIGTERM or SIGINT was received; the checkpoint has been written.
+        SdaError: an unusable file, a loss that is not finite, or a checkpoint that cannot be written.
     """
     recipe, leads = training.recipe, distributed.rank() == 0
     if training.weights_report and leads:
         (out / "weights.txt").write_text(training.weights_report, encoding="utf-8")
     losses_of = _across_processes(training.method)
     guard = Guard(recipe, training.data.table.names)
-    unchecked: list[Taken] = []  # steps whose losses nobody has looked at yet
+    unchecked: list[Taken] = []  # steps whose losses have not been checked yet
     score, notes = None, {"loss": "", "bank": "", "score": ""}
     log_file = out / "metrics.jsonl" if leads else Path(os.devnull)
     board_kind = recipe.board if leads else "none"
@@ -68,7 +69,7 @@ def train(
         contextlib.closing(open_board(board_kind, out, name, recipe.model_dump(), training.step)) as board,
         Signals() as signals,
     ):
-        if not training.evaluated or training.step == recipe.steps:  # interrupted between a step and its score
+        if not training.evaluated or training.step == recipe.steps:  # interrupted between a step and its evaluation
             score = _score(training, out, log, board, console, name)
             _save(training, out)
         while training.step < recipe.steps:
@@ -81,11 +82,11 @@ def train(
             stop = _asked_to_stop(training, signals) or training.step == stop_at
             keep = due or stop or (recipe.checkpoint_every and training.step % recipe.checkpoint_every == 0)
             logged = taken.step % LOG_EVERY == 0 or last
-            if logged or keep:  # only now, because reading a number waits for the device
+            if logged or keep:  # not in every step, because reading a number waits for the device
                 _check_finite(unchecked, out)
                 unchecked = []
             if taken.skipped:
-                console.say(f"{name}, step {taken.step}: skipped, {taken.nonfinite()} is not finite{_keep_batch(taken, out)}")
+                console.say(f"{name}, step {taken.step}: skipped: {taken.nonfinite()} is not finite{_keep_batch(taken, out)}")
                 _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
             elif logged:
                 numbers = _numbers(taken, training.method)
@@ -108,7 +109,7 @@ def train(
     if not training.evaluated or training.step < recipe.steps:
         if signals.caught:
             what = f"{signal.Signals(signals.caught).name} at step {training.step} of {recipe.steps}"
-            raise Interrupted(signals.caught, f"{what}: {out / 'last.pt'} is written")
+            raise Interrupted(signals.caught, f"{what}; checkpoint: {out / 'last.pt'}")
         return None
     assert score is not None
     if leads:
@@ -133,7 +134,7 @@ def train(
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that was taken: its losses are still on the device."""
+    """A step that was taken, with its losses still on the device."""
 
     step: int
     batch: Batch
@@ -143,12 +144,12 @@ class Taken:
     skipped: bool = False
 
     def nonfinite(self) -> str:
-        """The names of the losses that are NaN or infinite."""
+        """Return the names of the losses that are NaN or infinite."""
         return " and ".join(name for name, loss in self.losses.items() if not torch.isfinite(loss).item())
 
 
 def _take_step(training: Training, losses_of: torch.nn.Module) -> Taken:
-    """Draw a batch, compute its losses, and update the student and what follows it."""
+    """Draw a batch, compute its losses, and update the student and its teacher."""
     recipe, method, step = training.recipe, training.method, training.step
     torch.manual_seed(step_seed(recipe.seed, step, distributed.rank()))
     batch = next_batch(training.streams, step, recipe.alternate, training.device)
@@ -158,8 +159,8 @@ def _take_step(training: Training, losses_of: torch.nn.Module) -> Taken:
     losses: dict[str, Tensor] = {}
     parts = batch.parts(recipe.accumulate)
     for part in parts:
-        apart = distributed.size() > 1 and part is not parts[-1]  # gradients are exchanged once
-        with losses_of.no_sync() if apart else contextlib.nullcontext():
+        waits = part is not parts[-1]  # processes exchange gradients once per step, with the last part
+        with losses_of.no_sync() if isinstance(losses_of, DistributedDataParallel) and waits else contextlib.nullcontext():
             found = losses_of(part, step)
             training.scaler.scale(sum(found.values()) / recipe.accumulate).backward()
         for name, loss in found.items():
@@ -168,7 +169,7 @@ def _take_step(training: Training, losses_of: torch.nn.Module) -> Taken:
     if recipe.nonfinite == "skip" and taken.nonfinite():
         training.skipped += 1
         if training.skipped > MOST_SKIPPED:
-            raise SdaError(f"step {step}: more than {MOST_SKIPPED} steps had a loss that is not finite; lower learning_rate")
+            raise SdaError(f"step {step}: the loss was not finite in more than {MOST_SKIPPED} steps; lower learning_rate")
         return replace(taken, skipped=True)
     training.scaler.unscale_(training.optimizer)
     if step % LOG_EVERY == 0 or step + 1 == recipe.steps:
@@ -194,13 +195,13 @@ class _Losses(torch.nn.Module):
 
 
 def _across_processes(method: Method) -> torch.nn.Module:
-    """Return a module that computes a method's losses, and exchanges gradients where several processes train."""
+    """Return a module that computes a method's losses and, with several processes, exchanges gradients."""
     losses = _Losses(method)
     if distributed.size() == 1:
         return losses
-    with warnings.catch_warnings():  # PyTorch 2.13 renames broadcast_buffers; 2.11 does not know the new name
+    with warnings.catch_warnings():  # PyTorch 2.13 renamed broadcast_buffers; 2.11 only has the old name
         warnings.simplefilter("ignore", FutureWarning)
-        # buffers are equal in all processes because what they are computed from is
+        # no broadcast: all processes compute equal buffers from equal inputs
         return DistributedDataParallel(losses, find_unused_parameters=True, broadcast_buffers=False)
 
 
@@ -212,12 +213,12 @@ def average_statistics(network: torch.nn.Module) -> None:
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """One number for (seed, step, process): the randomness of a step needs no history."""
+    """Return the random seed of a step, which depends only on (seed, step, process)."""
     return (seed * 1_000_003 + step + rank * 7_368_787_000_003) % 2**63
 
 
 def _asked_to_stop(training: Training, signals: Signals) -> int:
-    """The signal that any process received, or 0: all stop at the same step."""
+    """Return the signal that any process received, or 0, so that all processes stop at the same step."""
     if distributed.size() > 1 and training.step % LOG_EVERY:
         return 0
     signals.caught = distributed.largest(signals.caught or 0)
@@ -228,7 +229,7 @@ def _asked_to_stop(training: Training, signals: Signals) -> int:
 
 
 def _numbers(taken: Taken, method: Method) -> dict[str, float]:
-    """The losses of a step, their sum, the method's diagnostics, the gradient norm and the learning rate."""
+    """Return the losses of a step, their sum, the method's diagnostics, the gradient norm and the learning rate."""
     numbers = {name: loss.item() for name, loss in taken.losses.items()}
     numbers |= {"loss": sum(numbers.values()), **method.diagnostics()}
     assert taken.gradient is not None
@@ -244,19 +245,19 @@ def _write(log: TextIO, record: dict) -> None:
 
 
 def _check_finite(steps: list[Taken], out: Path) -> None:
-    """Raise SdaError when a loss of a step that was not skipped is NaN or infinite; keep the batch of the first such step."""
+    """Raise SdaError if a loss of a step that was not skipped is NaN or infinite, and save the batch of the first such step."""
     for taken in steps:
         if not taken.skipped and (names := taken.nonfinite()):
             last = out / "last.pt"
             intact = f"; {last} is intact: resume from it with --resume auto" if last.exists() else ""
             raise SdaError(
-                f"step {taken.step}: the loss {names} is no longer finite{_keep_batch(taken, out)}; lower learning_rate, or "
-                f"skip such steps with --nonfinite skip{intact}"
+                f"step {taken.step}: the loss {names} is not finite{_keep_batch(taken, out)}; lower learning_rate, or skip such "
+                f"steps with --nonfinite skip{intact}"
             )
 
 
 def _keep_batch(taken: Taken, out: Path) -> str:
-    """Write the images and labels of a step to a file, for the first few steps only; return a clause that says so."""
+    """Save the images and labels of a step to a file, up to KEPT_BATCHES times; return a clause for the message."""
     path = out / f"nonfinite-step{taken.step}.pt"
     if distributed.rank() > 0:
         path = path.with_stem(f"{path.stem}-process{distributed.rank()}")
@@ -269,14 +270,14 @@ def _keep_batch(taken: Taken, out: Path) -> str:
         if part is not None
     }
     checkpoint.save(path, {"step": taken.step, "losses": {k: v.item() for k, v in taken.losses.items()}, **tensors})
-    return f"; its batch is in {path}"
+    return f"; its batch is saved in {path}"
 
 
 # Evaluation and checkpoints
 
 
 def _score(training: Training, out: Path, log: TextIO, board: Board, console: Console, name: str) -> dict:
-    """Evaluate the student on the validation set, log its score, and keep it as best.pt if it is the best so far."""
+    """Evaluate the student on the validation set, log its score, and save it as best.pt if it is the best so far."""
     recipe, data, method = training.recipe, training.data, training.method
     assert data.val is not None
     names = data.table.names
@@ -286,7 +287,7 @@ def _score(training: Training, out: Path, log: TextIO, board: Board, console: Co
         names,
         training.device,
         recipe.scoring,
-        # with one evaluation there is nothing to choose
+        # the teacher is only needed for the criterion `agreement`, and one evaluation leaves nothing to choose
         teacher=method.teacher.model if method.teacher is not None and recipe.eval_every else None,
         workers=0 if recipe.in_memory else recipe.workers,
         skip=recipe.bad_files == "skip",
@@ -309,7 +310,7 @@ def _score(training: Training, out: Path, log: TextIO, board: Board, console: Co
 
 
 def _save(training: Training, out: Path) -> None:
-    """Write last.pt: all that resuming needs."""
+    """Write last.pt, with everything that resuming needs."""
     running = {
         "method": training.method.state_dict(),
         "optimizer": training.optimizer.state_dict(),
@@ -324,13 +325,13 @@ def _save(training: Training, out: Path) -> None:
 
 
 def _write_checkpoint(path: Path, state: dict, keep: Path | None = None) -> None:
-    """Write a checkpoint. All processes have the same state, so only the first writes."""
+    """Write a checkpoint. All processes have the same state, so only process 0 writes it."""
     if distributed.rank() == 0:
         checkpoint.save(path, state, keep)
 
 
 def _student(training: Training) -> dict:
-    """What scoring and prediction need."""
+    """Return the part of a checkpoint that scoring and prediction need."""
     data, student = training.data, training.method.student
     return {
         "step": training.step,

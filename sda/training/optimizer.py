@@ -1,13 +1,17 @@
-"""The optimizer: which parameters learn at which rate."""
+"""The optimizer, and the learning rates of its parameter groups."""
 
 import torch
 
+from sda.methods.base import Method
 from sda.recipe import Recipe
 
 
-def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """A group per stage of the pretrained backbone, at rates that rise by 1/`layer_decay`, and one of everything else, at
-    `head_rate_factor` times the rate of the last stage."""
+def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    """Build the optimizer, with one parameter group per stage of the backbone and one for all other parameters.
+
+    The last stage has the recipe's learning rate, each earlier stage `layer_decay` times that of the next, and the other
+    parameters `head_rate_factor` times that of the last stage.
+    """
     stages = method.student.backbone.stages()
     known = {id(parameter) for stage in stages for parameter in stage.parameters()}
     rates = [recipe.learning_rate * recipe.layer_decay**depth for depth in reversed(range(len(stages)))]
@@ -21,5 +25,6 @@ def make_optimizer(method: torch.nn.Module, recipe: Recipe) -> torch.optim.Optim
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the learning rate of each group to `factor` times its initial value."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor

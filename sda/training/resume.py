@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted: which checkpoint, and whether it is of the same training."""
+"""Resuming an interrupted run: find its checkpoint, and check that it belongs to the same training."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 from sda import shelf
 from sda.data.assemble import Data
 from sda.errors import SdaError
-from sda.recipe import IDLE, Recipe, newer_fields
+from sda.recipe import IDLE, Recipe
 from sda.runs import checkpoint
 from sda.system.atomic import written_whole
 
-# What may change between an interruption and going on: it decides nothing about the network that comes out. Roots may, since
-# the images of every stream are compared; and the file of the weights, which are in the checkpoint.
+# Fields that may change when a run resumes, because they have no effect on the trained network. Roots may change because the
+# images of every stream are compared, and the file of the pretrained weights because the checkpoint has the weights.
 PLACES = {"root", "source_root", "target_root", "weights"}
 FREE = {*IDLE, "eval_every", *PLACES}
 
@@ -35,7 +35,7 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint to go on from: its file and its state."""
+    """A checkpoint to resume from: its file and its state."""
 
     path: Path
     state: dict
@@ -44,12 +44,14 @@ class Resumed:
     def step(self) -> int:
         return self.state["step"]
 
-    def lies_in(self, folder: Path) -> bool:
+    def is_in(self, folder: Path) -> bool:
+        """Return whether the checkpoint is a file of the run folder `folder`."""
         return self.path.parent.resolve() == folder.resolve()
 
 
 def folder(wanted: str, out: str, recipe: str, title: str) -> Path:
-    """The folder of the run to go on with: --out, else that of the checkpoint or of the recipe.toml named, else runs/TITLE."""
+    """Return the folder of the run to resume: `out` (--out), else the folder of the given checkpoint or of the given
+    recipe.toml, else runs/TITLE."""
     if out:
         return Path(os.path.expanduser(out))
     if wanted != "auto":
@@ -59,10 +61,16 @@ def folder(wanted: str, out: str, recipe: str, title: str) -> Path:
 
 
 def find(wanted: str, folder: Path) -> Resumed | None:
-    """The checkpoint that `--resume` names: a file, or with "auto" the newest good one in the run folder, if there is any.
+    """Read the checkpoint that `--resume` asks for.
+
+    Args:
+        wanted: a file, or "auto" for the newest usable checkpoint in the run folder.
+
+    Returns:
+        None if `wanted` is "auto" and the folder has no checkpoint.
 
     Raises:
-        SdaError: unreadable, or without the state of a training; with "auto", if that is so of all there are.
+        SdaError: the file is unreadable or has no training state; with "auto", this is true of all checkpoints in the folder.
     """
     if wanted != "auto":
         return _read(Path(wanted))
@@ -74,7 +82,7 @@ def find(wanted: str, folder: Path) -> Resumed | None:
             except SdaError as fault:
                 faults.append(str(fault))
     if faults:
-        raise SdaError(f"no checkpoint to go on from: {'; '.join(faults)}")
+        raise SdaError(f"no usable checkpoint to resume from: {'; '.join(faults)}")
     return None
 
 
@@ -82,39 +90,38 @@ def _read(path: Path) -> Resumed:
     state = checkpoint.load(path)
     missing = NEEDED - state.keys()
     if missing:
-        raise SdaError(f"{path}: not a checkpoint to go on from: it lacks {', '.join(sorted(missing))}")
+        raise SdaError(f"{path}: cannot be resumed from: the checkpoint lacks {', '.join(sorted(missing))}")
     return Resumed(path, state)
 
 
 def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
-    """Refuse to go on with another training than the one that was interrupted.
+    """Check that a checkpoint belongs to the training of this recipe and data.
 
     Raises:
-        SdaError: another recipe (but for FREE), or other images in a stream.
+        SdaError: the recipe differs in a field that is not in FREE, or a stream has other images.
     """
-    if newer := newer_fields(resumed.state["recipe"]):
-        raise SdaError(f"{resumed.path}: of an older version of sda, without {', '.join(newer)}: go on with that, or start anew")
-    before = shelf.check(Recipe, resumed.state["recipe"], f"{resumed.path}: recipe").model_dump()
+    before = resumed.state["recipe"]
+    shelf.check(Recipe, before, f"{resumed.path}: recipe")
     for key, value in recipe.model_dump().items():
-        if key not in FREE and before[key] != value:
+        if key not in FREE and before.get(key) != value:
             raise SdaError(
-                f"{resumed.path}: was trained with {key} = {json.dumps(before[key])}, not {json.dumps(value)}: leave it "
-                f"as it was, or start anew in another --out (only {', '.join(sorted(FREE))} may change)"
+                f"{resumed.path}: was trained with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}; restore the "
+                f"value, or start again in another --out (only {', '.join(sorted(FREE))} may change)"
             )
     for stream in {*resumed.state["splits"], *data.lists}:
         then, now = resumed.state["splits"].get(stream, []), [item.key for item in data.lists.get(stream, [])]
         if then != now:
             other = next(iter(sorted({*then} ^ {*now})), "their order")
             raise SdaError(
-                f"{resumed.path}: was trained on other {stream} images ({len(then)} then, {len(now)} now; {other}): "
-                "restore them, or start anew in another --out"
+                f"{resumed.path}: was trained on other {stream} images ({len(then)} then, {len(now)} now; {other}); "
+                "restore them, or start again in another --out"
             )
 
 
 def take_log(resumed: Resumed, folder: Path) -> None:
-    """Put into the metrics.jsonl of `folder` what that beside the checkpoint says of the steps before it.
+    """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
-    What was written after it will be written again, the same.
+    Later lines are dropped, because the resumed training writes them again.
     """
     path, step, kept = resumed.path.with_name("metrics.jsonl"), resumed.step, []
     if not path.exists():
@@ -123,7 +130,7 @@ def take_log(resumed: Resumed, folder: Path) -> None:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # cut off
+            continue  # the last line, if the process was killed while writing it
         scored = "val" in record
         again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
         if record["step"] < step or (scored and record["step"] == step and not again):

@@ -1,4 +1,4 @@
-"""What a training consists of, built from its recipe and restored from a checkpoint."""
+"""The parts of a training, built from its recipe and restored from a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,22 @@ from sda.models.weights import load_weights, read_weights
 from sda.recipe import Recipe
 from sda.system import distributed
 from sda.training.optimizer import make_optimizer
+from sda.training.resume import Resumed
 
 
 @dataclass
 class Training:
-    """A recipe that is being trained.
+    """The state of a training.
 
     Attributes:
-        method, optimizer, scaler: what learns. streams: the open ones, by name.
-        weights_format: of the pretrained weights. weights_report: which of their tensors were loaded; empty for a resumed run.
-        step: how many were taken. best: criterion, value, step and mIoU of best.pt, once there is one.
-        seconds: of training, without evaluation. evaluated: whether the network at `step` has been scored, if it is due.
-        skipped: steps without a finite loss.
+        streams: the open streams, by name.
+        weights_format: format of the pretrained weights.
+        weights_report: which of their tensors were loaded; empty for a resumed run.
+        step: number of steps taken.
+        best: criterion, value, step and mIoU of best.pt; None before the first evaluation.
+        seconds: time spent on training, without evaluation.
+        evaluated: False if an evaluation is due at `step` and has not been made.
+        skipped: number of steps skipped because their loss was not finite.
     """
 
     recipe: Recipe
@@ -48,17 +52,17 @@ class Training:
     skipped: int = 0
 
 
-def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: dict | None = None) -> Training:
+def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: Resumed | None = None) -> Training:
     """Build the network with its weights, the method, the optimizer and the streams of a recipe.
 
     Args:
-        resumed: the state in a `last.pt` of the same training (see `sda.training.resume`), to restore.
+        resumed: a checkpoint of the same training to restore (see `sda.training.resume.check`).
 
     Raises:
-        SdaError: weights or a bank that cannot be used, or a checkpoint that does not fit.
+        SdaError: weights or a bank that cannot be used, or a checkpoint that does not fit the method.
     """
     torch.manual_seed(recipe.seed)
-    method, weights_format, weights_report = _new_method(recipe, data, resumed and resumed["weights_format"])
+    method, weights_format, weights_report = _new_method(recipe, data, resumed.state["weights_format"] if resumed else None)
     method = method.to(device)
     if resumed is None:
         _start(method, recipe, data)
@@ -71,7 +75,7 @@ def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: dict | No
             network.compile()
     optimizer = make_optimizer(method, recipe)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-    streams = open_streams(recipe, data, resumed["step"] if resumed else 0)
+    streams = open_streams(recipe, data, resumed.step if resumed else 0)
     training = Training(recipe, data, device, method, optimizer, scaler, streams, weights_format, weights_report)
     if resumed is not None:
         _restore(training, resumed)
@@ -79,10 +83,13 @@ def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: dict | No
 
 
 def _new_method(recipe: Recipe, data: Data, weights_format: str | None) -> tuple[Method, str, str]:
-    """Build a method, the format of its network's weights, and a report on them.
+    """Build a method.
 
     Args:
-        weights_format: of a network whose weights are restored from a checkpoint; None loads the recipe's weights.
+        weights_format: format of the weights if they will be restored from a checkpoint; None: load the recipe's weights.
+
+    Returns:
+        The method, the format of its network's weights, and a report on the loaded weights.
     """
     classes = len(data.table.names)
     pretrained = None
@@ -99,22 +106,23 @@ def _new_method(recipe: Recipe, data: Data, weights_format: str | None) -> tuple
 
 
 def _start(method: Method, recipe: Recipe, data: Data) -> None:
-    """Start class balancing and bank from what the recipe names."""
+    """Start class balancing from class statistics, and the bank from a file, if the recipe asks for it."""
     if recipe.class_statistics and method.balance is not None:
         method.balance.start(torch.from_numpy(sum(pixels.sum(axis=0) for pixels in data.pixels.values())).float())
     if recipe.bank and method.bank is not None:
         bank_file.fill(method.bank, Path(recipe.bank), data.table.names)
 
 
-def _restore(training: Training, state: dict) -> None:
-    """Continue from a checkpoint's state."""
+def _restore(training: Training, resumed: Resumed) -> None:
+    """Restore a checkpoint's state."""
+    state = resumed.state
     try:
         training.method.load_state_dict(state["method"])
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise SdaError(
-            f"the checkpoint does not fit method {training.recipe.method} of this version ({' '.join(lines[1:2]).strip()}): "
-            "start again in another --out"
+            f"{resumed.path}: its state does not fit method {training.recipe.method} ({' '.join(lines[1:2]).strip()}); start "
+            "again in another --out"
         ) from None
     training.optimizer.load_state_dict(state["optimizer"])
     training.scaler.load_state_dict(state["scaler"])

@@ -1,7 +1,7 @@
-"""Weak and strong augmentation and ClassMix: on the device, with parameters drawn per image.
+"""Weak and strong augmentation and ClassMix, on the device, with parameters drawn per image.
 
-Images are float (B, 3, H, W) in 0..1, before normalisation. What moves with them, labels and weights, are masks. The
-few random parameters are drawn on the CPU, so the device is never waited for.
+Images are float (B, 3, H, W) in 0..1, before normalisation. Labels and weights are transformed together with them. The few
+random parameters are drawn on the CPU, so nothing waits for the device.
 """
 
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ class Augment:
             images: (B, 3, H, W) float in 0..1. labels: (B, H, W) int64, 255 = ignored. weights: (B, H, W) or None.
 
         Returns:
-            The same three. Where scaling down pads, images are reflected (black borders would enter the batch-norm statistics),
-            labels 255, weights 0.
+            The same three. Scaling down pads: images by reflection (black borders would distort the batch-norm statistics),
+            labels with 255, weights with 0.
         """
         matrix = self._matrix(images.shape).to(images.device, non_blocking=True)
         size = images.shape[2], images.shape[3]
@@ -68,7 +68,7 @@ class Augment:
         if self.strength.blur > 0:
             images = self._blur(images)
         images = warp_affine(images, matrix, size, mode="bilinear", padding_mode="reflection")
-        # Labels are shifted by one and "ignored" becomes 0, so that the warp's own padding is the ignore label.
+        # Shift labels by one and map "ignored" to 0, so that the warp's zero padding means "ignored".
         masks = torch.where(labels == IGNORE, 0, labels + 1).to(images.dtype).unsqueeze(1)
         if weights is not None:
             masks = torch.cat([masks, weights.unsqueeze(1)], dim=1)
@@ -77,7 +77,8 @@ class Augment:
         return images, torch.where(labels == 0, IGNORE, labels - 1), None if weights is None else masks[:, 1]
 
     def _matrix(self, shape: torch.Size) -> Tensor:
-        """(B, 2, 3) pixel transforms: flip, and scaling about a random place that keeps the window (or the image) whole."""
+        """Draw pixel transforms (B, 2, 3): a flip, and scaling about a random point that keeps the view inside the image (or,
+        when scaling down, the image inside the view)."""
         (count, _, height, width), s = shape, self.strength
         scaled = (torch.rand(count) < s.scale).float()
         low, high = s.scale_range
@@ -98,12 +99,12 @@ def classmix(
 ) -> tuple[Tensor, Tensor, Weights]:
     """Paste a random half of another image's classes, floor(n/2) of its n, onto each image (Olsson et al., WACV 2021).
 
-    The other image is the batch's next but one, or but two, …: never the image itself, unless the batch has only one.
+    The images are paired by a random cyclic shift of the batch, never with themselves; a batch of one image is unchanged.
 
     Args:
-        images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W), any map of the
-            pixels that moves with them, or None.
-        probability: per image.
+        images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W), any per-pixel values
+            to paste along, or None.
+        probability: probability per image.
 
     Returns:
         The same three, mixed.
@@ -121,7 +122,11 @@ def classmix(
 
 
 def half_of_classes(labels: Tensor, classes: int, round_up: bool = False) -> Tensor:
-    """The pixels of a random half, floor(n/2) or ceil(n/2), of the n classes in each label map (B, H, W): (B, H, W) bool."""
+    """Select the pixels of a random half, floor(n/2) or ceil(n/2), of the n classes in each label map (B, H, W).
+
+    Returns:
+        (B, H, W) bool.
+    """
     flat = torch.where(labels == IGNORE, classes, labels).flatten(1)
     present = torch.zeros(len(labels), classes + 1, device=labels.device).scatter_(1, flat, 1.0)
     present[:, classes] = 0

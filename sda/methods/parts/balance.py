@@ -1,4 +1,4 @@
-"""Curriculum class balancing: running class frequencies of labels and current pseudo-labels, as class weights."""
+"""Curriculum class balancing: class weights from running class frequencies of labels and pseudo-labels."""
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +9,15 @@ from sda.system.distributed import total
 
 
 class ClassBalance(nn.Module):
-    """Keeps f_c, the running share of class c among the labels seen, and gives α_c = sqrt(median(f) / f_c).
+    """Tracks f_c, the running share of class c in the labels so far, and computes α_c = sqrt(median(f) / f_c).
 
-    The running mean is a true mean at first and forgets with `momentum` later, so that it follows the pseudo-labels, and
-    slowly: a rare class may be absent for hundreds of steps, and its weight must not run away meanwhile.
+    The running mean is a plain mean at first and an exponential moving average later, so that it follows the pseudo-labels
+    slowly: a rare class can be absent for hundreds of steps without its weight growing out of bounds.
 
     Args:
         classes: C.
         active: False gives weights of 1 (the paper's VOC setting).
-        momentum: of the running mean.
+        momentum: momentum of the moving average.
     """
 
     frequency: Tensor
@@ -30,13 +30,13 @@ class ClassBalance(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def start(self, frequency: Tensor) -> None:
-        """Start from known class frequencies (C,) rather than from the first batch."""
+        """Start from known class frequencies (C,) instead of those of the first batch."""
         self.frequency.copy_(frequency / frequency.sum().clamp(min=1e-12))
         self.updates.fill_(1 / (1 - self.momentum))
 
     @torch.no_grad()
     def forward(self, *labels: Tensor) -> Tensor:
-        """Take in label maps (any shapes, int64, 255 = ignored) and return the class weights (C,)."""
+        """Update the frequencies with label maps (any shapes, int64, 255 = ignored) and return the class weights (C,)."""
         if self.active:
             classes = len(self.frequency)
             counts = torch.zeros(classes + 1, device=self.frequency.device)

@@ -1,22 +1,21 @@
-"""The class-wise memory bank, and the choice of pixels by class that feeds both bank and contrast."""
+"""The class-wise memory bank, and the selection of pixels by class for the bank and the contrastive loss."""
 
 import torch
 from torch import Tensor, nn
 
-SOURCE, TARGET = 0, 1  # the domain of an entry, and of a pixel
+SOURCE, TARGET = 0, 1  # domain of a bank entry or pixel
 
 
 class ClassBank(nn.Module):
     """C first-in-first-out queues of ψ feature vectors, newest first (Alonso et al., ICCV 2021, section 3.3).
-
-    Its buffers are saved, moved and synchronised like weights.
 
     Args:
         classes: C. size: ψ. channels: D.
 
     Attributes:
         features: (C, ψ, D). valid: (C, ψ) bool, which entries are filled.
-        domain: (C, ψ) int64, whence they came. confidence: (C, ψ), the teacher's, 0 to 1. step: (C, ψ) int64, of admission.
+        domain: (C, ψ) int64, SOURCE or TARGET. confidence: (C, ψ), the teacher's, 0 to 1.
+        step: (C, ψ) int64, training step at which the entry was added.
     """
 
     features: Tensor
@@ -34,7 +33,7 @@ class ClassBank(nn.Module):
         self.register_buffer("step", torch.zeros(classes, size, dtype=torch.int64))
 
     def diagnostics(self) -> dict[str, float]:
-        """Its fill (share of ψ, over all classes), the source's share of the entries, and the number of empty classes."""
+        """Return the share of filled entries, the share of these that come from the source, and the number of empty classes."""
         filled, source = self.valid.sum().item(), (self.valid & (self.domain == SOURCE)).sum().item()
         return {
             "bank_fill": filled / self.valid.numel(),
@@ -46,11 +45,11 @@ class ClassBank(nn.Module):
     def admit(
         self, features: Tensor, scores: Tensor, valid: Tensor, domain: Tensor, confidence: Tensor, step: int, count: int
     ) -> None:
-        """Let the `count` highest-scored valid candidates of each class in; the oldest leave.
+        """Add the `count` highest-scored valid candidates of each class, and drop the oldest entries.
 
         Args:
             features: (C, N, D) candidates by class. scores, domain, confidence: (C, N). valid: (C, N) bool.
-            step: now. count: most admissions per class.
+            step: current training step. count: maximum number of new entries per class.
         """
         order = torch.where(valid, scores, -torch.inf).topk(min(count, scores.shape[1]), dim=1).indices
         candidates = {"features": features, "valid": valid, "domain": domain, "confidence": confidence}
@@ -62,18 +61,18 @@ class ClassBank(nn.Module):
 
 
 def _rows(values: Tensor, order: Tensor) -> Tensor:
-    """Of (C, N) or (C, N, D) the rows (C, K) named."""
+    """Select rows by index, order (C, K), from values (C, N) or (C, N, D)."""
     return values.gather(1, order if values.ndim == 2 else order.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
 
 def pixels_by_class(
     labels: Tensor, valid: Tensor, classes: int, most: int, scores: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Up to `most` pixels of each class, as indices, without a wait for the device.
+    """Choose up to `most` pixels of each class, as indices, without waiting for the device.
 
     Args:
         labels: (N,) int64 train ids. valid: (N,) bool, the pixels that may be chosen. most: K.
-        scores: (N,) the highest-scored are chosen, the highest first; None: random ones.
+        scores: (N,); the highest-scored pixels are chosen, highest first. None: random pixels.
 
     Returns:
         indices: (C, K') int64 into N, K' = min(K, N). chosen: (C, K') bool; where False the index is padding.
@@ -81,7 +80,7 @@ def pixels_by_class(
     n = len(labels)
     groups = torch.where(valid, labels, classes)
     if scores is None:
-        # by class, at random within a class; float64 keeps the random part apart from the class number
+        # sort by class, randomly within a class; float64 leaves enough digits for the random part
         order = (groups.double() + torch.rand(n, dtype=torch.float64, device=labels.device)).argsort()
     else:
         order = scores.argsort(descending=True)

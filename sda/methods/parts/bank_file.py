@@ -1,4 +1,4 @@
-"""Memory banks as files."""
+"""Write memory banks to HDF5 files and read them."""
 
 from pathlib import Path
 
@@ -16,17 +16,17 @@ PARTS = ("features", "valid", "domain", "confidence", "step")
 
 
 def write(file: Path, parts: dict[str, np.ndarray], classes: list[str], step: int, run: str) -> None:
-    """Write a bank as HDF5: one dataset per part.
+    """Write a bank to an HDF5 file, one dataset per part.
 
     Args:
-        parts: the PARTS of a bank, as in `sda.methods.parts.bank.ClassBank`. classes: their C names. step: of its checkpoint.
-        run: the folder that the bank comes from.
+        parts: the PARTS of a bank, as in `sda.methods.parts.bank.ClassBank`. classes: C class names.
+        step: training step of the checkpoint. run: folder of the run.
 
     Raises:
         SdaError: the file exists or cannot be written.
     """
     if file.exists():
-        raise SdaError(f"{file}: exists; nothing is overwritten: name another file")
+        raise SdaError(f"{file}: exists and is not overwritten; choose another file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as place, h5py.File(place, "w") as out:
@@ -34,52 +34,51 @@ def write(file: Path, parts: dict[str, np.ndarray], classes: list[str], step: in
             out.attrs["classes"], out.attrs["step"] = classes, step
             for name in PARTS:
                 out.create_dataset(name, data=parts[name], compression="gzip", fletcher32=True)
-            out["features"].attrs["about"] = "(C, psi, D) entries, newest first, as the teacher's head g gave them"
-            out["valid"].attrs["about"] = "(C, psi) which of them are filled"
+            out["features"].attrs["about"] = "(C, psi, D) entries, newest first: outputs of the teacher's head g"
+            out["valid"].attrs["about"] = "(C, psi) which entries are filled"
             out["domain"].attrs["about"] = "(C, psi) 0: source, 1: target"
-            out["confidence"].attrs["about"] = "(C, psi) the teacher's, when the entry came"
-            out["step"].attrs["about"] = "(C, psi) the training step at which the entry came"
+            out["confidence"].attrs["about"] = "(C, psi) the teacher's confidence when the entry was added"
+            out["step"].attrs["about"] = "(C, psi) the training step at which the entry was added"
     except (OSError, RuntimeError) as error:
         raise SdaError(f"{file}: cannot be written ({str(error).splitlines()[0]})") from None
 
 
 def read(file: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """The PARTS of a bank in a file, their classes in the order of `names`.
+    """Read the PARTS of a bank, with the classes in the order of `names`.
 
     Raises:
-        SdaError: not a bank of sda, or of other classes.
+        SdaError: the file is missing, is not a bank of sda, or has other classes.
     """
     try:
         with h5py.File(file, "r", locking=False) as there:
             if there.attrs.get("kind") != KIND or there.attrs.get("format") != FORMAT:
-                raise SdaError(f"{file}: not a bank of this version of sda; make one with sda bank RUN --export FILE")
+                raise SdaError(f"{file}: not a bank of sda; make one with sda bank RUN --export FILE")
             parts = {name: torch.from_numpy(there[name][:]) for name in PARTS}
             classes = list(there.attrs["classes"])
     except (OSError, KeyError, RuntimeError) as error:
         reason = "no such file" if not file.exists() else f"cannot be read ({str(error).splitlines()[0]})"
-        raise SdaError(f"{file}: {reason}; make a bank with sda bank RUN --export FILE") from None
+        raise SdaError(f"{file}: {reason}; make one with sda bank RUN --export FILE") from None
     if sorted(classes) != sorted(names):
         other = sorted({*classes} ^ {*names})
-        raise SdaError(f"{file}: a bank of other classes: {', '.join(other[:5])}{', …' if len(other) > 5 else ''}")
+        found = f"{', '.join(other[:5])}{', …' if len(other) > 5 else ''}"
+        raise SdaError(f"{file}: the bank has other classes than the recipe; only one of the two has {found}")
     order = [classes.index(name) for name in names]
     return {name: values[order] for name, values in parts.items()}
 
 
 @torch.no_grad()
 def fill(bank: ClassBank, file: Path, names: list[str]) -> None:
-    """Let the entries of a file into an empty bank, the newest first, as of step 0.
+    """Fill an empty bank with the newest entries of a file, as if they had been added at step 0.
 
     Args:
-        names: the classes of `bank`.
+        names: the class names of `bank`.
 
     Raises:
-        SdaError: not a bank of sda, of other classes, or of features of another length.
+        SdaError: the file is missing, is not a bank of sda, or has other classes or features of another length.
     """
     parts = read(file, names)
     if parts["features"].shape[2] != bank.features.shape[2]:
-        raise SdaError(
-            f"{file}: its entries have {parts['features'].shape[2]} numbers, those of this bank {bank.features.shape[2]}"
-        )
+        raise SdaError(f"{file}: its features have length {parts['features'].shape[2]}, expected {bank.features.shape[2]}")
     parts["step"].zero_()
     count = min(parts["valid"].shape[1], bank.valid.shape[1])
     for name, values in parts.items():

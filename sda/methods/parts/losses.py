@@ -1,7 +1,7 @@
-"""The method's losses and weights: pure functions of tensors. Symbols and equations as in Alonso et al., ICCV 2021.
+"""Losses and weights as pure functions of tensors. Symbols and equations as in Alonso et al., ICCV 2021.
 
-Everywhere: C classes, labels are int64 with 255 = ignored, ignored pixels are out of every mean, and nothing here
-branches on values, so that a device is never waited for. Where several processes train, means are over the pixels of all.
+C is the number of classes. Labels are int64 with 255 = ignored; means exclude ignored pixels. Nothing branches on tensor
+values, so nothing waits for the device. With several processes, means are over the pixels of all processes.
 """
 
 import math
@@ -15,16 +15,16 @@ from sda.system.distributed import total
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_weights: Tensor | None = None) -> Tensor:
-    """Weighted cross-entropy, averaged over the pixels that are not ignored (eq. 2 and 3: L_sup, L_pseudo).
+    """Compute the weighted cross-entropy, averaged over the pixels that are not ignored (eq. 2 and 3: L_sup, L_pseudo).
 
-    The mean is over the number of valid pixels, not over the sum of their weights: a batch of doubtful pseudo-labels
-    weighs less than a batch of certain ones.
+    The sum is divided by the number of valid pixels, not by the sum of their weights: a batch of uncertain pseudo-labels has
+    a smaller loss than a batch of certain ones.
 
     Args:
         logits: (B, C, H, W).
         labels: (B, H, W) int64 train ids, 255 = ignored.
         class_weights: (C,) α_c.
-        pixel_weights: (B, H, W) weights ≥ 0, or None for 1.
+        pixel_weights: (B, H, W) weights ≥ 0; None: all 1.
     """
     valid = labels != IGNORE
     loss = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="none")
@@ -34,7 +34,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_w
 
 
 def entropy(logits: Tensor, valid: Tensor) -> Tensor:
-    """Mean entropy of the softmax over valid pixels, in units of its maximum, so between 0 and 1 (eq. 4: L_ent).
+    """Compute the mean entropy of the softmax over valid pixels, divided by log C: 0 to 1 (eq. 4: L_ent).
 
     Args:
         logits: (B, C, H, W).
@@ -46,19 +46,19 @@ def entropy(logits: Tensor, valid: Tensor) -> Tensor:
 
 
 def contrast(p: Tensor, w_p: Tensor, z: Tensor, w_z: Tensor) -> Tensor:
-    """The positive-only contrast between pixels and bank, in closed form (eq. 5 and 6: L_contr).
+    """Compute the positive-only contrastive loss between pixels and bank in closed form (eq. 5 and 6: L_contr).
 
-    The paper's (1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)) has weights of mean 1 within a class, so the mean
-    over pairs is 1 - ū_c·v̄_c with ū_c = mean w_p p̂ and v̄_c = mean w_z ẑ: exactly equal, and no N×M matrix.
+    The paper averages w_p w_z (1 - cos(p, z)) over all pairs of a class and then over classes. Weights have mean 1 within a
+    class, so the mean over pairs equals 1 - ū_c·v̄_c with ū_c = mean w_p p̂ and v̄_c = mean w_z ẑ, which needs no N×M matrix.
 
     Args:
-        p: (C, N, D) predicted features by class; rows past a class's count are padding.
+        p: (C, N, D) predicted features by class, padded to N rows.
         w_p: (C, N) weights, mean 1 over the class's rows, 0 on padding.
-        z: (C, M, D) bank features by class.
-        w_z: (C, M) likewise.
+        z: (C, M, D) bank features by class, padded to M rows.
+        w_z: (C, M) weights, as w_p.
 
     Returns:
-        A scalar ≥ 0. Classes without pixels or without bank entries add 0 (and still count in 1/C).
+        A scalar ≥ 0. Classes without pixels or without bank entries contribute 0 but count in the mean over classes.
     """
     count_p, count_z = total(w_p.sum(dim=1, keepdim=True)), w_z.sum(dim=1, keepdim=True)  # the weights have mean 1
     u = total(torch.einsum("cn,cnd->cd", w_p, F.normalize(p, dim=2))) / count_p.clamp(min=1e-6)
@@ -68,12 +68,12 @@ def contrast(p: Tensor, w_p: Tensor, z: Tensor, w_z: Tensor) -> Tensor:
 
 
 def mean_one(scores: Tensor, valid: Tensor, shared: bool = False) -> Tensor:
-    """w = N·s / Σ s over the valid entries of each row, 0 elsewhere: attention scores as weights of mean 1.
+    """Normalise attention scores to weights of mean 1: w = N·s / Σ s over the valid entries of each row, 0 elsewhere.
 
     Args:
         scores: (C, N) in (0, 1).
         valid: (C, N) bool.
-        shared: every process has the same entries; otherwise each has its share of them.
+        shared: all processes have the same entries; otherwise each process has its share of the entries.
     """
     scores = torch.where(valid, scores, 0.0)
     count, mass = valid.sum(dim=1, keepdim=True), scores.sum(dim=1, keepdim=True)
@@ -83,13 +83,13 @@ def mean_one(scores: Tensor, valid: Tensor, shared: bool = False) -> Tensor:
 
 
 def class_weights(frequency: Tensor) -> Tensor:
-    """α_c = sqrt(median(f) / f_c): curriculum class balancing.
+    """Compute the weights of curriculum class balancing, α_c = sqrt(median(f) / f_c).
 
     Args:
-        frequency: (C,) pixel counts or shares f, ≥ 0. The median is over the classes present; absent ones get 1.
+        frequency: (C,) pixel counts or shares f, ≥ 0.
 
     Returns:
-        (C,) weights, all finite.
+        (C,) finite weights. The median is over the classes present; absent classes have weight 1.
     """
     present = frequency > 0
     median = torch.where(present, frequency, torch.nan).nanquantile(0.5)
@@ -97,6 +97,6 @@ def class_weights(frequency: Tensor) -> Tensor:
 
 
 def ramp(step: int, steps: int) -> float:
-    """exp(-5 (1 - t)²) with t = step / steps up to 1: the pseudo-label loss grows in."""
+    """Return the ramp-up factor of the pseudo-label loss, exp(-5 (1 - t)²) with t = min(step / steps, 1)."""
     t = min(step / steps, 1.0) if steps else 1.0
     return math.exp(-5 * (1 - t) ** 2)

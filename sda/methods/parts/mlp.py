@@ -1,22 +1,22 @@
-"""The contrast's small networks: projection, prediction and the per-class attention, all as one grouped MLP."""
+"""The MLPs of the contrastive loss: projection, prediction and per-class attention, all as one grouped MLP."""
 
 import torch
 from torch import Tensor, nn
 
 from sda.system.distributed import total
 
-TILE = 128  # rows that `GroupedMLP.of_rows` takes at a time
+TILE = 128  # rows per tile in `GroupedMLP.of_rows`
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation of padded rows, one set of statistics per group: padding takes no part in anything.
+    """Batch normalisation of padded rows with separate statistics per group.
 
-    As `torch.nn.BatchNorm1d` on each group's valid rows. A group with fewer than two valid rows leaves its running
-    statistics alone.
+    Equals `torch.nn.BatchNorm1d` on each group's valid rows. A group with fewer than two valid rows does not update its
+    running statistics.
 
     Args:
         groups: G. channels: D.
-        shared: every process normalises the same rows; otherwise each has its share of them.
+        shared: all processes normalise the same rows; otherwise each process has its share of the rows.
     """
 
     running_mean: Tensor
@@ -48,14 +48,14 @@ class MaskedBatchNorm(nn.Module):
 
 
 class GroupedMLP(nn.Module):
-    """G independent MLPs Linear-BN-LeakyReLU-Linear, run side by side on padded rows.
+    """G independent MLPs, Linear-BN-LeakyReLU-Linear, computed in parallel on padded rows.
 
-    With one group and slope 0 this is the paper's projection or prediction head; with a group per class, slope 0.2 and
-    one output it is the attention of every class at once.
+    With one group and slope 0 this is the paper's projection or prediction head. With one group per class, slope 0.2 and one
+    output it is the attention of all classes.
 
     Args:
-        groups, inputs, hidden, outputs: sizes.
-        slope: of the LeakyReLU; 0 for ReLU.
+        groups: G. inputs, hidden, outputs: layer sizes.
+        slope: negative slope of the LeakyReLU; 0 makes it a ReLU.
         shared: see `MaskedBatchNorm`.
     """
 
@@ -69,22 +69,23 @@ class GroupedMLP(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x: (G, N, inputs); valid: (G, N) bool. Returns (G, N, outputs); rows that are not valid are meaningless."""
+        """x: (G, N, inputs); valid: (G, N) bool. Returns (G, N, outputs); the values of invalid rows are undefined."""
         hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid)
         hidden = nn.functional.leaky_relu(hidden, self.slope)
         return torch.baddbmm(self.bias2, hidden, self.weight2)
 
     @torch.no_grad()
     def of_rows(self, x: Tensor, group: Tensor) -> Tensor:
-        """Each of many rows through the MLP of its own group, normalised by these rows' statistics, which are not noted.
+        """Apply to each row the MLP of its group.
 
-        As `forward` in training, but groups may have any number of rows, and nothing is computed for those they lack.
+        Like `forward` in training mode, this normalises by the statistics of the given rows, but it does not update the running
+        statistics, and it needs no padding to the largest group.
 
         Args:
-            x: (N, inputs). group: (N,) int64 in 0..G, G for a row of no group.
+            x: (N, inputs). group: (N,) int64 in 0..G, G for rows without a group.
 
         Returns:
-            (N, outputs); that of a row of no group is meaningless.
+            (N, outputs); the values of rows without a group are undefined.
         """
         groups, n = len(self.weight1), len(x)
         index, valid, mine = _tiles(group, groups)
@@ -102,21 +103,21 @@ class GroupedMLP(nn.Module):
         hidden = hidden * scale[mine].unsqueeze(1) * self.norm.weight[mine] + self.norm.bias[mine]
         found = torch.baddbmm(self.bias2[mine], nn.functional.leaky_relu(hidden, self.slope), self.weight2[mine])
         out = x.new_zeros(n + 1, found.shape[2])
-        out[torch.where(valid, index, n)] = found  # what is padding goes into the row past the last
+        out[torch.where(valid, index, n)] = found  # padding goes to an extra last row
         return out[:n]
 
 
 def _tiles(group: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows sorted by group into tiles, each of one group: a bounded number of them, however the rows are shared out.
+    """Sort rows by group into tiles of one group each. The number of tiles depends only on the number of rows and groups.
 
     Returns:
-        index: (T, TILE) of rows. valid: (T, TILE) bool; where False the index is padding. mine: (T,) the tile's group.
+        index: (T, TILE) row indices. valid: (T, TILE) bool; where False the index is padding. mine: (T,) group of each tile.
     """
     n = len(group)
     order = group.argsort(stable=True)
     counts = torch.zeros(groups + 1, dtype=torch.int64, device=group.device).scatter_add_(0, group, torch.ones_like(group))
     counts = counts[:groups]
-    ends = (counts + TILE - 1).div(TILE, rounding_mode="floor").cumsum(0)  # tiles up to and with each group
+    ends = (counts + TILE - 1).div(TILE, rounding_mode="floor").cumsum(0)  # number of tiles up to and including each group
     tile = torch.arange(n // TILE + groups, device=group.device)
     mine = torch.searchsorted(ends, tile, right=True)
     used, mine = mine < groups, mine.clamp(max=groups - 1)
@@ -128,15 +129,15 @@ def _tiles(group: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _uniform(*shape: int, fan_in: int) -> Tensor:
-    """torch.nn.Linear's own initial distribution."""
+    """Return a tensor with the initial distribution of torch.nn.Linear."""
     return torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5)
 
 
 def projection(inputs: int, size: int) -> GroupedMLP:
-    """The head g (or q): Linear-BN-ReLU-Linear, `inputs` → `size`."""
+    """Build the head g or q: Linear-BN-ReLU-Linear, `inputs` → `size`."""
     return GroupedMLP(1, inputs, size, size)
 
 
 def attention(classes: int, size: int, shared: bool = False) -> GroupedMLP:
-    """S_c for all classes: Linear-BN-LeakyReLU(0.2)-Linear(1); its sigmoid is the score."""
+    """Build S_c for all classes: Linear-BN-LeakyReLU(0.2)-Linear(1); the sigmoid of its output is the score."""
     return GroupedMLP(classes, size, size, 1, slope=0.2, shared=shared)

@@ -2,48 +2,53 @@
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from sda.system.distributed import total
 
+Module = TypeVar("Module", bound=nn.Module)
 
-class Teacher(nn.Module):
-    """ξ ← τ_k ξ + (1 - τ_k) θ, for parameters and for batch-norm statistics, of any module. Without gradients.
+
+class Teacher(nn.Module, Generic[Module]):
+    """An exponential moving average of any module's parameters and batch-norm statistics: ξ ← τ_k ξ + (1 - τ_k) θ.
 
     Args:
-        student: the module θ that is followed.
+        student: the module θ to follow.
         momentum: τ at step 0.
-        schedule: "cosine", τ_k = 1 - (1 - τ)(cos(πk/K) + 1)/2, which ends at 1, or "constant". In both, at the start, the
-            true average of all students so far: min(τ_k, 1 - 1/(k+1)).
+        schedule: "cosine": τ_k = 1 - (1 - τ)(cos(πk/K) + 1)/2, which ends at 1; or "constant". With both, τ_k is at most
+            1 - 1/(k+1), so that the teacher starts as the plain average of all students so far.
         steps: K.
-        released: as in the released code, parameters only are followed, and the teacher stays in train mode: it normalises
-            with the statistics of the batch before it. Otherwise it is always in eval mode.
+        released: behave like the released code: average parameters only, and stay in train mode, so that batch norms use
+            the statistics of the current batch. Otherwise the teacher is always in eval mode.
     """
 
-    def __init__(self, student: nn.Module, momentum: float, schedule: str = "cosine", steps: int = 1, released: bool = False):
+    model: Module
+
+    def __init__(self, student: Module, momentum: float, schedule: str = "cosine", steps: int = 1, released: bool = False):
         super().__init__()
         self.model = copy.deepcopy(student).requires_grad_(False)
         self.momentum, self.schedule, self.steps, self.released = momentum, schedule, steps, released
         self.train()
 
-    def train(self, mode: bool = True) -> "Teacher":
+    def train(self, mode: bool = True) -> "Teacher[Module]":
         return super().train(self.released)
 
     def forward(self, *inputs: Tensor):
         return self.model(*inputs)
 
     def tau(self, step: int) -> float:
-        """τ after the student's update number `step`, from 0."""
+        """Return τ_k for the update after step `step`, counted from 0."""
         tau = self.momentum
         if self.schedule == "cosine":
             tau = 1 - (1 - tau) * (math.cos(math.pi * step / self.steps) + 1) / 2
         return min(tau, 1 - 1 / (step + 1))
 
     @torch.no_grad()
-    def follow(self, student: nn.Module, step: int) -> None:
-        """One update towards the student."""
+    def follow(self, student: Module, step: int) -> None:
+        """Update the teacher towards the student."""
         if self.released:
             ours, theirs = dict(self.model.named_parameters()), dict(student.named_parameters())
         else:
@@ -55,7 +60,7 @@ class Teacher(nn.Module):
 
 
 def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The most probable class and its probability.
+    """Return the most probable class and its probability.
 
     Args:
         logits: (B, C, H, W).
@@ -68,7 +73,7 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def top_share(labels: Tensor, classes: int) -> Tensor:
-    """The share, 0 to 1, of the most frequent class among labels (any shape, int64, none ignored)."""
+    """Return the share, 0 to 1, of the most frequent class among labels (any shape, int64, none ignored)."""
     counts = torch.zeros(classes, device=labels.device)
     flat = labels.flatten()
     counts = total(counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)))

@@ -1,4 +1,4 @@
-"""The augmented images that methods train on."""
+"""Augmented views of a batch's images."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ def labelled_views(batch: Batch, weak: Augment, classes: int, mix: float) -> tup
         mix: probability of ClassMix per image.
 
     Returns:
-        images (B, 3, H, W) in 0..1; labels (B, H, W) int64, 255 = ignored; domain (B, H, W) int64, SOURCE or TARGET, of every
-        pixel: ClassMix pastes from one onto the other.
+        images (B, 3, H, W) in 0..1; labels (B, H, W) int64, 255 = ignored; domain (B, H, W) int64, SOURCE or TARGET, per pixel
+        because ClassMix pastes between the two.
     """
     streams = [(domain, part) for domain, part in ((SOURCE, batch.source), (TARGET, batch.labelled)) if part is not None]
     images = as_float(torch.cat([part.images for _, part in streams]))
@@ -36,9 +36,9 @@ def strong_views(
         images: (B, 3, H, W) in 0..1. labels: (B, H, W) int64. weights: (B, H, W). mix: probability of ClassMix per view.
 
     Returns:
-        The same for (views·B); where the augmentation pads, labels are 255 and weights 0.
+        The same three for views·B images; where the augmentation pads, labels are 255 and weights 0.
     """
-    # view by view, so that ClassMix never takes another view of the same image for another image
+    # one view at a time, so that ClassMix never mixes two views of the same image
     made = [classmix(*strong(images, labels, weights), classes, mix) for _ in range(views)]
     images, labels, weights = (torch.cat(parts) for parts in zip(*made, strict=True))
     return images, labels, weights
