@@ -80,7 +80,7 @@ def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
     file = tmp_path / "bank.h5"
     assert sda("bank", cached_run, "--export", file)[0] == 0
     status, shown = sda("bank", cached_run, "--export", file)
-    assert status == 2 and "nothing is overwritten" in shown.err
+    assert status == 2 and "exists and is not overwritten" in shown.err
     flags = [*tiny.BANK, "--bank-start", 100, "--out", tmp_path / "run", "--device", "cpu"]
     status, shown = sda("train", world.recipe, *flags, "--bank", file, "--bank-size", 5)
     assert status == 0, shown.err
