@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="")
     parser.add_argument("--root", default="")
     given = parser.parse_args()
-    run = trained.load_run(given.run, "last", pick_device("auto"))
+    run = trained.load(given.run, "last", device=pick_device("auto"))
     domain, _ = open_domain(run, given.dataset or run.recipe.target, given.root, "train", ignore_count)
     images = domain.dataset
     images.items = images.items[: given.images]

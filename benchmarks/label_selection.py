@@ -47,7 +47,7 @@ def train(jobs: list[pool.Job], device, bars: Bars) -> None:
 
 def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device, bars: Bars) -> None:
     """A list per strategy and budget, from what the network without target labels makes of the target's training images."""
-    run = trained.load_run(first, "last", device, "teacher")
+    run = trained.load(first, "last", "teacher", device)
     domain, _ = open_domain(run, run.recipe.target, "", "train", bars.count)
     write_features(first / "features.h5", run, [domain], progress=bars.count)
     cache, bank = FeatureCache(first / "features.h5"), bank_contents.of_run(first)

@@ -12,7 +12,8 @@ from sda import shelf
 from sda.errors import SdaError
 from sda.methods.settings import SETTINGS, AllSettings, Natural, NonNegative, Positive, Streams, SupervisedSettings, Unit
 from sda.models.names import BACKBONES, NETWORKS
-from sda.protocol import Protocol, preset
+from sda.protocol import PRESETS, Protocol, preset
+from sda.scoring.criteria import CRITERIA
 
 
 def _count_or_all(value: object) -> object:
@@ -132,7 +133,7 @@ class _Schedule(shelf.Strict):
     weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
     poly_power: NonNegative = Field(0.9, description="power p of the learning-rate schedule, (1 - step/steps) ^ p")
     method: Annotated[str, _one_of(SETTINGS)] = Field(
-        "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), or dacs"
+        "supervised", description=f"{', '.join(SETTINGS)}; class_bank is the paper's, mean_teacher the same without the bank"
     )
 
 
@@ -145,12 +146,12 @@ class _Evaluation(shelf.Strict):
     board: Literal["none", "tensorboard", "wandb"] = Field(
         "none", description="log curves and pictures during training; wandb is configured by its environment variables"
     )
-    protocol: Literal["whole", "paper", "full-1024x2048", "half-512x1024", "slide"] = Field(
+    protocol: Annotated[str, _one_of(PRESETS)] = Field(
         "whole", description="evaluation protocol; whole: whole images at eval_size, labels at their original size"
     )
     hold_out: Natural = Field(0, description="labelled target images to hold out of training, to choose a checkpoint with")
-    best_by: Literal["miou", "infomax", "entropy", "agreement", "held_out"] = Field(
-        "miou", description="criterion that selects best.pt; only miou uses the validation labels"
+    best_by: Annotated[str, _one_of(["miou", *CRITERIA])] = Field(
+        "miou", description=f"criterion that selects best.pt: {', '.join(CRITERIA)}, or miou, which uses the validation labels"
     )
 
 

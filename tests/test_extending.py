@@ -37,4 +37,5 @@ def test_every_example_runs(world, here, names):
     assert len(examples) == 9
     for code in examples:
         exec(compile(code, str(PAGE), "exec"), variables)
+    assert variables["Focal"].watched_loss == "focal"
     assert (here / "run/last.pt").exists() and "plain" in BACKBONES and "focal" in METHODS

@@ -69,7 +69,7 @@ def evaluate(
 
     where, scores = pick_device(device), {}
     with Bars() as bars:
-        loaded = {folder: trained.load_run(Path(folder), checkpoint, where, network) for folder in runs}
+        loaded = {folder: trained.load(Path(folder), checkpoint, network, where) for folder in runs}
         protocols = {folder: run.protocol(protocol_name or "", factors, flip) for folder, run in loaded.items()}
         why = why_not_comparable(
             {

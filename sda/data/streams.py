@@ -164,7 +164,7 @@ class Stream:
         loader = DataLoader(
             drawn,
             batch,
-            sampler=_From(start, batch, distributed.rank(), distributed.size()),
+            sampler=_From(start, batch, distributed.rank(), distributed.world_size()),
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=_begin_worker,

@@ -55,7 +55,7 @@ def contents(file):
 
 def test_every_value_is_that_of_a_plain_forward_pass(world, run, made):
     """In both domains: the teacher's features at each position, the output of its head g, and the label there."""
-    network = trained.load_run(run, "last", CPU, "teacher")
+    network = trained.load(run, "last", "teacher", CPU)
     head = load_projection(network)
     found = FeatureCache(made)
     assert found.domains == ["toy", "field"] and len(found) == 4 + 8
@@ -160,9 +160,9 @@ def test_a_cache_made_with_other_settings_is_refused(sda, world, run, made, flag
 
 
 def test_a_stale_cache_is_detected(run, made, tmp_path):
-    check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "teacher"))
+    check_made_by(FeatureCache(made), trained.load(run, "last", "teacher", CPU))
     with pytest.raises(SdaError, match="made by another network or other weights than"):
-        check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "student"))
+        check_made_by(FeatureCache(made), trained.load(run, "last", "student", CPU))
 
 
 @contextlib.contextmanager

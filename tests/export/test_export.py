@@ -223,7 +223,7 @@ def test_what_is_exported_loads_as_a_run(folder, path, tmp_path):
 
 def test_one_format_of_weights(folder):
     old, new = Path("runs/mine/student.safetensors"), Path("runs/mine/export/model.safetensors")
-    before, after = checkpoint.load_alone(old), checkpoint.load_alone(new)
+    before, after = checkpoint.load_safetensors(old), checkpoint.load_safetensors(new)
     assert after.keys() - before.keys() == {"sda", "checkpoint", "network"} and not before.keys() - after.keys()
     assert before["student"].keys() == after["student"].keys() == safetensors.torch.load_file(new).keys()
     assert package.load(old, device="cpu").step == 3
@@ -382,7 +382,7 @@ def test_damaged_weights_are_refused(folder, tmp_path, sda, damage):
     if damage == "of another's":
         content = safetensors.torch.save({"weight": torch.zeros(3)})
     if damage == "without a network":
-        content = checkpoint.alone({}, {"step": 1})
+        content = checkpoint.to_safetensors({}, {"step": 1})
     (tmp_path / "model.safetensors").write_bytes(content[: -1000 if damage == "cut short" else None])
     status, shown = sda("export", tmp_path, "--as", "safetensors")
     assert status == 2 and str(tmp_path / "model.safetensors") in shown.err and shown.err.count("\n") == 1

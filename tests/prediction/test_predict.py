@@ -141,7 +141,7 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
     sizes = {"a": (48, 64), "turned": (64, 48), "b/large": (144, 192), "b/grey": (48, 64), "b/c/odd size": (33, 37)}
     written = {f"{kind}/{name}{plan.KINDS[kind]}" for kind in KINDS for name in sizes}
     assert {*tiny.files(out)} == written | {"classes.png"}
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     colors = list(network.table.colors.values())
     toy = descriptors.load(str(world.toy))
     codec = LabelCodec(toy, "ids", np.arange(256, dtype=np.uint8))
@@ -177,7 +177,7 @@ def test_batches_do_not_matter(sda, run, photos, tmp_path):
 
 def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
     """Labels are computed at a lower resolution and enlarged by nearest neighbour."""
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     whole = network.predict(photos / "b/large.JPG")
     monkeypatch.setattr(trained, "VALUES", 4 * 48 * 64)
     coarse = network.predict(photos / "b/large.JPG")
@@ -187,7 +187,7 @@ def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
 
 
 def test_size(run):
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     own = network.protocol()
     assert own.input == (48, 64) and network.fit((10, 1000), "eval") == own
     assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # similar aspect ratio
@@ -456,7 +456,7 @@ def test_videos(sda, run, tmp_path, name, size, codec, rate):
     numbered = {f"{kind}/x/{name}/{index:06d}.png" for kind in ("train_ids", "confidence") for index in range(7)}
     moving = {f"{kind}/x/{Path(name).stem}.mp4" for kind in ("overlay", "color")}
     assert {*tiny.files(out)} == numbered | moving | {"classes.png"}
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     with av.open(str(source)) as container:
         pictures = [np.asarray(frame.to_image()) for frame in container.decode(video=0)]
     expected = [network.predict(picture).labels for picture in pictures]

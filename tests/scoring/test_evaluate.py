@@ -59,7 +59,7 @@ def read(path):
 )
 def test_a_score_equals_that_of_a_plain_loop(world, run, protocol):
     """Resize images and labels with Pillow, one at a time, and count the confusion matrix pixel by pixel."""
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     data = evaluation_set(network.table_name, network.table, protocol.input, str(world.field), str(world.root / "field"), "val")
     found = evaluate(network.network, data.val, network.table.names, CPU, protocol)
     matrix = torch.zeros(3, 3, dtype=torch.int64)
@@ -86,7 +86,7 @@ def test_a_score_equals_that_of_a_plain_loop(world, run, protocol):
 
 def test_criteria_by_hand(world, run):
     """Entropy, information maximisation and agreement from the probabilities of all pixels."""
-    student, teacher = trained.load_run(run, "last", CPU), trained.load_run(run, "last", CPU, "teacher")
+    student, teacher = trained.load(run, "last", device=CPU), trained.load(run, "last", "teacher", CPU)
     data = evaluation_set(student.table_name, student.table, (48, 64), str(world.field), str(world.root / "field"), "val")
     found = evaluate(student.network, data.val, student.table.names, CPU, Protocol((48, 64)), teacher=teacher.network)
     both = []
@@ -129,9 +129,9 @@ def test_held_out_images_are_not_trained_on(world, run):
     assert not lists["held_out"] & (lists["labelled"] | lists["unlabelled"] | lists["val"])
     assert len(lists["unlabelled"]) == 3
     data = evaluation_set(
-        "field", trained.load_run(run, "last", CPU).table, (48, 64), str(world.field), str(world.root / "field"), "train"
+        "field", trained.load(run, "last", device=CPU).table, (48, 64), str(world.field), str(world.root / "field"), "train"
     )
-    few = trained.load_run(run, "last", CPU)
+    few = trained.load(run, "last", device=CPU)
     data.val.items = [item for item in data.val.items if item.key in lists["held_out"]]
     found = evaluate(few.network, data.val, few.table.names, CPU, Protocol((48, 64)))
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]

@@ -94,7 +94,7 @@ def test_no_position_is_drawn_twice(world, monkeypatch):
         halves = []
         for rank in range(2):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(distributed, "size", lambda: 2)
+            monkeypatch.setattr(distributed, "world_size", lambda: 2)
             halves.append(open_streams(recipe, data, start)["labelled"])
         monkeypatch.undo()
         for _ in range(4):

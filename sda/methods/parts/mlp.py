@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sda.system.distributed import total
+from sda.system.distributed import all_reduce_sum
 
 TILE = 128  # rows per tile in `GroupedMLP.of_rows`
 
@@ -34,7 +34,7 @@ class MaskedBatchNorm(nn.Module):
         """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D)."""
         if self.training:
             rows = valid.unsqueeze(2)
-            add = (lambda part: part) if self.shared else total
+            add = (lambda part: part) if self.shared else all_reduce_sum
             count = add(valid.sum(dim=1)[:, None, None])
             mean = add(torch.where(rows, x, 0.0).sum(dim=1, keepdim=True)) / count.clamp(min=1)
             var = add(torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True)) / count.clamp(min=1)
@@ -93,10 +93,10 @@ class GroupedMLP(nn.Module):
         def mean_by_group(values: Tensor) -> Tensor:
             sums = values.new_zeros(groups, values.shape[2])
             sums.index_add_(0, mine, torch.where(valid.unsqueeze(2), values, 0.0).sum(dim=1))
-            return (sums if self.norm.shared else total(sums)) / count
+            return (sums if self.norm.shared else all_reduce_sum(sums)) / count
 
         count = torch.zeros(groups, 1, device=x.device).index_add_(0, mine, valid.sum(dim=1, keepdim=True).float())
-        count = (count if self.norm.shared else total(count)).clamp(min=1)
+        count = (count if self.norm.shared else all_reduce_sum(count)).clamp(min=1)
         hidden = torch.baddbmm(self.bias1[mine], x[index], self.weight1[mine])
         hidden = hidden - mean_by_group(hidden)[mine].unsqueeze(1)
         scale = (mean_by_group(hidden.square()) + self.norm.eps).rsqrt()
