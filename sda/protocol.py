@@ -40,7 +40,7 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """Window, input size and score size in one word, such as `whole-512x1024-native`; also scales and flip if used."""
+        """Window, input size and score size in one name, such as `whole-512x1024-native`; also scales and flip if used."""
         cut = f"slide{_size(self.window)}" if self.window else "whole"
         presets: dict[tuple[Size, Size], str] = {(FULL, FULL): "full-1024x2048", (HALF, HALF): "half-512x1024"}
         name = f"{cut}-{_size(self.input)}-{_size(self.score)}"

@@ -91,6 +91,6 @@ def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
 
 
 def _train_apart(job: Job, device: torch.device, threads: int, queue) -> dict | SdaError:
-    """Do the same in a separate process, and report progress to `queue`."""
+    """Train a job in a separate process, and report progress to `queue`."""
     torch.set_num_threads(threads)
     return _train(job, device, Relay(queue))

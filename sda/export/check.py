@@ -23,7 +23,7 @@ class Agreement:
     Attributes:
         pictures: sizes of the test images, such as "2x65x129". equal: share of pixels with the same label, 0 to 1.
         confidence: largest difference in confidence.
-        probability: largest difference, under the network, between the probabilities of its label and the label of the model.
+        probability: largest difference between the network's probabilities of its own label and of the model's label.
     """
 
     pictures: list[str]

@@ -21,8 +21,8 @@ CRITERIA = {  # criterion → its name, and the labels that it reads
     "agreement": ("teacher–student agreement", "none"),
     "held_out": ("mIoU of held-out images", "held-out images"),
 }
-MAX_CONFUSIONS = 8  # in the list of the most frequent ones
-MAX_NOTES = 20  # on the data
+MAX_CONFUSIONS = 8  # length of the list of the most frequent confusions
+MAX_NOTES = 20  # maximum number of notes on the data
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,8 @@ def series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
 def loss_names(log: list[dict]) -> list[str]:
     """Return the names of a method's losses in the order in which they first occur.
 
-    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods are free to
-    name their losses and diagnostics.
+    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods are free in
+    naming their losses and diagnostics.
     """
     names: dict[str, None] = {}
     for record in log:

@@ -15,7 +15,7 @@ from sda.system import tables
 from sda.system.tables import mean_of_present
 
 SEEDS = {"seed", "split_seed"}
-FIELDS = {  # of every score, see `sda.scoring.evaluate.evaluate`
+FIELDS = {  # fields of every score, see `sda.scoring.evaluate.evaluate`
     *("protocol", "images", "skipped", "miou", "miou_all", "iou", "interval", "boundary_iou", "reliability"),
     *("entropy", "infomax", "image_miou", "confusion"),
     *(metric.key for metric in SUMMARY if not metric.subset),
@@ -28,7 +28,7 @@ class Score:
     """One score of a run.
 
     Attributes:
-        title: how tables call it. folder: of the run.
+        title: its name in tables. folder: the run folder.
         values: the fields of `sda.scoring.evaluate.evaluate`. recipe: the recipe of the run.
     """
 

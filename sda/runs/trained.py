@@ -28,7 +28,7 @@ from sda.system.console import Count, ignore_count
 from sda.system.devices import pick_device
 
 LARGE = 2.0  # images with more than this many times the pixels of the training images are processed in windows
-VALUES = 2**29  # maximum number of logits per image (2 GiB); predictions of larger images are computed smaller and enlarged
+VALUES = 2**29  # maximum number of logits per image (2 GiB); larger images are predicted at a smaller size and enlarged
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
         which, state = path.stem, checkpoint.load(path)
     missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
     if missing:
-        raise SdaError(f"{path}: not a checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+        raise SdaError(f"{path}: not a checkpoint of a run: missing {', '.join(sorted(missing))}")
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
@@ -252,7 +252,7 @@ def load_run(folder: Path, which: str, device: torch.device, network_name: str =
 
 
 def _file(folder: Path, which: str) -> Path:
-    """Return the file of a run's network. Raises SdaError if there is no such folder."""
+    """Return the file that contains a run's network. Raise SdaError if there is no such folder."""
     if folder.is_file() and folder.suffix in (".pt", ".safetensors"):
         return folder
     if not folder.is_dir():
