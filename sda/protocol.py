@@ -61,7 +61,9 @@ class Protocol:
         pixels = sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
         if self.passes == 1 and pixels == 1:
             return "1 pass per image"
-        return f"{self.passes} pass{'es' if self.passes > 1 else ''} per image, {pixels:.2g} times the pixels of one"
+        return (
+            f"{self.passes} pass{'es' if self.passes > 1 else ''} per image, {pixels:.2g} times the pixels of one pass at scale 1"
+        )
 
     def to_dict(self) -> dict:
         """Return plain values, for a file."""

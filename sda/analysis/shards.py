@@ -70,7 +70,7 @@ def finished_shards(parts: Path) -> tuple[list[Path], int]:
 
 
 class Writer:
-    """Writes each shard to a file of its own, and appends shards to the cache in a background thread.
+    """Writes each shard to its own file, and appends shards to the cache in a background thread.
 
     Args:
         file: the unfinished cache, empty.

@@ -12,7 +12,7 @@ from sda.system.progress import Bars
 @click.argument("runs", nargs=-1, required=True, metavar="RUN|FILE...")
 @click.option("--out", metavar="DIR", help="Output folder.  [default: reports/NAME]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing report.")
-@click.option("--root", default="", metavar="DIR", help="Folder of the dataset.  [default: the one that the training used]")
+@click.option("--root", default="", metavar="DIR", help="Folder of the dataset.  [default: the one used in training]")
 @device_option
 def report(runs: tuple[str, ...], out: str | None, overwrite: bool, root: str, device: str) -> None:
     """Write an HTML page about a run, compared with the runs given after it.

@@ -109,7 +109,7 @@ def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Task]
 
 
 def remaining(tasks: list[Task], resume: bool, overwrite: bool) -> list[Task]:
-    """Return the remaining tasks: with `resume`, those with missing outputs, limited to these; with `overwrite`, all.
+    """Return the remaining tasks: with `resume`, those with missing outputs, reduced to the missing ones; with `overwrite`, all.
 
     Raises:
         SdaError: an output exists, and neither `resume` nor `overwrite` is set.

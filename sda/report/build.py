@@ -71,7 +71,7 @@ def write(runs: list[Path], out: Path | None, overwrite: bool, root: str, device
 
     Args:
         runs: run folders, or files in their evaluations/. out: output folder; None for reports/NAME. overwrite: replace an
-            existing report. root: folder of the scored dataset; "" for the one that the training used.
+            existing report. root: folder of the scored dataset; "" for the one used in training.
 
     Returns:
         The path of the page.

@@ -63,7 +63,7 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
     """Predict the best and the worst images of a score, and draw them.
 
     Args:
-        root: folder of the scored dataset; "" for the one that the training used.
+        root: folder of the scored dataset; "" for the one used in training.
 
     Raises:
         SdaError: the checkpoint, the dataset or one of its files cannot be read.

@@ -49,7 +49,7 @@ class Subject:
 
     @property
     def own(self) -> bool:
-        """Whether this is the score of the training itself; otherwise it comes from a later `sda eval`."""
+        """Whether this is the score at the end of training; otherwise it comes from a later `sda eval`."""
         return "selection" in self.values
 
 
@@ -131,7 +131,7 @@ def _value(value: object) -> str:
 
 
 def notes_on_data(subject: Subject) -> list[str]:
-    """Return the notes that the training made on its data, and the files that it or the evaluation skipped."""
+    """Return the notes on the training data, and the files that training or evaluation skipped."""
     notes = [*subject.environment.get("notes", []), *subject.values["skipped"]]
     return notes if len(notes) <= MAX_NOTES else [*notes[:MAX_NOTES], f"… and {len(notes) - MAX_NOTES} more"]
 

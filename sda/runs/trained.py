@@ -82,7 +82,7 @@ class Run:
 
         Args:
             dataset: a name or a TOML path; "" for the run's target.
-            root: folder of the dataset; "" for the folder that the training used, or else the dataset's default.
+            root: folder of the dataset; "" for the one used in training, or else the dataset's default.
         """
         dataset = _as_in_recipes(dataset or self.recipe.target)
         val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
@@ -101,7 +101,7 @@ class Run:
         return all_images(self.table_name, self.table, self.protocol().input, dataset, place, split, progress)
 
     def _root_of(self, dataset: str) -> str:
-        """Return the folder that the training used for a dataset; "" if it did not use the dataset."""
+        """Return the folder of a dataset that was used in training; "" for other datasets."""
         r = self.recipe
         return {r.source: r.source_root, r.target: r.target_root}.get(dataset, "")
 

@@ -1,4 +1,4 @@
-"""The metrics that tables and reports show beside mIoU. Without PyTorch.
+"""The metrics that tables and reports show in addition to mIoU. Does not import PyTorch.
 
 A new metric is computed in `sda.scoring.metrics`, returned by `sda.scoring.evaluate.evaluate`, and listed here.
 """

@@ -95,7 +95,7 @@ def _read(path: Path) -> Resumed:
 
 
 def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
-    """Check that a checkpoint belongs to the training of this recipe and data.
+    """Check that a checkpoint belongs to a run with this recipe and data.
 
     Raises:
         SdaError: the recipe differs in a field that is not in FREE, or a stream has other images.
@@ -121,7 +121,7 @@ def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
 def take_log(resumed: Resumed, folder: Path) -> None:
     """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
-    Later lines are dropped, because the resumed training writes them again.
+    Later lines are dropped, because the resumed run writes them again.
     """
     path, step, kept = resumed.path.with_name("metrics.jsonl"), resumed.step, []
     if not path.exists():

@@ -351,7 +351,9 @@ def test_hdf5_does_not_write_to_a_full_disk(sda, run, made, tmp_path, monkeypatc
     with full_disk(monkeypatch):
         status, shown = sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")
     assert status == 2 and not out.exists()
-    assert re.search(rf"{out}: cannot be written \(No space left on device: \d+ MB needed, 0 MB free\); free disk space", shown.err)
+    assert re.search(
+        rf"{out}: cannot be written \(No space left on device: \d+ MB needed, 0 MB free\); free disk space", shown.err
+    )
     assert len(list(out.with_name("f.h5.parts").glob("*.npz"))) == 1
     assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 0
     assert np.array_equal(contents(out)["features"], contents(made)["features"])

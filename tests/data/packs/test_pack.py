@@ -421,7 +421,8 @@ def test_full_disk(original, out, finished, reads, monkeypatch, place):
         if place == "join":
             patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
         with pytest.raises(
-            SdaError, match=r"out\.h5: cannot be written \(No space left on device.*\); free disk space .*it resumes from .*\.parts$"
+            SdaError,
+            match=r"out\.h5: cannot be written \(No space left on device.*\); free disk space .*it resumes from .*\.parts$",
         ):
             make(out, original, progress=full_after(patch, 5, full) if place == "shard" else lambda *step: None)
     assert not out.exists()
