@@ -125,7 +125,7 @@ def select(
     if budget > len(candidates):
         raise SdaError(
             f"{cache.path}: --budget {budget}, but {domain} has only {len(candidates)} images to choose from, without those "
-            "that have labels or that the run was scored on"
+            "that have labels or that the run was scored on; lower --budget"
         )
     if strategy == "random":
         return rank([cache.paths[index] for index in candidates], seed)[:budget]

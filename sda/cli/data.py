@@ -181,7 +181,7 @@ def split(
     type=click.IntRange(32),
     required=True,
     metavar="HEIGHT WIDTH",
-    help="Size of the packed images, the recipe's size.",
+    help="Size of the packed images; use the recipe's size.",
 )
 @click.option(
     "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train and val, if they exist]"

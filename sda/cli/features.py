@@ -212,7 +212,7 @@ def select(
 ) -> None:
     """Choose images of the target to label next.
 
-    Writes a list for --split of a recipe, and a contact sheet. The strategies choose:
+    Writes a list for --split of `sda train`, and a contact sheet. The strategies choose:
 
     \b
       k-medoids  one by one, the image that minimises the mean distance of

@@ -262,8 +262,8 @@ def series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
 def loss_names(log: list[dict]) -> list[str]:
     """Return the names of a method's losses in the order in which they first occur.
 
-    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods are free in
-    naming their losses and diagnostics.
+    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods may
+    choose any names for their losses and diagnostics.
     """
     names: dict[str, None] = {}
     for record in log:

@@ -1,4 +1,4 @@
-"""The parts of a training run, built from its recipe or restored from a checkpoint."""
+"""The parts of a training run, built from its recipe and, to resume, restored from a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
