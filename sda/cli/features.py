@@ -114,7 +114,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     from sda.system.devices import pick_device
 
     if out and not file:
-        raise SdaError("--out has no effect without a picture: also give --features FILE.h5, a cache of the run's teacher")
+        raise SdaError("--out names the picture, which needs --features FILE.h5, a cache of the run's teacher")
     folder = Path(run).parent if run.endswith("last.pt") else Path(run)
     contents = of_run(folder)
     written = []
