@@ -325,7 +325,7 @@ def test_interrupted_while_it_is_written(original, out, finished, reads):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sda.data import make_pack
+from sda.data.packs import make as make_pack
 from sda.data.descriptor import Descriptor
 
 def progress(what, done, total):
