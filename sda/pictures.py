@@ -38,7 +38,7 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a label or other values (H, W), or a picture (H, W, 3), to (height, width): the nearest pixel, nothing is mixed."""
+    """Resize a label or other values (H, W), or a picture (H, W, 3), to (height, width): nearest pixel, no blending."""
     height, width = size
     if values.shape[:2] == (height, width):
         return values
@@ -54,7 +54,7 @@ def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[
     """Return a table of pictures under column titles, with a legend of the classes below.
 
     Args:
-        rows: RGB (H, W, 3) uint8 pictures, all of one size; one per title.
+        rows: one RGB picture (H, W, 3) uint8 per title; all have the same size.
         colors: class → RGB. width: of each picture in the table, in px.
     """
     height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
@@ -93,7 +93,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except (OSError, ValueError) as error:  # such as a full disk, or a file extension of no picture format
+    except (OSError, ValueError) as error:  # such as a full disk, or a suffix that is not a picture format
         reason = getattr(error, "strerror", None) or str(error)
         raise SdaError(f"{path}: this picture cannot be written ({reason})") from None
 

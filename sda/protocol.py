@@ -40,7 +40,7 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """Window, input size and score size in one word, such as `whole-512x1024-native`; also scales and flip if used."""
+        """Window, input size and score size in one name, such as `whole-512x1024-native`; also scales and flip if used."""
         cut = f"slide{_size(self.window)}" if self.window else "whole"
         presets: dict[tuple[Size, Size], str] = {(FULL, FULL): "full-1024x2048", (HALF, HALF): "half-512x1024"}
         name = f"{cut}-{_size(self.input)}-{_size(self.score)}"
@@ -61,7 +61,9 @@ class Protocol:
         pixels = sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
         if self.passes == 1 and pixels == 1:
             return "1 pass per image"
-        return f"{self.passes} pass{'es' if self.passes > 1 else ''} per image, {pixels:.2g} times the pixels of one"
+        return (
+            f"{self.passes} pass{'es' if self.passes > 1 else ''} per image, {pixels:.2g} times the pixels of one pass at scale 1"
+        )
 
     def to_dict(self) -> dict:
         """Return plain values, for a file."""

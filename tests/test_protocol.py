@@ -48,9 +48,9 @@ def test_the_name_has_everything_that_determines_a_score():
 
 def test_cost():
     assert Protocol(SIZE).cost == "1 pass per image"
-    assert Protocol(SIZE, flip=True).cost == "2 passes per image, 2 times the pixels of one"
-    assert Protocol(SIZE, scales=(0.5, 1.0)).cost == "2 passes per image, 1.2 times the pixels of one"
-    assert Protocol(SIZE, scales=(2.0,)).cost == "1 pass per image, 4 times the pixels of one"
+    assert Protocol(SIZE, flip=True).cost == "2 passes per image, 2 times the pixels of one pass at scale 1"
+    assert Protocol(SIZE, scales=(0.5, 1.0)).cost == "2 passes per image, 1.2 times the pixels of one pass at scale 1"
+    assert Protocol(SIZE, scales=(2.0,)).cost == "1 pass per image, 4 times the pixels of one pass at scale 1"
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (100.0,)])

@@ -64,7 +64,7 @@ class Contents:
         filled = self.valid.sum(axis=1)
         total = (self.unit() * self.valid[:, :, None]).sum(axis=1)
         similarity, pairs = total @ total.T, np.outer(filled, filled).astype(float)
-        np.fill_diagonal(similarity, similarity.diagonal() - filled)  # without pairs of an entry with itself
+        np.fill_diagonal(similarity, similarity.diagonal() - filled)  # exclude pairs of an entry with itself
         np.fill_diagonal(pairs, filled * (filled - 1))
         return np.divide(similarity, pairs, out=np.full_like(similarity, np.nan), where=pairs > 0)
 

@@ -53,7 +53,7 @@ def neighbours(contents: Contents, cache: FeatureCache, entries: int = 3, neares
     for block in cache.blocks("projected", "image", "position", "label", "prediction"):
         cosines = matrix @ unit(block["projected"].astype(np.float32)).T
         labels = classes_of(block)
-        starts = np.flatnonzero(np.diff(block["image"], prepend=-1))  # of the images, whose pixels are adjacent
+        starts = np.flatnonzero(np.diff(block["image"], prepend=-1))  # first pixel of each image: pixels of an image are adjacent
         ends = np.append(starts[1:], len(labels))
         for query, row in zip(queries, cosines, strict=True):
             best = found[query]

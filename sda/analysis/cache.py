@@ -22,20 +22,20 @@ from sda.system.resumable import first_line
 FORMAT = 3
 KIND = "sda features"
 
-# The datasets of pixels and of images: name → type, unit, and meaning. The texts are written to the file.
+# HDF5 datasets with a row per pixel, and with a row per image: name → type, unit and meaning. The file contains these texts.
 PIXELS = {
-    "features": ("float16", "", "(N, F) what the classifier reads, before it"),
-    "projected": ("float16", "", "(N, D) features through the head g: the space of the bank; only of runs that have one"),
-    "label": ("uint8", "train id", "(N,) from the label file; 255: none, or ignored"),
-    "prediction": ("uint8", "train id", "(N,) the most probable class: the pseudo-label"),
-    "confidence": ("float32", "probability, 0 to 1", "(N,) of that class"),
-    "entropy": ("float32", "0 to 1", "(N,) of the prediction, over log C"),
+    "features": ("float16", "", "(N, F) input of the classifier"),
+    "projected": ("float16", "", "(N, D) features projected by the head g into the space of the bank; only for runs with one"),
+    "label": ("uint8", "train id", "(N,) in the label file; 255: no label, or ignored"),
+    "prediction": ("uint8", "train id", "(N,) most probable class: the pseudo-label"),
+    "confidence": ("float32", "probability, 0 to 1", "(N,) of the predicted class"),
+    "entropy": ("float32", "0 to 1", "(N,) entropy of the prediction, divided by log C"),
     "drawn": (
         "uint8",
         "bits",
-        "(N,) 1: drawn as a pixel of its predicted class; 2: of its label's, or predicted where the image has none",
+        "(N,) 1: sampled by predicted class; 2: sampled by label, or by predicted class if the image has no label",
     ),
-    "image": ("int32", "index into /images", "(N,) where the pixel comes from; ascending"),
+    "image": ("int32", "index into /images", "(N,) image that contains the pixel; ascending"),
     "position": ("int32", "pixels of the network's input", "(N, 2) row and column of the pixel's centre"),
 }
 IMAGES = {
@@ -43,20 +43,20 @@ IMAGES = {
     "domain": ("uint8", "index into the attribute domains", "(M,)"),
     "size": ("int32", "pixels", "(M, 2) height and width of the network's input"),
     "pixels": ("int64", "index into the pixels", "(M, 2) first row of the image's pixels, and the row after the last"),
-    "mean": ("float16", "", "(M, F) mean of the features over all of the image"),
-    "share": ("float32", "0 to 1", "(M, C) share of the image's pixels that is predicted as each class"),
-    "class_entropy": ("float32", "0 to 1", "(M, C) mean entropy of these, over log C; 0 where there are none"),
+    "mean": ("float16", "", "(M, F) mean of the features over the whole image"),
+    "share": ("float32", "0 to 1", "(M, C) share of the image that is predicted as each class"),
+    "class_entropy": ("float32", "0 to 1", "(M, C) mean entropy of these pixels, divided by log C; 0 if there are none"),
 }
 
 LISTS = {
-    "left_out": "why files were left out",
+    "left_out": "why files were skipped",
     "labelled": "target images whose labels the network was trained on",
     "scored": "target images that it was scored on",
 }
 
 
 def classes_of(block: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the class of each pixel of a block: its label, or its prediction where it has none."""
+    """Return the class of each pixel of a block: its label, or its prediction if it has none."""
     return np.where(block["label"] == IGNORE, block["prediction"], block["label"])
 
 
@@ -94,7 +94,7 @@ class FeatureCache(Dataset):
         labelled, scored: the target images whose labels the network was trained on, and those that it was scored on.
         left_out: why files were skipped.
         about: how the cache was made.
-        settings: all that decides what the cache contains.
+        settings: everything that determines the contents.
 
     Raises:
         SdaError: the file is missing, truncated, damaged, or not a cache of this format.
@@ -106,10 +106,10 @@ class FeatureCache(Dataset):
         with self._reading():
             file = self._file()
             if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
-                raise SdaError(f"{path}: not a feature cache that this version of sda reads; make one with sda features")
+                raise SdaError(f"{path}: not a feature cache that this version of sda can read; make one with sda features")
             lists, single = all_texts(file)
             if text_hash(lists, single) != file.attrs["text_sha256"]:
-                raise OSError("damaged: the checksum of its texts is wrong")
+                raise OSError("damaged: the checksum of its text is wrong")
             self.about: dict = json.loads(single["about"])
             self.paths = lists["images/path"]
             self.left_out, self.labelled, self.scored = (lists[name] for name in LISTS)
@@ -152,10 +152,10 @@ class FeatureCache(Dataset):
         """Read the pixels from `begin` to before `end`.
 
         Args:
-            names: the datasets to read, of those in PIXELS; all if none is given.
+            names: which of the datasets in PIXELS to read; by default all.
 
         Raises:
-            SdaError: `projected` is asked for, but the cache has none.
+            SdaError: `projected` is requested, but the cache does not have it.
         """
         if "projected" in names and not self.has_projection:
             raise SdaError(f"{self.path}: has no projected features, which only networks trained with a memory bank have")
@@ -186,7 +186,7 @@ class FeatureCache(Dataset):
         room = int(megabytes * 2**20) // (4 * row)  # a block is copied up to three times
         whole = self.of_images(name) if total <= room else None
 
-        def go() -> Iterator[tuple[int, np.ndarray]]:
+        def iterate() -> Iterator[tuple[int, np.ndarray]]:
             for first in range(0, total, max(1, min(room, 8192))):
                 last = first + max(1, min(room, 8192))
                 if whole is not None:
@@ -196,7 +196,7 @@ class FeatureCache(Dataset):
                         block = self._file()[f"images/{name}"][first:last]
                     yield first, block
 
-        return go
+        return iterate
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -13,9 +13,9 @@ from sda.errors import SdaError
 from sda.runs.compare import title_of
 
 FOLDS = 5  # cross-validation folds of the domain classifier
-NEIGHBOURS = 5  # of the probe
+NEIGHBOURS = 5  # nearest neighbours that vote in the probe
 RIDGE = 1e-2  # regularisation of the domain classifier, relative to the mean variance of the features
-PROJECTED = 80  # most pixels of a class and domain in the picture
+PROJECTED = 80  # maximum number of pixels per class and domain in the picture
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read(caches: list[FeatureCache], domain: str, per_class: int, space: str, se
         own = {cache.paths[index] for index in cache.images_of(domain)}
         if seen & own:
             raise SdaError(
-                f"{cache.path}: another cache also contains the image {min(seen & own)} of {domain}; give each only once"
+                f"{cache.path}: another cache also contains the image {min(seen & own)} of {domain}; give each image only once"
             )
         seen |= own
         mine = cache.domain == cache.domains.index(domain)
@@ -162,7 +162,7 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
         correctly; `probe_back`: the reverse; `within`: the same within each domain, with neighbours from other images only.
 
     Raises:
-        SdaError: there is no such class.
+        SdaError: no class has pixels in two or more images of both domains.
     """
     rows, shared = [], []
     for c, name in enumerate(names):
@@ -180,7 +180,7 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
             }
         )
     if not rows:
-        raise SdaError("nothing to compare: there is no class with pixels in at least two images of both domains")
+        raise SdaError("nothing to compare: no class has pixels in at least two images of both domains")
     return {
         "classes": rows,
         "mean": {key: float(np.mean([row[key] for row in rows])) for key in ("centroid", "mmd", "domain_accuracy")},
@@ -191,14 +191,14 @@ def measure(one: Pixels, other: Pixels, names: list[str], resamples: int = 499) 
 
 
 def centroid_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the distance between the means of (N, F) and (M, F) over the root mean square distance of rows to their mean."""
+    """Return the distance between the means of (N, F) and (M, F), divided by the rows' RMS distance to their mean."""
     spread = np.concatenate([x - x.mean(axis=0), y - y.mean(axis=0)])
     scale = np.sqrt(np.square(spread).sum(axis=1).mean())
     return float(np.linalg.norm(x.mean(axis=0) - y.mean(axis=0)) / max(scale, 1e-12))
 
 
 def mmd(x: Pixels, y: Pixels, resamples: int) -> dict[str, float]:
-    """Return the maximum mean discrepancy (Gretton et al., JMLR 2012), and p of a permutation test over images (scipy)."""
+    """Return the maximum mean discrepancy (Gretton et al., JMLR 2012), and p, the p-value of a permutation test over images."""
     both = np.concatenate([x.features, y.features]).astype(np.float64)
     square = np.square(both).sum(axis=1)
     distances = (square[:, None] + square[None, :] - 2 * both @ both.T).clip(min=0)
@@ -248,7 +248,7 @@ def domain_accuracy(x: Pixels, y: Pixels) -> float:
 
 
 def probe(known: Pixels, asked: Pixels, classes: list[int]) -> float:
-    """Return the percentage of `asked`, mean over `classes`, that a nearest-neighbour vote in `known`, by cosine, gets right.
+    """Return the percentage of `asked`, mean over `classes`, that neighbours in `known` (by cosine) classify correctly.
 
     If `known` is `asked`, pixels of the same image are not neighbours.
     """

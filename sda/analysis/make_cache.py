@@ -1,6 +1,6 @@
 """Make feature caches (`sda features`).
 
-A large dataset takes long, so finished work is kept as shards (`sda.system.resumable`).
+A large dataset takes a long time, so finished work is kept as shards (`sda.system.resumable`).
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from sda.scoring.evaluate import batch_size
 from sda.system.console import Count
 from sda.system.resumable import difference, new_hdf5, write_resumable
 
-SHARD_BYTES = 16 * 2**20  # of a shard: what is kept in memory, and what a kill can lose
-WORDING = {  # of differences between settings
+SHARD_BYTES = 16 * 2**20  # size of a shard: collected in memory, and lost if the process is killed
+WORDING = {  # descriptions of settings that differ
     "network": "another network or other weights",
     "preprocessing": "another preprocessing",
     "images": "other images, or image or label files that have changed",
@@ -46,7 +46,7 @@ class Domain:
 
 
 def open_domain(run: Run, dataset: str, root: str, split: str, progress: Count) -> tuple[Domain, list[str]]:
-    """Open the images of a split of a dataset, or of a folder, as a run's network takes them.
+    """Open the images of a split of a dataset, or of a folder, at the input size of a run's network.
 
     Args:
         dataset: a name, the path of a TOML file, or a folder.
@@ -106,12 +106,12 @@ def write_features(
 ) -> list[str]:
     """Write the features of all images of `domains` to the file `out`, or resume what an interrupted call left in OUT.parts.
 
-    `out` appears only when it is complete. If it exists and was made by this network from these files, it stays as it is.
+    `out` appears only when it is complete. If it exists and was made by this network from these files, it is kept.
 
     Args:
         domains: their datasets give images at the size of the network's input and labels at their own size.
-        per_class: pixels of each class that are kept per image, chosen at random: so many by prediction and, if the image has a
-            label, so many by label; 0 keeps all pixels. The choice is the same in every run.
+        per_class: number of random pixels to keep per image: this many of each predicted class and, if the image has a label,
+            this many of each class in the label; 0 keeps all pixels. The choice is the same in every run.
         compression: a name in `shards.COMPRESSIONS`.
         skip: skip unusable files instead of raising FileError.
 
@@ -166,7 +166,7 @@ def _target(run: Run, domains: list[Domain]) -> str:
 
 
 def _digest(domains: list[Domain]) -> str:
-    """Return the SHA-256 of the names, sizes and times that all files have now."""
+    """Return the SHA-256 of the names, sizes and modification times of all files."""
     digest = hashlib.sha256()
     for domain in domains:
         digest.update(f"{domain.name}\n{domain.split}\n".encode())
@@ -199,19 +199,19 @@ def _compute(
     progress: Count,
     skip: bool,
 ) -> list[str]:
-    """Write the missing shards, and all shards to the file `out`. Return why files were skipped."""
+    """Write the missing shards, and join all shards in the file `out`. Return why files were skipped."""
     whole: ConcatDataset = ConcatDataset([Guarded(domain.dataset) for domain in domains])
     domain_of = [place for place, domain in enumerate(domains) for _ in domain.dataset.items]
     keys = [item.key for domain in domains for item in domain.dataset.items]
     finished, done = finished_shards(parts)
     begin, batch, shard = done, batch_size(run.protocol()), Shard()
     loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
-    batches = iter(loader)  # forks its processes before HDF5 opens a file and a thread writes to it
+    batches = iter(loader)  # forks the loader processes before HDF5 opens a file and a thread writes to it
     with new_hdf5(parts, out) as file:
         with Writer(file, finished, settings["compression"]) as writer:
             progress("features", done, len(whole))
             for found in batches:
-                samples, numbers = [], []  # of one size: images that keep their own sizes come one by one
+                samples, numbers = [], []  # of the same size: images at their native size come one by one
                 for number, (_, sample) in enumerate(found, start=done):
                     if isinstance(sample, FileError):
                         if not skip:
@@ -239,7 +239,7 @@ def _compute(
 def _rows(
     run: Run, head: nn.Module | None, samples: list[Sample], paths: list[str], per_class: int
 ) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Compute what the cache keeps of some images of one size, with few copies from the device.
+    """Compute the cached values of images of the same size, with few copies from the device.
 
     Args:
         paths: of the images; they seed the random choice of pixels.
@@ -317,5 +317,5 @@ def _choose(groups: np.ndarray, most: int, path: str) -> np.ndarray:
     order = random.permutation(len(groups))
     order = order[np.argsort(groups[order], kind="stable")]
     values = groups[order]
-    place = np.arange(len(order)) - np.searchsorted(values, values)  # among the indices of its value
+    place = np.arange(len(order)) - np.searchsorted(values, values)  # rank among the indices of the same value
     return np.sort(order[(place < most) & (values != IGNORE)])

@@ -20,7 +20,7 @@ from sda.runs import trained
 
 Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]  # see FeatureCache.blocks_of_images
 STRATEGIES = ("random", "k-medoids", "k-centre", "entropy", "bank")  # see docs/features.md
-MOST_CONTACTS = 100  # images on a contact sheet
+MOST_CONTACTS = 100  # maximum number of images on a contact sheet
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_selection(
     Args:
         out: the list; the contact sheet has the same name with the suffix .png.
         domain: "" for the target of the run that made the cache.
-        labelled: list of the images that have labels; None for those that the run was trained with.
+        labelled: list of the images that have labels; None for those that the run was trained on.
         bank_run: run whose memory bank strategy bank uses; None for the run that made the cache.
         budget, strategy, seed, megabytes: see `select`.
 
@@ -124,8 +124,8 @@ def select(
     candidates = np.array([index for index in images if cache.paths[index] not in excluded], dtype=int)
     if budget > len(candidates):
         raise SdaError(
-            f"{cache.path}: --budget {budget}, but {domain} has only {len(candidates)} images that have no labels and that the "
-            "run is not scored on"
+            f"{cache.path}: --budget {budget}, but {domain} has only {len(candidates)} images to choose from, without those "
+            "that have labels or that the run was scored on; lower --budget"
         )
     if strategy == "random":
         return rank([cache.paths[index] for index in candidates], seed)[:budget]
@@ -249,7 +249,7 @@ def unknown_to(bank: Contents, cache: FeatureCache, megabytes: int = 1024) -> np
 def by_turns(value: np.ndarray, frequency: np.ndarray, budget: int) -> list[int]:
     """Choose rows of `value` (M, C) class by class in turn, the rarest first: the row with the highest value for the class.
 
-    A class whose remaining values are all 0 is skipped. If all are, the remaining rows follow in order.
+    A class whose remaining values are all 0 is skipped. If all classes are, the remaining rows are chosen in order.
     """
     value = value.copy()
     chosen: list[int] = []

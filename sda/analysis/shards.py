@@ -18,8 +18,8 @@ COMPRESSIONS: dict[str, dict] = {
     "gzip": {"compression": "gzip", "shuffle": True},
 }
 HELD_BACK = 2**25  # bytes that HDF5 may keep in memory before it writes them
-CHUNK_BYTES = 2**18  # of a chunk in the cache: the least that is read at a time
-TEXT_BYTES = 64  # of a text, to choose the size of its chunks
+CHUNK_BYTES = 2**18  # size of a chunk in the cache, the smallest unit that is read
+TEXT_BYTES = 64  # assumed size of a text, to choose the chunk size
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,7 +70,7 @@ def finished_shards(parts: Path) -> tuple[list[Path], int]:
 
 
 class Writer:
-    """Writes each shard to a file of its own, and appends shards to the cache in a thread, beside the computation.
+    """Writes each shard to its own file, and appends shards to the cache in a background thread.
 
     Args:
         file: the unfinished cache, empty.
@@ -134,7 +134,7 @@ class Writer:
 
 
 def describe(file: h5py.File, settings: dict, about: dict) -> None:
-    """Write the metadata of a cache whose shards are all appended."""
+    """Write the metadata of a cache to which all shards have been appended."""
     about = {**about, "settings": settings, "sda": __version__}
     with h5py_errors():
         file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
@@ -149,7 +149,7 @@ def describe(file: h5py.File, settings: dict, about: dict) -> None:
 
 
 def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) -> None:
-    """Append rows to a dataset, which the first rows create. An object array contains text."""
+    """Append rows to a dataset, which is created if it does not exist. An object array contains text."""
     if name not in file:
         _create(file, name, (0, *values.shape[1:]), None if values.dtype == object else values.dtype, compression)
     dataset = file[name]

@@ -1,4 +1,4 @@
-"""datasets, init-dataset, doctor, split, pack."""
+"""The commands datasets, init-dataset, doctor, split and pack."""
 
 import json
 import os
@@ -73,8 +73,8 @@ def init_dataset(folder: str, out: str) -> None:
 def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes: int | None, as_json: bool) -> None:
     """Check all files of a dataset and report problems.
 
-    Training then skips the bad pairs of image and label. DATASET is the name of a dataset or the TOML file of a descriptor.
-    The folder of the dataset is not changed. Results are cached, so run the same command again to resume an interrupted
+    Training then skips the bad pairs of image and label. DATASET is the name of a dataset or the path of a descriptor. The
+    dataset's folder is not changed. Results are cached, so run the same command again to resume an interrupted
     check. The exit status is 0 if there are no problems, 1 if there are some, and 2 if the check failed.
     """
     from sda.data import descriptor
@@ -121,7 +121,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     metavar="SHARE",
     help="List this share of the images instead, for validation; with --by, whole groups.",
 )
-@click.option("--from", "given", default="", metavar="FILE", help="Read this list instead: paths or names, or pickled indices.")
+@click.option("--from", "given", default="", metavar="FILE", help="Convert this list instead: paths, names or pickled indices.")
 @click.option(
     "--order",
     default="sorted",
@@ -129,8 +129,8 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     metavar="ORDER",
     help="Order that indices refer to: sorted, walk, or the path of a list.",
 )
-@click.option("--entry", default="", metavar="KEY", help="Key, if FILE is a pickled dict.")
-@click.option("--unimatch", is_flag=True, help="Write lines of image and label path, the format of UniMatch.")
+@click.option("--entry", default="", metavar="KEY", help="Key to read if FILE is a pickled dict.")
+@click.option("--unimatch", is_flag=True, help="Write an image path and a label path on each line, as UniMatch does.")
 @click.option("--out", default="", metavar="FILE", help="List to write.  [default: DATASET-COUNT.txt]")
 def split(
     dataset: str,
@@ -147,7 +147,7 @@ def split(
 ) -> None:
     """Write a list of training images.
 
-    The list is for --split or --val-list of a recipe, and has one relative path per line. Lists are the same on every
+    Pass the list to --split or --val-list of `sda train`. It has one relative path per line. Lists are the same on every
     machine, and nested: a list of 200 images starts with the list of 100.
     """
     from sda.data import descriptor
@@ -158,8 +158,10 @@ def split(
     described = descriptor.load(dataset)
     with Bars() as bars:
         folder = find_root(described, root, "--root", bars.count)
-        wish = SplitRequest(labels, by, seed, hold_out, given, order, entry)
-        items, rows, notes = make_split(described, folder, wish, lambda done, total: bars.count("counting classes", done, total))
+        request = SplitRequest(labels, by, seed, hold_out, given, order, entry)
+        items, rows, notes = make_split(
+            described, folder, request, lambda done, total: bars.count("counting classes", done, total)
+        )
         for note in notes:
             bars.say(note)
     file = Path(os.path.expanduser(out or f"{short_name(dataset)}-{len(items)}.txt"))
@@ -179,7 +181,7 @@ def split(
     type=click.IntRange(32),
     required=True,
     metavar="HEIGHT WIDTH",
-    help="Size of the images: size in the recipe.",
+    help="Size of the packed images; use the recipe's size.",
 )
 @click.option(
     "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train and val, if they exist]"
@@ -202,7 +204,7 @@ def pack(
 ) -> None:
     """Pack a dataset into one file that loads many times faster.
 
-    The file has the images at training resolution. You can use the file wherever a command or recipe takes the folder of the
+    The file contains the images at training resolution. You can use the file wherever a command or recipe takes the folder of the
     dataset. Run the same command again to resume an interrupted pack. Using a pack whose source files have changed is an
     error.
     """

@@ -1,4 +1,4 @@
-"""export."""
+"""The command export."""
 
 import json
 from pathlib import Path
@@ -31,8 +31,8 @@ FORMATS = ("onnx", "torchscript", "torch-export", "safetensors")
 def export(run: str, formats: tuple[str, ...], out: str, network: str, checkpoint: str, overwrite: bool, as_json: bool) -> None:
     """Export a trained network.
 
-    onnx, torchscript and torch-export are models that include the preprocessing and take images of any size. Each of them is
-    compared with the network on test images before it is written. safetensors are the weights, with a model card.
+    onnx, torchscript and torch-export are models that include the preprocessing and take images of any size. Each is
+    compared with the network on test images before it is written. safetensors writes the weights and a model card.
     """
     from sda.export import build
     from sda.runs import trained

@@ -1,4 +1,4 @@
-"""features, bank, gap, select."""
+"""The commands features, bank, gap and select."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from sda.cli.options import bad_files_option, checkpoint_option, device_option, 
 from sda.errors import SdaError
 from sda.system.progress import Bars
 
-STRATEGIES = ["k-medoids", "k-centre", "entropy", "bank", "random"]  # of sda.analysis.select, which imports PyTorch
+STRATEGIES = ["k-medoids", "k-centre", "entropy", "bank", "random"]  # as in sda.analysis.select, which imports PyTorch
 
 
 @click.command()
@@ -94,7 +94,7 @@ def features(
     "file",
     default="",
     metavar="FILE.h5",
-    help="Feature cache of the run's teacher: draw the pixels nearest to entries.",
+    help="Feature cache of the run's teacher; draws the pixels nearest to entries of the bank.",
 )
 @click.option("--out", default="", metavar="FILE.png", help="Picture to write.  [default: RUN/bank.png]")
 @click.option(
@@ -114,7 +114,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     from sda.system.devices import pick_device
 
     if out and not file:
-        raise SdaError("--out is the file of the picture, which needs --features FILE.h5, a cache of the run's teacher")
+        raise SdaError("--out names the picture, which needs --features FILE.h5, a cache of the run's teacher")
     folder = Path(run).parent if run.endswith("last.pt") else Path(run)
     contents = of_run(folder)
     written = []
@@ -185,18 +185,23 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
 @click.command()
 @click.argument("file", metavar="FILE.h5")
 @click.option("--budget", type=click.IntRange(1), required=True, metavar="N", help="Number of images to choose.")
-@click.option(
-    "--strategy", type=click.Choice(STRATEGIES), default="k-medoids", show_default=True, help="How to choose, see above."
-)
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="k-medoids", show_default=True, help="Strategy, see above.")
 @click.option("--domain", default="", help="Domain of the images.  [default: the target of the run that made the cache]")
 @click.option(
-    "--labelled", default="", metavar="FILE", help="List of images that have labels.  [default: those the run was trained with]"
+    "--labelled",
+    default="",
+    metavar="FILE",
+    help="List of labelled images.  [default: those that the run was trained on]",
 )
 @click.option(
     "--bank", "bank_run", default="", metavar="RUN", help="Memory bank for strategy bank.  [default: the run that made the cache]"
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of random and of the sample of k-medoids."
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed for random, and for the sample of k-medoids.",
 )
 @click.option("--memory", type=click.IntRange(1), default=1024, show_default=True, metavar="MB", help="Memory for features.")
 @click.option(
@@ -207,7 +212,7 @@ def select(
 ) -> None:
     """Choose images of the target to label next.
 
-    Writes a list for --split of a recipe, and a contact sheet. The strategies choose:
+    Writes a list for --split of `sda train`, and a contact sheet. The strategies choose:
 
     \b
       k-medoids  one by one, the image that minimises the mean distance of
@@ -216,8 +221,8 @@ def select(
                  images
       entropy    for each class in turn, rare classes first, the image whose
                  predictions of the class are most uncertain
-      bank       the same, by distance from the memory bank's entries of the
-                 class
+      bank       like entropy, but by the distance of the pixels from the
+                 entries of the class in the memory bank
       random     at random, as recipes choose their labelled images
 
     Labels in the cache are not used. Images with labels that the run was trained on come first in the list and are not chosen;

@@ -1,4 +1,4 @@
-"""predict."""
+"""The command predict."""
 
 import json
 import os
@@ -45,7 +45,7 @@ from sda.system.progress import Bars
 @network_option
 @checkpoint_option
 @click.option("--batch", type=click.IntRange(1), help="Images per batch.  [default: up to 8, fewer if they are large]")
-@click.option("--resume", is_flag=True, help="Keep existing outputs and write the others.")
+@click.option("--resume", is_flag=True, help="Keep existing outputs and write the missing ones.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @device_option
 @json_option
@@ -78,7 +78,7 @@ def predict(
       cityscapes   the format of the Cityscapes test server
 
     --size eval resizes every image to the size at which the run is evaluated. fit does the same, except that images with
-    a different aspect ratio keep it. native does not resize. Images much larger than those of the training are predicted in
+    a different aspect ratio keep it. native does not resize. Images much larger than the training images are predicted in
     overlapping windows. Outputs have the size of the image.
 
     Files that cannot be read are skipped and listed at the end. The exit status is 0 if all files were predicted, 1 if some were

@@ -1,4 +1,4 @@
-"""eval, compare."""
+"""The commands eval and compare."""
 
 import json
 import os
@@ -67,9 +67,9 @@ def evaluate(
     from sda.runs import evaluations, trained
     from sda.system.devices import pick_device
 
-    where, scores = pick_device(device), {}
+    torch_device, scores = pick_device(device), {}
     with Bars() as bars:
-        loaded = {folder: trained.load(Path(folder), checkpoint, network, where) for folder in runs}
+        loaded = {folder: trained.load(folder, checkpoint, network, torch_device) for folder in runs}
         protocols = {folder: run.protocol(protocol_name or "", factors, flip) for folder, run in loaded.items()}
         why = why_not_comparable(
             {

@@ -93,7 +93,7 @@ def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
         own = " and ".join(f"{value:.1f} %" for value in found["within"])
         _console().print(
             f"{name}: nearest neighbours in {one} classify {found['probe']:.1f} % of the pixels of {other} correctly, and those "
-            f"in {other} {found['probe_back']:.1f} % of {one}; within the domains: {own}",
+            f"in {other} classify {found['probe_back']:.1f} % of the pixels of {one}; within the domains: {own}",
             markup=False,
         )
 
@@ -121,7 +121,7 @@ def show_comparison(rows: list[compare.Row]) -> None:
     _console().print(compare.caption(rows), markup=False)
 
 
-SHOWN = 5  # problems of a kind on the terminal; report.json has all
+SHOWN = 5  # maximum number of problems to print of each kind; report.json has all
 
 
 def show_examination(found: Examination) -> None:

@@ -1,4 +1,4 @@
-"""train, ablate, demo, runs, recipes."""
+"""The commands train, ablate, demo, runs and recipes."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def train_command(name: str) -> click.Command:
             ["--resume", "resume_from"],
             default="",
             metavar="auto|FILE",
-            help="Resume from a checkpoint: FILE, or (auto) the newest readable one in the run folder, if there is one.",
+            help="Checkpoint to resume from: FILE, or auto for the newest readable one in the run folder, if there is one.",
         ),
         click.Option(["--stop-at"], type=click.IntRange(1), metavar="STEP", help="Stop after this step, as if interrupted."),
         click.Option(
@@ -81,10 +81,10 @@ def _train(name: str, given: dict) -> None:
     from sda.system import distributed
     from sda.system.devices import pick_device
 
-    if idle := wanted.ignored_fields(changes):
-        click.echo(f"{', '.join(idle)}: no effect with method {wanted.method} and these settings", err=True)
-    with distributed.process_group(pick_device(device)) as where:
-        _train_here(name, wanted, out, resume_from, stop_at, where, as_json)
+    if ignored := wanted.ignored_fields(changes):
+        click.echo(f"{', '.join(ignored)}: no effect with method {wanted.method} and these settings", err=True)
+    with distributed.process_group(pick_device(device)) as torch_device:
+        _train_here(name, wanted, out, resume_from, stop_at, torch_device, as_json)
 
 
 def _train_here(
@@ -101,7 +101,7 @@ def _train_here(
         folder = resume.folder(resume_from, out, name, title)
         if (folder / "result.json").exists():
             if resume_from != "auto":
-                raise SdaError(f"{folder}: this run is finished; there is nothing to resume")
+                raise SdaError(f"{folder}: this run is finished; to train again, choose another --out")
             if is_main:
                 click.echo(f"{folder}: this run is finished")
             return
@@ -116,7 +116,9 @@ def _train_here(
     if not is_main:
         return
     if result is None:
-        click.echo(f"Stopped at step {stop_at} of {wanted.steps}. To resume, run it again with --resume auto --out {folder}.")
+        click.echo(
+            f"Stopped at step {stop_at} of {wanted.steps}. To resume, repeat the command with --resume auto --out {folder}."
+        )
         return
     if as_json:
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
@@ -175,7 +177,7 @@ def ablate(
     if len(axes) < len(over):
         raise SdaError("--over: a field is given twice; give all its values at once: KEY=VALUE,VALUE")
     if "seed" in fixed or (vary_split and "split_seed" in {*fixed, *axes}):
-        raise SdaError("set seeds with --seeds, not --set; with --vary-split, also do not set split_seed")
+        raise SdaError("set seeds with --seeds, not --set; with --vary-split, do not set split_seed either")
     changes = [dict(recipe.parse_pair(pair, "--row") for pair in shlex.split(row)) for row in extra]
 
     from sda.experiments import ablate
@@ -183,8 +185,8 @@ def ablate(
 
     rows = ablate.make_rows(list(recipes), axes, changes)
     with Bars() as bars:
-        where = pick_device(device)
-        table = ablate.run(rows, fixed, numbers, vary_split, Path(os.path.expanduser(out)), jobs, where, bars)
+        folder = Path(os.path.expanduser(out))
+        table = ablate.run(rows, fixed, numbers, vary_split, folder, jobs, pick_device(device), bars)
     if as_json:
         click.echo(json.dumps(table, indent=2))
     else:
@@ -204,7 +206,7 @@ def ablate(
 def demo(out: str, seed: int, device: str, as_json: bool) -> None:
     """Train three networks on synthetic streets and compare them.
 
-    The images are drawn by sda, so the demo needs no download. The networks are compared on the target domain.
+    sda renders the images itself, so the demo downloads nothing. The networks are compared on the target domain.
     """
     from sda.experiments import demo
 

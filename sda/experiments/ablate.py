@@ -129,14 +129,14 @@ def _finished(job: pool.Job) -> dict | None:
 
 
 def summarise(names: list[str], seeds: list[int], results: dict[tuple[str, int], dict], confidence: float = 0.95) -> dict:
-    """Return the table: per row the mean, the standard deviation, and the difference to the first row.
+    """Return the table: per row the mean, the standard deviation, and the difference from the first row.
 
     Args:
         results: (row, seed) → result of a run; missing runs are skipped.
 
     Returns:
         `protocol`; `seeds`; `confidence`; `rows`, each with `name`, `scores` (seed → mIoU, percent), `mean`, `spread` (standard
-        deviation), `difference` (mean over seeds of the difference to the first row), `interval` (Student's t confidence
+        deviation), `difference` (mean over seeds of the difference from the first row), `interval` (Student's t confidence
         interval of the difference), `iou` (class → mean IoU), `seconds` (mean) and `steps`.
     """
     rows = []
@@ -171,7 +171,7 @@ def interval(differences: list[float], confidence: float) -> list[float] | None:
     return [float(statistics.mean(differences) - half), float(statistics.mean(differences) + half)]
 
 
-COLUMNS = ["setting", "mIoU", "per seed", "difference to the first", "steps"]
+COLUMNS = ["setting", "mIoU", "per seed", "difference from the first", "steps"]
 
 
 def cells(table: dict) -> list[list[str]]:

@@ -52,8 +52,8 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
 
 
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
-    """Draw target images with truth and each network's prediction into the file `path`."""
-    runs = {name: trained.load(folder, "last", device=device) for name, folder in folders.items()}
+    """Draw target images with the ground truth and each network's prediction, and save the picture."""
+    runs = {name: trained.load(folder, device=device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
     data = first.labelled_images(first.protocol())
     assert data.val is not None

@@ -1,4 +1,4 @@
-"""Run several trainings in parallel on one machine, each in its own process."""
+"""Train several runs in parallel on one machine, each in its own process."""
 
 import logging
 import multiprocessing
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A training: its name on the progress bars, its recipe, and its run folder."""
+    """A run to train: its name on the progress bars, its recipe, and its run folder."""
 
     name: str
     recipe: Recipe
@@ -32,7 +32,7 @@ class Job:
 
 
 def default_size(device: torch.device) -> int:
-    """Return how many trainings to run in parallel: two on a multi-core CPU, where more threads hardly speed up a training."""
+    """Return how many runs to train in parallel: two on a multi-core CPU, where more threads hardly speed up a single run."""
     return 2 if device.type == "cpu" and (os.cpu_count() or 1) > 1 else 1
 
 
@@ -85,12 +85,12 @@ def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
         return result
     except SdaError as error:
         return error
-    except Exception as error:  # such as out of memory or a full disk: the other trainings continue
+    except Exception as error:  # such as out of memory or a full disk: the other runs continue
         logger.exception("%s", job.name)
         return SdaError(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 
 
 def _train_apart(job: Job, device: torch.device, threads: int, queue) -> dict | SdaError:
-    """Do the same in a separate process, and report progress to `queue`."""
+    """Train a job in a separate process, and report progress to `queue`."""
     torch.set_num_threads(threads)
     return _train(job, device, Relay(queue))

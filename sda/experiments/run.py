@@ -29,7 +29,8 @@ def run(
 ) -> dict | None:
     """Train a recipe into the folder `out`, or resume there, and return the result (see `sda.training.loop.train`).
 
-    Fails on missing files before creating the folder. Returns None if stopped at `stop_at`, and in all processes but the first.
+    Missing files raise an error before the folder is created. Returns None if stopped at `stop_at`, and in all processes except
+    the first.
     """
     boards.check_installed(recipe.board)
     with distributed.main_process_first():

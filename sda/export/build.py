@@ -41,7 +41,7 @@ def check_free(out: Path, formats: tuple[str, ...]) -> None:
     """Raise SdaError if a file to be written already exists."""
     taken = [name for name in file_names(formats) if (out / name).exists()]
     if taken:
-        raise SdaError(f"{out}: already contains {' and '.join(taken)}; replace with --overwrite, or choose another --out")
+        raise SdaError(f"{out}: already contains {' and '.join(taken)}; replace them with --overwrite, or choose another --out")
 
 
 def file_names(formats: tuple[str, ...]) -> list[str]:
@@ -97,7 +97,7 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
 
 
 def about(run: Run) -> dict:
-    """Return the metadata of model.safetensors, which `sda.load` needs; without the folders of absolute paths."""
+    """Return the metadata of model.safetensors, which `sda.load` needs; absolute paths lose their folders."""
     return {
         "sda": __version__,
         "checkpoint": run.which,
@@ -115,7 +115,7 @@ def about(run: Run) -> dict:
 def metadata(run: Run) -> dict:
     """Return the metadata of a file that can be run: plain values."""
     size = run.recipe.input_size
-    resize = "resize images so that their shorter side is that of size" if size else "images at their native size"
+    resize = "resize images so that their shorter side equals that of size" if size else "images at their native size"
     return {
         "sda": __version__,
         "input": f"image: uint8 RGB, (batch, 3, height, width), any batch, height and width from {SMALLEST}; {resize}",
@@ -153,7 +153,7 @@ def in_float32(run: Run) -> SegmentationNetwork:
 
 
 def with_plain_pooling(network: SegmentationNetwork) -> SegmentationNetwork:
-    """Replace Caffe's max pooling with ceil_mode, which torch.export does not support, by zero padding and plain max pooling.
+    """Replace Caffe's ceil_mode max pooling, which torch.export does not support, with zero padding and plain max pooling.
 
     The result is the same: the input of the pooling has passed a ReLU, so padded zeros never exceed a value of the image.
     """
@@ -168,7 +168,7 @@ def with_plain_pooling(network: SegmentationNetwork) -> SegmentationNetwork:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress warnings and logs of the exporters, and gradients."""
+    """Disable gradients, and suppress the exporters' warnings and logs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

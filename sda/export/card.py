@@ -204,7 +204,7 @@ def _input(run: Run, facts: dict) -> str:
         f"- Input: RGB images, at least {SMALLEST} pixels high and wide. Scored at {size} (height x width)"
         + (f": resize images so that their shorter side is {min(recipe.input_size)}" if recipe.input_size else "")
         + f"; trained on crops of {'x'.join(map(str, recipe.crop_size))}.",
-        f"- Preprocessing: {p['order']}, 0 to {p['maximum']:g}, minus {p['mean']}, divided by {p['std']}, by channel. "
+        f"- Preprocessing: {p['order']}, 0 to {p['maximum']:g}, minus {p['mean']}, divided by {p['std']}, per channel. "
         "sda applies it, and the exported models contain it: they take uint8 images.",
         "- Output: the class of each pixel and its probability, at the size of the input.",
     ]
@@ -235,7 +235,7 @@ def _use(checks: dict[str, str]) -> str:
     if "model.onnx" in checks:
         parts.append(f"Without sda or PyTorch (`pip install onnxruntime pillow numpy`):\n\n```python\n{ONNX_EXAMPLE}```")
     parts.append(
-        "`safetensors.torch.load_file` reads the tensors; `sda` in the metadata has recipe, classes and preprocessing as JSON."
+        "`safetensors.torch.load_file` reads the tensors; the metadata entry `sda` has recipe, classes and preprocessing as JSON."
     )
     if checks:
         rows = [(f"`{file}`", check) for file, check in checks.items()]

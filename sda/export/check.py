@@ -12,7 +12,7 @@ from sda.models.network import SegmentationNetwork
 from sda.protocol import Protocol
 from sda.scoring.inference import predict_logits
 
-CHECKED = ((1, 33, 47), (2, 65, 129))  # (count, height, width) of test images, besides one of the training size
+CHECKED = ((1, 33, 47), (2, 65, 129))  # (count, height, width) of test images, in addition to one of the training size
 TOLERANCE = 2e-3  # of probabilities: rounding changes them by less than 1e-3, a different interpolation by 1e-2 or more
 
 
@@ -23,7 +23,7 @@ class Agreement:
     Attributes:
         pictures: sizes of the test images, such as "2x65x129". equal: share of pixels with the same label, 0 to 1.
         confidence: largest difference in confidence.
-        probability: largest difference, under the network, between the probabilities of its label and the label of the model.
+        probability: largest difference between the network's probabilities of its own label and of the model's label.
     """
 
     pictures: list[str]

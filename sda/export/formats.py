@@ -76,7 +76,7 @@ def as_onnx(deployed: Deployed) -> "onnx.ModelProto":
         sides = value.type.tensor_type.shape.dim
         for side, name in (sides[0], "batch"), (sides[-2], "height"), (sides[-1], "width"):
             side.dim_param = name
-    model.graph.ClearField("value_info")  # shapes of intermediate values, under other names
+    model.graph.ClearField("value_info")  # shapes of intermediate values, which use other names
     for node in model.graph.node:
         node.ClearField("metadata_props")  # contains paths of this machine
     return model

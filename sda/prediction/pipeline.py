@@ -1,4 +1,4 @@
-"""Predict for many files: read, segment and write at the same time, in a bounded amount of memory."""
+"""Segment many files: read, predict and write at the same time, in bounded memory."""
 
 import contextlib
 import itertools
@@ -45,7 +45,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """Numbers of images, videos and frames of videos predicted, and the reasons why files were skipped."""
+    """Numbers of predicted images, videos and video frames, and the reasons why files were skipped."""
 
     images: int = 0
     videos: int = 0
@@ -210,4 +210,4 @@ def _predict_video(
             raise _cannot_write(next(iter(task.outputs.values())), error) from None
     if done < total:
         progress(done, done)
-    return done, f"{task.source}: it ends after {done} of {in_header} frames" if done < 0.9 * in_header else ""
+    return done, f"{task.source}: the video ends after {done} of {in_header} frames" if done < 0.9 * in_header else ""

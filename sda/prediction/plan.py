@@ -39,10 +39,10 @@ def is_video(path: Path) -> bool:
 
 
 def find(inputs: list[Path], excluded: list[Path]) -> tuple[dict[Path, Path], int]:
-    """Find all images and videos in `inputs`, which are files and folders; sorted.
+    """Find all images and videos in `inputs` (files and folders), sorted.
 
     Args:
-        excluded: files and folders to ignore inside the folders in `inputs`: earlier predictions.
+        excluded: files and folders to ignore inside the folders in `inputs`, such as earlier predictions.
 
     Returns:
         File → its path relative to the common parent folder of all inputs; and the number of files ignored because of `excluded`.
@@ -109,7 +109,7 @@ def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Task]
 
 
 def remaining(tasks: list[Task], resume: bool, overwrite: bool) -> list[Task]:
-    """Return what is left to do: with `resume`, the tasks without existing outputs; with `overwrite`, all tasks.
+    """Return the remaining tasks: with `resume`, those with missing outputs, reduced to the missing ones; with `overwrite`, all.
 
     Raises:
         SdaError: an output exists, and neither `resume` nor `overwrite` is set.
@@ -121,7 +121,7 @@ def remaining(tasks: list[Task], resume: bool, overwrite: bool) -> list[Task]:
         count = sum(len(task.outputs) for task in tasks)
         raise SdaError(
             f"{min(existing)} exists ({len(existing)} of {count} outputs do); add --resume to keep existing files and write "
-            "the others, add --overwrite to replace them, or choose another --out"
+            "the missing ones, add --overwrite to replace them, or choose another --out"
         )
     left = [replace(task, outputs={kind: file for kind, file in task.outputs.items() if file not in existing}) for task in tasks]
     return [task for task in left if task.outputs]

@@ -1,4 +1,4 @@
-"""Predict for images, folders and videos with a trained run, and write the predictions to a folder."""
+"""Segment images, folders and videos with a trained run, and write the predictions to a folder."""
 
 import time
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Summary:
     """What was predicted.
 
     Attributes:
-        run: the network. out: folder of the predictions. kinds: see `sda.prediction.plan.KINDS`. outcome: what was written now.
-        existing: number of inputs whose outputs existed. seconds: time taken.
+        run: the network. out: folder of the predictions. kinds: see `sda.prediction.plan.KINDS`. outcome: what this call
+            wrote. existing: number of inputs whose outputs existed. seconds: time taken.
     """
 
     run: Run
@@ -74,7 +74,7 @@ def predict_files(
     overwrite: bool,
     bars: Bars,
 ) -> Summary:
-    """Predict for all images and videos in `inputs`, and write the outputs below a folder.
+    """Segment all images and videos in `inputs`, and write the outputs below a folder.
 
     Args:
         run: see `sda.runs.trained.load`. inputs: images, videos, and folders of them. out: None: predictions/RUN.

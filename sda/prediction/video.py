@@ -14,9 +14,9 @@ from sda.pictures import resize_image
 from sda.system.atomic import written_whole
 
 SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
-TICKS = 10_000  # least time resolution of frames, per second
+TICKS = 10_000  # minimum number of time units per second
 
-Place = tuple[int, int]  # of a frame: its number, and its time in units of `_tick`
+Place = tuple[int, int]  # number of a frame, and its time in units of `_tick`
 Sink = Callable[[Place, Image.Image], None]
 
 
@@ -105,7 +105,7 @@ def written(path: Path, rate: Fraction) -> Iterator[Sink]:
 
 @contextlib.contextmanager
 def numbered(folder: Path) -> Iterator[Sink]:
-    """Write frames as 000000.png, 000001.png, …; the folder gets its name when it is complete."""
+    """Write frames as 000000.png, 000001.png, …; the folder gets its final name when it is complete."""
     temporary = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted run
     temporary.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One HTML page about a run, compared with other runs: a self-contained file, and its figures as PNG."""
+"""Build an HTML page about a run, compared with other runs: a self-contained file, and its figures as PNG."""
 
 import re
 import shlex
@@ -72,7 +72,7 @@ def write(runs: list[Path], out: Path | None, overwrite: bool, root: str, device
 
     Args:
         runs: run folders, or files in their evaluations/. out: output folder; None for reports/NAME. overwrite: replace an
-            existing report. root: folder of the scored dataset; "" for the one that the training used.
+            existing report. root: folder of the scored dataset; "" for the one used in training.
 
     Returns:
         The path of the page.
@@ -110,7 +110,7 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / "report.html").is_file():
-        raise SdaError(f"--out {folder}: it exists and holds no report, so it is not overwritten; choose another --out")
+        raise SdaError(f"--out {folder}: it exists and contains no report, so it is not overwritten; choose another --out")
     if not overwrite:
         raise SdaError(f"--out {folder}: a report exists there; replace it with --overwrite, or choose another --out")
 

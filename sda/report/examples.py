@@ -19,8 +19,8 @@ from sda.runs.trained import Run
 from sda.scoring.inference import predict_logits
 from sda.system.progress import Bars
 
-SHOWN = 4  # best images at most, and as many worst ones
-MAX_WIDTH = 512  # px of a picture
+SHOWN = 4  # maximum number of best images, and of worst images
+MAX_WIDTH = 512  # of a picture, in px
 TITLES = ("image", "ground truth", "prediction", "overlay", "errors")
 ERROR = (235, 60, 45)  # red
 DARKEN = 0.4  # factor for the image where the prediction is correct
@@ -49,7 +49,7 @@ class Example:
 
 
 def ranked(image_miou: dict[str, float | None]) -> tuple[list[str], list[str]]:
-    """Return the images with the highest mIoU, the best first, and those with the lowest, the worst first; none is in both.
+    """Return the images with the highest mIoU, the best first, and those with the lowest, the worst first; no image is in both.
 
     Args:
         image_miou: image → mIoU of this image alone; None (no labelled pixel) is ignored.
@@ -64,7 +64,7 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
     """Predict the best and the worst images of a score, and draw them.
 
     Args:
-        root: folder of the scored dataset; "" for the one that the training used.
+        root: folder of the scored dataset; "" for the one used in training.
 
     Raises:
         SdaError: the checkpoint, the dataset or one of its files cannot be read.

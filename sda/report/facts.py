@@ -13,8 +13,8 @@ from sda.recipe import IDLE, Recipe
 from sda.runs import compare
 from sda.scoring.criteria import CRITERIA, MIOU, Criterion, selection
 
-MAX_CONFUSIONS = 8  # in the list of the most frequent ones
-MAX_NOTES = 20  # on the data
+MAX_CONFUSIONS = 8  # length of the list of the most frequent confusions
+MAX_NOTES = 20  # maximum number of notes on the data
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Subject:
 
     @property
     def own(self) -> bool:
-        """Whether this is the score of the training itself; otherwise it comes from a later `sda eval`."""
+        """Whether this is the score at the end of training; otherwise it comes from a later `sda eval`."""
         return "selection" in self.values
 
 
@@ -123,7 +123,7 @@ def _value(value: object) -> str:
 
 
 def notes_on_data(subject: Subject) -> list[str]:
-    """Return the notes that the training made on its data, and the files that it or the evaluation skipped."""
+    """Return the notes on the training data, and the files that training or evaluation skipped."""
     notes = [*subject.environment.get("notes", []), *subject.values["skipped"]]
     return notes if len(notes) <= MAX_NOTES else [*notes[:MAX_NOTES], f"… and {len(notes) - MAX_NOTES} more"]
 
@@ -253,8 +253,8 @@ def series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
 def loss_names(log: list[dict]) -> list[str]:
     """Return the names of a method's losses in the order in which they first occur.
 
-    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods are free to
-    name their losses and diagnostics.
+    A record of a training step has the losses first, then `loss`, their sum, and then the diagnostics. So methods may
+    choose any names for their losses and diagnostics.
     """
     names: dict[str, None] = {}
     for record in log:

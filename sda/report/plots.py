@@ -100,7 +100,7 @@ def plot(name: str, title: str, size: tuple[float, float], paint: Callable[[Figu
 
 
 def _inline(svg: str) -> str:
-    """Return an SVG file as an element of a page, whose size, fonts and colours the page decides."""
+    """Return an SVG file as an element of a page, which sets its size, fonts and colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
@@ -222,7 +222,7 @@ def _number(value: float, form: str) -> str:
     """Format a number in a heat map; "" if it rounds to 0 percent."""
     if form == "percent":
         return f"{100 * value:.0f}" if value >= 0.005 else ""
-    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("-", "−")  # + 0.0: no −.00
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".").replace("-", "−")  # + 0.0 avoids −.00
 
 
 def reliability(name: str, title: str, bins: list[dict]) -> Plot:

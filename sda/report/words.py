@@ -97,7 +97,7 @@ def of_comparison(subject: Subject, title: str, other: Subject) -> str:
 
 
 def of_training(subject: Subject) -> str:
-    """Say how long the training took, and what was special about it."""
+    """Say how long the training took, where it was resumed, and which steps were skipped."""
     words = [f"{subject.recipe.steps:,} steps"]
     if subject.own:
         words[0] += f" in {duration(subject.values['seconds'])} on {subject.environment.get('device', 'an unknown device')}"

@@ -25,7 +25,7 @@ class Score:
     """One score of a run.
 
     Attributes:
-        title: how tables call it. folder: of the run.
+        title: its name in tables. folder: the run folder.
         values: the fields of `sda.scoring.evaluate.evaluate`. recipe: the recipe of the run.
     """
 

@@ -14,7 +14,7 @@ from sda.system.progress import Bars
 
 
 def evaluate_run(run: Run, protocol: Protocol, dataset: str, root: str, split: str, skip: bool, bars: Bars) -> dict:
-    """Evaluate a run on one dataset, in the classes of the run.
+    """Evaluate a run on one dataset, with the run's classes.
 
     Args:
         root: folder of the dataset; "" for the one used in training, or the default of the descriptor.

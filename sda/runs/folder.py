@@ -43,7 +43,7 @@ def first_free(base: Path, name: str) -> Path:
 def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
     """Write recipe.toml, classes.toml, splits/ and environment.json.
 
-    An interrupted run without a checkpoint that is in this folder is renamed first.
+    If the folder contains an interrupted run without a checkpoint, it is renamed first.
 
     Returns:
         The new folder of that interrupted run, or None.

@@ -20,7 +20,7 @@ class RunStatus:
         state: finished, training (files changed recently), interrupted, or damaged (its recipe cannot be read).
         step, steps: steps done, and steps in the recipe.
         miou: in percent, of the final evaluation or else the latest one; None before the first.
-        protocol: name of the protocol of the final score. seconds: duration of the training.
+        protocol: name of the protocol of the final score. seconds: time spent on training.
         age: seconds since its files last changed.
     """
 

@@ -28,7 +28,7 @@ from sda.system.console import Count, ignore_count
 from sda.system.devices import pick_device
 
 LARGE = 2.0  # images with more than this many times the pixels of the training images are processed in windows
-VALUES = 2**29  # maximum number of logits per image (2 GiB); predictions of larger images are computed smaller and enlarged
+VALUES = 2**29  # maximum number of logits per image (2 GiB); larger images are predicted at a smaller size and enlarged
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Run:
 
         Args:
             dataset: a name or a TOML path; "" for the run's target.
-            root: folder of the dataset; "" for the folder that the training used, or else the dataset's default.
+            root: folder of the dataset; "" for the one used in training, or else the dataset's default.
         """
         dataset = _as_in_recipes(dataset or self.recipe.target)
         val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
@@ -101,7 +101,7 @@ class Run:
         return all_images(self.table_name, self.table, self.protocol().input, dataset, place, split, progress)
 
     def _root_of(self, dataset: str) -> str:
-        """Return the folder that the training used for a dataset; "" if it did not use the dataset."""
+        """Return the folder of a dataset that was used in training; "" for other datasets."""
         r = self.recipe
         return {r.source: r.source_root, r.target: r.target_root}.get(dataset, "")
 
@@ -222,7 +222,7 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
         checkpoint, state = path.stem, checkpoints.load(path)
     missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
     if missing:
-        raise SdaError(f"{path}: not a checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+        raise SdaError(f"{path}: not a checkpoint of a run: missing {', '.join(sorted(missing))}")
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
@@ -246,7 +246,7 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
 
 
 def _file(folder: Path, checkpoint: str) -> Path:
-    """Return the file of a run's network. Raises SdaError if there is no such folder."""
+    """Return the file that contains a run's network. Raise SdaError if there is no such folder."""
     if folder.is_file() and folder.suffix in (".pt", ".safetensors"):
         return folder
     if not folder.is_dir():

@@ -39,7 +39,7 @@ def selection(log: Path) -> dict[str, dict]:
     """Return which step each criterion would have chosen, from the evaluations in a metrics.jsonl.
 
     Returns:
-        criterion → `step`, its `miou`, and `behind`, its difference to the best mIoU (percentage points). Besides the criteria,
+        criterion → `step`, its `miou`, and `behind`, how far that is below the best mIoU (percentage points). In addition,
         `last` is the last step and `oracle` the step with the best mIoU on the validation labels. Criteria that were not
         measured in every evaluation are skipped.
     """

@@ -72,7 +72,7 @@ def evaluate(
     mean_p = torch.zeros(classes, device=device)
     mean_h, agreeing = torch.zeros((), device=device), torch.zeros((), device=device)
     edges = torch.zeros(3, classes, dtype=torch.int64, device=device)
-    sureness = torch.zeros(3, metrics.BINS, dtype=torch.float64, device=device)
+    bins = torch.zeros(3, metrics.BINS, dtype=torch.float64, device=device)
     matrices: dict[int, Tensor] = {}
     skipped = []
     mine = range(distributed.rank(), len(dataset), distributed.world_size())
@@ -96,16 +96,15 @@ def evaluate(
                 matrices[index] = metrics.confusion_matrix(predicted, label, classes)
                 edges += metrics.boundary_counts(predicted, label, classes)
                 counted = label < classes
-                sureness += metrics.calibration_counts(p.amax(dim=0)[counted], (predicted == label)[counted])
+                bins += metrics.calibration_counts(p.amax(dim=0)[counted], (predicted == label)[counted])
         progress(min(distributed.world_size() * (len(matrices) + len(skipped)), len(dataset)), len(dataset))
     for each, training in zip(networks, were_training, strict=True):
         each.train(training)
     skipped = distributed.all_gather_objects(skipped)
     matrices = {index: matrix.cpu() for index, matrix in matrices.items()}
     matrices = dict(sorted(pair for part in distributed.all_gather_objects([matrices]) for pair in part.items()))
-    mean_p, mean_h, agreeing, edges, sureness = (
-        distributed.all_reduce_sum(x) for x in (mean_p, mean_h, agreeing, edges, sureness)
-    )
+    sums = (mean_p, mean_h, agreeing, edges, bins)
+    mean_p, mean_h, agreeing, edges, bins = (distributed.all_reduce_sum(x) for x in sums)
     if not matrices:
         raise SdaError(f"no image could be evaluated; first error: {skipped[0]}")
     each_image = torch.stack(list(matrices.values()))
@@ -131,7 +130,7 @@ def evaluate(
         "interval": metrics.bootstrap(each_image.numpy()),
         "boundary_miou": mean_of_present(along_edges.values()),
         "boundary_iou": along_edges,
-        **metrics.calibration(sureness),
+        **metrics.calibration(bins),
         "entropy": entropy,
         "infomax": marginal - entropy,
         **({} if teacher is None else {"agreement": agreeing.item() / len(matrices)}),

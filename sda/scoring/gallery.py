@@ -1,4 +1,4 @@
-"""Tables of pictures: a dataset's images with truth and predictions."""
+"""Tables of pictures: a dataset's images with the ground truth and predictions."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def truth_and_predictions(
     table: ClassTable,
     device: torch.device,
 ) -> Image.Image:
-    """Draw a table of labelled images: image, truth, and the prediction of each network (title → network)."""
+    """Draw a table of labelled images: image, ground truth, and the prediction of each network (title → network)."""
     colors, rows = list(table.colors.values()), []
     for index in indices:
         sample = dataset[index]
@@ -35,7 +35,7 @@ def truth_and_predictions(
         rows.append(row)
     size = rows[0][0].shape[:2]
     rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
-    return picture_table(rows, ["image", "truth", *networks], table.colors)
+    return picture_table(rows, ["image", "ground truth", *networks], table.colors)
 
 
 def pseudo_labels(

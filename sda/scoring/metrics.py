@@ -76,7 +76,7 @@ BOUNDARY = 0.02  # d, as a share of the image's diagonal
 
 
 def boundary(label: Tensor) -> Tensor:
-    """Return which pixels of a label map (H, W) are on a boundary: (H, W) bool. Distances are Chebyshev, as in their code."""
+    """Return which pixels of a label map (H, W) are on a boundary: (H, W) bool. Chebyshev distances, as in the authors' code."""
     height, width = label.shape
     d = max(1, round(BOUNDARY * math.hypot(height, width)))
     maps = torch.stack([label, -label.long()]).float()[:, None]

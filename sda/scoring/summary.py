@@ -1,4 +1,4 @@
-"""The metrics that tables and reports show beside mIoU. Without PyTorch.
+"""The metrics that tables and reports show in addition to mIoU. Does not import PyTorch.
 
 A new metric is computed in `sda.scoring.metrics`, returned by `sda.scoring.evaluate.evaluate`, and listed here.
 """
@@ -11,7 +11,7 @@ class Metric(NamedTuple):
 
     Attributes:
         key: its name in the score. title: on tables. remark: what it measures, in a few words.
-        subset: it is a mean over some classes, and missing where a class table lacks these.
+        subset: whether it is a mean over some classes, which is missing if a class table lacks these.
     """
 
     key: str

@@ -1,9 +1,9 @@
-"""How long work reports its progress: to a function that counts, or to a console (`sda.system.progress.Bars` on a terminal)."""
+"""Interfaces for reporting progress: counting functions, and a console (`sda.system.progress.Bars` on a terminal)."""
 
 from collections.abc import Callable
 
-Count = Callable[[str, int, int], None]  # what is counted, how many are done, how many there are
-Progress = Callable[[int, int], None]  # how many are done, how many there are
+Count = Callable[[str, int, int], None]  # name of the task, number done, total
+Progress = Callable[[int, int], None]  # number done, total
 
 
 def ignore_count(*_: object) -> None:
@@ -17,4 +17,4 @@ class Console:
         """Show a line of text."""
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` of the work `what` is done."""
+        """Show that `done` of `total` steps of the task `what` are done."""

@@ -62,7 +62,7 @@ class Bars(Console):
 
     @contextlib.contextmanager
     def saying_logs(self) -> Iterator[None]:
-        """Print what sda logs, within the context."""
+        """Print the log messages of sda within the context."""
         logger, handler = logging.getLogger("sda"), _Handler(self)
         level = logger.level
         logger.addHandler(handler)
@@ -105,7 +105,7 @@ class Relay(Bars):
 
 
 def play(queue: Queue, bars: Bars, seconds: float) -> None:
-    """Show on `bars` what a Relay has put on the queue; wait up to `seconds` for the first item."""
+    """Show on `bars` what a Relay put on the queue; wait up to `seconds` for the first item."""
     with contextlib.suppress(Empty):
         kind, arguments = queue.get(timeout=seconds)
         while True:

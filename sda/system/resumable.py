@@ -2,7 +2,7 @@
 
 Until OUT is complete, everything is in the folder OUT.parts:
 
-    settings.json   the settings that decide what OUT will contain
+    settings.json   the settings that determine the contents of OUT
     lock            held by the process that writes
     *.npz           shards: finished work, from which the same command resumes
     whole.partial   the HDF5 file that gets the name OUT in the end
@@ -42,11 +42,11 @@ def write_resumable(
 ) -> list[str]:
     """Write the file `out`, or resume from the shards that an interrupted call with the same settings left in OUT.parts.
 
-    If `out` exists and `existing` accepts it, it stays as it is. OUT.parts is removed once `out` is complete.
+    If `out` exists and `existing` accepts it, it is kept. OUT.parts is removed once `out` is complete.
 
     Args:
-        settings: all that decides the content of `out`, as JSON values.
-        existing: validates the `out` that exists and returns what `write` returned for it; raises SdaError to refuse it.
+        settings: everything that determines the contents of `out`, as JSON values.
+        existing: validates the `out` that exists and returns what `write` returned for it; raises SdaError to reject it.
         write: gets the folder OUT.parts; writes shards there with `new_shard`, then `out` with `new_hdf5`; returns the reasons
             why files were skipped.
         wording: see `difference`.
@@ -55,7 +55,7 @@ def write_resumable(
         What `write` or `existing` returned.
 
     Raises:
-        SdaError: `existing` refused `out`; OUT.parts has other settings; another process is writing `out`; `out` cannot be
+        SdaError: `existing` rejected `out`; OUT.parts has other settings; another process is writing `out`; `out` cannot be
             written, for example because the disk is full.
     """
     parts = out.with_name(f"{out.name}.parts")
@@ -71,14 +71,14 @@ def write_resumable(
     except OSError as error:
         reason = (error.strerror or first_line(error)).splitlines()[0]
         raise SdaError(
-            f"{out}: cannot be written ({reason}); make room or fix the cause, then run the same command again: "
+            f"{out}: cannot be written ({reason}); free disk space or fix the cause, then run the same command again: "
             f"it resumes from {parts}"
         ) from None
     try:
         skipped = existing()
     except SdaError as error:
         reason = str(error).removeprefix(f"{out}: ").partition("; ")[0]  # without its advice, which does not fit here
-        raise SdaError(f"{out}: exists already ({reason}) and is not overwritten; remove it or choose another --out") from None
+        raise SdaError(f"{out}: already exists ({reason}) and is not overwritten; remove it or choose another --out") from None
     if _read_settings(parts) in (None, settings):  # a kill interrupted the removal of the parts
         _remove(parts)
     return skipped
@@ -88,7 +88,7 @@ def difference(found: dict, wanted: dict, wording: Mapping[str, str] | None = No
     """Describe the first of the `wanted` settings that has another value in `found`; "" if there is none.
 
     Args:
-        wording: setting → description, for settings whose values say nothing to the user.
+        wording: setting → description, for settings whose values mean nothing to the user.
     """
     for key, value in wanted.items():
         if found.get(key) != value:
@@ -129,7 +129,7 @@ def read_shard(path: Path, *names: str) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in [f"{name}.npy" for name in names] or archive.namelist():
-                content = io.BytesIO(archive.read(name))  # compares the checksum before NumPy parses anything
+                content = io.BytesIO(archive.read(name))  # verifies the checksum before NumPy parses anything
                 yield name.removesuffix(".npy"), np.lib.format.read_array(content, allow_pickle=False)
     except _DAMAGE as error:
         path.unlink()
@@ -193,7 +193,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def _locked(parts: Path, out: Path) -> Iterator[None]:
-    """Let only one process in. The lock ends with its process, however that ends, and its child processes do not inherit it."""
+    """Admit only one process. The lock ends with its process, even if that is killed, and child processes do not inherit it."""
     with (parts / _LOCK).open("w") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,7 +213,7 @@ def _read_settings(parts: Path) -> dict | None:
 
 
 def _claim(parts: Path, settings: dict, wording: Mapping[str, str] | None) -> None:
-    """Write settings.json, or compare it. Shards without settings, which a power cut may leave, are removed."""
+    """Write settings.json, or compare it. Remove shards without settings, which a power cut may leave."""
     found = _read_settings(parts)
     if found is None:
         for path in parts.glob(_SHARDS):

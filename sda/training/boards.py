@@ -109,7 +109,7 @@ def open_board(kind: str, folder: Path, name: str, recipe: dict, step: int) -> B
 
     Args:
         kind: a key of BOARDS. folder: the run folder, where the board writes its files. name: name of the run.
-        recipe: shown with the run. step: step at which the training starts or resumes.
+        recipe: shown with the run. step: step at which training starts or resumes.
 
     Raises:
         SdaError: the board cannot be opened.

@@ -1,4 +1,4 @@
-"""Estimate the device memory that a training needs, and suggest how to reduce it."""
+"""Estimate the device memory that training needs, and suggest how to reduce it."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from sda.recipe import Recipe
 
 MEAN_OF = 10  # logged steps in a running mean
 RISEN = 2.0  # a loss diverges if its mean is this many times its lowest mean, and above its first mean
-LONGEST_WAIT = 5000  # steps from bank_start to the check of the bank, or a quarter of the training if that is less
+LONGEST_WAIT = 5000  # steps from bank_start to the check of the bank, or a quarter of all steps if that is less
 COLLAPSED = 0.98  # share of pixels that a collapsed teacher assigns to one class
 
 

@@ -41,7 +41,7 @@ def train(
     """Train to the end and write metrics and checkpoints into `out`.
 
     The randomness of a step depends only on (seed, step), and that of the streams only on (seed, stream, position). On the same
-    machine, a resumed training is therefore bit-identical to one that was never interrupted.
+    machine, a resumed run is therefore bit-identical to one that was never interrupted.
 
     Args:
         name: name of the run on the console and on boards.
@@ -49,7 +49,7 @@ def train(
 
     Returns:
         The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation), `skipped_steps`,
-        `best` and `selection`; None if `stop_at` ended the training.
+        `best` and `selection`; None if it stopped at `stop_at`.
 
     Raises:
         Interrupted: SIGTERM or SIGINT was received; the checkpoint has been written.

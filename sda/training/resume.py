@@ -70,7 +70,7 @@ def find(wanted: str, folder: Path) -> Resumed | None:
         None if `wanted` is "auto" and the folder has no checkpoint.
 
     Raises:
-        SdaError: the file is unreadable or has no training state; with "auto", this is true of all checkpoints in the folder.
+        SdaError: the file is unreadable or has no training state; with "auto", only if this holds for every checkpoint.
     """
     if wanted != "auto":
         return _read(Path(wanted))
@@ -82,7 +82,7 @@ def find(wanted: str, folder: Path) -> Resumed | None:
             except SdaError as fault:
                 faults.append(str(fault))
     if faults:
-        raise SdaError(f"no usable checkpoint to resume from: {'; '.join(faults)}")
+        raise SdaError(f"no usable checkpoint to resume from: {'; '.join(faults)}; start again in another --out")
     return None
 
 
@@ -90,12 +90,12 @@ def _read(path: Path) -> Resumed:
     state = checkpoint.load(path)
     missing = NEEDED - state.keys()
     if missing:
-        raise SdaError(f"{path}: cannot be resumed from: the checkpoint lacks {', '.join(sorted(missing))}")
+        raise SdaError(f"{path}: cannot resume from this checkpoint: missing {', '.join(sorted(missing))}")
     return Resumed(path, state)
 
 
 def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
-    """Check that a checkpoint belongs to the training of this recipe and data.
+    """Check that a checkpoint belongs to a run with this recipe and data.
 
     Raises:
         SdaError: the recipe differs in a field that is not in FREE, or a stream has other images.
@@ -113,7 +113,7 @@ def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
         if then != now:
             other = next(iter(sorted({*then} ^ {*now})), "their order")
             raise SdaError(
-                f"{resumed.path}: was trained on other {stream} images ({len(then)} then, {len(now)} now; {other}); "
+                f"{resumed.path}: was trained on different {stream} images ({len(then)} then, {len(now)} now; {other}); "
                 "restore them, or start again in another --out"
             )
 
@@ -121,7 +121,7 @@ def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
 def take_log(resumed: Resumed, folder: Path) -> None:
     """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
-    Later lines are dropped, because the resumed training writes them again.
+    Later lines are dropped, because the resumed run writes them again.
     """
     path, step, kept = resumed.path.with_name("metrics.jsonl"), resumed.step, []
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The parts of a training, built from its recipe and restored from a checkpoint."""
+"""The parts of a training run, built from its recipe and, to resume, restored from a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from sda.training.resume import Resumed
 
 @dataclass
 class Training:
-    """The state of a training.
+    """The state of a training run.
 
     Attributes:
         streams: the open streams, by name.

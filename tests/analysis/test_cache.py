@@ -197,7 +197,7 @@ def test_a_cache_of_files_that_have_changed(sda, run, tmp_path, monkeypatch, cha
     status, shown = sda(*command, "--device", "cpu")
     assert status == 2 and words in shown.err
     assert (
-        "exists already (made with other settings" if finished else "f.h5.parts: was started with other settings"
+        "already exists (made with other settings" if finished else "f.h5.parts: was started with other settings"
     ) in shown.err
 
 
@@ -245,7 +245,7 @@ def test_files_emptied_by_a_power_cut(sda, run, made, tmp_path, monkeypatch, nam
 def test_another_file_is_not_overwritten(sda, run, tmp_path):
     (tmp_path / "f.h5").write_text("mine")
     status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
-    assert status == 2 and re.search(r"f\.h5: exists already \(cannot be read \(.*\)\) and is not overwritten", shown.err)
+    assert status == 2 and re.search(r"f\.h5: already exists \(cannot be read \(.*\)\) and is not overwritten", shown.err)
     assert (tmp_path / "f.h5").read_text() == "mine"
 
 
@@ -285,12 +285,12 @@ def test_a_damaged_cache_is_detected(made, tmp_path):
     data = bytearray(made.read_bytes())
     data[data.rindex(b"pictures/train") + 3] ^= 0x01
     file.write_bytes(data)
-    with pytest.raises(SdaError, match="damaged: the checksum of its texts is wrong"):
+    with pytest.raises(SdaError, match="damaged: the checksum of its text is wrong"):
         FeatureCache(file)
     data = bytearray(made.read_bytes())
     data[data.rindex(b'"building": [') + 3] ^= 0x01  # in the attribute about
     file.write_bytes(data)
-    with pytest.raises(SdaError, match="damaged: the checksum of its texts is wrong"):
+    with pytest.raises(SdaError, match="damaged: the checksum of its text is wrong"):
         FeatureCache(file)
     with pytest.raises(SdaError, match="no such file"):
         FeatureCache(tmp_path / "nothing.h5")
@@ -351,7 +351,9 @@ def test_hdf5_does_not_write_to_a_full_disk(sda, run, made, tmp_path, monkeypatc
     with full_disk(monkeypatch):
         status, shown = sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")
     assert status == 2 and not out.exists()
-    assert re.search(rf"{out}: cannot be written \(No space left on device: \d+ MB needed, 0 MB free\); make room", shown.err)
+    assert re.search(
+        rf"{out}: cannot be written \(No space left on device: \d+ MB needed, 0 MB free\); free disk space", shown.err
+    )
     assert len(list(out.with_name("f.h5.parts").glob("*.npz"))) == 1
     assert sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")[0] == 0
     assert np.array_equal(contents(out)["features"], contents(made)["features"])

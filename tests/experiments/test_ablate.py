@@ -186,7 +186,7 @@ def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, 
         (["--over", "seed=1,2"], "seed cannot be changed in a row"),
         (["--row", "seed=1"], "seed cannot be changed in a row"),
         (["--set", "seed=1"], "set seeds with --seeds, not --set"),
-        (["--over", "split_seed=1,2", "--vary-split"], "with --vary-split, also do not set split_seed"),
+        (["--over", "split_seed=1,2", "--vary-split"], "with --vary-split, do not set split_seed either"),
         (["--over", "views=1", "--over", "views=2"], "a field is given twice"),
     ],
 )

@@ -290,7 +290,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     (out / "README.md").write_text("mine")
     before = tiny.files(out)
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out)
-    assert status == 2 and "already contains model.safetensors and README.md; replace with --overwrite" in shown.err
+    assert status == 2 and "already contains model.safetensors and README.md; replace them with --overwrite" in shown.err
     assert tiny.files(out) == before
     status, shown = sda("export", "runs/mine", "--as", "safetensors", "--out", out, "--overwrite", "--network", "teacher")
     assert status == 0 and (out / "README.md").read_text() != "mine"

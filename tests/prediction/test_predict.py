@@ -245,7 +245,7 @@ def test_nothing_to_read(sda, run, photos, tmp_path):
         (["--size", "8x64"], "of at least 32"),
         (["--scales", "a"], "--scales a: expected numbers"),
         (["--resume", "--overwrite"], "use only one of them"),
-        (["--network", "teacher"], "there is no teacher in it"),
+        (["--network", "teacher"], "the checkpoint has no teacher"),
     ],
 )
 def test_mistyped(sda, run, photos, tmp_path, flags, says):
@@ -495,7 +495,7 @@ def test_videos_that_cannot_be_read(sda, run, photos, tmp_path):
     status, shown = sda("predict", run, photos, *flags)
     assert status == 1 and "5 images, 2 videos" in shown.out and "2 skipped" in shown.out
     assert f"skipped: {photos / 'cut.mp4'}: cannot read this video (Invalid data" in shown.err
-    assert f"skipped: {photos / 'short.avi'}: it ends after " in shown.err and " of 20 frames" in shown.err
+    assert f"skipped: {photos / 'short.avi'}: the video ends after " in shown.err and " of 20 frames" in shown.err
     assert {path.name for path in out.rglob("*") if path.suffix in (".mp4", ".avi", ".partial")} == {
         "good.mp4",  # a video, and the folder of its frames
         "short.mp4",

@@ -261,7 +261,7 @@ def test_nothing_is_overwritten_by_default(runs, report, sda, tmp_path, monkeypa
     status, said = sda("report", runs / JOINT)
     assert status == 2 and "a report exists there; replace it with --overwrite" in said.err and tiny.files(tmp_path) == before
     status, said = sda("report", runs / "bank", "--out", runs / JOINT, "--overwrite")
-    assert status == 2 and "holds no report, so it is not overwritten" in said.err and tiny.files(tmp_path) == before
+    assert status == 2 and "contains no report, so it is not overwritten" in said.err and tiny.files(tmp_path) == before
 
 
 def test_scores_that_are_not_comparable(runs, sda, tmp_path):

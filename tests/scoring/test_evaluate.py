@@ -158,7 +158,7 @@ def test_eval_with_a_protocol_is_saved_in_the_run(sda, mine):
     [found] = json.loads(shown.out)
     name = "slide32x48-48x64-native-scales0.5,1-flip"
     assert found["protocol"]["name"] == name and found["network"] == "teacher"
-    assert f"{name}: 4 passes per image, 2.5 times the pixels of one" in shown.err
+    assert f"{name}: 4 passes per image, 2.5 times the pixels of one pass at scale 1" in shown.err
     [kept] = (mine / "evaluations").iterdir()
     assert kept.name == f"field-val-{name}-teacher.json" and read(kept) == found
 

@@ -100,7 +100,7 @@ def test_a_refused_file(out):
     out.write_text("theirs")
     with pytest.raises(SdaError) as caught:
         make(out, accept=refuse)
-    assert str(caught.value) == f"{out}: exists already (not ours) and is not overwritten; remove it or choose another --out"
+    assert str(caught.value) == f"{out}: already exists (not ours) and is not overwritten; remove it or choose another --out"
     assert out.read_text() == "theirs"
 
 
@@ -200,7 +200,7 @@ def test_one_line_for_a_full_disk(out, parts, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SdaError) as caught:
         patch.setattr(os, "fsync", full)
         make(out)
-    words = "make room or fix the cause, then run the same command again: it resumes from"
+    words = "free disk space or fix the cause, then run the same command again: it resumes from"
     assert str(caught.value) == f"{out}: cannot be written (No space left on device); {words} {parts}"
     assert make(out) == ["made 2"]
 

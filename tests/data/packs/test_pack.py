@@ -325,7 +325,7 @@ def test_interrupted_while_it_is_written(original, out, finished, reads):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sda.data import make_pack
+from sda.data.packs import make as make_pack
 from sda.data.descriptor import Descriptor
 
 def progress(what, done, total):
@@ -406,7 +406,7 @@ def test_other_settings_are_refused(original, out, finished, options, named):
     assert files(out.parent) == before
     shutil.copy(finished, out)
     with pytest.raises(
-        SdaError, match=rf"out\.h5: exists already \({named}\) and is not overwritten; remove it or choose another --out"
+        SdaError, match=rf"out\.h5: already exists \({named}\) and is not overwritten; remove it or choose another --out"
     ):
         make(out, original, **options)
     assert out.read_bytes() == finished.read_bytes()
@@ -421,7 +421,8 @@ def test_full_disk(original, out, finished, reads, monkeypatch, place):
         if place == "join":
             patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
         with pytest.raises(
-            SdaError, match=r"out\.h5: cannot be written \(No space left on device.*\); make room .*it resumes from .*\.parts$"
+            SdaError,
+            match=r"out\.h5: cannot be written \(No space left on device.*\); free disk space .*it resumes from .*\.parts$",
         ):
             make(out, original, progress=full_after(patch, 5, full) if place == "shard" else lambda *step: None)
     assert not out.exists()
@@ -482,7 +483,7 @@ def test_nothing_is_overwritten(original, out, there, named):
     else:
         out.write_bytes(there)
     before = files(out.parent)
-    with pytest.raises(SdaError, match=rf"out\.h5: exists already \({named}.*\) and is not overwritten; remove it or choose"):
+    with pytest.raises(SdaError, match=rf"out\.h5: already exists \({named}.*\) and is not overwritten; remove it or choose"):
         make(out, original)
     assert files(out.parent) == before
 
@@ -491,7 +492,7 @@ def test_a_stale_pack_is_not_overwritten(root, out):
     make(out, root)
     before = out.read_bytes()
     draw(root, "train", "new.png", 9)
-    with pytest.raises(SdaError, match=r"out\.h5: exists already \(.*new\.png was added since this pack was made"):
+    with pytest.raises(SdaError, match=r"out\.h5: already exists \(.*new\.png was added since this pack was made"):
         make(out, root)
     assert out.read_bytes() == before
 
@@ -528,7 +529,7 @@ def test_skipped_files_are_named(root, out):
     assert np.array_equal(pack.label("val", 1), labelled[2].label.numpy())
     check_fresh(pack, DESCRIPTOR)
     assert make(out, root, skip=True) == faults
-    with pytest.raises(SdaError, match=r"out\.h5: exists already \(it lacks 2 unusable images, the first: .*train/0\.png"):
+    with pytest.raises(SdaError, match=r"out\.h5: already exists \(it lacks 2 unusable images, the first: .*train/0\.png"):
         make(out, root)
     draw(root, "train", "0.png", 0)
     with pytest.raises(SdaError, match=r"out\.h5: .*train/0\.png has changed"):
