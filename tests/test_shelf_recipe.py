@@ -1,4 +1,4 @@
-"""The shelves, strict TOML, recipes and their flags; and which module may import which."""
+"""The shelves, strict TOML, recipes and their flags."""
 
 import re
 import tomllib
@@ -92,7 +92,7 @@ def test_find_by_name_and_by_path(tmp_path):
         ("", "is not in recipes"),
     ],
 )
-def test_find_says_what_is_there(name, says):
+def test_find_suggests_known_names(name, says):
     with pytest.raises(SdaError, match=says):
         shelf.find("recipes", name)
 
@@ -172,14 +172,20 @@ def test_values_out_of_range_are_refused(key, value, says):
         ({"method": "dacs", "unlabelled": "target"}, "method dacs pastes source classes"),
         (
             {"method": "dacs", "unlabelled": "target", "source": "camvid", "alternate": True},
-            "name a source, and do not set alternate",
+            "set a source, and alternate = false",
         ),
-        ({**UNLABELLED, "attention_features": False}, "which attention_features = false leaves untrained"),
-        ({**UNLABELLED, "bank_streams": "source"}, "bank_streams = source: there is no such labelled stream"),
-        ({**UNLABELLED, "source": "camvid", "labels": 0, "bank_streams": "target"}, "bank_streams = target: there is no such"),
-        ({"weights": "imagenet", "weights_format": "caffe"}, "weights_format is for local files"),
-        ({"alternate": True}, "alternate = true needs source and target labels"),
-        ({"labels": 0}, "no labels at all"),
+        ({**UNLABELLED, "attention_features": False}, "which is not trained with attention_features = false"),
+        ({**UNLABELLED, "bank_streams": "source"}, "bank_streams = source: the recipe has no such labelled stream"),
+        (
+            {**UNLABELLED, "source": "camvid", "labels": 0, "bank_streams": "target"},
+            "bank_streams = target: the recipe has no such labelled stream",
+        ),
+        (
+            {"weights": "imagenet", "weights_format": "caffe"},
+            "weights_format is only for weights files, not for weights = imagenet",
+        ),
+        ({"alternate": True}, "alternate = true needs both source images and labelled target images"),
+        ({"labels": 0}, "no labelled images: set source, or labels > 0"),
         ({"unlabelled": "target"}, "supervised cannot use unlabelled"),
         ({"method": "class_bank"}, "needs unlabelled images"),
         ({"labels": "all", "source": "camvid", **UNLABELLED}, "leaves no unlabelled"),
@@ -191,12 +197,12 @@ def test_impossible_combinations_are_refused(changes, says):
     assert re.search(says, refused(**changes))
 
 
-def test_several_faults_are_told_at_once():
+def test_several_errors_are_reported_at_once():
     message = refused(stepz=1, steps=1.5)
     assert "stepz" in message and "steps = 1.5" in message
 
 
-def test_fault_of_labels_reads_like_the_others():
+def test_error_about_labels_reads_like_the_others():
     assert "constrained-int" not in refused(labels=1.5)
 
 
@@ -224,7 +230,7 @@ def test_flag_over_recipe_over_default(tmp_path):
     assert (changed.seed, changed.labels, changed.workers) == (9, "all", 2)
 
 
-def test_faults_name_the_file_or_the_flags(tmp_path):
+def test_errors_name_the_file_or_the_flags(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(run_folder.toml_text({**BASE, "steps": 1.5}))
     with pytest.raises(SdaError, match=r"^\S*mine.toml: steps = 1.5"):
@@ -238,7 +244,7 @@ def test_faults_name_the_file_or_the_flags(tmp_path):
     [
         ("labels", "30", 30),
         ("labels", "all", "all"),
-        ("labels", "1.5", 1.5),  # kept a float, for the strict check to refuse
+        ("labels", "1.5", 1.5),  # remains a float, which validation rejects
         ("steps", "true", True),
         ("learning_rate", "1e-3", 0.001),
         ("in_memory", "true", True),
@@ -288,7 +294,7 @@ steps = 9
         ({"network": "deeplabv3plus", "labels": 30}, 0.1, 4, 5),
     ],
 )
-def test_variant_goes_over_the_file_and_under_the_flags(tmp_path, changes, rate, batch, steps):
+def test_variant_overrides_the_file_and_flags_override_it(tmp_path, changes, rate, batch, steps):
     path = tmp_path / "my.toml"
     path.write_text(WHEN)
     loaded = recipe.load(str(path), changes)
@@ -306,7 +312,7 @@ def test_variant_goes_over_the_file_and_under_the_flags(tmp_path, changes, rate,
         ("[when.network.deeplabv2]\nsteps = 0", r"when.network.deeplabv2: steps = 0"),
     ],
 )
-def test_fault_in_a_variant_is_the_files(tmp_path, table, says):
+def test_error_in_a_variant_names_the_file(tmp_path, table, says):
     path = tmp_path / "my.toml"
     path.write_text(WHEN.partition("[when")[0] + table)
     with pytest.raises(SdaError, match=f"my.toml: {says}"):
@@ -314,7 +320,7 @@ def test_fault_in_a_variant_is_the_files(tmp_path, table, says):
 
 
 def test_native_size_needs_a_crop():
-    assert "leaves images of different sizes: set a crop" in refused(size="native")
+    assert "leaves images of different sizes: set crop" in refused(size="native")
     loaded = make(size="native", crop=[64, 96])
     assert loaded.image_size is loaded.input_size is None and loaded.crop_size == (64, 96)
     assert make(size="native", crop=[64, 96], eval_size=[128, 128]).input_size == (128, 128)
@@ -343,7 +349,7 @@ def test_setting(changes, setting):
     assert make(**changes).setting == setting
 
 
-def test_a_list_replaces_all_labels():
+def test_a_list_overrides_labels():
     assert make(labels="all", split="list.txt").setting == "target-only"
 
 
@@ -365,7 +371,7 @@ def test_absolute_paths(tmp_path, monkeypatch):
     assert loaded.target == "idd_lite" and loaded.classes == "" and loaded.root == ""
 
 
-def test_names_are_no_paths():
+def test_names_are_not_paths():
     loaded = make(source="camvid", **UNLABELLED).with_absolute_paths()
     assert (loaded.source, loaded.target, loaded.unlabelled, loaded.weights) == ("camvid", "idd_lite", "target", "imagenet")
     assert loaded.source_root == loaded.target_root == ""
@@ -393,9 +399,6 @@ def test_root_becomes_the_roots_of_both_and_the_weights(tmp_path, monkeypatch):
     assert make(root="data", backbone="resnet50").with_absolute_paths().weights == "imagenet"
 
 
-def test_absolute_paths_are_left_alone():
+def test_absolute_paths_are_unchanged():
     once = make(source="/sets/toy.toml", root="/data", unlabelled="/more", method="class_bank").with_absolute_paths()
     assert once.with_absolute_paths() == once
-
-
-# Which module may import which

@@ -1,4 +1,4 @@
-"""Streams: what comes when depends on nothing but seed, stream and position; unusable files are named."""
+"""Streams: samples depend only on seed, stream and position; errors name unusable files."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ TABLE = Descriptor(title="Rows", classes={f"c{n}": [n, n, n] for n in range(200)
 
 @pytest.fixture
 def items(tmp_path):
-    """Seven images whose red is the column, green the row, blue the image's number; the label is row + column."""
+    """Seven images: red is the column, green the row, blue the number of the image; the label is row + column."""
     rows, columns = np.indices(SIZE)
     made = []
     for n in range(7):
@@ -52,7 +52,7 @@ def images(batches):
 
 
 def numbers(batches):
-    """Which image each sample was cut from."""
+    """Return the number of the image that each sample was cropped from."""
     return images(batches)[:, 2, 0, 0].tolist()
 
 
@@ -115,14 +115,14 @@ def test_fewer_images_than_a_batch(items):
     assert Counter(numbers(take(2, unlabelled(items[:2])))) == {0: 3, 1: 3}
 
 
-def test_crops_lie_within_and_labels_with_their_images(items):
+def test_crops_are_inside_and_labels_match_their_images(items):
     batches = take(30, labelled(items))
     for batch in batches:
         columns, rows = batch.images[:, 0].int(), batch.images[:, 1].int()
         assert torch.equal(batch.labels.int(), rows + columns)
         assert (columns[:, :, 1:] - columns[:, :, :-1] == 1).all() and (rows[:, 1:] - rows[:, :-1] == 1).all()
     corners = images(batches)[:, :2, 0, 0]
-    assert set(corners[:, 1].tolist()) == set(range(24 - 8 + 1))  # every row is reached, the last too
+    assert set(corners[:, 1].tolist()) == set(range(24 - 8 + 1))  # all rows, including the last
     assert corners[:, 0].min() == 0 and corners[:, 0].max() == 40 - 16
 
 
@@ -132,7 +132,7 @@ def test_crop_of_the_whole_image(items):
 
 
 def test_images_at_their_own_size_are_padded_to_the_crop(items):
-    """Mirrored at the bottom and on the right, and ignored there; a crop that fits cuts nothing else."""
+    """Padding mirrors the image at the bottom and right, and ignores labels there. Large enough images are not padded."""
     codec = LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0])
     [batch] = take(1, Dataset(items, codec, None), crop=(30, 50))
     assert batch.images.shape == (3, 3, 30, 50)
@@ -157,7 +157,7 @@ def test_resizing_takes_nearest_labels(items):
 
 
 def test_rare_classes_are_drawn_by_their_rule(items):
-    """Shares .9, .1 and 0 at T = .5: odds exp(.2) to exp(1.8); class 1 lives in images 2 and 5 alone."""
+    """Shares .9, .1 and 0 at T = .5: odds exp(.2) to exp(1.8); class 1 is only in images 2 and 5."""
     pixels = np.zeros((7, 3), np.int64)
     pixels[:, 0] = 90
     pixels[[2, 5], 1] = 35
@@ -170,7 +170,7 @@ def test_rare_classes_are_drawn_by_their_rule(items):
     assert {one.draw(np.random.default_rng(n)) for n in range(50)} == {2, 5}
 
 
-def test_drawn_by_class_a_stream_still_depends_on_its_position_alone(items):
+def test_drawn_by_class_a_stream_still_depends_only_on_its_position(items):
     pixels = np.eye(7, dtype=np.int64)
     dataset, options = labelled(items), {"sampling": RareClassSampling(pixels, 0.1)}
     whole = take(6, dataset, **options)
@@ -203,7 +203,7 @@ def exhaust(dataset, batches=3, **options):
 def test_bad_file_is_named(items, workers):
     spoil(items, 4)
     stream, message = Stream("labelled", labelled(items), 3, (8, 16), 1, workers=workers), ""
-    try:  # pytest.raises would keep the loader alive in the traceback, and its end takes seconds then
+    try:  # pytest.raises would keep the loader alive in the traceback, and stopping it then takes seconds
         while True:
             next(stream)
     except SdaError as error:
@@ -249,5 +249,5 @@ def test_skipping_is_deterministic(items):
 
 def test_nothing_left_to_skip_to(items):
     spoil(items, *range(7))
-    with pytest.raises(SdaError, match=r"unusable files in a row, the last: .*\.png"):
+    with pytest.raises(SdaError, match=r"20 unusable files in a row; last error: .*\.png"):
         exhaust(labelled(items), skip=True)

@@ -1,4 +1,4 @@
-"""Rows × seeds: which runs there are, the figures of the table, and that nothing is run twice or overwritten."""
+"""Ablations: the runs, the numbers in the table, and that nothing is repeated or overwritten."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def result(miou, **iou):
     return {"miou": miou, "iou": iou or {"a": miou}, "seconds": 1.0, "steps": 5, "protocol": {"name": "whole"}}
 
 
-# which rows
+# Rows
 
 
 def test_rows_are_every_combination_then_the_extra_ones():
@@ -46,7 +46,7 @@ def test_without_axes_the_first_row_is_the_recipe():
 
 
 def test_a_row_twice_is_refused():
-    with pytest.raises(SdaError, match="'views=1' is asked for twice"):
+    with pytest.raises(SdaError, match="'views=1' is given twice"):
         ablate.make_rows(["r"], {"views": [1]}, [{"views": 1}])
 
 
@@ -64,11 +64,11 @@ def test_values_of_an_axis(pair, expected):
     assert parse_values(pair, "--over") == (pair.partition("=")[0], expected)
 
 
-# the table
+# The table
 
 
 def test_differences_are_paired_by_seed():
-    """By hand: differences 1, 2, 3; their mean 2, standard error 1/√3, t(0.975, 2) = 4.302653."""
+    """By hand: differences 1, 2, 3 have mean 2 and standard error 1/√3; t(0.975, 2) = 4.302653."""
     results = {("a", 0): result(10.0), ("a", 1): result(20.0), ("a", 2): result(30.0)}
     results |= {("b", 0): result(11.0), ("b", 1): result(22.0), ("b", 2): result(33.0)}
     first, second = ablate.summarise(["a", "b"], [0, 1, 2], results)["rows"]
@@ -94,12 +94,12 @@ def test_missing_runs_and_absent_classes():
     assert "seeds 0, 1, each with its own labels" in ablate.markdown(table)
 
 
-# the command
+# The command
 
 
 @pytest.fixture
 def no_training(monkeypatch):
-    """Trainings become a look-up by recipe; what was trained is recorded."""
+    """Replace training by a function of the recipe, and record the jobs."""
     trained = []
 
     def train_all(jobs, at_once, device, bars):
@@ -120,21 +120,21 @@ def no_training(monkeypatch):
     return trained
 
 
-def test_goes_on_where_it_stopped(world, no_training, monkeypatch, capsys, tmp_path):
+def test_resumes_where_it_stopped(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--set", "method=class_bank", "--set", "unlabelled=target"]
     arguments += ["--seeds", "0,1", "--json", "--out", tmp_path / "out", "--over"]
     assert tiny.run_main(monkeypatch, *arguments, "views=1,2") == 0
     table = json.loads(capsys.readouterr().out)
     assert [row["scores"] for row in table["rows"]] == [{"0": 1.0, "1": 2.0}, {"0": 2.0, "1": 3.0}]
     assert len(no_training) == 4 and {job.recipe.split_seed for job in no_training} == {0}
-    (tmp_path / "out/views=2/seed1/result.json").unlink()  # as if it had been interrupted
+    (tmp_path / "out/views=2/seed1/result.json").unlink()  # as if interrupted
     assert tiny.run_main(monkeypatch, *arguments, "views=1,2,3") == 0
     assert [job.name for job in no_training[4:]] == ["views=2, seed 1", "views=3, seed 0", "views=3, seed 1"]
     assert "| views=3 | 3.50 ± 0.71 | 3.00, 4.00 | +2.00 [+2.00, +2.00] | 5 |" in (tmp_path / "out/ablation.md").read_text()
 
 
-def test_an_interrupted_run_is_gone_on_with(world, monkeypatch, capsys, tmp_path):
-    """Of which only the last step is left to take; another has left no checkpoint yet, and is set aside."""
+def test_an_interrupted_run_is_resumed(world, monkeypatch, capsys, tmp_path):
+    """One run resumes for its last step. Another stopped before its first checkpoint, and its folder is moved away."""
     flags = ["--set", "steps=4", "--device", "cpu"]
     run = ["train", world.recipe, *flags, "--stop-at", 3, "--out", tmp_path / "out/tiny/seed0"]
     assert tiny.run_main(monkeypatch, *run) == 0
@@ -148,7 +148,7 @@ def test_an_interrupted_run_is_gone_on_with(world, monkeypatch, capsys, tmp_path
     assert (tmp_path / "out/tiny/seed1-interrupted/recipe.toml").read_text() == "cut off"
 
 
-def test_a_row_that_its_changes_leave_as_it_was_is_told(world, no_training, monkeypatch, capsys, tmp_path):
+def test_changes_without_effect_are_reported(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--set", "method=class_bank", "--set", "unlabelled=target", "--seeds", "0"]
     rows = ["--row", "method=mean_teacher bank_size=9"]
     assert tiny.run_main(monkeypatch, *arguments, "--over", "bank_size=8,9", *rows, "--out", tmp_path / "out") == 0
@@ -160,16 +160,16 @@ def test_other_settings_in_the_folder_are_refused(world, no_training, monkeypatc
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     assert tiny.run_main(monkeypatch, *arguments, "--set", "steps=4") == 2
-    assert re.search(r"seed0: holds a run with steps = 3, not 4; name another --out", capsys.readouterr().err)
+    assert re.search(r"seed0/recipe\.toml: the run has steps = 3, not 4; choose another --out", capsys.readouterr().err)
 
 
-def test_runs_of_an_older_version_are_refused(world, no_training, monkeypatch, capsys, tmp_path):
+def test_runs_with_an_incomplete_recipe_are_refused(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     file = tmp_path / "out/tiny/seed0/recipe.toml"
     file.write_text(re.sub("strong_statistics.*\n", "", file.read_text()))
     assert tiny.run_main(monkeypatch, *arguments) == 2
-    assert "recipe.toml: of an older version of sda, without strong_statistics; name another --out" in capsys.readouterr().err
+    assert "recipe.toml: the run has strong_statistics = None, not True; choose another --out" in capsys.readouterr().err
 
 
 def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, capsys, tmp_path):
@@ -183,8 +183,8 @@ def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--over", "seed=1,2"], "the seed is no row"),
-        (["--row", "seed=1"], "the seed is no row"),
+        (["--over", "seed=1,2"], "seed cannot be changed in a row"),
+        (["--row", "seed=1"], "seed cannot be changed in a row"),
         (["--set", "seed=1"], "set seeds with --seeds, not --set"),
         (["--over", "split_seed=1,2", "--vary-split"], "with --vary-split, also do not set split_seed"),
         (["--over", "views=1", "--over", "views=2"], "a field is given twice"),
@@ -202,7 +202,7 @@ def test_another_description_is_the_same_run(world, no_training, monkeypatch, ca
     assert len(no_training) == 1
 
 
-def test_a_result_that_was_cut_off_is_made_again(world, no_training, monkeypatch, capsys, tmp_path):
+def test_a_truncated_result_is_made_again(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     [file] = (tmp_path / "out").rglob("result.json")
@@ -211,8 +211,8 @@ def test_a_result_that_was_cut_off_is_made_again(world, no_training, monkeypatch
     assert len(no_training) == 2
 
 
-def test_any_failure_is_the_run_s_own(world, monkeypatch, tmp_path):
-    """Out of memory, a full disk: told, and the next run goes on."""
+def test_a_failing_run_does_not_affect_the_next(world, monkeypatch, tmp_path):
+    """Errors such as out of memory or a full disk are reported, and the next run is trained."""
     outcomes = iter([MemoryError("no room\nat all"), result(3.0)])
 
     def run(*_):
@@ -227,7 +227,7 @@ def test_any_failure_is_the_run_s_own(world, monkeypatch, tmp_path):
     assert str(first) == "MemoryError: no room" and second["miou"] == 3.0
 
 
-def test_seeds_that_are_no_numbers(world, monkeypatch, capsys):
+def test_seeds_that_are_not_numbers(world, monkeypatch, capsys):
     assert tiny.run_main(monkeypatch, "ablate", world.recipe, "--seeds", "0;1") == 2
     assert "--seeds 0;1: expected whole numbers" in capsys.readouterr().err
 
@@ -239,7 +239,7 @@ def test_each_seed_its_own_labels(world, no_training, monkeypatch, capsys, tmp_p
 
 
 @pytest.mark.slow
-def test_two_at_a_time_give_what_one_gives(world, monkeypatch, capsys, tmp_path):
+def test_parallel_runs_equal_sequential_runs(world, monkeypatch, capsys, tmp_path):
     scores = []
     for jobs in "1", "2":
         arguments = ["--seeds", "0,1", "--jobs", jobs, "--out", tmp_path / jobs, "--json", "--device", "cpu"]

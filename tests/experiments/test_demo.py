@@ -22,7 +22,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_demo(small, monkeypatch, capsys):
-    for _ in range(2):  # again: nothing of the first is lost
+    for _ in range(2):  # twice, to check that the runs of the first demo are not overwritten
         assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
     shown = capsys.readouterr().out
     assert "traffic light" in shown and "mIoU" in shown and "whole-96x192-native" in shown
@@ -39,7 +39,7 @@ def test_demo(small, monkeypatch, capsys):
 
 
 def test_demo_recipes_are_compared_fairly():
-    """The same number of steps, the same network, the same labels and images for all three."""
+    """All three have the same number of steps, network, labels and images."""
     loaded = [demo.recipes.load(name) for name in demo.RECIPES]
     shared = ("steps", "network", "backbone", "size", "learning_rate", "optimizer", "batch_source", "batch_labelled", "target")
     assert len({tuple(str(getattr(recipe, key)) for key in shared) for recipe in loaded}) == 1
@@ -49,8 +49,8 @@ def test_demo_recipes_are_compared_fairly():
 
 
 @pytest.mark.slow
-def test_demo_side_by_side_equals_one_after_the_other(monkeypatch, tmp_path):
-    """Two processes with a thread each give what one process gives."""
+def test_parallel_demo_equals_sequential_demo(monkeypatch, tmp_path):
+    """Two processes with one thread each give the same results as one process."""
     monkeypatch.chdir(tmp_path)
     load = demo.recipes.load
     monkeypatch.setattr(demo.recipes, "load", lambda name, changes: load(name, {**changes, "steps": 3}))

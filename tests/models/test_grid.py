@@ -1,4 +1,4 @@
-"""Where the cells of an output lie: by hand, against PyTorch, and by what real networks look at."""
+"""Where the cells of an output are: by hand, against PyTorch, and by the receptive fields of real networks."""
 
 import pytest
 import torch
@@ -24,11 +24,11 @@ def test_cells_on_the_corners_by_hand():
     assert grid.enlarge(torch.tensor([[[[0.0, 8.0]]]]), (1, 5)).flatten().tolist() == [0, 2, 4, 6, 8]
 
 
-def test_caffe_cells_look_at_the_pixels_that_the_grid_says():
-    """The centre of what each cell of the backbone sees, by its gradient, where no border cuts it short."""
+def test_caffe_cells_are_centred_on_the_pixels_of_the_grid():
+    """The centre of each cell's receptive field, measured by its gradient, away from the borders."""
     model = build("deeplabv2", "resnet50", 2, caffe=True).eval()
     model.backbone.maxpool = nn.AvgPool2d(3, 2, padding=1, ceil_mode=True)
-    for part in model.modules():  # all symmetric, so that the gradient is too
+    for part in model.modules():  # make all weights symmetric, so that the gradient is symmetric too
         if isinstance(part, nn.Conv2d):
             nn.init.constant_(part.weight, 1 / part.weight[0].numel())
     side = 1025

@@ -1,4 +1,4 @@
-"""What every network promises, whichever its backbone; the dilation; torchvision beside a CPU-only PyTorch."""
+"""The contract of every network and backbone; dilation; torchvision with a CPU-only PyTorch."""
 
 import math
 import runpy
@@ -33,7 +33,7 @@ def test_contract(network, backbone):
     else:
         assert (model.stride, model.feature_channels) == (4, 128 if mobile else 256)
 
-    # One image of odd size in train mode: the hardest case for batch norm and for joining maps of two strides.
+    # One image of odd size in train mode: the hardest case for batch norm and for concatenating maps of two strides.
     images = torch.randn(1, 3, 65, 97)
     logits, features = model(images)
     size = (math.ceil(65 / model.stride), math.ceil(97 / model.stride))
@@ -83,13 +83,13 @@ def test_output_stride_keeps_resolution(backbone, output_stride):
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
 def test_dilated_network_computes_what_the_original_does(backbone, output_stride):
-    # On its finer grid, at the original's own positions: the reason why ImageNet weights fit a dilated network.
+    # On its finer grid, at the original's positions: this is why ImageNet weights fit a dilated network.
     torch.manual_seed(0)
     original = getattr(torchvision_shim.models, backbone)().eval()
     body = build_backbone(backbone, output_stride).eval()
     body.load_state_dict(original.state_dict(), strict=False)
     for module in (*original.modules(), *body.modules()):
-        # Squeeze-and-excitation averages over the whole map, which dilation changes; a constant takes its place.
+        # Squeeze-and-excitation averages over the whole map, which dilation changes; replace it by a constant.
         if type(module).__name__ == "SqueezeExcitation":
             module.avgpool = ConstantPool()
     if backbone == "resnet50":
@@ -145,7 +145,7 @@ def test_bad_arguments(changed, message):
 
 
 def test_models_import_in_a_fresh_process():
-    # Where torchvision's operators load and where they do not; no warning either.
+    # Whether torchvision's operators load or not, and without a warning.
     code = (
         "import sda.models.build, torch, torchvision\n"
         "assert hasattr(torch.ops.torchvision, 'nms')\n"
@@ -189,7 +189,7 @@ def test_released_v2_sums_two_of_its_four_branches():
 
 @pytest.mark.parametrize("form", ["torchvision", "caffe"])
 def test_the_first_layer_normalises_as_the_weights_expect(form):
-    """uint8 images and floats from 0 to 1 alike, and nothing of it is in the state dict."""
+    """The same for uint8 images and floats from 0 to 1; the layer adds nothing to the state dict."""
     torch.manual_seed(0)
     preprocessing = PREPROCESSING[form]
     model = build("deeplabv2", "resnet50", 3, preprocessing=preprocessing).eval()

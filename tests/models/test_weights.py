@@ -1,4 +1,4 @@
-"""Pretrained weights: what loads, what is reported, what is refused; and the preprocessing."""
+"""Pretrained weights: loading, reports, errors, and preprocessing."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ SMALL = "mobilenet_v3_small"
 
 @pytest.fixture
 def small_state():
-    """A state dict of torchvision's smallest network, with telling batch norm statistics."""
+    """A state dict of torchvision's smallest network, with distinct batch-norm statistics."""
     return scrambled_state(SMALL)
 
 
@@ -49,7 +49,7 @@ def test_torchvision_file_loads_completely(name, tmp_path, caplog):
     assert report.missing == report.unexpected == report.unfit == []
     loaded = body.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
-    # Only the classifier is left out, and in MobileNetV2 the one block (of six tensors) that serves it.
+    # Only the classifier is skipped, and in MobileNetV2 the one block (of six tensors) that only the classifier needs.
     left_out = [key for key in state if key not in loaded and not key.startswith(("fc.", "classifier."))]
     assert len(left_out) == (6 if name == "mobilenet_v2" else 0)
     assert caplog.records == []
@@ -123,12 +123,12 @@ def test_bad_files_are_refused_in_one_line(small_state, tmp_path):
 
 @pytest.mark.parametrize(("file_of", "name"), [("mobilenet_v2", SMALL), ("resnet50", "resnet101")])
 def test_weights_of_another_network_are_refused(file_of, name, monkeypatch):
-    # A resnet50 file matches more than half of a resnet101, and must be refused all the same.
+    # A resnet50 file matches more than half of a resnet101, but must still raise an error.
     with torch.device("meta"):
         body, foreign = build_backbone(name, 16), getattr(models, file_of)().state_dict()
     monkeypatch.setattr(weights, "read_state_dict", lambda path: foreign)
     monkeypatch.setattr(body, "load_state_dict", lambda state, strict: None)
-    with pytest.raises(SdaError, match="other.pth: only .* tensors of .* for example .*expected for example") as caught:
+    with pytest.raises(SdaError, match="other.pth: only .* tensors of .* match; expected names such as .*, found ") as caught:
         load(body, name, "other.pth")
     assert "\n" not in str(caught.value)
     assert next(iter(foreign)) in str(caught.value)
@@ -139,7 +139,9 @@ def test_imagenet_offline(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
-    with pytest.raises(SdaError, match="https://.*mobilenet_v2.*pth.*no network.*weights=/path/file.pth") as caught:
+    with pytest.raises(
+        SdaError, match="https://.*mobilenet_v2.*pth.*no network.*give a local file, --weights PATH.pth"
+    ) as caught:
         weights.read_weights("mobilenet_v2", "imagenet")
     assert "\n" not in str(caught.value)
 
@@ -200,7 +202,7 @@ def test_preprocessing_survives_a_checkpoint(form):
 
 
 def test_caffe_preprocessing_by_hand():
-    """Pure red is (0, 0, 255) in BGR, less the means; the same for bytes and for floats."""
+    """Pure red is (0, 0, 255) in BGR, minus the means; the same for uint8 and float images."""
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
     expected = torch.tensor([-104.00698793, -116.66876762, 255 - 122.67891434]).reshape(1, 3, 1, 1)
     normalise = Normalise(preprocessing.PREPROCESSING["caffe"])
@@ -208,10 +210,10 @@ def test_caffe_preprocessing_by_hand():
     torch.testing.assert_close(normalise(red / 255), expected)
 
 
-# DeepLabv2's followers: files with "Scale." in front and a classifier called layer5
+# Files converted from DeepLabv2's Caffe model: names with the prefix "Scale." and a classifier called layer5
 
 
-def followers_state(prefix="Scale."):
+def converted_state(prefix="Scale."):
     torch.manual_seed(2)
     state = {key: value for key, value in models.resnet50().state_dict().items() if not key.startswith("fc.")}
     state |= {f"layer5.conv2d_list.{branch}.weight": torch.zeros(21, 4, 3, 3) for branch in range(4)}
@@ -219,30 +221,30 @@ def followers_state(prefix="Scale."):
 
 
 @pytest.mark.parametrize("prefix", ["Scale.", "", "module.Scale."])
-def test_followers_files_load_as_caffe(prefix, tmp_path, caplog):
-    state = followers_state(prefix)
+def test_converted_files_load_as_caffe(prefix, tmp_path, caplog):
+    state = converted_state(prefix)
     pretrained = weights.read_weights("resnet50", save(state, tmp_path / "coco.pth"))
     assert pretrained.format == "caffe"
     body = build_backbone("resnet50", 8, caffe=True)
     with caplog.at_level(logging.INFO):
         report = weights.load_weights(body, "resnet50", pretrained)
     details = report.details()
-    assert "\nleft out:\n  layer5.conv2d_list.0.weight\n" in details and "\n  layer4.2.bn3.running_var\n" in details
+    assert "\nskipped:\n  layer5.conv2d_list.0.weight\n" in details and "\n  layer4.2.bn3.running_var\n" in details
     assert report.complete and len(report.matched) == 53 * 5 and len(report.left_out) == 4
     assert torch.equal(body.layer3[5].conv2.weight, state[f"{prefix}layer3.5.conv2.weight"])
-    assert "265 tensors matched, 4 of the classifier left out (layer5.conv2d_list.0.weight, " in caplog.text
+    assert "265 tensors matched, 4 skipped (layer5.conv2d_list.0.weight, " in caplog.text
     assert "caffe format" in caplog.text
-    assert (f"names as in {prefix}conv1.weight → conv1.weight" in caplog.text) == bool(prefix)
+    assert (f"renamed like {prefix}conv1.weight → conv1.weight" in caplog.text) == bool(prefix)
 
 
 def test_format_can_be_forced(tmp_path):
-    path = save(followers_state(""), tmp_path / "coco.pth")
+    path = save(converted_state(""), tmp_path / "coco.pth")
     assert weights.read_weights("resnet50", path, "torchvision").format == "torchvision"
     assert weights.read_weights("resnet50", save(models.resnet50().state_dict(), tmp_path / "tv.pth"), "caffe").format == "caffe"
 
 
 def test_caffe_resnet_strides_in_the_first_convolution():
-    """As the ResNet-101 that DeepLabv2's followers define: stride at the 1x1, one dilation per layer, pooling rounds up."""
+    """As in the ResNet-101 of converted Caffe models: stride in the 1x1, one dilation per layer, pooling rounds up."""
     with torch.device("meta"):
         body, ours = build_backbone("resnet101", 8, caffe=True), build_backbone("resnet101", 8)
     assert body.maxpool.ceil_mode and not ours.maxpool.ceil_mode
@@ -251,7 +253,7 @@ def test_caffe_resnet_strides_in_the_first_convolution():
     assert {block.conv2.dilation for block in body.layer3} == {(2, 2)} == {block.conv2.padding for block in body.layer3}
     assert {block.conv2.dilation for block in body.layer4} == {(4, 4)}
     assert body(torch.empty(1, 3, 65, 129, device="meta"))[-1].shape == (1, 2048, 9, 17)
-    with pytest.raises(SdaError, match="Caffe format: expected resnet50 or resnet101, found mobilenet_v2"):
+    with pytest.raises(SdaError, match="Caffe format: expected backbone resnet50 or resnet101, found mobilenet_v2"):
         build_backbone("mobilenet_v2", 8, caffe=True)
 
 
@@ -259,7 +261,7 @@ def test_caffe_resnet_strides_in_the_first_convolution():
 
 
 def test_coco_is_torchvisions_deeplab(monkeypatch, caplog):
-    """Its backbone loads completely; its classifiers are left out, and said to be."""
+    """Its backbone is loaded completely; its classifiers are skipped and reported."""
     state = models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).state_dict()
     asked = []
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda url, **_: asked.append(url) or state)
@@ -269,7 +271,7 @@ def test_coco_is_torchvisions_deeplab(monkeypatch, caplog):
     assert asked == [models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url]
     assert report.complete and report.left_out
     assert torch.equal(body.layer4[2].conv3.weight, state["backbone.layer4.2.conv3.weight"])
-    assert "names as in backbone.conv1.weight → conv1.weight" in caplog.text
+    assert "renamed like backbone.conv1.weight → conv1.weight" in caplog.text
 
 
 def test_coco_mobilenet_is_renumbered(monkeypatch):

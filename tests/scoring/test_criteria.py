@@ -1,4 +1,4 @@
-"""Which checkpoint each criterion takes, and how far it is from the best."""
+"""Which checkpoint each criterion chooses, and its difference to the best one."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_each_criterion_by_hand(tmp_path):
     assert found["entropy"]["behind"] == pytest.approx(2.0) and found["infomax"]["behind"] == 0.0
 
 
-def test_a_criterion_that_was_not_always_measured_is_left_out(tmp_path):
+def test_a_criterion_that_was_not_always_measured_is_skipped(tmp_path):
     found = selection(log(tmp_path / "m", {1: {"miou": 1.0, "entropy": 0.5}, 2: {"miou": 2.0, "entropy": None}}))
     assert found.keys() == {"last", "oracle"}
     assert selection(log(tmp_path / "n", {})) == {}
@@ -46,6 +46,6 @@ def test_a_resumed_run_counts_a_step_once(tmp_path):
     assert selection(path)["oracle"]["step"] == 1
 
 
-def test_less_entropy_is_better():
+def test_lower_entropy_is_better():
     assert is_better("entropy", 0.1, 0.2) and not is_better("entropy", 0.2, 0.1)
     assert is_better("miou", 2, 1) and is_better("agreement", 2, 1)

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def run(world, do, tmp_path_factory):
-    """A run of class_bank, scored at every step, with two images held out."""
+    """A run of class_bank, evaluated at every step, with two held-out images."""
     out = tmp_path_factory.mktemp("runs") / "a"
     flags = [
         "--eval-every",
@@ -44,7 +44,7 @@ def run(world, do, tmp_path_factory):
 
 @pytest.fixture
 def mine(run, tmp_path):
-    """A copy that may be written to."""
+    """A copy of the run, to write to."""
     return shutil.copytree(run, tmp_path / "mine")
 
 
@@ -57,8 +57,8 @@ def read(path):
     [Protocol((48, 64)), Protocol((32, 40), (24, 32)), Protocol(None, (30, 30)), Protocol((48, 64), window=(32, 32), flip=True)],
     ids=lambda protocol: protocol.name,
 )
-def test_a_score_is_that_of_a_plain_loop(world, run, protocol):
-    """Images and labels resized by Pillow, one at a time, the confusion counted pixel by pixel."""
+def test_a_score_equals_that_of_a_plain_loop(world, run, protocol):
+    """Resize images and labels with Pillow, one at a time, and count the confusion matrix pixel by pixel."""
     network = trained.load_run(run, "last", CPU)
     data = evaluation_set(network.table_name, network.table, protocol.input, str(world.field), str(world.root / "field"), "val")
     found = evaluate(network.network, data.val, network.table.names, CPU, protocol)
@@ -71,7 +71,7 @@ def test_a_score_is_that_of_a_plain_loop(world, run, protocol):
             label = np.asarray(label.resize(size[::-1], Image.Resampling.NEAREST))
             predicted = network.segment(image.convert("RGB"), Protocol(None, window=protocol.window, flip=protocol.flip))
         logits = torch.from_numpy(predicted.labels)
-        if logits.shape != size:  # the prediction is wanted at the score's size, not resized to it
+        if logits.shape != size:  # resize the logits to the size to score, not the prediction
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
             large = torch.nn.functional.interpolate(network.network(pixels)[0], size, mode="bilinear")
             logits = large[0].argmax(dim=0)
@@ -102,7 +102,7 @@ def test_criteria_by_hand(world, run):
     assert found["agreement"] == pytest.approx((p.argmax(1) == both[1].argmax(1)).double().mean().item())
 
 
-def test_a_training_says_what_each_criterion_would_have_taken(world, run):
+def test_a_training_reports_what_each_criterion_would_have_chosen(world, run):
     result = read(run / "result.json")
     assert result["selection"].keys() == {"last", "oracle", "entropy", "infomax", "agreement", "held_out"}
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -141,17 +141,17 @@ def test_held_out_images_are_not_trained_on(world, run):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--hold-out", 3], "hold_out = 3 leaves none of 3 labelled images to train on"),
-        (["--best-by", "held_out"], "best_by = held_out needs labelled images for it"),
-        (["--best-by", "agreement"], "it needs unlabelled images, and eval_every"),
+        (["--hold-out", 3], "hold_out = 3 leaves none of the 3 labelled images to train on"),
+        (["--best-by", "held_out"], "best_by = held_out needs held-out images: set hold_out > 0"),
+        (["--best-by", "agreement"], "it needs unlabelled images and eval_every > 0"),
     ],
 )
-def test_criteria_that_cannot_be_had(sda, world, tmp_path, flags, words):
+def test_criteria_that_cannot_be_measured(sda, world, tmp_path, flags, words):
     status, shown = sda("train", world.recipe, *flags, "--out", tmp_path / "run")
     assert status == 2 and words in shown.err
 
 
-def test_eval_with_a_protocol_is_kept_in_the_run(sda, mine):
+def test_eval_with_a_protocol_is_saved_in_the_run(sda, mine):
     flags = ["--protocol", "slide", "--scales", "0.5,1", "--flip", "--network", "teacher"]
     status, shown = sda("eval", mine, *flags, "--json", "--device", "cpu")
     assert status == 0, shown.err
@@ -171,7 +171,7 @@ def test_the_teacher_is_another_network(sda, mine):
         scores[network] = json.loads(shown.out)[0]["entropy"]
     assert scores["student"] == read(mine / "result.json")["entropy"] != scores["teacher"]
     status, shown = sda("eval", mine, "--network", "teacher", "--checkpoint", "best", "--device", "cpu")
-    assert status == 2 and "there is no teacher in it: best.pt keeps the student alone" in shown.err
+    assert status == 2 and "the checkpoint has no teacher: best.pt only has the student" in shown.err
 
 
 def test_a_row_for_each_domain(sda, world, mine):
@@ -216,7 +216,7 @@ def test_compare_refuses_to_mix(sda, mine, tmp_path):
 
 @pytest.fixture
 def three(mine, tmp_path):
-    """Three runs: two that differ by their seeds alone, one by its learning rate."""
+    """Three runs: two that differ only in their seeds, and one with another learning rate."""
     folders = [mine]
     for number, (field, value, better) in enumerate([("seed", 1, 3.0), ("learning_rate", 0.5, 10.0)]):
         folder = shutil.copytree(mine, tmp_path / f"other & {number}")

@@ -31,13 +31,13 @@ def test_whole_image(network, images):
     assert torch.equal(predict_logits(network, images, (50, 60), Protocol()), expected)
 
 
-def test_a_window_that_holds_the_image_is_the_whole_image(network, images):
+def test_a_window_larger_than_the_image_is_the_whole_image(network, images):
     whole = predict_logits(network, images, (40, 56), Protocol())
     assert torch.equal(predict_logits(network, images, (40, 56), Protocol(window=(40, 60))), whole)
 
 
-def test_windows_are_the_mean_over_those_that_see_a_pixel(network, images):
-    """Pixel by pixel: the mean of the logits of all windows that hold it."""
+def test_overlapping_windows_are_averaged(network, images):
+    """Pixel by pixel: the mean of the logits of all windows that contain the pixel."""
     window = (16, 24)
     found = predict_logits(network, images, (40, 56), Protocol(window=window))
     places = [(top, left) for top in starts(40, 16) for left in starts(56, 24)]

@@ -1,4 +1,4 @@
-"""Scores against loops, hand numbers, torchmetrics, cityscapesscripts and the definitions of their authors."""
+"""Scores against loops, numbers computed by hand, torchmetrics, cityscapesscripts and the authors' definitions."""
 
 import math
 import types
@@ -58,7 +58,7 @@ def test_labels_beyond_the_classes_are_ignored():
 
 
 def test_iou_by_hand():
-    """Class 0: 3 right, 1 missed, 2 wrongly claimed: 3/6. Class 1: 4/(4 + 2 + 1). Class 2 absent."""
+    """Class 0: 3 true positives, 1 false negative, 2 false positives: 3/6. Class 1: 4/(4 + 2 + 1). Class 2 is absent."""
     matrix = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
     values = iou(matrix).tolist()
     assert values[:2] == pytest.approx([3 / 6, 4 / 7])
@@ -66,7 +66,7 @@ def test_iou_by_hand():
 
 
 def test_score_by_hand():
-    """A class that is only predicted (2) counts with 0; one that is nowhere (3) does not count, but in `miou_all`."""
+    """A class that is only predicted (2) counts as 0; an absent class (3) counts only in `miou_all`."""
     matrix = torch.tensor([[6, 0, 2, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     result = score(matrix, ["a", "b", "c", "d"])
     assert result["iou"] == {"a": pytest.approx(75), "b": pytest.approx(100), "c": 0, "d": None}
@@ -76,7 +76,7 @@ def test_score_by_hand():
 
 
 def test_large_counts_are_exact():
-    """More pixels than float32 counts."""
+    """More pixels than float32 can count."""
     n = 2**24 + 1
     assert iou(torch.tensor([[n, 1], [0, 1]]))[0].item() == n / (n + 1)
 
@@ -109,7 +109,7 @@ def test_score_agrees_with_cityscapesscripts(labels, predictions):
     names = [trainId2label[c].name for c in range(19)]
     predicted, label = random_maps(8, labels, predictions)
     result = score(confusion_matrix(predicted, label, 19), names)
-    ids = np.array([trainId2label[c].id for c in range(19)] + [0])  # 0: unlabelled, which is ignored
+    ids = np.array([trainId2label[c].id for c in range(19)] + [0])  # 0: unlabelled, ignored
     matrix = np.zeros((34, 34), dtype=np.uint64)
     for p, y in zip(predicted.numpy().ravel(), label.numpy().ravel(), strict=True):
         matrix[ids[min(y, 19)], ids[p]] += 1
@@ -130,7 +130,7 @@ def test_mean_of_the_classes_present():
     assert mean_of_present([10.0, None, 30.0]) == 20 and mean_of_present([None]) is None
 
 
-def test_bootstrap_is_that_of_a_loop():
+def test_bootstrap_equals_a_loop():
     random = np.random.default_rng(3)
     matrices = random.integers(0, 50, (12, 4, 4))
     matrices[:, 3] = 0  # a class that is only predicted
@@ -147,7 +147,7 @@ def test_bootstrap_is_that_of_a_loop():
 
 
 def authors_boundary(mask, d):
-    """As in the authors' code: the mask less itself, eroded d times by a 3x3 square, with nothing around the image."""
+    """As in the authors' code: the mask minus the mask eroded d times by a 3x3 square, with zeros around the image."""
     return mask & ~ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=d, border_value=0)
 
 
@@ -173,7 +173,7 @@ def test_boundary_iou_is_the_authors_per_class():
 
 
 def test_ignored_pixels_have_no_boundary_of_their_own():
-    """What is predicted inside of an ignored region changes nothing."""
+    """Predictions inside an ignored region have no effect."""
     label = blobs(1)
     label[20:40, 30:60] = 255
     one, other = blobs(2), blobs(2)

@@ -41,10 +41,10 @@ def test_tensorboard_has_the_curves_and_the_pictures(sda, world, tmp_path):
     assert {*tags["images"]} == {"validation", "unlabelled"}
     assert [event.step for event in events.Images("validation")] == [2, 3]
     first = events.Images("unlabelled")[0]
-    assert first.width > 3 * 384 and first.height > 4 * 288  # image, pseudo-label, confidence; four images
+    assert first.width > 3 * 384 and first.height > 4 * 288  # columns image, pseudo-label, confidence; four rows
 
 
-def test_a_resumed_run_goes_on_with_its_curves(sda, world, tmp_path):
+def test_a_resumed_run_continues_its_curves(sda, world, tmp_path):
     out = tmp_path / "run"
     status, shown = sda(
         "train", world.recipe, *tiny.BANK, "--out", out, "--eval-every", 1, "--board", "tensorboard", "--stop-at", 2
@@ -54,7 +54,7 @@ def test_a_resumed_run_goes_on_with_its_curves(sda, world, tmp_path):
     assert [event.step for event in read(out / "tensorboard").Scalars("val/miou")] == [1, 2, 3]
 
 
-def test_a_board_that_is_not_installed_is_told_before_anything_is_made(sda, world, tmp_path, monkeypatch):
+def test_a_board_that_is_not_installed_is_reported_before_the_run_folder_is_created(sda, world, tmp_path, monkeypatch):
     monkeypatch.setattr(boards.importlib.util, "find_spec", lambda name: None)
     status, shown = sda("train", world.recipe, "--out", tmp_path / "run", "--board", "tensorboard")
     assert status == 2 and "the package tensorboard is not installed: pip install tensorboard" in shown.err
@@ -62,7 +62,7 @@ def test_a_board_that_is_not_installed_is_told_before_anything_is_made(sda, worl
 
 
 def test_weights_and_biases_gets_the_same(sda, world, tmp_path, monkeypatch):
-    """Against a stand-in for the package: what it is given, and that a resumed run goes on under its id."""
+    """Against a fake package: the values that it gets, and that a resumed run keeps its id."""
     began, logged = [], []
 
     class Run:
@@ -77,7 +77,7 @@ def test_weights_and_biases_gets_the_same(sda, world, tmp_path, monkeypatch):
         init=init,
         Image=lambda picture: ("picture", picture.size),
         errors=SimpleNamespace(Error=RuntimeError),
-        __spec__=SimpleNamespace(),  # importlib asks for it
+        __spec__=SimpleNamespace(),  # importlib needs it
     )
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     out = tmp_path / "run"

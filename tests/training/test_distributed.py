@@ -1,4 +1,4 @@
-"""Two processes that train one network, against one process with the double batch."""
+"""Training with two processes, compared with one process and twice the batch."""
 
 import json
 import os
@@ -33,7 +33,7 @@ CHANGES = {
 
 
 def train(recipe_path, changes):
-    """The steps' losses, and the method's state; without any randomness that depends on the process."""
+    """Return the losses of the steps and the method's state, without any randomness that depends on the process."""
     recipe = load(recipe_path, changes).with_absolute_paths()
     training = prepare(recipe, assemble(recipe), torch.device("cpu"))
     training.method.weak = training.method.strong = Augment(NOTHING)
@@ -64,7 +64,7 @@ def two(world, folder, **changes):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_are_one_with_the_double_batch(world, tmp_path):
+def test_two_processes_equal_one_with_twice_the_batch(world, tmp_path):
     (first, state), (second, other) = two(world, tmp_path / "two")
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
     alone, whole = train(str(world.recipe), {**CHANGES, **double})
@@ -86,7 +86,7 @@ def test_without_synchronised_norms_the_processes_still_agree(world, tmp_path):
 
 
 def test_no_position_is_drawn_twice(world, monkeypatch):
-    """The streams of two processes, together, are that of one with the double batch; also from a later step on."""
+    """The streams of two processes together equal that of one process with twice the batch; also from a later step on."""
     recipe = load(str(world.recipe), {"labels": "all"}).with_absolute_paths()
     data = assemble(recipe)
     for start in (0, 3):
@@ -103,7 +103,7 @@ def test_no_position_is_drawn_twice(world, monkeypatch):
 
 
 def torchrun(world, out, *flags, port, launch=("--nproc-per-node", 2)):
-    """The command as users give it, started."""
+    """Start the command as users would."""
     launcher = ["-m", "torch.distributed.run", *launch, "--master-port", port, "-m", "sda"]
     command = [sys.executable, *launcher, "train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags]
     command += ["--device", "cpu", "--out", out, "--resume", "auto"]
@@ -114,7 +114,7 @@ def torchrun(world, out, *flags, port, launch=("--nproc-per-node", 2)):
 
 
 def ended(process, status=0):
-    """What it showed."""
+    """Return its output."""
     try:
         out, err = process.communicate(timeout=300)
     finally:
@@ -139,7 +139,7 @@ def iou(folder):
 
 @pytest.mark.slow
 def test_torchrun(world, tmp_path):
-    """One writes, stops and goes on as one process would."""
+    """It writes, stops and resumes like a single process."""
     flags = ["--steps", 6, "--eval-every", 3]
     out, err = ended(torchrun(world, tmp_path / "run", *flags, port=29611))
     assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in all" in err
@@ -152,7 +152,7 @@ def test_torchrun(world, tmp_path):
 
 @pytest.mark.slow
 def test_torchrun_survives_a_killed_worker_and_a_signal(world, tmp_path):
-    """Elastic: torchrun starts all again when one is killed; SIGTERM to torchrun writes a checkpoint first."""
+    """torchrun restarts all processes if one is killed; on SIGTERM to torchrun, a checkpoint is written first."""
     flags = ["--steps", 40, "--checkpoint-every", 5]
     ended(torchrun(world, tmp_path / "run", *flags, port=29613))
     elastic = ("--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
@@ -175,7 +175,7 @@ def test_torchrun_survives_a_killed_worker_and_a_signal(world, tmp_path):
 
 @pytest.mark.slow
 def test_two_launchers_as_on_two_hosts(world, tmp_path):
-    """Two torchruns that meet over the network, a process each, train what one with two processes does."""
+    """Two torchruns connected over the network, with one process each, equal one torchrun with two processes."""
     flags = ["--steps", 4]
     ended(torchrun(world, tmp_path / "one", *flags, port=29617))
     meet = (

@@ -1,4 +1,4 @@
-"""What makes a training fit a machine: parts of a batch, recomputed activations, lower precision."""
+"""Options that fit a training to a machine: parts of a batch, recomputed activations, lower precision."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def test_parts_of_a_batch():
 
 
 class Linear(Method):
-    """A method whose loss is a mean over images, so that parts must add up to the whole exactly."""
+    """A method whose loss is a mean over images, so that parts add up to the whole exactly."""
 
     def __init__(self, student, settings, task):
         super().__init__(student, settings, task)
@@ -60,7 +60,7 @@ def test_parts_take_the_step_of_the_whole(world, tmp_path):
 
 @pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
 def test_recomputing_changes_nothing_but_the_memory(network, backbone):
-    """Gradients and running statistics are equal, and fewer bytes are kept for the backward pass."""
+    """Gradients and running statistics are equal, and fewer bytes are saved for the backward pass."""
     torch.manual_seed(0)
     plain = build(network, backbone, 3).train()
     thrifty = copy.deepcopy(plain)
@@ -73,7 +73,7 @@ def test_recomputing_changes_nothing_but_the_memory(network, backbone):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        torch.manual_seed(1)  # of the head's dropout
+        torch.manual_seed(1)  # for the head's dropout
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             logits, features = net(images)
             kept.append(sum(sizes.values()))
@@ -112,7 +112,7 @@ def test_compiled(world, sda, tmp_path):
         (["--accumulate", "3"], "accumulate = 3 must divide batch_source = 2"),
         (
             ["--accumulate", "2", *tiny.BANK],
-            "batch_unlabelled = 2 leaves ClassMix no other image; ask for 2 times accumulate = 2",
+            "batch_unlabelled = 2 is too small for ClassMix, which needs two images; set at least 2 times accumulate = 2",
         ),
         (["--classmix-labelled", "1", "--batch-source", "1", "--batch-labelled", "1", "--accumulate", "1", "--alternate", "true",
           "--labels", "3"], "one labelled image at a time leaves ClassMix no other"),
@@ -120,9 +120,10 @@ def test_compiled(world, sda, tmp_path):
          "one labelled image at a time"),
         (["--classmix-labelled", "0.2", "--source", "", "--batch-labelled", "2", "--accumulate", "2", "--labels", "3"],
          "one labelled image at a time"),
-        (["--batch-unlabelled", "1", *tiny.BANK], "batch_unlabelled = 1 leaves ClassMix no other image; ask for 2, or"),
+        (["--batch-unlabelled", "1", *tiny.BANK],
+         "batch_unlabelled = 1 is too small for ClassMix, which needs two images; set at least 2, or"),
     ],
 )  # fmt: skip
-def test_parts_that_do_not_come_out(world, sda, tmp_path, flags, says):
+def test_batches_that_cannot_be_divided(world, sda, tmp_path, flags, says):
     status, shown = sda("train", world.recipe, *flags, "--device", "cpu", "--out", tmp_path / "run")
     assert status == 2 and says in shown.err

@@ -1,4 +1,4 @@
-"""The estimate against what a real forward pass keeps; and the answer to a memory that is full."""
+"""The memory estimate against a real forward pass, and the message if memory runs out."""
 
 import pytest
 import tiny
@@ -23,7 +23,7 @@ def estimated(wanted):
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v3_small"])
-def test_activations_are_those_of_a_real_forward_pass(backbone):
+def test_activations_equal_those_of_a_real_forward_pass(backbone):
     wanted = recipe(backbone=backbone)
     network, sizes = build(wanted.network, backbone, 19).train(), {}
     own = {parameter.data_ptr() for parameter in network.parameters()}
@@ -35,7 +35,7 @@ def test_activations_are_those_of_a_real_forward_pass(backbone):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = network(torch.randn(4, 3, 64, 96))  # kept, so that nothing it holds is freed
+        kept = network(torch.randn(4, 3, 64, 96))  # a reference, so that nothing is freed
         real = sum(sizes.values()) + 3 * 4 * 4 * 19 * 64 * 96
     assert kept and estimated(wanted).activations == pytest.approx(real, rel=0.05)
 
@@ -53,17 +53,17 @@ def test_what_saves_memory():
     assert "GiB of memory: 0." in str(whole)
 
 
-def test_advice_begins_with_what_harms_least():
-    assert advice(recipe()).startswith("--precision bfloat16, --recompute true (a third slower), --accumulate 2 ")
+def test_advice_starts_with_the_least_harmful_option():
+    assert advice(recipe()).startswith("--precision bfloat16, --recompute true (about a third slower), --accumulate 2 ")
     assert advice(recipe(precision="bfloat16", recompute=True, accumulate=2)).startswith("--accumulate 4 ")
     assert advice(recipe(size=[512, 512])).endswith("--crop '[384, 384]'")
 
 
-def test_a_memory_that_is_full_is_answered(monkeypatch, capsys, tmp_path):
+def test_out_of_memory_gives_advice(monkeypatch, capsys, tmp_path):
     def step(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     world = tiny.write_world(tmp_path / "world")
     monkeypatch.setattr(Supervised, "step", step)
     assert tiny.run_main(monkeypatch, "train", world.recipe, "--device", "cpu", "--out", tmp_path / "run") == 2
-    assert "the memory of cpu is full; try, in this order: --precision bfloat16, --recompute" in capsys.readouterr().err
+    assert "cpu is out of memory; try, in this order: --precision bfloat16, --recompute" in capsys.readouterr().err

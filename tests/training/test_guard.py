@@ -1,4 +1,4 @@
-"""Warnings in words, each once; and losses that are not finite."""
+"""Warnings, each given once; and losses that are not finite."""
 
 import json
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ RECIPE = Recipe(target="field", labels=3, size=[64, 64], backbone="resnet50", st
 
 
 def looks(values, method=None, steps=None):
-    """What a guard says of a series of losses, a step each."""
+    """Return a guard's warnings for a series of losses, one per step."""
     guard = Guard(RECIPE, NAMES)
     method = method or SimpleNamespace(bank=None, watched_loss="sup")
     said = []
@@ -35,7 +35,7 @@ def test_a_loss_that_falls_is_fine():
 
 
 def test_a_method_may_watch_no_loss():
-    """And name its losses as it likes."""
+    """It may name its losses freely."""
     method = SimpleNamespace(bank=None, watched_loss=None)
     assert looks([{"sup": 1.5**k} for k in range(50)], method) == []
 
@@ -46,11 +46,11 @@ def test_a_loss_that_rises_again_diverges():
     assert "the supervised loss has risen from" in said and "lower learning_rate" in said
 
 
-def test_a_teacher_that_calls_everything_one_class():
+def test_a_teacher_that_predicts_one_class_everywhere():
     assert looks([{"teacher_top": 0.97}] * 50) == []
     assert looks([{"teacher_top": 1.0}] * 9 + [{"teacher_top": 0.5}] * 9) == []
     [said] = looks([{"teacher_top": 0.99}] * 50)
-    assert "the teacher calls 99 % of the unlabelled pixels one class" in said
+    assert "the teacher assigns 99 % of the unlabelled pixels to one class" in said
 
 
 def test_a_class_that_never_enters_the_bank():
@@ -58,7 +58,7 @@ def test_a_class_that_never_enters_the_bank():
     method = SimpleNamespace(bank=SimpleNamespace(valid=valid), watched_loss="sup")
     assert looks([{}] * 2, method, [0, 34]) == []
     [said] = looks([{}] * 3, method, [0, 35, 40])
-    assert said.startswith("step 35: the bank holds nothing of sky, train, although it has been filling since step 10")
+    assert said.startswith("step 35: the bank has no entries of sky, train, although it has been filled since step 10")
 
 
 def test_top_share_by_hand():
@@ -74,7 +74,7 @@ def world(own_world):
 
 
 def poison(monkeypatch, method, *steps):
-    """Losses of NaN in these steps."""
+    """Make the losses of these steps NaN."""
     original = method.step
 
     def step(self, batch, step):
@@ -84,11 +84,11 @@ def poison(monkeypatch, method, *steps):
     monkeypatch.setattr(method, "step", step)
 
 
-def test_stop_and_keep_the_batch(world, sda, tmp_path, monkeypatch):
+def test_stop_and_save_the_batch(world, sda, tmp_path, monkeypatch):
     poison(monkeypatch, Supervised, 5)
     flags = ["--steps", 8, "--checkpoint-every", 2, "--device", "cpu", "--out", "run"]
     status, shown = sda("train", world.recipe, *flags)
-    assert status == 2 and "step 5: the loss sup is no longer finite" in shown.err
+    assert status == 2 and "step 5: the loss sup is not finite" in shown.err
     assert "nonfinite-step5.pt" in shown.err and "run/last.pt is intact: resume from it" in shown.err
     kept = torch.load("run/nonfinite-step5.pt", weights_only=True)
     assert kept["step"] == 5 and kept["losses"]["sup"] != kept["losses"]["sup"]
@@ -98,11 +98,11 @@ def test_stop_and_keep_the_batch(world, sda, tmp_path, monkeypatch):
 
 
 def test_skip_and_count(world, sda, tmp_path, monkeypatch):
-    """The step changes nothing: as if the loss had never been."""
+    """A skipped step does not change the network."""
     poison(monkeypatch, ClassBankMethod, 0, 5)
     flags = [*tiny.SETTINGS["semi-supervised DA"], "--steps", 8, "--device", "cpu", "--nonfinite", "skip", "--out", "run"]
     status, shown = sda("train", world.recipe, *flags)
-    assert status == 0 and "step 5: skipped, sup is not finite; its batch is in run/nonfinite-step5.pt" in shown.err
+    assert status == 0 and "step 5: skipped: sup is not finite; its batch is saved in run/nonfinite-step5.pt" in shown.err
     assert json.loads((tmp_path / "run/result.json").read_text())["skipped_steps"] == 2
     log = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log if "skipped" in record] == [0, 5]

@@ -1,4 +1,4 @@
-"""Training through the command line, every setting, on two tiny data sets described by TOML files of a third party."""
+"""Training in every setting through the command line, on two tiny datasets with their own TOML descriptors."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from sda.training.optimizer import make_optimizer
 from sda.training.setup import prepare
 
 CPU = torch.device("cpu")
-DIFFERS = {"seconds"}  # what two equal runs may differ in
+DIFFERS = {"seconds"}  # fields in which two equal runs may differ
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def sda(monkeypatch, capsys):
-    """`sda(arguments)` → standard output; the command must succeed."""
+    """`sda(arguments)`: run a command that must succeed, and return its standard output."""
 
     def sda(*arguments):
         status = tiny.run_main(monkeypatch, *arguments)
@@ -43,7 +43,7 @@ def sda(monkeypatch, capsys):
 
 @pytest.fixture
 def fails(monkeypatch, capsys):
-    """`fails(arguments)` → the error message; the command must fail."""
+    """`fails(arguments)`: run a command that must fail, and return its error message."""
 
     def fails(*arguments):
         assert tiny.run_main(monkeypatch, *arguments) == 2
@@ -87,7 +87,7 @@ def test_setting(world, sda, tmp_path, setting):
     run, before = tmp_path / "run", tiny.files(world.root)
     printed = sda("train", world.recipe, *tiny.SETTINGS[setting], "--out", run, "--device", "cpu")
     assert "human" in printed and str(run) in printed and "whole-48x64-native" in printed
-    assert tiny.files(world.root) == before  # nothing of the user's is written
+    assert tiny.files(world.root) == before  # the datasets are not modified
 
     wanted = ["best.pt", "environment.json", "iou.csv", "last.pt", "metrics.jsonl", "recipe.toml", "result.json", "splits"]
     wanted.append("student.safetensors")
@@ -125,7 +125,7 @@ def test_setting(world, sda, tmp_path, setting):
 
 
 def test_images_of_unequal_size(sda, tmp_path):
-    """Nothing is resized: crops in training, each image at its own size in evaluation, and again by sda eval."""
+    """Without resizing: crops in training; each image at its own size in evaluation and in sda eval."""
     world = tiny.write_world(tmp_path / "world")
     for place, (width, height) in (("train/north/00", (40, 90)), ("val/west/08", (77, 50))):
         for path in (f"pictures/{place}.jpg", f"labels/{place}.png"):
@@ -141,7 +141,7 @@ def test_images_of_unequal_size(sda, tmp_path):
 
 
 def test_class_statistics(sda, tmp_path, monkeypatch):
-    """Counted once for all labelled images, in the classes trained in; balancing starts from them, sampling uses them."""
+    """Counted once for all labelled images, in the training's classes; balancing starts from them and sampling uses them."""
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
     world = tiny.write_world(tmp_path / "world")
     recipe = settings_of(world, rare_class_sampling=0.01, class_statistics=True, balance_classes=True).with_absolute_paths()
@@ -163,7 +163,7 @@ def settings_of(world, **changes):
 
 
 def test_rates_by_layer(world):
-    """Each stage of the backbone at `layer_decay` of the next one's rate, everything else at the heads' factor."""
+    """Each stage of the backbone has `layer_decay` times the next one's rate; other layers have the head's factor."""
     recipe = settings_of(world, learning_rate=1.0, layer_decay=0.5, head_rate_factor=4.0)
     method = torch.nn.Module()
     method.student, method.other = build_network(recipe, 3, "torchvision", IMAGENET), torch.nn.Linear(2, 2)
@@ -176,8 +176,8 @@ def test_rates_by_layer(world):
     assert rate[id(method.student.head.classifier.weight)] == rate[id(method.other.weight)] == 4.0
 
 
-def test_source_and_target_take_turns(world, sda, tmp_path, monkeypatch):
-    """Source on even steps, labelled target images on odd ones; each stream then goes on where it was."""
+def test_source_and_target_alternate(world, sda, tmp_path, monkeypatch):
+    """Source in even steps, labelled target images in odd ones; each stream continues at its own position."""
     seen = []
     step = Supervised.step
 
@@ -206,7 +206,7 @@ def test_frozen_norms(world, tmp_path, freeze):
     names = {"affine": "backbone.features.0.1.weight", "all": "backbone.features.0.1.running_mean"}
     assert torch.equal(trained[names["affine"]], fresh[names["affine"]]) == (freeze != "none")
     assert torch.equal(trained[names["all"]], fresh[names["all"]]) == (freeze == "all")
-    head = "head.aspp.branches.0.1.weight"  # no weights were loaded into these
+    head = "head.aspp.branches.0.1.weight"  # not pretrained
     for name in ("backbone.features.0.0.weight", head, head.replace("weight", "running_mean")):
         assert not torch.equal(trained[name], fresh[name])
 
@@ -214,7 +214,7 @@ def test_frozen_norms(world, tmp_path, freeze):
 # Reproduction
 
 
-def test_a_run_is_done_again_by_its_own_recipe(world, sda, tmp_path, monkeypatch):
+def test_a_run_is_reproduced_by_its_own_recipe(world, sda, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sda("train", world.recipe, *tiny.BANK, "--out", "first", "--seed", "5", "--labels", "2", "--device", "cpu")
     opening = (tmp_path / "first/recipe.toml").read_text().splitlines()[0]
@@ -234,7 +234,7 @@ def test_seed_decides(world, sda, tmp_path):
     a, b, c, d = (tmp_path / name for name in "abcd")
     assert same_weights(a, b) and same_weights(a, c) and not same_weights(a, d)
     assert same_result(a, b) and same_result(a, c)
-    assert lines(a, "labelled") == lines(d, "labelled")  # the split has a seed of its own
+    assert lines(a, "labelled") == lines(d, "labelled")  # the split has its own seed
 
 
 def test_split_seed_and_split_list(world, sda, tmp_path):
@@ -247,7 +247,7 @@ def test_split_seed_and_split_list(world, sda, tmp_path):
     assert set(lines(tmp_path / "b", "labelled")) != set(lines(tmp_path / "c", "labelled"))
 
 
-def test_best_is_kept_by_its_criterion(world, sda, tmp_path):
+def test_best_is_selected_by_its_criterion(world, sda, tmp_path):
     run = tmp_path / "run"
     flags = ["--eval-every", "1", "--best-by", "infomax", "--steps", "4", "--learning-rate", "0.05"]
     sda("train", world.recipe, *flags, "--out", run, "--device", "cpu")
@@ -270,7 +270,7 @@ def test_default_run_folders_do_not_collide(world, sda, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
-    """A trained run, made once."""
+    """A trained run, shared by all tests."""
     run = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
         flags = ["--learning-rate", "0.05", "--steps", "3"]
@@ -293,7 +293,7 @@ def test_eval_on_another_dataset(world, trained, sda):
     )  # fmt: skip
     assert list(toy["iou"]) == list(own["iou"]) == ["ground", "building", "human"]
     assert toy["images"] == 2 and own["miou"] == result(trained)["miou"]
-    # by hand: the source's ids 7, 8, 9 count as ground, building, human, all else not at all
+    # by hand: the source's ids 7, 8, 9 are ground, building, human; all others are ignored
     labels = [Image.open(path) for path in sorted((world.root / "toy/val_masks").iterdir())]
     pixels = [sum(label.histogram()[value] for label in labels) for value in (7, 8, 9)]
     for label in labels:
@@ -334,7 +334,7 @@ def test_unlabelled_folder_without_masks(world, sda, tmp_path):
     for index in range(3):
         tiny.save(tiny.draw(900 + index, [0, 0, 0], [(9, 9, 9), (90, 90, 9), (9, 90, 90)])[0], folder / f"{index} [x].png")
     copied = next((world.root / "field/pictures/val").rglob("*.jpg"))
-    shutil.copy(copied, folder / "copy.jpg")  # left out, since it is a validation image
+    shutil.copy(copied, folder / "copy.jpg")  # skipped, because it is a validation image
     flags = [*tiny.BANK, "--unlabelled", tmp_path / "photos"]
     sda("train", world.recipe, *flags, "--out", tmp_path / "run", "--device", "cpu")
     assert lines(tmp_path / "run", "unlabelled") == [f"deep er/{index} [x].png" for index in range(3)]
@@ -356,7 +356,7 @@ def test_validation_image_in_training_is_refused(fails, tmp_path, where):
 
 
 def with_bank(world, steps):
-    """A recipe whose bank fills from the first step, and its data with the source in memory."""
+    """A recipe whose bank is filled from the first step, and its data with the source in memory."""
     bank = {"bank_start": 0, "unlabelled_start": 0, "bank_confidence": 0.0, "bank_size": 8, "contrast_pixels": 8}
     changes = {"method": "class_bank", "unlabelled": "target", "steps": steps, **bank}
     recipe = recipes.load(str(world.recipe), changes).with_absolute_paths()
@@ -369,7 +369,7 @@ def test_source_pixels_reach_the_loss(world, tmp_path):
     losses = []
     for name in ("as it is", "painted"):
         recipe, data = with_bank(world, steps=2)
-        if name == "painted":  # other source pixels, and nothing else
+        if name == "painted":  # only the source pixels differ
             for sample in data.source._memory:
                 sample.image.copy_(255 - sample.image)
         (tmp_path / name).mkdir()
@@ -404,7 +404,7 @@ def test_run_folder_with_brackets(world, sda, tmp_path):
     sda("train", world.recipe, "--steps", "1", "--out", f"{tmp_path}/a[/b]", "--device", "cpu")
 
 
-def test_image_name_that_is_no_utf8(monkeypatch, tmp_path):
+def test_image_name_that_is_not_utf8(monkeypatch, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     folder = world.root / "field/pictures/train/north"
     with open(os.fsencode(folder) + b"/stra\xdfe.jpg", "wb") as file:
@@ -413,11 +413,11 @@ def test_image_name_that_is_no_utf8(monkeypatch, tmp_path):
     assert tiny.run_main(monkeypatch, "train", world.recipe, *tiny.BANK, *flags) in (0, 2)
 
 
-def test_checkpoint_knows_its_splits(trained):
+def test_checkpoint_has_its_splits(trained):
     assert "splits" in torch.load(trained / "last.pt", weights_only=True)
 
 
-def test_class_table_of_the_users_is_mapped_to_by_its_stem(sda, tmp_path):
+def test_users_class_table_is_named_by_its_stem(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     table = world.folder / "sets/tab.toml"
     table.write_text("[colors]\nground = [1, 1, 1]\nbuilding = [2, 2, 2]\nhuman = [3, 3, 3]\n")

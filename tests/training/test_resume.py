@@ -1,4 +1,4 @@
-"""Runs that are interrupted and go on: bit for bit what they would have been, and never less than their last checkpoint."""
+"""Interrupted and resumed runs: bit-identical to uninterrupted ones, and never behind their last checkpoint."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STEPS = ["--steps", 8, "--eval-every", 3, "--checkpoint-every", 2, "--device", "
 
 
 def equal(a, b):
-    """Whether two checkpoints are the same, bit for bit, but for the time they took."""
+    """Return whether two checkpoints are bit-identical except for their training time."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a if key != "seconds")
     if isinstance(a, list):
@@ -30,7 +30,7 @@ def equal(a, b):
 
 
 def same_run(first, second):
-    """Whether two run folders hold the same training: state, log, and score."""
+    """Check that two run folders have the same state, log and score."""
     for name in ("last.pt", "best.pt"):
         assert equal(checkpoint.load(first / name), checkpoint.load(second / name)), name
     assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
@@ -40,7 +40,7 @@ def same_run(first, second):
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
-    """Runs that nothing interrupted, by the flags of their setting."""
+    """`whole(flags)`: an uninterrupted run with these flags."""
     made = {}
 
     def whole(*flags):
@@ -56,7 +56,7 @@ def whole(world, tmp_path_factory):
 VARIANTS = {
     "SSL": tiny.SETTINGS["SSL"],
     "semi-supervised DA": SSDA,
-    "AdamW, balanced, in turn, by class": [
+    "AdamW, balanced, alternating, by class": [
         *SSDA, "--optimizer", "adamw", "--balance-classes", "true", "--alternate", "true", "--class-statistics", "true",
         "--rare-class-sampling", 0.1,
     ],
@@ -80,7 +80,7 @@ def test_interrupted_and_resumed_is_bit_equal(world, whole, sda, tmp_path, setti
     assert [resumption["step"] for resumption in facts["resumed"]] == cuts
 
 
-@pytest.mark.parametrize("setting", ["AdamW, balanced, in turn, by class", "released, DACS", "supervised"])
+@pytest.mark.parametrize("setting", ["AdamW, balanced, alternating, by class", "released, DACS", "supervised"])
 def test_other_settings_too(world, whole, sda, tmp_path, setting):
     flags = VARIANTS[setting]
     command = ["train", world.recipe, *STEPS, *flags, "--out", tmp_path / "run", "--resume", "auto"]
@@ -112,20 +112,20 @@ def test_from_a_file_into_another_folder(world, whole, sda, tmp_path):
     assert status == 2 and "exists and is not empty" in shown.err
 
 
-def test_by_the_recipe_in_the_run_folder(world, whole, sda, tmp_path, monkeypatch):
+def test_resume_with_the_recipe_in_the_run_folder(world, whole, sda, tmp_path, monkeypatch):
     assert sda("train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--stop-at", 4)[0] == 0
     monkeypatch.chdir(tmp_path)
     assert sda("train", "run/recipe.toml", "--resume", "auto", "--device", "cpu")[0] == 0
     same_run(whole(*SSDA), tmp_path / "run")
 
 
-def test_nothing_to_resume_is_a_start(world, whole, sda, tmp_path, monkeypatch):
-    """Also in a folder that a run left before its first checkpoint: a job that is requeued needs no other command."""
+def test_without_a_checkpoint_resume_starts_a_run(world, whole, sda, tmp_path, monkeypatch):
+    """Even in the folder of a run that stopped before its first checkpoint, so a requeued job can use the same command."""
     command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto"]
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.toml").write_text("cut off")
     status, shown = sda(*command)
-    assert status == 0 and "run-interrupted: holds what an interrupted run left" in shown.err
+    assert status == 0 and "run-interrupted: files of an interrupted run without a checkpoint" in shown.err
     assert (tmp_path / "run-interrupted/recipe.toml").read_text() == "cut off"
     same_run(whole(*SSDA), tmp_path / "run")
     before = tiny.files(tmp_path / "run")
@@ -136,7 +136,7 @@ def test_nothing_to_resume_is_a_start(world, whole, sda, tmp_path, monkeypatch):
     assert "exists and is not empty" in sda(*command[:-4], "--out", tmp_path / "mine", "--resume", "auto")[1].err
 
 
-# What may not be gone on with
+# Checkpoints that cannot be resumed
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_other_images_are_refused(world, sda, stopped, tmp_path):
     assert "trained on other source images (4 then, 3 now; train/02.png)" in message
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(world, whole, sda, stopped):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(world, whole, sda, stopped):
     last = stopped / "last.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
@@ -181,22 +181,23 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(world, whole, sda, sto
     same_run(whole(*SSDA), stopped)
 
 
-def test_a_checkpoint_of_an_older_version_is_refused(world, sda, stopped):
+def test_a_checkpoint_that_does_not_fit_the_method_is_refused(world, sda, stopped):
     state = checkpoint.load(stopped / "last.pt")
     del state["method"]["bank.step"]
     torch.save(state, stopped / "last.pt")
-    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
-    assert (
-        status == 2 and "the checkpoint does not fit method class_bank of this version" in shown.err and "bank.step" in shown.err
-    )
+    message = resume(sda, world, stopped)
+    assert "last.pt: its state does not fit method class_bank" in message and "bank.step" in message
 
 
-def test_a_recipe_of_an_older_version_is_refused(world, sda, stopped):
-    """What was done in the place of a field that it did not have is not known."""
+def test_a_checkpoint_with_an_incomplete_recipe_is_refused(world, sda, stopped):
+    """A missing field is an error, whether it has a default or not."""
     state = checkpoint.load(stopped / "last.pt")
     del state["recipe"]["strong_statistics"]
     torch.save(state, stopped / "last.pt")
-    assert "of an older version of sda, without strong_statistics" in resume(sda, world, stopped)
+    assert "last.pt: was trained with strong_statistics = null, not true" in resume(sda, world, stopped)
+    del state["recipe"]["backbone"]
+    torch.save(state, stopped / "last.pt")
+    assert "last.pt: recipe: key 'backbone' is missing" in resume(sda, world, stopped)
 
 
 class Hostile:
@@ -210,15 +211,15 @@ def test_foreign_and_hostile_checkpoints_are_refused(world, sda, stopped, tmp_pa
     for what in (Hostile(), {"format": 1, "student": {}}, "text", {"format": 1, **dict.fromkeys(("step", "recipe"), Hostile())}):
         torch.save(what, stopped / "last.pt")
         message = resume(sda, world, stopped)
-        assert "no checkpoint to go on from" in message and "last.pt" in message
+        assert "no usable checkpoint to resume from" in message and "last.pt" in message
     assert not Path("hostile").exists()
 
 
-# Signals, kills and full disks, to processes of their own
+# Signals, kills and full disks, in separate processes
 
 
 def start(world, out, *flags, limit=None, steps=200):
-    """`sda train --resume auto` as a process, in the semi-supervised DA setting, with many checkpoints."""
+    """Start `sda train --resume auto` as a process, in the semi-supervised DA setting, with many checkpoints."""
     code = "import sys; from sda.cli.main import main; main()"
     if limit:
         code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {code}"
@@ -237,7 +238,8 @@ def wait_for(path, process, seconds=120):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_checkpoint(world, tmp_path, number):
-    """Of the step it came in, although checkpoints are rare; loader processes hear of it, too, as under Ctrl-C."""
+    """The checkpoint is of the step in which the signal came, although checkpoints are rare. Loader processes get the signal
+    too, as with Ctrl-C."""
     process = start(world, tmp_path / "run", "--checkpoint-every", 100_000, "--steps", 100_000, "--workers", 1)
     wait_for(tmp_path / "run/metrics.jsonl", process)
     while not (tmp_path / "run/metrics.jsonl").read_text():
@@ -272,7 +274,7 @@ def test_killed_at_any_moment_the_last_checkpoint_is_good(world, tmp_path):
 
 @pytest.mark.slow
 def test_killed_many_times_the_run_is_still_bit_equal(world, tmp_path):
-    """Twenty kills at random moments, then to the end; against a run that nothing interrupted."""
+    """Kill the run twenty times at random moments, then finish it, and compare with an uninterrupted run."""
     for run in ("whole", "killed"):
         if run == "killed":
             kill_again_and_again(world, tmp_path / run, 20, 1)
@@ -282,8 +284,8 @@ def test_killed_many_times_the_run_is_still_bit_equal(world, tmp_path):
     same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_full_disk_stops_the_run_and_harms_nothing(world, sda, tmp_path):
-    """A file-size limit stands for the full disk: the write fails in the same place."""
+def test_a_full_disk_stops_the_run_and_damages_nothing(world, sda, tmp_path):
+    """A file-size limit simulates the full disk: the write fails in the same place."""
     run = tmp_path / "run"
     flags = ["--steps", 6, "--checkpoint-every", 2]
     process = start(world, run, *flags, "--stop-at", 2)
