@@ -102,7 +102,7 @@ def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
 
 
 def _check_classmix(recipe: Recipe) -> None:
-    """Raise SdaError if ClassMix never gets two labelled images, because each of the `accumulate` parts of a step has only one."""
+    """Raise SdaError if ClassMix never gets two images, because each of the `accumulate` parts of a step has only one."""
     sizes = [recipe.batch_source] if recipe.source else []
     sizes += [recipe.batch_labelled] if recipe.labels or recipe.split else []
     if recipe.classmix_labelled and (min if recipe.alternate else sum)(sizes) == recipe.accumulate:
@@ -201,7 +201,8 @@ def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item
         rest = [item for item in rest if item.key not in keys]
     if not rest:
         raise SdaError(
-            f"no unlabelled target images are left beside the {len(chosen)} labelled ones; reduce labels, or set unlabelled to a folder"
+            f"no unlabelled target images are left beside the {len(chosen)} labelled ones; reduce labels, or set unlabelled "
+            "to a folder"
         )
     data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
     data.lists["unlabelled"] = rest

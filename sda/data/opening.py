@@ -117,9 +117,7 @@ def without_bad(split: Split, notes: list[str]) -> Split:
         return split
     key, why = next(iter(bad.items()))
     if len(bad) == len(split.items):
-        raise SdaError(
-            f"{title}: sda doctor found all {len(bad)} pairs in {split.root} bad, such as {key} ({why}); fix them, or set doctor = false"
-        )
+        raise SdaError(f"{title}: sda doctor found all {len(bad)} pairs in {split.root} bad, such as {key} ({why}); fix them")
     notes.append(f"{title}: {len(bad)} pairs that sda doctor found bad are skipped, such as {key} ({why})")
     return split.only([item for item in split.items if item.key not in bad])
 

@@ -138,7 +138,8 @@ def load_weights(backbone: Backbone, name: str, pretrained: Pretrained) -> LoadR
     if len(report.matched) < MATCH_AT_LEAST * expected:
         raise SdaError(
             f"weights {weights}: only {len(report.matched)} of the {expected} tensors of {name} match; expected names such as "
-            f"{examples(list(backbone.state_dict()))}, found {examples(list(pretrained.state))}; give weights of {name}, or change backbone"
+            f"{examples(list(backbone.state_dict()))}, found {examples(list(pretrained.state))}; "
+            f"give weights of {name}, or change backbone"
         )
     facts = f"{report}; {pretrained.format} format" + (f", renamed like {pretrained.renamed}" if pretrained.renamed else "")
     logger.log(logging.INFO if report.complete else logging.WARNING, "weights %s for %s: %s", weights, name, facts)

@@ -101,7 +101,10 @@ def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
         (lambda file: file.unlink(), "no such file"),
         (lambda file: file.write_bytes(b"nothing"), "cannot be read"),
         (lambda file: change(file, "format", 99), "not a bank of sda; make one with sda bank RUN"),
-        (lambda file: change(file, "classes", ["a", "b", "d"]), "the bank has other classes than the recipe; only one of the two has c, d"),
+        (
+            lambda file: change(file, "classes", ["a", "b", "d"]),
+            "the bank has other classes than the recipe; only one of the two has c, d",
+        ),
     ],
 )
 def test_a_file_that_is_no_bank(tmp_path, spoil, words):

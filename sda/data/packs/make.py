@@ -61,9 +61,9 @@ def write_pack(
     Args:
         name: name of the dataset, as the user gave it.
         size: (height, width) that images and training labels are resized to, exactly as `Dataset` does.
-        compression: compression of the images, a name in COMPRESSIONS. Photographs shrink by a fifth (lzf) or by half (gzip) and take more
-            than ten times as long to read. lzf may compress the same image to slightly different bytes in another run.
-        processes: number of processes that read and resize, by default one per core; with 1, this process does it.
+        compression: compression of the images, a name in COMPRESSIONS. Photographs shrink by a fifth (lzf) or by half (gzip)
+            and take more than ten times as long to read. lzf may produce slightly different bytes in another run.
+        processes: number of processes that read and resize; one per core by default; 1: this process.
         progress: called after each image that is read, then after each that is written.
         skip: skip unusable files instead of raising FileError.
 

@@ -21,7 +21,7 @@ PICKLES = (".pkl", ".pickle", ".p")
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """What to list: exactly one of `labels`, `hold_out` and `given`, or both `labels` and `given`, for the first entries of a list.
+    """What to list: exactly one of `labels`, `hold_out` and `given`, or `labels` and `given` (the start of a list).
 
     Attributes:
         labels: number of images.
@@ -29,7 +29,7 @@ class SplitRequest:
         seed: seed of the rule; None means 0.
         hold_out: share of images to validate on, 0 to 1; if `by` is a word, whole groups with all their images.
         given: a list in any format that `read_keys` accepts, or the paper's pickled indices.
-        order: which order of the images the indices refer to: sorted, walk (see `from_indices`), or the lines of a list, given by its path.
+        order: the order of images that the indices refer to: sorted, walk (see `from_indices`), or the path of a list.
         entry: key of the indices in a pickled dict.
     """
 

@@ -16,7 +16,7 @@ Counts = Mapping[str, Sequence[int]]  # key → labelled pixels of each class, C
 
 
 def rank(keys: list[str], seed: int) -> list[str]:
-    """Sort keys by SHA-256("seed:key"): the order is the same on every machine, and its first 100 keys are the start of its first 200."""
+    """Sort keys by SHA-256("seed:key"). The order is the same on every machine; the first 100 are part of the first 200."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest())
 
 

@@ -62,7 +62,8 @@ def read(file: Path, names: list[str]) -> dict[str, torch.Tensor]:
         other = sorted({*classes} ^ {*names})
         found = f"{', '.join(other[:5])}{', …' if len(other) > 5 else ''}"
         raise SdaError(
-            f"{file}: the bank has other classes than the recipe; only one of the two has {found}; give a bank with the same classes"
+            f"{file}: the bank has other classes than the recipe; only one of the two has {found}; "
+            "give a bank with the same classes"
         )
     order = [classes.index(name) for name in names]
     return {name: values[order] for name, values in parts.items()}
