@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sda.analysis.make_cache import Domain, open_domain, write_features
-from sda.data.assemble import ignore_count
 from sda.data.dataset import Dataset, Guarded
 from sda.runs import trained
 from sda.scoring.evaluate import batch_size
+from sda.system.console import ignore_count
 from sda.system.devices import pick_device
 
 
@@ -32,7 +32,7 @@ def forward(run: trained.Run, images: Dataset) -> float:
 
 
 def cached(run: trained.Run, domain: Domain, per_class: int) -> float:
-    """Return the seconds of all that sda features does: the same, and everything that writing the cache takes."""
+    """Return the seconds that sda features takes in total: the forward pass, and writing the cache."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         write_features(Path(folder) / "f.h5", run, [domain], per_class)

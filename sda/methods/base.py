@@ -18,7 +18,7 @@ class Task:
     """Facts about the training that methods need.
 
     Attributes:
-        classes: C. steps: K, number of training steps. labelled_images: |X_l|, number of images in all labelled streams.
+        classes: C. steps: K, number of training steps. labelled_images: |X_l|, total number of images in the labelled streams.
     """
 
     classes: int

@@ -106,7 +106,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextlib.contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of a block's batch norms: recomputation sees a batch for the second time."""
+    """Keep the running statistics of a block's batch norms unchanged, because recomputation sees each batch a second time."""
     before = []
     for norm in norms_of(block):
         assert norm.num_batches_tracked is not None

@@ -151,7 +151,7 @@ def test_root_is_an_empty_folder(fails, world):
 def test_images_without_any_label(fails, world):
     (world.root / "toy/train_masks").rename(world.root / "toy/masks")
     message = fails("train", world.recipe, "--out", world.folder / "run")
-    assert "4 images such as train/00.png" in message and "no label file for any" in message
+    assert "none of the 4 images in " in message and "such as train/00.png, has a label file" in message
 
 
 def test_out_that_is_not_empty(fails, world):

@@ -285,7 +285,11 @@ def test_no_labels(world, field, train, sda):
 def test_no_validation_labels(world, field, train):
     shutil.rmtree(field / "labels/val")
     status, shown = train()
-    assert status == 2 and "3 images such as pictures/val/west/08.jpg" in shown.err and "no label file for any" in shown.err
+    assert (
+        status == 2
+        and "none of the 3 images in " in shown.err
+        and "such as pictures/val/west/08.jpg, has a label file" in shown.err
+    )
 
 
 # Encodings are checked before training

@@ -1,4 +1,4 @@
-"""Curriculum class balancing: class weights from running class frequencies of labels and pseudo-labels."""
+"""Curriculum class balancing: class weights from running frequencies of the classes in labels and pseudo-labels."""
 
 import torch
 from torch import Tensor, nn

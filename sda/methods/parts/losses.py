@@ -1,4 +1,4 @@
-"""Losses and weights as pure functions of tensors. Symbols and equations as in Alonso et al., ICCV 2021.
+"""Losses and weights as pure functions of tensors. Symbols and equations are those of Alonso et al., ICCV 2021.
 
 C is the number of classes. Labels are int64 with 255 = ignored; means exclude ignored pixels. Nothing branches on tensor
 values, so nothing waits for the device. With several processes, means are over the pixels of all processes.

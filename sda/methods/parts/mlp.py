@@ -31,7 +31,7 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(groups, 1, channels))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D)."""
+        """Normalise rows x (G, N, D) of which `valid` (G, N) marks the real ones: (G, N, D)."""
         if self.training:
             rows = valid.unsqueeze(2)
             add = (lambda part: part) if self.shared else all_reduce_sum
@@ -69,14 +69,14 @@ class GroupedMLP(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x: (G, N, inputs); valid: (G, N) bool. Returns (G, N, outputs); the values of invalid rows are undefined."""
+        """Apply the MLPs to rows x (G, N, inputs) with mask `valid` (G, N): (G, N, outputs), undefined for invalid rows."""
         hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid)
         hidden = nn.functional.leaky_relu(hidden, self.slope)
         return torch.baddbmm(self.bias2, hidden, self.weight2)
 
     @torch.no_grad()
     def of_rows(self, x: Tensor, group: Tensor) -> Tensor:
-        """Apply to each row the MLP of its group.
+        """Apply the MLP of its group to each row.
 
         Like `forward` in training mode, this normalises by the statistics of the given rows, but it does not update the running
         statistics, and it needs no padding to the largest group.

@@ -48,7 +48,7 @@ class Teacher(nn.Module, Generic[Module]):
 
     @torch.no_grad()
     def follow(self, student: Module, step: int) -> None:
-        """Update the teacher towards the student."""
+        """Move the teacher towards the student."""
         if self.released:
             ours, theirs = dict(self.model.named_parameters()), dict(student.named_parameters())
         else:

@@ -113,7 +113,7 @@ def test_a_list_of_bad_images_alone_is_refused(world, field, sda):
     assert sda("doctor", world.field, "--root", field, "--processes", 1)[0] == 1
     Path("mine.txt").write_text(f"{key}\n")
     status, shown = sda("train", world.recipe, "--split", "mine.txt", "--device", "cpu")
-    assert status == 2 and "mine.txt: sda doctor found all 1 images of this list bad" in shown.err
+    assert status == 2 and "mine.txt: sda doctor found all 1 images in this list bad" in shown.err
     Path("mine.txt").write_text(f"{key}\npictures/train/north/02.jpg\n")
     status, shown = sda("train", world.recipe, "--split", "mine.txt", "--device", "cpu")
     assert status == 0 and f"mine.txt: 1 of its 2 images are skipped, such as {key}" in shown.err
@@ -243,7 +243,7 @@ def test_braces_in_a_folder_become_a_word(tmp_path):
     [
         ('ids = {3 = "ground", 03 = "human"}', "the value 3 occurs twice in ids and void"),
         ('ids = {3 = "ground"}\nvoid = [0, 3]', "the value 3 occurs twice in ids and void"),
-        ('[maps.cityscapes19]\ngruond = "road"', "maps.cityscapes19: no class 'gruond' here.*'ground'"),
+        ('[maps.cityscapes19]\ngruond = "road"', "maps.cityscapes19: the class table has no class 'gruond'.*'ground'"),
     ],
 )
 def test_contradictions(tmp_path, change, says):

@@ -169,4 +169,4 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert "my set.toml: this file exists and is not overwritten" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert tiny.run_main(monkeypatch, "init-dataset", "empty", "--out", "-") == 2
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no images" in capsys.readouterr().err

@@ -325,7 +325,7 @@ def test_interrupted_while_it_is_written(original, out, finished, reads):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sda.data.packs import make as make_pack
+from sda.data.packs import make
 from sda.data.descriptor import Descriptor
 
 def progress(what, done, total):
@@ -333,10 +333,10 @@ def progress(what, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    make_pack._SHARD = 3
+    make._SHARD = 3
     descriptor = Descriptor.model_validate_json(sys.argv[3])
     out, root = Path(sys.argv[1]), Path(sys.argv[2])
-    make_pack.write_pack(out, "mine", descriptor, root, {size}, ["train", "val"], processes=1, progress=progress)
+    make.write_pack(out, "mine", descriptor, root, {size}, ["train", "val"], processes=1, progress=progress)
 """
 
 
