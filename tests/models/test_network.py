@@ -1,10 +1,7 @@
 """The contract of every network and backbone; dilation; torchvision with a CPU-only PyTorch."""
 
+import copy
 import math
-import runpy
-import subprocess
-import sys
-import types
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from sda.models import torchvision_shim
 from sda.models.backbones import BUILDERS, build_backbone
 from sda.models.build import HEADS, build
 from sda.models.names import BACKBONES, NETWORKS
+from sda.models.network import recompute_activations
 from sda.models.preprocessing import PREPROCESSING
 
 CLASSES = 5
@@ -144,38 +142,6 @@ def test_bad_arguments(changed, message):
         build(**arguments)
 
 
-def test_models_import_in_a_fresh_process():
-    # Whether torchvision's operators load or not, and without a warning.
-    code = (
-        "import sda.models.build, torch, torchvision\n"
-        "assert hasattr(torch.ops.torchvision, 'nms')\n"
-        "print(sda.models.build.build('deeplabv3plus', 'mobilenet_v3_small', 3).stride)"
-    )
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == "4", done.stderr
-
-
-def test_shim_declares_nothing_when_torchvision_imports(monkeypatch):
-    stub = types.ModuleType("torchvision")
-    stub.models = types.ModuleType("torchvision.models")
-    monkeypatch.setitem(sys.modules, "torchvision", stub)
-    names = runpy.run_path(torchvision_shim.__file__)
-    assert names["models"] is stub.models
-    assert "_library" not in names
-
-
-def test_shim_lets_other_errors_through(monkeypatch):
-    def refuse(name):
-        raise RuntimeError("something else is wrong")
-
-    stub = types.ModuleType("torchvision")
-    stub.__getattr__ = refuse
-    monkeypatch.setitem(sys.modules, "torchvision", stub)
-    with pytest.raises(RuntimeError, match="something else"):
-        runpy.run_path(torchvision_shim.__file__)
-
-
 def test_released_v2_sums_two_of_its_four_branches():
     torch.manual_seed(0)
     model = build("deeplabv2", "mobilenet_v3_small", 3, released=True).eval()
@@ -207,3 +173,30 @@ def test_the_first_layer_normalises_as_the_weights_expect(form):
 
 def test_names_without_pytorch_are_those_that_are_built():
     assert list(NETWORKS) == list(HEADS) and list(BACKBONES) == list(BUILDERS)
+
+
+@pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
+def test_recomputing_changes_nothing_but_the_memory(network, backbone):
+    """Gradients and running statistics are equal, and fewer bytes are saved for the backward pass."""
+    torch.manual_seed(0)
+    plain = build(network, backbone, 3).train()
+    thrifty = copy.deepcopy(plain)
+    recompute_activations(thrifty)
+    images, kept = torch.randn(2, 3, 64, 64), []
+    for net in (plain, thrifty):
+        sizes = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)  # for the head's dropout
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            logits, features = net(images)
+            kept.append(sum(sizes.values()))
+        (logits.square().mean() + features.mean()).backward()
+    assert kept[1] < 0.7 * kept[0]
+    for (name, one), two in zip(plain.named_parameters(), thrifty.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad), name
+    for (name, one), two in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
+        assert torch.equal(one, two), name

@@ -9,23 +9,11 @@ import torch
 from torch import nn
 
 from sda.data.assemble import assemble
-from sda.data.batch import Batch, Labelled
 from sda.methods.base import Method, Task
-from sda.models.build import build
-from sda.models.network import recompute_activations
 from sda.recipe import load
 from sda.training.loop import train
 from sda.training.optimizer import make_optimizer
 from sda.training.setup import prepare
-
-
-def test_parts_of_a_batch():
-    images, labels = torch.arange(24).view(6, 1, 2, 2), torch.arange(6).view(6, 1, 1)
-    batch = Batch(Labelled(images, labels), None, images[:2])
-    parts = batch.parts(2)
-    assert [len(part.source.images) for part in parts] == [3, 3] and [len(part.unlabelled) for part in parts] == [1, 1]
-    assert torch.equal(torch.cat([part.source.labels for part in parts]), labels) and parts[0].labelled is None
-    assert batch.parts(1) == [batch]
 
 
 class Linear(Method):
@@ -56,33 +44,6 @@ def test_parts_take_the_step_of_the_whole(world, tmp_path):
         assert training.method.sizes == [4 // accumulate] * 3 * accumulate
     for name in ends[0]:
         assert torch.allclose(ends[0][name], ends[1][name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
-def test_recomputing_changes_nothing_but_the_memory(network, backbone):
-    """Gradients and running statistics are equal, and fewer bytes are saved for the backward pass."""
-    torch.manual_seed(0)
-    plain = build(network, backbone, 3).train()
-    thrifty = copy.deepcopy(plain)
-    recompute_activations(thrifty)
-    images, kept = torch.randn(2, 3, 64, 64), []
-    for net in (plain, thrifty):
-        sizes = {}
-
-        def note(tensor, sizes=sizes):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        torch.manual_seed(1)  # for the head's dropout
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            logits, features = net(images)
-            kept.append(sum(sizes.values()))
-        (logits.square().mean() + features.mean()).backward()
-    assert kept[1] < 0.7 * kept[0]
-    for (name, one), two in zip(plain.named_parameters(), thrifty.parameters(), strict=True):
-        assert torch.equal(one.grad, two.grad), name
-    for (name, one), two in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
-        assert torch.equal(one, two), name
 
 
 @pytest.mark.parametrize(
