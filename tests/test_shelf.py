@@ -7,7 +7,7 @@ from sda.data import descriptor
 from sda.errors import SdaError
 
 
-def test_what_ships():
+def test_package_contains_its_recipes_and_datasets():
     streets = [f"streets-{kind}" for kind in ("source-only", "target-only", "ssda", "ssl")]
     real = [f"camvid-idd_lite-{kind}" for kind in ("source-only", "target-only", "joint", "ssda", "oracle")]
     assert {*streets, *real, "gta5-cityscapes-ssda", "cityscapes-ssl"} <= set(shelf.names("recipes"))
@@ -27,7 +27,7 @@ def test_class_table_loads(name):
 
 
 @pytest.mark.parametrize("kind", ["datasets", "recipes"])
-def test_shelves_hold_data_only(kind):
+def test_shelves_contain_only_toml_files(kind):
     assert {path.suffix for path in shelf.shelf(kind).rglob("*") if path.is_file()} == {".toml"}
 
 

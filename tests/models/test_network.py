@@ -1,4 +1,4 @@
-"""The contract of every network and backbone; dilation; torchvision with a CPU-only PyTorch."""
+"""The contract of every network and backbone, dilation, and recomputed activations."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_lar
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_contract(network, backbone):
+def test_every_network_meets_its_contract(network, backbone):
     torch.manual_seed(0)
     model = build(network, backbone, CLASSES)
     mobile = backbone.startswith("mobilenet")
@@ -60,7 +60,7 @@ def test_contract(network, backbone):
         assert torch.equal(again, model(images)[0])
 
 
-def test_meta_device_at_true_size():
+def test_full_size_on_the_meta_device():
     with torch.device("meta"):
         logits, features = build("deeplabv2", "resnet101", 19)(torch.empty(1, 3, 512, 512))
     assert logits.shape == (1, 19, 64, 64)
@@ -80,8 +80,8 @@ def test_output_stride_keeps_resolution(backbone, output_stride):
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
-def test_dilated_network_computes_what_the_original_does(backbone, output_stride):
-    # On its finer grid, at the original's positions: this is why ImageNet weights fit a dilated network.
+def test_dilated_network_equals_the_original_at_its_positions(backbone, output_stride):
+    # The dilated network computes a finer grid that contains the original's, so ImageNet weights fit it.
     torch.manual_seed(0)
     original = getattr(torchvision_shim.models, backbone)().eval()
     body = build_backbone(backbone, output_stride).eval()
@@ -136,13 +136,13 @@ def test_output_stride_sets_stride_of_deeplabv2_and_rates_of_deeplabv3plus():
         ({"output_stride": 32}, "expected 8 or 16"),
     ],
 )
-def test_bad_arguments(changed, message):
+def test_invalid_arguments_are_refused(changed, message):
     arguments = {"network": "deeplabv2", "backbone": "mobilenet_v2", "classes": 3} | changed
     with pytest.raises(SdaError, match=message):
         build(**arguments)
 
 
-def test_released_v2_sums_two_of_its_four_branches():
+def test_released_deeplabv2_sums_two_branches():
     torch.manual_seed(0)
     model = build("deeplabv2", "mobilenet_v3_small", 3, released=True).eval()
     assert len(model.head.branches) == 2
@@ -154,8 +154,8 @@ def test_released_v2_sums_two_of_its_four_branches():
 
 
 @pytest.mark.parametrize("form", ["torchvision", "caffe"])
-def test_the_first_layer_normalises_as_the_weights_expect(form):
-    """The same for uint8 images and floats from 0 to 1; the layer adds nothing to the state dict."""
+def test_network_normalises_its_input(form):
+    """It gives the same result for uint8 images and floats from 0 to 1, and adds nothing to the state dict."""
     torch.manual_seed(0)
     preprocessing = PREPROCESSING[form]
     model = build("deeplabv2", "resnet50", 3, preprocessing=preprocessing).eval()
@@ -171,12 +171,12 @@ def test_the_first_layer_normalises_as_the_weights_expect(form):
     assert model.preprocessing == preprocessing
 
 
-def test_names_without_pytorch_are_those_that_are_built():
+def test_name_lists_match_the_builders():
     assert list(NETWORKS) == list(HEADS) and list(BACKBONES) == list(BUILDERS)
 
 
 @pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
-def test_recomputing_changes_nothing_but_the_memory(network, backbone):
+def test_recomputed_activations_change_only_the_memory(network, backbone):
     """Gradients and running statistics are equal, and fewer bytes are saved for the backward pass."""
     torch.manual_seed(0)
     plain = build(network, backbone, 3).train()

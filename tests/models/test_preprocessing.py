@@ -21,7 +21,7 @@ def test_preprocessing_by_hand():
     assert torch.equal(floats, before)
 
 
-def test_preprocessing_is_torchvisions():
+def test_preprocessing_equals_that_of_torchvision():
     for entries in weights.DOWNLOADS.values():
         for entry in entries.values():
             transforms = entry.transforms()
@@ -30,7 +30,7 @@ def test_preprocessing_is_torchvisions():
 
 
 @pytest.mark.parametrize("form", ["torchvision", "caffe"])
-def test_preprocessing_survives_a_checkpoint(form):
+def test_preprocessing_round_trips_through_a_dict(form):
     chosen = preprocessing.PREPROCESSING[form]
     assert Preprocessing.from_dict(chosen.to_dict()) == chosen
 

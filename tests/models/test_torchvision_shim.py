@@ -11,7 +11,7 @@ from sda.models import torchvision_shim
 
 
 def test_models_import_in_a_fresh_process():
-    # Whether torchvision's operators load or not, and without a warning.
+    # This must work without a warning, whether the operators of torchvision load or not.
     code = (
         "import sda.models.build, torch, torchvision\n"
         "assert hasattr(torch.ops.torchvision, 'nms')\n"

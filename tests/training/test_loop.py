@@ -12,6 +12,7 @@ from PIL import Image
 
 from sda import recipe as recipes
 from sda.data.assemble import assemble
+from sda.methods.base import Task
 from sda.methods.supervised import Supervised
 from sda.models.build import build_network
 from sda.models.preprocessing import IMAGENET
@@ -176,19 +177,27 @@ def test_rates_by_layer(world):
     assert rate[id(method.student.head.classifier.weight)] == rate[id(method.other.weight)] == 4.0
 
 
-def test_source_and_target_alternate(world, sda, tmp_path, monkeypatch):
+def test_source_and_target_alternate(world, tmp_path):
     """Source in even steps, labelled target images in odd ones; each stream continues at its own position."""
-    seen = []
-    step = Supervised.step
 
-    def recording(self, batch, k):
-        seen.append((batch.source, batch.labelled))
-        return step(self, batch, k)
+    def batches(out, **changes):
+        seen = []
 
-    monkeypatch.setattr(Supervised, "step", recording)
-    sda("train", world.recipe, "--alternate", "true", "--steps", "4", "--out", tmp_path / "turns", "--device", "cpu")
-    sda("train", world.recipe, "--steps", "2", "--out", tmp_path / "both", "--device", "cpu")
-    turns, both = seen[:4], seen[4:]
+        class Recording(Supervised):
+            def step(self, batch, step):
+                seen.append((batch.source, batch.labelled))
+                return super().step(batch, step)
+
+        recipe = settings_of(world, **changes).with_absolute_paths()
+        training = prepare(recipe, assemble(recipe), CPU)
+        training.method = Recording(training.method.student, recipe.method_settings, Task(3))
+        training.optimizer = make_optimizer(training.method, recipe)
+        out.mkdir()
+        train(training, out)
+        return seen
+
+    turns, both = batches(tmp_path / "turns", alternate=True, steps=4), batches(tmp_path / "both", steps=2)
+    assert len(turns) == 4 and len(both) == 2
     assert [(source is None, labelled is None) for source, labelled in turns] == [(False, True), (True, False)] * 2
     for pair in range(2):
         assert torch.equal(turns[2 * pair][0].images, both[pair][0].images)
