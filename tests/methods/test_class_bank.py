@@ -551,7 +551,7 @@ def test_gradients_reach_attention_but_not_the_teacher(make, batches):
 
 
 def test_attention_passes_no_gradient_to_the_features(make_plain, batches):
-    """With attention replaced by a steep function of one feature, its values must change the loss, but its gradient must not reach the features."""
+    """Attention is replaced by a steep function of one feature. Its values change the loss; its gradient stops there."""
 
     class Reader(nn.Module):
         slope = 0.0

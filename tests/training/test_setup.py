@@ -1,4 +1,4 @@
-"""Options that fit a training to a machine: parts of a batch, recomputed activations, lower precision."""
+"""Options that adapt a training to a machine: gradient accumulation, recomputed activations, precision, compilation."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from sda.training.setup import prepare
 
 
 class Linear(Method):
-    """A method whose loss is a mean over images, so that parts add up to the whole exactly."""
+    """A method whose loss is a mean over images, so that parts add up exactly to the whole batch."""
 
     def __init__(self, student, settings, task):
         super().__init__(student, settings, task)
@@ -29,7 +29,7 @@ class Linear(Method):
         return {"mean": (value - 1).square().mean() + 0 * sum(p.sum() for p in self.student.parameters())}
 
 
-def test_parts_take_the_step_of_the_whole(world, tmp_path):
+def test_accumulated_parts_equal_the_whole_batch(world, tmp_path):
     ends = []
     for accumulate in (1, 2):
         changes = {"accumulate": accumulate, "batch_source": 4, "weight_decay": 0.0, "learning_rate": 0.1}
@@ -49,8 +49,8 @@ def test_parts_take_the_step_of_the_whole(world, tmp_path):
 @pytest.mark.parametrize(
     "flags", [["--recompute", "true"], ["--accumulate", "2", "--batch-unlabelled", "4"], ["--precision", "float16"]]
 )
-def test_the_whole_method_in_few_steps(world, sda, tmp_path, flags):
-    """Also interrupted and resumed."""
+def test_training_with_options_that_save_memory(world, sda, tmp_path, flags):
+    """An interrupted and resumed run has the same score."""
     command = ["train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags, "--device", "cpu"]
     assert sda(*command, "--out", tmp_path / "run")[0] == 0
     assert sda(*command, "--out", tmp_path / "cut", "--stop-at", 2)[0] == 0
@@ -60,8 +60,8 @@ def test_the_whole_method_in_few_steps(world, sda, tmp_path, flags):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own parts
-def test_compiled(world, sda, tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # deprecations inside torch
+def test_compiled_training(world, sda, tmp_path):
     flags = [*tiny.SETTINGS["SSL"], "--compile", "true", "--device", "cpu", "--out", tmp_path / "run"]
     assert sda("train", world.recipe, *flags)[0] == 0
     assert sda("eval", tmp_path / "run", "--device", "cpu")[0] == 0
@@ -85,6 +85,6 @@ def test_compiled(world, sda, tmp_path):
          "batch_unlabelled = 1 is too small for ClassMix, which needs two images; set at least 2, or"),
     ],
 )  # fmt: skip
-def test_batches_that_cannot_be_divided(world, sda, tmp_path, flags, says):
+def test_invalid_batch_sizes_are_refused(world, sda, tmp_path, flags, says):
     status, shown = sda("train", world.recipe, *flags, "--device", "cpu", "--out", tmp_path / "run")
     assert status == 2 and says in shown.err

@@ -1,4 +1,4 @@
-"""Splits: the portable rule, lists, and the check that streams share no image."""
+"""Choosing labelled images by rule or by list, and the check that streams share no image."""
 
 import hashlib
 import shutil
@@ -43,17 +43,17 @@ def test_counts_are_nested(items):
     assert all(chosen[count] == chosen[6][:count] for count in range(7))
 
 
-def test_a_new_image_only_squeezes_in(items):
+def test_a_new_image_keeps_the_order_of_the_others(items):
     fewer = keys(choose(items[1:], 4, 0))
     more = keys(choose(items, 4, 0))
     assert [key for key in more if key != "0.png"] == [key for key in fewer if key in more]
 
 
-def test_all_labels(items):
+def test_all_takes_every_labelled_image(items):
     assert keys(choose(items, "all", 0)) == ["0.png", "1.png", "2.png", "4.png", "6.png", "7.png"]
 
 
-def test_too_many_labels(items):
+def test_more_labels_than_images_are_refused(items):
     with pytest.raises(SdaError, match="labels = 7, but only 6 of the 8 target training images have labels"):
         choose(items, 7, 0)
 
@@ -61,12 +61,12 @@ def test_too_many_labels(items):
 # Lists
 
 
-def test_list_replaces_the_rule(items, tmp_path):
+def test_a_list_replaces_the_rule(items, tmp_path):
     assert keys(choose(items, 1, 0, listed(tmp_path, "7.png\n\n  1.png \r\n0.png"))) == ["7.png", "1.png", "0.png"]
 
 
-def test_list_with_byte_order_mark(items, tmp_path):
-    path = listed(tmp_path, "\ufeff7.png\n")  # as Windows' editor writes it
+def test_a_list_with_byte_order_mark_is_read(items, tmp_path):
+    path = listed(tmp_path, "\ufeff7.png\n")  # as Windows Notepad writes it
     assert keys(choose(items, 1, 0, path)) == ["7.png"]
 
 
@@ -80,22 +80,22 @@ def test_list_with_byte_order_mark(items, tmp_path):
         ("1.png\n3.png\n", "'3.png' has no label file"),
     ],
 )
-def test_faulty_lists(items, tmp_path, text, says):
+def test_faulty_lists_are_refused(items, tmp_path, text, says):
     with pytest.raises(SdaError, match=says) as caught:
         choose(items, 1, 0, listed(tmp_path, text))
     assert str(caught.value).startswith(str(tmp_path / "list.txt"))
 
 
-def test_missing_list(tmp_path):
+def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(SdaError, match="nowhere.txt: the split list cannot be read"):
         read_list(tmp_path / "nowhere.txt")
 
 
-def test_list_survives_writing(items, tmp_path):
+def test_a_written_list_is_read_back(items, tmp_path):
     assert keys(choose(items, 0, 0, listed(tmp_path, list_text(items[:3])))) == keys(items[:3])
 
 
-def test_hash_of_a_list(items):
+def test_hash_of_a_list_depends_on_its_order(items):
     assert list_hash(items[:2]) == hashlib.sha256(b"0.png\n1.png\n").hexdigest()
     assert list_hash(items[:2]) != list_hash(items[1::-1])
 
@@ -144,7 +144,7 @@ def test_shared_images_are_refused(items, tmp_path, kind):
     assert "(unlabelled)" in message and "(validation)" in message
 
 
-def test_equal_size_is_not_equality(items, tmp_path):
+def test_files_of_equal_size_may_differ(items, tmp_path):
     path = tmp_path / "other.png"
     path.write_bytes(b"picture x")
     assert find_shared(items, [Item("other.png", path, None)]) == []

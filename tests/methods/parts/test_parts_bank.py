@@ -15,7 +15,7 @@ CHANNELS = 3
 
 
 def candidates(draw, classes, n, share):
-    """Return features, scores, validity, domains and confidences of n candidates per class. Invalid ones have the highest scores."""
+    """Return features, scores, validity, domains, confidences of n candidates per class. Invalid ones have the highest scores."""
     features = torch.randn(classes, n, CHANNELS, generator=draw)
     scores = torch.stack([torch.randperm(n, generator=draw) for _ in range(classes)]).float()
     valid = torch.rand(classes, n, generator=draw) < share
