@@ -400,7 +400,7 @@ def test_bank_with_ignored_source_has_only_target_entries(world, tmp_path):
 # Edges
 
 
-def test_ignored_validation_labels_give_no_score(monkeypatch, tmp_path):
+def test_ignored_validation_labels_raise_no_traceback(monkeypatch, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     for path in (world.root / "field/labels/val").rglob("*.png"):
         Image.new("L", (tiny.WIDTH, tiny.HEIGHT), 255).save(path)
