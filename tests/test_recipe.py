@@ -10,7 +10,7 @@ import sda
 from sda import recipe, shelf
 from sda.data import descriptor
 from sda.errors import SdaError
-from sda.runs import folder as run_folder
+from sda.runs.folder import toml_text
 
 PACKAGE = Path(sda.__file__).parent
 RECIPES = shelf.names("recipes")
@@ -39,7 +39,7 @@ def test_recipe_starts_with_its_command_and_round_trips_through_toml(name):
     assert path.read_text(encoding="utf-8").startswith(f"# sda train {name}")
     loaded = recipe.load(name)
     assert loaded.description
-    assert recipe.Recipe.model_validate(tomllib.loads(run_folder.toml_text(loaded.model_dump()))) == loaded
+    assert recipe.Recipe.model_validate(tomllib.loads(toml_text(loaded.model_dump()))) == loaded
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -156,7 +156,7 @@ def test_several_errors_are_reported_at_once():
     assert "stepz" in message and "steps = 1.5" in message
 
 
-def test_error_about_labels_is_not_the_one_of_pydantic():
+def test_errors_about_labels_have_plain_wording():
     assert "constrained-int" not in refused(labels=1.5)
 
 
@@ -178,7 +178,7 @@ def test_a_loaded_recipe_is_frozen():
 
 def test_flag_over_recipe_over_default(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(run_folder.toml_text({**BASE, "seed": 7}))
+    path.write_text(toml_text({**BASE, "seed": 7}))
     plain, changed = recipe.load(str(path)), recipe.load(str(path), {"seed": 9, "labels": "all"})
     assert (plain.seed, plain.labels, plain.workers) == (7, 30, 2)
     assert (changed.seed, changed.labels, changed.workers) == (9, "all", 2)
@@ -186,7 +186,7 @@ def test_flag_over_recipe_over_default(tmp_path):
 
 def test_errors_name_the_file_or_the_flags(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(run_folder.toml_text({**BASE, "steps": 1.5}))
+    path.write_text(toml_text({**BASE, "steps": 1.5}))
     with pytest.raises(SdaError, match=r"^\S*mine.toml: steps = 1.5"):
         recipe.load(str(path), {"seed": 3})
     with pytest.raises(SdaError, match="^recipe streets-ssda: steps = 1.5"):

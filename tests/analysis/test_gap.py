@@ -1,6 +1,7 @@
 """The domain gap: computed by hand, compared with loops, and measured for equal and different domains."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -180,8 +181,6 @@ def test_t_sne_keeps_clusters_apart():
 
 
 def test_a_missing_package_for_a_projection_is_named(sda, caches, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "umap", None)
     status, shown = sda("gap", caches / "a/features.h5", "--projection", "umap", "--out", tmp_path / "gap.png")
     assert status == 2 and "pip install umap-learn" in shown.err

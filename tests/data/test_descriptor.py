@@ -9,7 +9,7 @@ from sda.data.listing import list_folder, list_items
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
-CITYSCAPES_IDS = {  # label id → train id, from CONVENTIONS.md
+CITYSCAPES_IDS = {  # label id → train id of Cityscapes
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
     31: 16, 32: 17, 33: 18,
 }  # fmt: skip

@@ -12,6 +12,7 @@ from sda import recipe
 from sda.errors import SdaError
 from sda.experiments import ablate, pool
 from sda.recipe import parse_values
+from sda.runs.folder import toml_text
 from sda.system.progress import Bars
 
 
@@ -111,8 +112,6 @@ def no_training(monkeypatch):
                 continue
             made = result(float(job.recipe.views + job.recipe.seed))
             (job.folder / "result.json").write_text(json.dumps(made))
-            from sda.runs.folder import toml_text
-
             (job.folder / "recipe.toml").write_text(toml_text(job.recipe.model_dump()))
             yield job, made
 

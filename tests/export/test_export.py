@@ -34,6 +34,7 @@ from sda.models.preprocessing import IMAGENET, PREPROCESSING
 from sda.recipe import Recipe
 from sda.runs import checkpoint, trained
 from sda.runs.trained import Run
+from sda.system import atomic
 from sda.system.progress import Bars
 from sda.training import setup
 
@@ -340,8 +341,6 @@ def test_a_faulty_export_is_not_written(folder, tmp_path, sda, monkeypatch, faul
 
 
 def test_a_full_disk_leaves_no_files(folder, tmp_path, sda, monkeypatch):
-    from sda.system import atomic
-
     def full(descriptor):
         raise OSError(28, "No space left on device")
 

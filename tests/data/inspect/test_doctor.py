@@ -10,6 +10,7 @@ import tiny
 from PIL import Image
 
 from sda.data import descriptor as descriptors
+from sda.data.files import LabelCodec
 from sda.data.inspect import doctor, scan
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.doctor import examine
@@ -260,7 +261,7 @@ def test_findings_on_other_splits_are_kept(tmp_path):
 
 
 def test_bad_pairs_of_a_split_list_are_skipped(sda, tmp_path):
-    """It is skipped with a note. Names are matched against all images, so that skipping one makes no other unambiguous."""
+    """A bad pair is skipped with a note. Names are matched against all images, so skipping one makes no other unambiguous."""
     world = tiny.write_world(tmp_path / "world")
     pictures = world.root / "field/pictures/train"
     label = world.root / "field/labels/train/north/00.png"
@@ -373,8 +374,6 @@ def test_training_skips_bad_pairs(sda, tmp_path):
 
 def test_frequencies_are_those_of_training(tmp_path):
     """The frequencies are those of the labels as training decodes them."""
-    from sda.data.files import LabelCodec
-
     root = gta5(tmp_path / "gta5", 5)
     described = descriptors.load("gta5")
     found = diagnose("gta5", root)
