@@ -32,7 +32,7 @@ def forward(run: trained.Run, images: Dataset) -> float:
 
 
 def cached(run: trained.Run, domain: Domain, per_class: int) -> float:
-    """Return the seconds that sda features takes in total: the forward pass, and writing the cache."""
+    """Return the seconds of `sda features`: the same work and writing the cache."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         write_features(Path(folder) / "f.h5", run, [domain], per_class)

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, run in their order by somebody else's script."""
+"""The examples of docs/extending.md, run in order as one script."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ def blocks(language):
 
 @pytest.fixture
 def names():
-    """What the examples add is removed again."""
+    """Remove what the examples add."""
     before = dict(METHODS), dict(SETTINGS), dict(BUILDERS), list(BACKBONES)
     yield
     for table, held in zip((METHODS, SETTINGS, BUILDERS), before, strict=False):
