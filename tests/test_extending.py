@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sda.methods.build import METHODS
+from sda.methods.by_name import METHODS
 from sda.methods.settings import SETTINGS
 from sda.models.backbones import BUILDERS
 from sda.models.names import BACKBONES

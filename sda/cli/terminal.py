@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sda.data.inspect.doctor import KINDS, Examination
+from sda.data.inspect.doctor import PROBLEM_KINDS, Examination
 from sda.runs import compare
 from sda.scoring.summary import SUMMARY
 
@@ -144,7 +144,7 @@ def show_examination(found: Examination) -> None:
         console.print(table)
     if found.never and found.encodings:
         console.print(f"Classes that never occur: {', '.join(found.never)}", markup=False)
-    for kind, words in KINDS.items():
+    for kind, words in PROBLEM_KINDS.items():
         problems = [problem for problem in found.problems if problem.kind == kind]
         if problems:
             skipped = " (training skips them)" if problems[0].bad else ""

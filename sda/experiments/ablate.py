@@ -15,13 +15,14 @@ from sda.errors import SdaError
 from sda.experiments import pool
 from sda.recipe import Recipe
 from sda.system import tables
+from sda.system.atomic import write_json
 from sda.system.progress import Bars
 from sda.system.tables import mean_of_present
 from sda.training import resume
 
 
 @dataclass(frozen=True)
-class Row:
+class Variant:
     """One row of the table: a recipe with changes (field → value)."""
 
     name: str
@@ -29,7 +30,7 @@ class Row:
     changes: dict
 
 
-def make_rows(names: list[str], axes: dict[str, list], extra: list[dict]) -> list[Row]:
+def make_rows(names: list[str], axes: dict[str, list], extra: list[dict]) -> list[Variant]:
     """Return the rows: for each recipe, all combinations of the axes (field → values), then each extra set of changes.
 
     Raises:
@@ -38,7 +39,7 @@ def make_rows(names: list[str], axes: dict[str, list], extra: list[dict]) -> lis
     if "seed" in {*axes, *(key for changes in extra for key in changes)}:
         raise SdaError("seed cannot be changed in a row: every row runs with all seeds of --seeds")
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    rows = [Row(_title(name, changes, len(names) > 1), name, changes) for name in names for changes in combinations + extra]
+    rows = [Variant(_title(name, changes, len(names) > 1), name, changes) for name in names for changes in combinations + extra]
     if len({row.name for row in rows}) < len(rows):
         twice = next(row.name for row in rows if [other.name for other in rows].count(row.name) > 1)
         raise SdaError(f"the row {twice!r} is given twice")
@@ -56,7 +57,7 @@ def _plain(value: object) -> str:
 
 
 def run(
-    rows: list[Row],
+    rows: list[Variant],
     fixed: dict,
     seeds: list[int],
     vary_split: bool,
@@ -96,12 +97,12 @@ def run(
         bars.count("runs", number, len(missing))
     table = {**summarise([row.name for row in rows], seeds, results), "vary_split": vary_split, "failed": failed}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ablation.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "ablation.json", table)
     (out / "ablation.md").write_text(markdown(table), encoding="utf-8")
     return table
 
 
-def _job(row: Row, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.Job:
+def _job(row: Variant, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.Job:
     changes = {**fixed, **row.changes, "seed": seed, **({"split_seed": seed} if vary_split else {})}
     folder = out / re.sub(r"[^\w=.,+-]+", "_", row.name) / f"seed{seed}"
     return pool.Job(f"{row.name}, seed {seed}", recipe.load(row.recipe, changes).with_absolute_paths(), folder)

@@ -1,6 +1,5 @@
 """The demo: train three settings on the embedded data with few target labels, and compare their per-class IoU."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from sda.experiments import pool
 from sda.runs import folder as run_folder
 from sda.runs import trained
 from sda.scoring.gallery import spread, truth_and_predictions
+from sda.system.atomic import write_json
 from sda.system.devices import pick_device
 from sda.system.progress import Bars
 
@@ -47,7 +47,7 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
         },
     }
     draw(out / "demo.png", folders, device)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "summary.json", summary)
     return summary
 
 

@@ -15,7 +15,7 @@ from sda.system.progress import Bars
 from sda.training import boards, gpu_memory, resume
 from sda.training.loop import train
 from sda.training.resume import Resumed
-from sda.training.setup import prepare
+from sda.training.state import prepare
 
 
 def run(

@@ -17,7 +17,7 @@ from PIL import Image
 from sda.data.files import FileError, read_image
 from sda.errors import SdaError
 from sda.prediction import video
-from sda.prediction.plan import MOVING, Task
+from sda.prediction.plan import MOVING, Input
 from sda.prediction.render import encode, render
 from sda.protocol import Protocol
 from sda.runs.trained import VALUES, Prediction, Run
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def predict_all(
-    run: Run, tasks: list[Task], values: dict[str, np.ndarray], options: Options, progress: Callable[[str, int, int], None]
+    run: Run, tasks: list[Input], values: dict[str, np.ndarray], options: Options, progress: Callable[[str, int, int], None]
 ) -> Outcome:
     """Write the outputs of all tasks; skip inputs that cannot be read.
 
@@ -131,7 +131,7 @@ def _chunks(samples: Iterable[tuple[T, Image.Image]], count: int, pixels: int) -
         yield chunk
 
 
-def _read(task: Task) -> tuple[Task, Image.Image | str]:
+def _read(task: Input) -> tuple[Input, Image.Image | str]:
     """Return the image of a task, or the reason why it cannot be read."""
     try:
         return task, read_image(task.source)
@@ -148,7 +148,7 @@ def _readable(samples: Iterable[tuple[T, Image.Image | str]], faults: list[str])
             yield key, image
 
 
-def _write_image(values: dict[str, np.ndarray], task: Task, image: Image.Image, prediction: Prediction) -> str:
+def _write_image(values: dict[str, np.ndarray], task: Input, image: Image.Image, prediction: Prediction) -> str:
     """Write the outputs of an image. Return the reason if one of them cannot be encoded, else ""."""
     for kind, path in task.outputs.items():
         try:
@@ -174,7 +174,7 @@ def _cannot_write(path: Path, error: Exception) -> SdaError:
 
 
 def _predict_video(
-    run: Run, task: Task, options: Options, values: dict[str, np.ndarray], progress: Callable[[int, int], None]
+    run: Run, task: Input, options: Options, values: dict[str, np.ndarray], progress: Callable[[int, int], None]
 ) -> tuple[int, str]:
     """Write the outputs of a video.
 

@@ -19,7 +19,7 @@ MOVING = {"overlay", "color"}  # for a video, these kinds are written as a video
 
 
 @dataclass(frozen=True)
-class Task:
+class Input:
     """One input and its outputs.
 
     Attributes:
@@ -75,7 +75,7 @@ def find(inputs: list[Path], excluded: list[Path]) -> tuple[dict[Path, Path], in
     return {found[path]: Path(path).relative_to(base) for path in sorted(found)}, len(ignored)
 
 
-def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Task]:
+def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Input]:
     """Return a task for each file that `find` found; OUT/KIND/ mirrors the folder tree of the inputs.
 
     Files whose names differ only in the suffix keep it: a.jpg.png and a.png.png.
@@ -101,14 +101,14 @@ def plan(found: dict[Path, Path], out: Path, kinds: Iterable[str]) -> list[Task]
             outputs[kind] = out / kind / name
             if os.path.abspath(outputs[kind]) in inputs:
                 raise SdaError(f"{outputs[kind]} is an input and would be overwritten; choose another --out")
-        tasks.append(Task(file, outputs))
+        tasks.append(Input(file, outputs))
     videos = [task.source for task in tasks if task.is_video]
     if videos and importlib.util.find_spec("av") is None:
         raise SdaError(f"{videos[0]}: reading videos needs the package av: pip install av")
     return tasks
 
 
-def remaining(tasks: list[Task], resume: bool, overwrite: bool) -> list[Task]:
+def remaining(tasks: list[Input], resume: bool, overwrite: bool) -> list[Input]:
     """Return the remaining tasks: with `resume`, those with missing outputs, reduced to the missing ones; with `overwrite`, all.
 
     Raises:

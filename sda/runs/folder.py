@@ -15,7 +15,7 @@ from sda.data.assemble import Data
 from sda.data.splits.lists import list_hash, list_text
 from sda.errors import SdaError
 from sda.recipe import Recipe
-from sda.system.atomic import written_whole
+from sda.system.atomic import write_json
 
 _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py")
 
@@ -41,7 +41,7 @@ def first_free(base: Path, name: str) -> Path:
 
 
 def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
-    """Write recipe.toml, classes.toml, splits/ and environment.json.
+    """Write recipe.toml, splits/ and environment.json.
 
     If the folder contains an interrupted run without a checkpoint, it is renamed first.
 
@@ -65,7 +65,7 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
     for stream, items in data.lists.items():
         (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
         hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
-    _write_json(
+    write_json(
         folder / "environment.json",
         {
             "sda": __version__,
@@ -88,12 +88,12 @@ def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> No
     path = folder / "environment.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
-    _write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
+    write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
 
 
 def finish(folder: Path, result: dict) -> None:
     """Write result.json, iou.csv and, if files were skipped, skipped.txt."""
-    _write_json(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     with (folder / "iou.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou_percent"])
@@ -107,11 +107,6 @@ def finish(folder: Path, result: dict) -> None:
 def toml_text(values: dict) -> str:
     """Return flat values as TOML, without those that are None (None is their default)."""
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    with written_whole(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,7 @@
 """Write files that appear under their name only when they are complete."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain values as an indented JSON file, whole or not at all."""
+    with written_whole(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def rename(temporary: Path, path: Path) -> None:

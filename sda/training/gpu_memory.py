@@ -48,7 +48,7 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
     network.precision = torch.float32  # autocast does not support the meta device: activations are halved below
     if recipe.recompute:
         recompute_activations(network)
-    activations = sum(_kept(network.train(), count // recipe.accumulate, height, width, classes) for count in counts if count)
+    activations = sum(_kept(network.train(), count // recipe.accumulate, height, width) for count in counts if count)
     if recipe.precision != "float32":
         activations //= 2
     losses = sum(3 * 4 * (count // recipe.accumulate) * classes * height * width for count in counts)
@@ -57,7 +57,7 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
     return Estimate(copies * weights, activations + losses)
 
 
-def _kept(network: nn.Module, count: int, height: int, width: int, classes: int) -> int:
+def _kept(network: nn.Module, count: int, height: int, width: int) -> int:
     """Return the number of bytes that a forward pass of `count` images saves for the backward pass."""
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     sizes: dict[int, tuple[int, torch.UntypedStorage]] = {}

@@ -28,7 +28,7 @@ from sda.system.signals import Interrupted, Signals
 from sda.training.boards import Board, open_board, pictures
 from sda.training.guard import Guard
 from sda.training.optimizer import set_rate
-from sda.training.setup import Training
+from sda.training.state import Training
 
 LOG_EVERY = 10  # steps between log entries; reading the losses waits for the device
 MOST_SKIPPED = 100  # maximum number of skipped steps in a run

@@ -11,7 +11,7 @@ from sda import recipe, shelf, streets
 from sda.data import descriptor as descriptors
 from sda.data.assemble import training_classes
 from sda.experiments import run as experiment
-from sda.methods.build import METHODS
+from sda.methods.by_name import METHODS
 from sda.models.build import build_network
 from sda.models.preprocessing import IMAGENET
 from sda.system.progress import Bars

@@ -36,7 +36,7 @@ from sda.runs import checkpoint, trained
 from sda.runs.trained import Run
 from sda.system import atomic
 from sda.system.progress import Bars
-from sda.training import setup
+from sda.training import state as setup
 
 
 class Small(Backbone):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from sda.data.batch import Batch, Labelled
 from sda.methods.base import Task
-from sda.methods.build import METHODS
+from sda.methods.by_name import METHODS
 from sda.methods.parts.augment import Augment, Strength
 from sda.methods.settings import SETTINGS, AllSettings, SupervisedSettings
 from sda.methods.supervised import Supervised

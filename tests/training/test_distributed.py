@@ -21,7 +21,7 @@ from sda.methods.parts.augment import Augment, Strength
 from sda.recipe import load
 from sda.system import distributed
 from sda.training.loop import _across_processes, _take_step
-from sda.training.setup import prepare
+from sda.training.state import prepare
 
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
 STEPS = 4

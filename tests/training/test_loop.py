@@ -18,7 +18,7 @@ from sda.models.build import build_network
 from sda.models.preprocessing import IMAGENET
 from sda.training.loop import train
 from sda.training.optimizer import make_optimizer
-from sda.training.setup import prepare
+from sda.training.state import prepare
 
 CPU = torch.device("cpu")
 DIFFERS = {"seconds"}  # fields in which two equal runs may differ

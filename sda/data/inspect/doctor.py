@@ -19,7 +19,7 @@ class Problem:
     """A problem with a file.
 
     Attributes:
-        kind: a key of KINDS.
+        kind: a key of PROBLEM_KINDS.
         split, key: split and key of the image; without an image, the label's path relative to the root.
         detail: one line that names the file.
         bad: whether training must skip the pair. Other problems are only reported.
@@ -32,7 +32,7 @@ class Problem:
     bad: bool
 
 
-KINDS = {
+PROBLEM_KINDS = {
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",
     "size mismatch": "images and labels of different sizes",

@@ -1,6 +1,5 @@
 """Write the doctor's report: report.json, and contact.png with pairs to look at."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from sda.data.inspect.doctor import Examination
 from sda.data.item import Item
 from sda.data.listing import Listing
 from sda.pictures import colorize, overlay, picture_table, resize_image, resize_nearest
+from sda.system.atomic import write_json
 
 PAIRS = 12  # maximum number of pairs on the contact sheet
 WIDTH = 512  # maximum width of a picture on the contact sheet
@@ -20,7 +20,7 @@ WIDTH = 512  # maximum width of a picture on the contact sheet
 def write_report(folder: Path, found: Examination, descriptor: Descriptor, listings: dict[str, Listing]) -> None:
     """Write report.json to a folder, and contact.png, with image, label and overlay of some good pairs, if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", found.to_dict())
     bad, pairs = {problem.key for problem in found.bad}, []
     for listing in listings.values():
         codec = LabelCodec(descriptor, listing.encoding, np.arange(256, dtype=np.uint8))

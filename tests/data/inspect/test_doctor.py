@@ -382,4 +382,4 @@ def test_frequencies_are_those_of_training(tmp_path):
     counts = np.bincount(decoded, minlength=256)[:19]
     for index, name in enumerate(described.table().names):
         assert found.frequencies[name]["pixels"] == pytest.approx(counts[index] / counts.sum())
-    assert doctor.KINDS.keys() >= {problem.kind for problem in found.problems}
+    assert doctor.PROBLEM_KINDS.keys() >= {problem.kind for problem in found.problems}

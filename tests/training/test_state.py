@@ -13,7 +13,7 @@ from sda.methods.base import Method, Task
 from sda.recipe import load
 from sda.training.loop import train
 from sda.training.optimizer import make_optimizer
-from sda.training.setup import prepare
+from sda.training.state import prepare
 
 
 class Linear(Method):

@@ -9,7 +9,7 @@ from sda.data.assemble import Data
 from sda.data.streams import Stream, open_streams
 from sda.errors import SdaError
 from sda.methods.base import Method, Task
-from sda.methods.build import METHODS
+from sda.methods.by_name import METHODS
 from sda.methods.parts import bank_file
 from sda.models.build import build_network
 from sda.models.network import recompute_activations, synchronise_norms
