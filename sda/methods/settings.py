@@ -150,7 +150,7 @@ class ClassBankSettings(MeanTeacherSettings):
             raise ValueError(f"bank_streams = {self.bank_streams}: the recipe has no such labelled stream; use both")
         if self.bank_selection == "attention" and not self.attention_features:
             raise ValueError(
-                "bank_selection = attention ranks by S_c, which attention_features = false does not train: change one of them"
+                "bank_selection = attention ranks by S_c, which is not trained with attention_features = false: change one"
             )
 
     def ignored(self) -> set[str]:

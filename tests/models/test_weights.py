@@ -192,7 +192,7 @@ def test_converted_files_load_as_caffe(prefix, tmp_path, caplog):
         report = weights.load_weights(body, "resnet50", pretrained)
     details = report.details()
     assert "\nskipped:\n  layer5.conv2d_list.0.weight\n" in details and "\n  layer4.2.bn3.running_var\n" in details
-    assert report.complete and len(report.matched) == 53 * 5 and len(report.left_out) == 4
+    assert report.complete and len(report.matched) == 53 * 5 and len(report.skipped) == 4
     assert torch.equal(body.layer3[5].conv2.weight, state[f"{prefix}layer3.5.conv2.weight"])
     assert "265 tensors matched, 4 skipped (layer5.conv2d_list.0.weight, " in caplog.text
     assert "caffe format" in caplog.text
@@ -215,7 +215,7 @@ def test_caffe_resnet_strides_in_the_first_convolution():
     assert {block.conv2.dilation for block in body.layer3} == {(2, 2)} == {block.conv2.padding for block in body.layer3}
     assert {block.conv2.dilation for block in body.layer4} == {(4, 4)}
     assert body(torch.empty(1, 3, 65, 129, device="meta"))[-1].shape == (1, 2048, 9, 17)
-    with pytest.raises(SdaError, match="Caffe format: expected backbone resnet50 or resnet101, found mobilenet_v2"):
+    with pytest.raises(SdaError, match="Caffe format need backbone resnet50 or resnet101, found mobilenet_v2"):
         build_backbone("mobilenet_v2", 8, caffe=True)
 
 
@@ -231,7 +231,7 @@ def test_coco_is_deeplabv3_of_torchvision(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         report = load(body, "resnet50", "coco")
     assert asked == [models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url]
-    assert report.complete and report.left_out
+    assert report.complete and report.skipped
     assert torch.equal(body.layer4[2].conv3.weight, state["backbone.layer4.2.conv3.weight"])
     assert "renamed like backbone.conv1.weight → conv1.weight" in caplog.text
 
