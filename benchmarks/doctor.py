@@ -2,9 +2,9 @@
 
     python benchmarks/doctor.py [--images 16] [--pairs 25000] [--processes 1 2]
 
-Two parts, so that nothing has to write 60 GB: pairs per second for full-size PNGs of 2048x1024, in one process and in
-several; and the whole command on PAIRS pairs of 16x16 pixels, which shows the time without reading, first without a cache and
-then with one.
+To avoid writing 60 GB, it measures two parts: pairs per second for full-size PNGs of 2048x1024, in one process and in several;
+and the whole command on PAIRS pairs of 16x16 pixels, which shows the time without reading, first without a cache and then with
+one.
 """
 
 import argparse

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from sda.analysis.make_cache import Domain, open_domain, write_features
-from sda.data.assemble import ignore_count
 from sda.data.dataset import Dataset, Guarded
 from sda.runs import trained
 from sda.scoring.evaluate import batch_size
+from sda.system.console import ignore_count
 from sda.system.devices import pick_device
 
 
@@ -32,7 +32,7 @@ def forward(run: trained.Run, images: Dataset) -> float:
 
 
 def cached(run: trained.Run, domain: Domain, per_class: int) -> float:
-    """Return the seconds of all that sda features does: the same, and everything that writing the cache takes."""
+    """Return the seconds of `sda features`: the same work and writing the cache."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         write_features(Path(folder) / "f.h5", run, [domain], per_class)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="")
     parser.add_argument("--root", default="")
     given = parser.parse_args()
-    run = trained.load_run(given.run, "last", pick_device("auto"))
+    run = trained.load(given.run, "last", device=pick_device("auto"))
     domain, _ = open_domain(run, given.dataset or run.recipe.target, given.root, "train", ignore_count)
     images = domain.dataset
     images.items = images.items[: given.images]

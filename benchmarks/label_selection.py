@@ -1,12 +1,14 @@
-"""What the images that `sda select` proposes are worth: the same training on the labels of each strategy, against random ones.
+"""Compare the mIoU after training on images chosen by each strategy of `sda select` with that of random images.
 
 python benchmarks/label_selection.py RECIPE [--budgets 10 30 100] [--seeds 0 1 2] [--root DIR] [--set KEY=VALUE …] [--out DIR]
 
-For each seed: the recipe without any target labels (UDA), its feature cache, a list per strategy and budget, and the recipe on
-each list. The same command again goes on where it stopped. It prints a table per budget, the difference to random over all
-budgets, how many random labels would have done the same (the aim is twice as many as were chosen), and how typical the chosen
-images are: their mean distance from all that could be chosen, and that of all from the nearest chosen one, over the mean
-distance of any two (mean features, mean of the seeds).
+For each seed, it trains the recipe without target labels (UDA), writes its feature cache, writes a list per strategy and
+budget, and trains the recipe on each list. The same command resumes where it stopped. It prints
+
+- a table per budget, and the difference to random over all budgets;
+- how many random labels give the same mIoU (the aim is twice as many as were chosen);
+- how typical the chosen images are: the mean distance from them to all candidates, and from each candidate to the nearest chosen
+  image, both divided by the mean distance between candidates. Distances are between mean features; values are means over seeds.
 """
 
 import argparse
@@ -37,7 +39,7 @@ def result_of(folder: Path) -> dict | None:
 
 
 def train(jobs: list[pool.Job], device, bars: Bars) -> None:
-    """Those that are not there yet. SdaError, when all have had their turn, where some failed."""
+    """Train the runs without a result. Raise SdaError at the end if some failed."""
     missing = [job for job in jobs if result_of(job.folder) is None]
     bars.say(f"{len(jobs)} runs: {len(missing)} to train")
     done = pool.train_all(missing, pool.default_size(device), device, bars)
@@ -46,8 +48,8 @@ def train(jobs: list[pool.Job], device, bars: Bars) -> None:
 
 
 def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device, bars: Bars) -> None:
-    """A list per strategy and budget, from what the network without target labels makes of the target's training images."""
-    run = trained.load_run(first, "last", device, "teacher")
+    """Write a list per strategy and budget from the features of the network that was trained without target labels."""
+    run = trained.load(first, "last", "teacher", device)
     domain, _ = open_domain(run, run.recipe.target, "", "train", bars.count)
     write_features(first / "features.h5", run, [domain], progress=bars.count)
     cache, bank = FeatureCache(first / "features.h5"), bank_contents.of_run(first)
@@ -60,7 +62,7 @@ def write_lists(first: Path, folder: Path, budgets: list[int], seed: int, device
 
 
 def equal_random(score: float, budgets: list[int], random: list[float]) -> str:
-    """How many random labels give this mean score: linear in the logarithm of their number, between the budgets."""
+    """Return how many random labels give this mean score, interpolating linearly in the logarithm of their number."""
     for below, above, low, high in zip(budgets, budgets[1:], random, random[1:], strict=False):
         if min(low, high) <= score <= max(low, high) and low != high:
             return f"{below * (above / below) ** ((score - low) / (high - low)):.0f}"
@@ -68,7 +70,7 @@ def equal_random(score: float, budgets: list[int], random: list[float]) -> str:
 
 
 def typical(first: dict[int, Path], lists: Path, budgets: list[int]) -> dict[tuple[str, int], np.ndarray]:
-    """Both distances of the lists of each strategy and budget, mean of the seeds."""
+    """Return both distances for each strategy and budget, as means over the seeds."""
     found = {(strategy, budget): [] for strategy in selection.STRATEGIES for budget in budgets}
     for seed, folder in first.items():
         cache = FeatureCache(folder / "features.h5")
@@ -121,7 +123,7 @@ def main() -> None:
         print(f"\n{budget} labels\n\n{ablate.markdown(table)}")
     random = [means["random", budget] for budget in budgets]
     others = [strategy for strategy in selection.STRATEGIES if strategy != "random"]
-    print("Difference to random of the same budget and seed, mean over all of these, 95 % interval (Student's t):\n")
+    print("Mean difference to random for the same budget and seed, with 95 % interval (Student's t):\n")
     for strategy in others:
         pairs = [(result_of(runs[b, strategy, s]), result_of(runs[b, "random", s])) for b in budgets for s in given.seeds]
         differences = [chosen["miou"] - drawn["miou"] for chosen, drawn in pairs]
@@ -133,7 +135,7 @@ def main() -> None:
     print(tables.markdown(head, rows, numbers=True))
     distances = typical(first, out / "lists", budgets)
     rows = [[s, *("{:.2f}, {:.2f}".format(*distances[s, budget]) for budget in budgets)] for s in selection.STRATEGIES]
-    print("\nDistance of the chosen from all, and of all from the nearest chosen one:\n")
+    print("\nMean distance from the chosen images to all, and from all to the nearest chosen one:\n")
     print(tables.markdown(head, rows, numbers=True))
 
 

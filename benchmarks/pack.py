@@ -47,7 +47,7 @@ class Packed(torch.utils.data.Dataset):
 
 
 def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw clouds at all scales with camera noise, whose PNG is about as large as a photograph's, and a label of large areas."""
+    """Draw clouds at all scales with camera noise (the PNG is about as large as that of a photo) and a label of large areas."""
 
     def clouds(cells: int, channels: int) -> np.ndarray:
         small = (Image.fromarray(random.random((cells, 2 * cells), np.float32)) for _ in range(channels))

@@ -1,9 +1,9 @@
-"""Seconds and memory that each strategy of `sda select` takes for a large target.
+"""Measure the time and memory of each strategy of `sda select` for a large target.
 
 python benchmarks/selection_scale.py [--images 100000] [--budget 100] [--features 256] [--pixels 4] [--memory 16 1024]
 
-Writes a cache of random numbers in a temporary folder, and selects from it, each time in a process of its own. Memory is what it
-takes above what it had when it began to select. The strategy bank reads all pixels: its time grows with their number.
+Writes a cache of random numbers to a temporary folder and selects from it, each time in a new process. Memory is the increase of
+the peak during the selection. The strategy bank reads all pixels, so its time grows with their number.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def write_cache(path: Path, images: int, features: int, pixels: int) -> None:
 
 
 def measure(path: Path, strategy: str, budget: int, megabytes: int) -> tuple[float, float]:
-    """Seconds and MB."""
+    """Return the seconds and the MB that a selection takes."""
     cache, random = FeatureCache(path), np.random.default_rng(1)
     shape = (CLASSES, BANK)
     entries = random.standard_normal((*shape, SPACE), np.float32)
@@ -69,7 +69,7 @@ def measure(path: Path, strategy: str, budget: int, megabytes: int) -> tuple[flo
 
 
 def peak() -> float:
-    """MB that this process has had at most."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

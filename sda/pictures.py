@@ -105,7 +105,7 @@ def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 2
         width: of each picture, in px. columns: pictures per row.
     """
     font = ImageFont.load_default(13)
-    small = [picture.resize((width, max(1, round(width * picture.height / picture.width)))) for picture in pictures]
+    small = [resize_image(picture, (max(1, round(width * picture.height / picture.width)), width)) for picture in pictures]
     gap, head = 8, 20
     height = head + max(picture.height for picture in small) + gap
     lines = -(-len(small) // columns)

@@ -1,4 +1,4 @@
-"""Recipes: one experiment each, as a flat TOML file with strict validation. The fields are also command-line options."""
+"""Recipes: each describes one experiment in a flat, strictly validated TOML file. The fields are also command-line options."""
 
 import os
 import re
@@ -12,7 +12,8 @@ from sda import shelf
 from sda.errors import SdaError
 from sda.methods.settings import SETTINGS, AllSettings, Natural, NonNegative, Positive, Streams, SupervisedSettings, Unit
 from sda.models.names import BACKBONES, NETWORKS
-from sda.protocol import Protocol, preset
+from sda.protocol import PRESETS, Protocol, preset
+from sda.scoring.criteria import CRITERIA
 
 
 def _count_or_all(value: object) -> object:
@@ -54,7 +55,7 @@ SizeOrNative = Annotated[list[int] | str, PlainValidator(_size_or_native)]
 
 class _Streams(shelf.Strict):
     description: str = Field("", description="one line about the experiment")
-    expected: str = Field("", description="expected score, and its source")
+    expected: str = Field("", description="expected score and its source")
     source: str = Field("", description="labelled source dataset: a name or a TOML path; empty: none")
     target: str = Field(description="target dataset: a name or a TOML path")
     classes: str = Field("", description="class table to train with; empty: the target's")
@@ -132,7 +133,7 @@ class _Schedule(shelf.Strict):
     weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
     poly_power: NonNegative = Field(0.9, description="power p of the learning-rate schedule, (1 - step/steps) ^ p")
     method: Annotated[str, _one_of(SETTINGS)] = Field(
-        "supervised", description="supervised, mean_teacher (class_bank without its bank), class_bank (the paper), or dacs"
+        "supervised", description=f"{', '.join(SETTINGS)}; class_bank is the paper's, mean_teacher the same without the bank"
     )
 
 
@@ -145,12 +146,12 @@ class _Evaluation(shelf.Strict):
     board: Literal["none", "tensorboard", "wandb"] = Field(
         "none", description="log curves and pictures during training; wandb is configured by its environment variables"
     )
-    protocol: Literal["whole", "paper", "full-1024x2048", "half-512x1024", "slide"] = Field(
+    protocol: Annotated[str, _one_of(PRESETS)] = Field(
         "whole", description="evaluation protocol; whole: whole images at eval_size, labels at their original size"
     )
     hold_out: Natural = Field(0, description="labelled target images to hold out of training, to choose a checkpoint with")
-    best_by: Literal["miou", "infomax", "entropy", "agreement", "held_out"] = Field(
-        "miou", description="criterion that selects best.pt; only miou uses the validation labels"
+    best_by: Annotated[str, _one_of(["miou", *CRITERIA])] = Field(
+        "miou", description=f"criterion that selects best.pt: {', '.join(CRITERIA)}, or miou, which uses the validation labels"
     )
 
 
@@ -179,11 +180,13 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         if not streams.source and not streams.labelled:
             raise ValueError("no labelled images: set source, or labels > 0")
         if self.labels == "all" and not self.split and self.unlabelled == "target":
-            raise ValueError('labels = "all" leaves no unlabelled target images')
+            raise ValueError(
+                'labels = "all" leaves no unlabelled target images: set labels to a number, or leave unlabelled empty'
+            )
         if self.alternate and not (streams.source and streams.labelled):
             raise ValueError("alternate = true needs both source images and labelled target images")
         if self.weights_format != "auto" and self.weights in ("imagenet", "coco", "none"):
-            raise ValueError(f"weights_format is only for weights files, not for weights = {self.weights}")
+            raise ValueError(f"weights_format is only for weights files, not for weights = {self.weights}: omit it")
         return self
 
     @model_validator(mode="after")
@@ -191,7 +194,7 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         settings = self.method_settings
         settings.check(self.method, self.streams)
         if self.bank and "bank" not in type(settings).model_fields:
-            raise ValueError(f"bank = {self.bank}: method {self.method} has no bank")
+            raise ValueError(f"bank = {self.bank}: method {self.method} has no bank: omit it, or set method = class_bank")
         if settings.mixes_unlabelled and self.batch_unlabelled == self.accumulate:
             at_least = "" if self.accumulate == 1 else f" times accumulate = {self.accumulate}"
             raise ValueError(
@@ -216,7 +219,9 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         if self.best_by == "agreement" and not (self.unlabelled and self.eval_every):
             raise ValueError("best_by = agreement compares student and teacher: it needs unlabelled images and eval_every > 0")
         if self.hold_out and isinstance(self.labels, int) and not self.split and self.hold_out >= self.labels:
-            raise ValueError(f"hold_out = {self.hold_out} leaves none of the {self.labels} labelled images to train on")
+            raise ValueError(
+                f"hold_out = {self.hold_out} leaves none of the {self.labels} labelled images to train on: reduce it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -225,11 +230,13 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             if not self.crop and not isinstance(size, list):
                 raise ValueError(f'{name} = "native" leaves images of different sizes: set crop')
             if isinstance(size, list) and any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
-                raise ValueError(f"crop {list(self.crop_size)} does not fit into {name} {size}; source and target share one crop")
+                raise ValueError(
+                    f"crop {list(self.crop_size)} does not fit into {name} {size}: reduce it; source and target share one crop"
+                )
         return self
 
     def ignored_fields(self, names: Iterable[str]) -> list[str]:
-        """Return those of the given fields that have no effect with this recipe's method and other settings."""
+        """Return the given fields that this recipe ignores, because of its method or its other settings."""
         settings = self.method_settings
         # the network reads `released` with every method
         idle = AllSettings.model_fields.keys() - type(settings).model_fields.keys() - {"released"}
@@ -265,12 +272,12 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height, width that target images are resized to; None: not resized."""
+        """Height, width to resize target images to; None: do not resize."""
         return _fixed(self.size)
 
     @property
     def source_image_size(self) -> tuple[int, int] | None:
-        """Height, width that source images are resized to; None: not resized."""
+        """Height, width to resize source images to; None: do not resize."""
         return _fixed(self.source_size or self.size)
 
     @property
@@ -298,7 +305,7 @@ def _fixed(size: list[int] | str) -> tuple[int, int] | None:
     return (size[0], size[1]) if isinstance(size, list) else None
 
 
-# Fields that affect neither the network nor its score.
+# Fields that affect neither the trained network nor its score.
 IDLE = {"description", "expected", "workers", "in_memory", "checkpoint_every", "board"}
 
 # Fields with a path, and fields with a name or a path.

@@ -18,25 +18,25 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache():
-    """What tests remember of data sets stays out of the user's cache."""
+    """Keep the caches that tests write out of the user's cache folder."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SDA_CACHE"] = folder
         yield
 
 
-# Class c is painted in this colour (0..1): the fake network below reads classes off the colours.
+# Class c has this colour (0..1); the fake network below recognises classes by colour.
 PALETTE = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two tiny data sets and a recipe, for all tests of a module: none may change them."""
+    """Two tiny datasets and a recipe, shared by the tests of a module, which must not change them."""
     return tiny.write_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def do():
-    """`do(arguments)`: sda in this process, for what a module's tests share; it must succeed."""
+    """`do(arguments)`: run sda in this process for the shared files of a module; the command must succeed."""
 
     def do(*arguments):
         with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def do():
 
 @pytest.fixture(scope="module")
 def cached_run(world, do, tmp_path_factory):
-    """The folder of a run of class_bank, with a cache of its teacher."""
+    """The folder of a class_bank run, with a feature cache of its teacher."""
     out = tmp_path_factory.mktemp("runs") / "a"
     do("train", world.recipe, *tiny.BANK, "--steps", 6, "--out", out, "--device", "cpu")
     do("features", out, "--device", "cpu")
@@ -56,21 +56,21 @@ def cached_run(world, do, tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The test runs in its own folder."""
+    """Run the test in its own folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def own_world(here, monkeypatch):
-    """Two tiny data sets and a recipe that a test may change, of which nothing is remembered."""
+    """Two tiny datasets and a recipe that a test may change, with a cache folder of its own."""
     monkeypatch.setenv("SDA_CACHE", str(here / "cache"))
     return tiny.write_world(here / "world")
 
 
 @pytest.fixture
 def sda(monkeypatch, capsys):
-    """`sda(arguments)` → the exit status, and what was shown."""
+    """`sda(arguments)` → the exit status and the captured output."""
 
     def sda(*arguments):
         status = tiny.run_main(monkeypatch, *arguments)
@@ -80,7 +80,7 @@ def sda(monkeypatch, capsys):
 
 
 class FakeNetwork(nn.Module):
-    """Images (B, 3, H, W) → logits and features at 1/stride; sees the class in the colour, the surer the sharper."""
+    """Images (B, 3, H, W) → logits and features at 1/stride. Recognises the class by colour; `sharpness` scales its certainty."""
 
     feature_channels = 6
 
@@ -109,7 +109,7 @@ def fake_network():
 
 @pytest.fixture
 def paint():
-    """Label maps (B, H, W) → uint8 images (B, 3, H, W) in the classes' colours; 255 is grey."""
+    """Label maps (B, H, W) → uint8 images (B, 3, H, W) in the colours of the classes; 255 is grey."""
     colours = torch.full((256, 3), 128, dtype=torch.uint8)
     colours[: len(PALETTE)] = (torch.tensor(PALETTE) * 255).byte()
     return lambda labels: colours[labels.long()].permute(0, 3, 1, 2).contiguous()

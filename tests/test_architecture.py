@@ -1,4 +1,4 @@
-"""The rules of the house: which package may import which, no circles, and what imports no PyTorch."""
+"""Rules of the architecture: which package may import which, no import cycles, and commands that do not import PyTorch."""
 
 import ast
 import subprocess
@@ -9,15 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sda"
 
-# Top-level modules that every package may import. They import only each other, and two lists that need no PyTorch: the settings
-# of the methods, and the names of the networks.
+# Top-level modules that every package may import. They import only each other, and three lists that need no PyTorch: the
+# settings of the methods, the names of the networks, and the criteria.
 BASE = {"errors", "labels", "protocol", "shelf", "recipe", "pictures"}
-BASE_MAY_IMPORT = BASE | {"methods.settings", "models.names", "system"}
+BASE_MAY_IMPORT = BASE | {"methods.settings", "models.names", "scoring.criteria"}
 
-# Package → the packages that it may import. Each name stands below the ones that it imports.
+# Package → the packages that it may import. Each package comes after the ones that it imports.
 MAY_IMPORT = {
     "system": set(),
-    "streets": {"system"},
+    "streets": set(),
     "models": {"system"},
     "data": {"system", "streets"},
     "methods": {"system", "models", "data"},
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": {"system", "models", "data", "methods", "scoring", "runs"},
     "prediction": {"system", "data", "scoring", "runs"},
     "export": {"system", "models", "data", "scoring", "runs"},
-    "analysis": {"system", "models", "data", "methods", "scoring", "runs"},
+    "analysis": {"system", "data", "methods", "scoring", "runs"},
     "report": {"system", "data", "methods", "scoring", "runs", "analysis"},
     "experiments": {"system", "models", "data", "methods", "scoring", "runs", "training"},
     "cli": None,  # anything, but nothing imports it
@@ -35,13 +35,13 @@ MOST_FILES = 10  # in one folder, besides __init__.py
 
 
 def modules():
-    """Every module of sda: dotted name below sda → file."""
+    """Return all modules of sda: dotted name below sda → file."""
     files = (path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" and path.name != "__main__.py")
     return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in files}
 
 
 def imports(path, known):
-    """The modules of sda that a file imports, at the top or inside functions, below sda. Not what type checkers alone read."""
+    """Return the modules below sda that a file imports, at the top or inside functions, except under TYPE_CHECKING."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -86,14 +86,14 @@ def test_imports_point_down(package):
             assert not others, f"sda.{name} imports {', '.join(sorted(others))}"
 
 
-def test_what_everything_may_import_imports_nothing_else():
+def test_base_modules_import_only_each_other():
     for name, imported in graph().items():
         if name in BASE:
             others = {other for other in imported if other not in BASE_MAY_IMPORT and package_of(other) not in BASE_MAY_IMPORT}
             assert not others, f"sda.{name} imports {', '.join(sorted(others))}"
 
 
-def test_no_circles():
+def test_no_import_cycles():
     found = graph()
     done, path = set(), []
 
@@ -117,7 +117,7 @@ def test_folders_are_small():
         assert len(files) <= MOST_FILES, folder
 
 
-# What must not be imported
+# Forbidden imports
 
 FORBIDDEN = {
     "methods.": {"recipe"},  # methods get plain numbers
@@ -128,8 +128,8 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("start", FORBIDDEN)
-def test_forbidden_imports(start):
-    """Not even through other modules, but for the settings, which every recipe is made of."""
+def test_forbidden_modules_are_not_reached(start):
+    """Imports through other modules count too, except through the settings, which the recipe is built from."""
     found = graph()
     for name in found:
         if not name.startswith(start):
@@ -146,7 +146,7 @@ def test_forbidden_imports(start):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "streets-ssda", "--help"], ["recipes"], ["datasets"]])
-def test_commands_that_import_no_torch(arguments):
+def test_commands_do_not_import_torch(arguments):
     code = (
         "import sys\nfrom sda.cli.main import cli\n"
         f"try: cli({arguments})\nexcept SystemExit as end: assert not end.code\n"

@@ -72,7 +72,7 @@ def check(command: str) -> None:
             assert all(is_placeholder(field) or field in Recipe.model_fields for field in fields), f"sda {command}: no such field"
 
 
-def test_the_front_page_is_short():
+def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= FRONT_PAGE_LINES
 
 
@@ -104,7 +104,7 @@ def test_commands_exist(page):
         "runs --all",
     ],
 )
-def test_wrong_commands_are_found(wrong):
+def test_check_rejects_wrong_commands(wrong):
     with pytest.raises(AssertionError, match="no such"):
         check(wrong)
 
@@ -137,7 +137,7 @@ def test_contributing_names_files_that_exist():
         assert (ROOT / name).exists(), name
 
 
-def test_results_over_both_selection_tables_follow_from_them():
+def test_numbers_in_the_results_follow_from_their_tables():
     """The numbers in the text are those that its Python block prints."""
     text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, run in their order by somebody else's script."""
+"""The examples of docs/extending.md, run in order as one script."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ def blocks(language):
 
 @pytest.fixture
 def names():
-    """What the examples add is removed again."""
+    """Remove what the examples add."""
     before = dict(METHODS), dict(SETTINGS), dict(BUILDERS), list(BACKBONES)
     yield
     for table, held in zip((METHODS, SETTINGS, BUILDERS), before, strict=False):
@@ -37,4 +37,5 @@ def test_every_example_runs(world, here, names):
     assert len(examples) == 9
     for code in examples:
         exec(compile(code, str(PAGE), "exec"), variables)
+    assert variables["Focal"].watched_loss == "focal"
     assert (here / "run/last.pt").exists() and "plain" in BACKBONES and "focal" in METHODS

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_wheel(tmp_path):
+def test_wheel_contains_one_package_with_its_shelves(tmp_path):
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]

@@ -18,27 +18,27 @@ def values(image):
 
 
 def test_enlarging_is_bilinear():
-    """Pixel centres 0.25, 0.75, 1.25 and 1.75 between those of 0 and 80, at 0.5 and 1.5; the border is repeated."""
+    """The new pixel centres are 0.25, 0.75, 1.25 and 1.75; 0 and 80 are at 0.5 and 1.5; the border is repeated."""
     assert values(resize_image(grey([[0, 80]]), (1, 4))) == [[0, 20, 60, 80]]
     assert values(resize_image(grey([[0], [80]]), (4, 1))) == [[0], [20], [60], [80]]
 
 
 def test_reducing_is_antialiased():
-    """To a half, a triangle of width 4 weighs the pixels 1 : 3 : 3 : 1; at the border, the weights inside: 3 : 3 : 1."""
+    """At half size, a triangle of width 4 weights the pixels 1 : 3 : 3 : 1; at the border, 3 : 3 : 1 remain."""
     assert values(resize_image(grey([[0, 70, 70, 140, 0, 0]]), (1, 3))) == [
         [round((3 * 0 + 3 * 70 + 70) / 7), round((70 + 3 * 70 + 3 * 140 + 0) / 8), round((140 + 0 + 0) / 7)]
     ]
 
 
 def test_labels_are_nearest():
-    """To 3 of 6 the centres are 1, 3 and 5, whose pixels begin there; to 4 of 2, 0.25, 0.75, 1.25 and 1.75."""
+    """From 6 to 3 pixels, the centres are 1, 3 and 5, where pixels begin; from 2 to 4, they are 0.25, 0.75, 1.25 and 1.75."""
     assert resize_nearest(np.array([[0, 1, 2, 3, 4, 255]], np.uint8), (1, 3)).tolist() == [[1, 3, 255]]
     assert resize_nearest(np.array([[7], [255]], np.uint8), (4, 1)).tolist() == [[7], [7], [255], [255]]
     assert resize_nearest(np.array([[0, 1], [2, 3]], np.uint8), (3, 4)).tolist() == [[0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
 
 
 @pytest.mark.parametrize("size", [(3, 5), (6, 16), (40, 40), (7, 1), (1, 33)])
-def test_nearest_mixes_nothing(size):
+def test_nearest_creates_no_new_values(size):
     random = np.random.default_rng(0)
     label = random.choice(np.array([0, 9, 255], np.uint8), (12, 16))
     assert set(np.unique(resize_nearest(label, size))) <= {0, 9, 255}
@@ -49,7 +49,7 @@ def test_nearest_mixes_nothing(size):
     assert resize_nearest(sure, size).dtype == np.float32 and set(resize_nearest(sure, size).flat) <= set(sure.flat)
 
 
-def test_the_right_size_is_not_changed():
+def test_images_of_the_wanted_size_are_unchanged():
     image, label = grey([[1, 2, 3], [4, 5, 6]]), np.zeros((2, 3), np.uint8)
     assert resize_image(image, (2, 3)) is image and resize_nearest(label, (2, 3)) is label
     assert resize_image(image, (3, 2)).size == (2, 3) and resize_nearest(label, (3, 2)).shape == (3, 2)

@@ -20,11 +20,11 @@ SIZE, CROP = (96, 192), (64, 64)
         ("half-512x1024", "deeplabv3plus", "cityscapes", "half-512x1024"),
     ],
 )
-def test_presets(name, network, target, found):
+def test_presets_have_their_values(name, network, target, found):
     assert preset(name, network, target, SIZE, CROP).name == found
 
 
-def test_a_window_of_the_whole_image_is_the_whole_image():
+def test_a_window_as_large_as_the_image_equals_mode_whole():
     assert preset("slide", "deeplabv2", "cityscapes", SIZE, SIZE) == preset("whole", "deeplabv2", "cityscapes", SIZE, SIZE)
     assert preset("slide", "deeplabv2", "voc2012", None, CROP).window == CROP
 
@@ -36,7 +36,7 @@ def test_preset_names():
         preset("best", "deeplabv2", "cityscapes", SIZE, CROP)
 
 
-def test_the_name_has_everything_that_determines_a_score():
+def test_the_name_contains_everything_that_changes_a_score():
     protocols = [
         Protocol(SIZE), Protocol(None), Protocol(SIZE, SIZE), Protocol(SIZE, window=CROP), Protocol(SIZE, window=(32, 32)),
         Protocol(SIZE, scales=(0.5, 1.0)), Protocol(SIZE, scales=(1.0, 0.5)), Protocol(SIZE, flip=True),
@@ -46,7 +46,7 @@ def test_the_name_has_everything_that_determines_a_score():
     assert Protocol(SIZE, scales=(0.5, 1.0, 2.0), flip=True).passes == 6
 
 
-def test_cost():
+def test_cost_counts_forward_passes():
     assert Protocol(SIZE).cost == "1 pass per image"
     assert Protocol(SIZE, flip=True).cost == "2 passes per image, 2 times the pixels of one pass at scale 1"
     assert Protocol(SIZE, scales=(0.5, 1.0)).cost == "2 passes per image, 1.2 times the pixels of one pass at scale 1"
@@ -54,7 +54,7 @@ def test_cost():
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (100.0,)])
-def test_impossible_scales(scales):
+def test_invalid_scales_are_refused(scales):
     with pytest.raises(SdaError, match="expected numbers from 0.1 to 10"):
         Protocol(SIZE, scales=scales)
 
@@ -63,7 +63,7 @@ def score(protocol=Protocol(SIZE), names=("road", "sky")):
     return {"protocol": protocol.to_dict(), "iou": dict.fromkeys(names, 50.0)}
 
 
-def test_scores_that_are_not_comparable():
+def test_incomparable_scores_are_detected():
     assert why_not_comparable({"a": score(), "b": score()}) == ""
     why = why_not_comparable({"a": score(), "b": score(), "c": score(Protocol(SIZE, flip=True))})
     assert why.startswith("a and c were scored under different protocols, whole-96x192-native and whole-96x192-native-flip (flip")

@@ -1,4 +1,4 @@
-"""CamVid and IDD-Lite, where they are: counts, labels, class mapping, and two steps of the real recipe."""
+"""CamVid and IDD-Lite, if they are on this machine: counts, labels, class mapping, and two steps of the real recipe."""
 
 import json
 import os
@@ -25,14 +25,14 @@ CAMVID_TO_IDD_LITE = {0: 6, 1: 5, 2: 4, 3: 0, 4: 1, 5: 5, 6: 4, 7: 4, 8: 3, 9: 2
     ("dataset", "split", "count"),
     [("camvid", "train", 367), ("camvid", "val", 101), ("idd_lite", "train", 1403), ("idd_lite", "val", 204)],
 )
-def test_every_image_has_its_label(dataset, split, count):
+def test_every_image_has_a_label(dataset, split, count):
     items = list_items(load(dataset), ROOT / dataset, split).items
     assert len(items) == count and all(item.label for item in items)
 
 
 @pytest.mark.parametrize("dataset", ["camvid", "idd_lite"])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_labels_decode(dataset, split):
+def test_labels_can_be_decoded(dataset, split):
     descriptor = load(dataset)
     listing = list_items(descriptor, ROOT / dataset, split)
     codec = LabelCodec(descriptor, listing.encoding, map_classes(descriptor, descriptor.classes, descriptor.table())[0])
@@ -44,7 +44,7 @@ def test_labels_decode(dataset, split):
     assert found - {255} == set(range(classes))
 
 
-def test_camvid_in_idd_lite_classes():
+def test_camvid_maps_to_the_classes_of_idd_lite():
     assert load("idd_lite").table().names == IDD_LITE
     descriptor = load("camvid")
     mapping, dropped = map_classes(descriptor, "idd_lite7", load("idd_lite").table())
@@ -69,4 +69,4 @@ def test_two_steps_of_the_real_recipe(tmp_path, monkeypatch, capsys):
     assert list(result["iou"]) == IDD_LITE and result["images"] == 204
     counts = {path.stem: len(path.read_text().splitlines()) for path in (run / "splits").iterdir()}
     assert counts["source"] == 367 and counts["labelled"] == 10 and counts["val"] == 204
-    assert 1380 <= counts["unlabelled"] <= 1393  # less the copies of validation images, if there are any
+    assert 1380 <= counts["unlabelled"] <= 1393  # fewer if some are copies of validation images

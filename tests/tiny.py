@@ -1,4 +1,4 @@
-"""Two tiny data sets on disk, described as a third party would describe theirs, and the command line run in this process."""
+"""Two tiny datasets on disk with their own descriptors, and a function that runs the command line in this process."""
 
 import sys
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 
 HEIGHT, WIDTH = 48, 64
 
-# A source with class ids of its own, void 0, and a map onto the target's classes.
+# A source with its own class ids, void 0, and a map to the classes of the target.
 TOY = """
 title = "Toy town"
 classes = {street = [128, 64, 128], house = [70, 70, 70], man = [220, 20, 60], cloud = [1, 2, 3]}
@@ -49,7 +49,7 @@ weights = "none"
 steps = 3
 """
 
-# What makes each setting out of the recipe above, as flags.
+# The flags that turn the recipe above into each setting.
 BANK = ["--method", "class_bank", "--unlabelled", "target", "--bank-start", "0", "--unlabelled-start", "1", "--bank-size", "8",
         "--contrast-pixels", "8", "--bank-confidence", "0"]  # fmt: skip
 SETTINGS = {
@@ -65,7 +65,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class World:
-    """Where everything lies."""
+    """Paths of the datasets, descriptors and recipe."""
 
     folder: Path
     recipe: Path
@@ -78,7 +78,7 @@ class World:
 
 
 def draw(seed: int, ids: list[int], colors: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture of three bands, and its label; the bands' heights depend on the seed."""
+    """Return a noisy picture of three bands and its label. The seed determines the heights of the bands."""
     random = np.random.default_rng(seed)
     rows = np.sort(random.integers(8, HEIGHT - 8, 2))
     band = np.searchsorted(rows, np.arange(HEIGHT), side="right")
@@ -94,7 +94,7 @@ def save(array: np.ndarray, path: Path) -> Path:
 
 
 def write_world(folder: Path) -> World:
-    """Toy town (4 training images) and Field (8 training, 3 validation images) with their descriptors and a recipe."""
+    """Write Toy town (4 training images) and Field (8 training, 3 validation images) with their descriptors and a recipe."""
     world = World(folder, folder / "tiny.toml", folder / "sets/toy.toml", folder / "sets/field.toml")
     for index in range(6):
         split = "train" if index < 4 else "val"
@@ -114,7 +114,7 @@ def write_world(folder: Path) -> World:
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """`sda ARGUMENTS` in this process; the exit status."""
+    """Run `sda ARGUMENTS` in this process. Return the exit status."""
     from sda.cli import main as cli
 
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # as main does, but undone after the test
@@ -128,5 +128,5 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder and what it holds."""
+    """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

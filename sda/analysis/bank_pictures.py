@@ -12,7 +12,7 @@ from sda.analysis.cache import FeatureCache, classes_of, unit
 from sda.data.files import read_image
 from sda.labels import IGNORE
 from sda.methods.parts.bank import SOURCE
-from sda.pictures import GREY, legend, writing
+from sda.pictures import GREY, legend, resize_image, writing
 
 CROP = 112  # size of a crop in the figure, in pixels
 HEAD = 20  # height of the text above a crop
@@ -132,7 +132,7 @@ def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[
                     image = read_image(roots[cache.domain[pixel.image]] / cache.paths[pixel.image])
                     opened = {
                         **dict(list(opened.items())[-32:]),
-                        pixel.image: image.resize(tuple(sizes[pixel.image][::-1].tolist())),
+                        pixel.image: resize_image(image, tuple(sizes[pixel.image].tolist())),
                     }
                 sheet.paste(_surroundings(opened[pixel.image], pixel.position), (left, top))
                 color = tuple(colors[pixel.label]) if pixel.label < len(colors) else GREY

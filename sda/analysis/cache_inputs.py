@@ -7,7 +7,8 @@ import torch
 
 from sda.analysis.make_cache import Domain, distinct, open_domain
 from sda.errors import SdaError
-from sda.runs.trained import Run, load_run
+from sda.runs import trained
+from sda.runs.trained import Run
 from sda.system.progress import Bars
 
 
@@ -20,9 +21,9 @@ def load_network(run: Path, checkpoint: str, network: str | None, device: torch.
     Raises:
         SdaError: see `sda.runs.trained.load`.
     """
-    loaded = load_run(run, checkpoint, device, network or "student")
+    loaded = trained.load(run, checkpoint, network or "student", device)
     if network is None and checkpoint == "last" and loaded.recipe.unlabelled and (loaded.folder / "last.pt").exists():
-        return load_run(run, checkpoint, device, "teacher")
+        return trained.load(run, checkpoint, "teacher", device)
     return loaded
 
 

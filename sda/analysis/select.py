@@ -16,7 +16,7 @@ from sda.data.splits.lists import read_keys, write_list
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
 from sda.pictures import contact_sheet, writing
-from sda.runs.trained import load_run
+from sda.runs import trained
 
 Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]  # see FeatureCache.blocks_of_images
 STRATEGIES = ("random", "k-medoids", "k-centre", "entropy", "bank")  # see docs/features.md
@@ -74,7 +74,7 @@ def write_selection(
     if strategy == "bank":
         folder = bank_run or Path(cache.about["run"])
         bank = of_run(folder)
-        check_made_by(cache, load_run(folder, "last", torch.device("cpu"), "teacher"))
+        check_made_by(cache, trained.load(folder, "last", "teacher", torch.device("cpu")))
     chosen = select(cache, domain, budget, strategy, known, seed, bank, megabytes)
     write_list(out, [*known, *chosen])
     missing = _write_contact_sheet(sheet, items, chosen[:MOST_CONTACTS])

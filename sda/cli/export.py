@@ -41,7 +41,7 @@ def export(run: str, formats: tuple[str, ...], out: str, network: str, checkpoin
     formats = tuple(dict.fromkeys(formats))
     build.check_installed(formats)
     with Bars() as bars:
-        loaded = trained.load_run(Path(run), checkpoint, pick_device("cpu"), network)
+        loaded = trained.load(Path(run), checkpoint, network, pick_device("cpu"))
         folder = Path(out).expanduser() if out else loaded.folder / "export"
         if not overwrite:
             build.check_free(folder, formats)

@@ -120,7 +120,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
     written = []
     if file:
         cache = FeatureCache(Path(file))
-        check_made_by(cache, trained.load_run(folder, "last", pick_device("cpu"), "teacher"))
+        check_made_by(cache, trained.load(folder, "last", "teacher", pick_device("cpu")))
         picture = Path(os.path.expanduser(out)) if out else folder / "bank.png"
         write_picture(picture, contents, cache)
         written.append(f"Picture: {picture}")

@@ -69,7 +69,7 @@ def evaluate(
 
     torch_device, scores = pick_device(device), {}
     with Bars() as bars:
-        loaded = {folder: trained.load_run(Path(folder), checkpoint, torch_device, network) for folder in runs}
+        loaded = {folder: trained.load(folder, checkpoint, network, torch_device) for folder in runs}
         protocols = {folder: run.protocol(protocol_name or "", factors, flip) for folder, run in loaded.items()}
         why = why_not_comparable(
             {

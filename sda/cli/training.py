@@ -83,7 +83,7 @@ def _train(name: str, given: dict) -> None:
 
     if ignored := wanted.ignored_fields(changes):
         click.echo(f"{', '.join(ignored)}: no effect with method {wanted.method} and these settings", err=True)
-    with distributed.joined(pick_device(device)) as torch_device:
+    with distributed.process_group(pick_device(device)) as torch_device:
         _train_here(name, wanted, out, resume_from, stop_at, torch_device, as_json)
 
 
@@ -96,13 +96,13 @@ def _train_here(
     from sda.system import distributed
     from sda.training import resume
 
-    title, resumed, leads = short_name(name), None, distributed.rank() == 0
+    title, resumed, is_main = short_name(name), None, distributed.rank() == 0
     if resume_from:
         folder = resume.folder(resume_from, out, name, title)
         if (folder / "result.json").exists():
             if resume_from != "auto":
                 raise SdaError(f"{folder}: this run is finished; to train again, choose another --out")
-            if leads:
+            if is_main:
                 click.echo(f"{folder}: this run is finished")
             return
         resumed = resume.find(resume_from, folder)
@@ -110,10 +110,10 @@ def _train_here(
             require_empty(str(folder))
     else:
         folder = require_empty(out) if out else first_free(Path("runs"), title)
-    with Bars(quiet=not leads) as bars:
+    with Bars(quiet=not is_main) as bars:
         bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}; run folder {folder}")
         result = run.run(wanted, title, folder, device, bars, resumed, stop_at)
-    if not leads:
+    if not is_main:
         return
     if result is None:
         click.echo(

@@ -35,7 +35,7 @@ class Data:
 
     Attributes:
         table, table_name: the classes to train on.
-        held_out: labelled target images that are not trained on; criteria choose a checkpoint by them.
+        held_out: labelled target images that are not used for training; the criterion `held_out` scores checkpoints on them.
         lists: stream → its items, as written to the run folder.
         notes: notes for the user: skipped images, dropped classes.
         pixels: labelled stream → pixels of each class in each image, int64 (N, C); only if the recipe needs them.
@@ -102,15 +102,17 @@ def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
 
 
 def _check_classmix(recipe: Recipe) -> None:
-    """Raise SdaError if ClassMix never sees two labelled images: a step of `accumulate` parts takes one image per part."""
+    """Raise SdaError if ClassMix never gets two images, because each of the `accumulate` parts of a step has only one."""
     sizes = [recipe.batch_source] if recipe.source else []
     sizes += [recipe.batch_labelled] if recipe.labels or recipe.split else []
     if recipe.classmix_labelled and (min if recipe.alternate else sum)(sizes) == recipe.accumulate:
-        raise SdaError("one labelled image at a time leaves ClassMix no other: raise batch_labelled or set classmix_labelled = 0")
+        raise SdaError(
+            "ClassMix needs two labelled images at a time, but gets one: raise batch_labelled or set classmix_labelled = 0"
+        )
 
 
 def _add_source(data: Data, recipe: Recipe, progress: Count) -> Split:
-    """Open the source stream; returns its images."""
+    """Open the source stream and return its images."""
     descriptor = descriptors.load(recipe.source)
     root = find_root(descriptor, recipe.source_root, "--source-root", progress)
     source = open_split(recipe.source, descriptor, root, "train", recipe.source_image_size)
@@ -122,7 +124,7 @@ def _add_source(data: Data, recipe: Recipe, progress: Count) -> Split:
 
 
 def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
-    """Open the validation set; returns all training images of the target."""
+    """Open the validation set, and return all training images of the target."""
     descriptor = descriptors.load(recipe.target)
     root = find_root(descriptor, recipe.target_root, "--target-root", progress)
     size = recipe.scoring.input
@@ -134,7 +136,7 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
 
 
 def _usable(data: Data, recipe: Recipe, target: Split) -> Split:
-    """Return the target images to train on: without bad pairs and without the images of `val_list`."""
+    """Return the target images to train on, without bad pairs and without the images of `val_list`."""
     usable = without_bad(target, data.notes) if recipe.doctor else target
     if not recipe.val_list:
         return usable
@@ -159,7 +161,7 @@ def _without_bad_of_list(data: Data, file: str, listed: list[Item], usable: set[
     bad = [item.key for item in listed if item.key not in usable]
     if len(bad) == len(listed):
         raise SdaError(
-            f"{file}: sda doctor found all {len(bad)} images of this list bad, such as {bad[0]}; fix them, or list others"
+            f"{file}: sda doctor found all {len(bad)} images in this list bad, such as {bad[0]}; fix them, or list others"
         )
     if bad:
         data.notes.append(
@@ -169,11 +171,11 @@ def _without_bad_of_list(data: Data, file: str, listed: list[Item], usable: set[
 
 
 def _add_held_out(data: Data, recipe: Recipe, usable: Split, chosen: list[Item]) -> list[Item]:
-    """Hold out the last `hold_out` labelled images; returns the others."""
+    """Hold out the last `hold_out` labelled images, and return the others."""
     if usable.root.is_file():
         raise SdaError(f"{usable.root}: hold_out needs training labels at their own size, which a pack lacks: give the folder")
     if recipe.hold_out >= len(chosen):
-        raise SdaError(f"hold_out = {recipe.hold_out} leaves none of the {len(chosen)} labelled images to train on")
+        raise SdaError(f"hold_out = {recipe.hold_out} leaves none of the {len(chosen)} labelled images to train on; reduce it")
     chosen, held_out = chosen[: -recipe.hold_out], chosen[-recipe.hold_out :]
     codec = open_codec(usable, data.classes, data.notes)
     data.held_out = Dataset(held_out, codec, recipe.scoring.input, native_labels=True)
@@ -182,7 +184,7 @@ def _add_held_out(data: Data, recipe: Recipe, usable: Split, chosen: list[Item])
 
 
 def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item]) -> None:
-    """Open the unlabelled stream: a folder, or the target images that are neither labelled nor held out. Skips copies."""
+    """Open the unlabelled stream: a folder, or the target images that are neither labelled nor held out. Skip copies."""
     taken = chosen + data.lists.get("held_out", [])
     if recipe.unlabelled == "target":
         keys = {item.key for item in taken}
@@ -198,13 +200,16 @@ def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item
         keys = {item.key for _, item in copies}
         rest = [item for item in rest if item.key not in keys]
     if not rest:
-        raise SdaError(f"no unlabelled target images are left beside the {len(chosen)} labelled ones")
+        raise SdaError(
+            f"no unlabelled target images are left beside the {len(chosen)} labelled ones; reduce labels, or set unlabelled "
+            "to a folder"
+        )
     data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
     data.lists["unlabelled"] = rest
 
 
 def _check_streams(data: Data) -> None:
-    """Raise SdaError if two streams share an image, or one shares an image with validation or the held-out images."""
+    """Raise SdaError if two streams share an image, or a stream shares one with the validation or held-out images."""
     lists = data.lists
     for stream in ("source", "unlabelled"):
         check_disjoint("held-out", lists.get("held_out", []), stream, lists.get(stream, []))

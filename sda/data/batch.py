@@ -1,4 +1,4 @@
-"""The images of one step, as the streams pass them to a method."""
+"""The images of one step, as a method receives them."""
 
 from dataclasses import dataclass
 

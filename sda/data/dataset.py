@@ -1,4 +1,4 @@
-"""Items as tensors: decoded, resized, and kept in memory on request."""
+"""Read items as tensors: decoded, resized, and kept in memory on request."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +22,12 @@ class Sample:
 
 
 class Dataset(torch.utils.data.Dataset):
-    """Samples of a list of items, all resized to one size or each at its own.
+    """The samples of a list of items, all resized to one size or each at its own size.
 
     Args:
         items: what to read.
         codec: decodes the labels of the items that have one; None reads images only.
-        size: (height, width) that images are resized to (bilinear, antialiased); None keeps their own sizes.
+        size: (height, width) to resize images to (bilinear, antialiased); None keeps their own sizes.
         native_labels: keep labels at their own size (for evaluation) instead of resizing them (nearest) with the image.
     """
 
@@ -51,7 +51,7 @@ class Dataset(torch.utils.data.Dataset):
         return sample
 
     def preload(self, progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 4) -> None:
-        """Decode all samples and keep them in memory; for datasets that are small at training resolution."""
+        """Decode all samples and keep them in memory. Meant for datasets that are small at training resolution."""
 
         def read(index: int) -> Sample | FileError:
             try:

@@ -28,7 +28,7 @@ class ClassTable(shelf.Strict):
 class Layout(shelf.Strict):
     """Where images and their labels are below the root.
 
-    `{split}` stands for the split's folder, any other `{word}` for a part of a path without `/`. A label's path has the same
+    `{split}` becomes the split's folder; any other `{word}` matches a part of a path without `/`. A label's path has the same
     words as its image's.
     """
 
@@ -46,7 +46,7 @@ class Layout(shelf.Strict):
         if not pattern or pattern.startswith("/") or "*" in pattern:
             raise ValueError("expected a path relative to the root, with {words} and without *")
         if re.search(r"[{}]", re.sub(r"{[A-Za-z_]\w*}", "", pattern)):
-            raise ValueError("braces hold one plain word each, such as {frame}")
+            raise ValueError("each pair of braces must contain one plain word, such as {frame}")
         return pattern
 
     @property
@@ -131,16 +131,16 @@ def load(name: str) -> Descriptor:
     table = descriptor.table()
     for value, label in descriptor.ids.items():
         if label not in table.colors:
-            raise SdaError(f"{path}: ids: {value} = {label!r}: no such class{shelf.hint(label, table.names)}")
+            raise SdaError(f"{path}: ids: {value} = {label!r}: the class table has no such class{shelf.hint(label, table.names)}")
     for name, mapped in descriptor.maps.items():
         for label in mapped:
             if label not in table.colors:
-                raise SdaError(f"{path}: maps.{name}: no class {label!r} here{shelf.hint(label, table.names)}")
+                raise SdaError(f"{path}: maps.{name}: the class table has no class {label!r}{shelf.hint(label, table.names)}")
     return descriptor
 
 
 def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
-    """Map the values in label files of one encoding to train ids (255 for void). Values that are not keys are unknown.
+    """Map the values in label files of one encoding to train ids (255 for void). Other values are unknown.
 
     With `[ids]`, 255 is known only if `void` lists it: label ids do not use it, but files converted to train ids do.
     """

@@ -1,4 +1,4 @@
-"""Open images of any dataset or folder for a trained network, to be scored or analysed."""
+"""Open the images of any dataset or folder for scoring or analysis with a trained network."""
 
 from pathlib import Path
 

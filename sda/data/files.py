@@ -53,7 +53,7 @@ class LabelCodec:
     values, RGB files in the colours of the class table. With `ids_in_red`, the red channel is looked up like an index file.
 
     Args:
-        descriptor: of the dataset.
+        descriptor: the dataset's descriptor.
         encoding: `ids`, `train_ids` or `ids_in_red`, from the descriptor's layout.
         mapping: (256,) uint8, train id of the descriptor's table → train id of the training's table, 255 = ignored.
     """
@@ -71,7 +71,7 @@ class LabelCodec:
         self._color_ids = np.array([packed[color] for color in self._colors], np.uint8)
 
     def rules(self) -> bytes:
-        """Return bytes that change whenever label files would be decoded differently."""
+        """Return bytes that identify the decoding: they change whenever label files would be decoded differently."""
         tables = (self._mapping, self._lut, self._colors, self._color_ids)
         return b"".join(table.tobytes() for table in tables) + bytes([self._red])
 
@@ -97,7 +97,10 @@ class LabelCodec:
             label = self._lut[values.astype(np.uint16)]
             show, key = str, "void"
         else:
-            raise FileError(f"{path}: a label of type {values.dtype} and shape {values.shape} is neither ids nor RGB colours")
+            raise FileError(
+                f"{path}: a label of type {values.dtype} and shape {values.shape} is neither ids nor RGB colours; "
+                "convert it, or skip such files with --bad-files skip"
+            )
         unknown = label == _UNKNOWN
         if unknown.any():
             found = [show(int(value)) for value in np.unique(values[unknown])[:8]]

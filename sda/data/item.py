@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Stored(Protocol):
-    """An image and its label in a pack, not in files of their own."""
+    """An image and its label that are stored in a pack, not in files of their own."""
 
     @property
     def bytes(self) -> int: ...  # size of the image's file
@@ -27,7 +27,7 @@ class Item:
 
     Attributes:
         key: its path relative to the root: the portable name in split lists.
-        image, label: the files; label is None if there is none. Of an image in a pack: the original files, which may be gone.
+        image, label: the files; label is None if there is none. For an image in a pack, the original files, which may be gone.
         stored: its place in a pack, if any.
     """
 

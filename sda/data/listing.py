@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class NoImages(SdaError):
-    """Raised for a split without images."""
+    """Raised if a split has no images."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     if unlabelled:
         return unlabelled
     if not tried:
-        raise NoImages(f"{descriptor.title}: no layout of its descriptor has a split {split!r}")
+        raise NoImages(
+            f"{descriptor.title}: no layout of its descriptor has a split {split!r}; choose another split, or add a [[layout]]"
+        )
     looked = " and ".join(dict.fromkeys(tried))
     raise NoImages(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{get}")
 
@@ -102,7 +104,7 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
     """Return the label files of the listing's layout that belong to none of its images, relative to the root."""
     layout = listing.layout
     if layout is None or layout.labels is None or layout.list is not None:
-        return []  # the list may select some of the labelled images
+        return []  # the list may name only some of the labelled images
     pattern, expression = compile_pattern(layout.labels, {"split": descriptor.splits.get(split, split)})
     used = {item.label for item in listing.items}
     paths = (path for path in _find(root, pattern) if path not in used and not path.name.startswith("."))
@@ -112,16 +114,16 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
 def list_folder(folder: Path) -> Listing:
     """List every image in a folder and the folders below it, without labels."""
     if not folder.is_dir():
-        raise SdaError(f"{folder}: no such folder of unlabelled images")
+        raise SdaError(f"{folder}: no such folder of unlabelled images; give an existing one")
     found = (place / name for place, names in walk(folder) for name in names)
     paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise SdaError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise SdaError(f"{folder}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder")
     return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder and all folders below it, each with the names of its files. Skips hidden ones; follows links once.
+    """Yield a folder and all folders below it, each with the names of its files. Skip hidden ones; follow links once.
 
     Raises:
         SdaError: a folder cannot be read.
@@ -134,7 +136,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _find(root: Path, pattern: str) -> Iterator[Path]:
-    """Yield what matches a glob pattern below `root`. Unlike pathlib's glob, this does not skip unreadable folders.
+    """Yield the paths below `root` that match a glob pattern. Unlike pathlib's glob, this does not skip unreadable folders.
 
     Raises:
         SdaError: a folder cannot be read.

@@ -48,7 +48,7 @@ class Split:
 
 
 def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) -> Path:
-    """Return the folder of a dataset, or its pack: the given one, or the descriptor's. Draws streets there on first use.
+    """Return the folder or pack of a dataset: the given one, or the descriptor's. Draw streets there on first use.
 
     Args:
         flag: the command-line option to name in the error message.
@@ -78,7 +78,7 @@ def open_validation(
     val_list: str = "",
     skip_bad: bool = True,
 ) -> Dataset:
-    """Return the labelled images of a split at `size`, with labels at their own size; with a `val_list`, those of its images."""
+    """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size."""
     opened = open_split(dataset, descriptor, root, "train" if val_list else split, size)
     if val_list:
         if root.is_file():
@@ -93,7 +93,7 @@ def open_validation(
 def open_labelled(
     split: Split, size: tuple[int, int] | None, classes: Classes, notes: list[str], native_labels: bool = False
 ) -> Dataset:
-    """Return the labelled images of a split. Adds notes on unlabelled images, dropped classes and a doubtful encoding.
+    """Return the labelled images of a split. Add notes on unlabelled images, dropped classes and a doubtful encoding.
 
     Raises:
         SdaError: no image has a label, or the labels clearly have another encoding than the descriptor's.
@@ -102,7 +102,8 @@ def open_labelled(
     labelled = [item for item in split.items if item.label is not None]
     title, count = split.descriptor.title, len(split.items) - len(labelled)
     if not labelled:
-        raise SdaError(f"{title}: {count} images such as {split.items[0].key} in {split.root}, but no label file for any")
+        key = split.items[0].key
+        raise SdaError(f"{title}: none of the {count} images in {split.root}, such as {key}, has a label file; run sda doctor")
     if count:
         lone = next(item for item in split.items if item.label is None)
         notes.append(f"{title}: {count} images have no label file and are skipped, such as {lone.key}")
@@ -110,13 +111,13 @@ def open_labelled(
 
 
 def without_bad(split: Split, notes: list[str]) -> Split:
-    """Return a split without the pairs that `sda doctor` found bad. Raises SdaError if all of them are."""
+    """Return a split without the pairs that `sda doctor` found bad. Raise SdaError if all of them are."""
     bad, title = bad_pairs(split.root, split.items, split.descriptor), split.descriptor.title
     if not bad:
         return split
     key, why = next(iter(bad.items()))
     if len(bad) == len(split.items):
-        raise SdaError(f"{title}: sda doctor found all {len(bad)} pairs in {split.root} bad, such as {key} ({why})")
+        raise SdaError(f"{title}: sda doctor found all {len(bad)} pairs in {split.root} bad, such as {key} ({why}); fix them")
     notes.append(f"{title}: {len(bad)} pairs that sda doctor found bad are skipped, such as {key} ({why})")
     return split.only([item for item in split.items if item.key not in bad])
 
@@ -128,7 +129,7 @@ def check_labels(split: Split, notes: list[str]) -> None:
 
 
 def open_codec(split: Split, classes: Classes, notes: list[str]) -> LabelCodec:
-    """Return the codec that maps the labels of a split to `classes`. Adds a note on the dropped classes."""
+    """Return the codec that maps the labels of a split to `classes`. Add a note on the dropped classes."""
     mapping, dropped = map_classes(split.descriptor, *classes)
     note = f"{split.descriptor.title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}"
     if dropped and note not in notes:

@@ -32,7 +32,7 @@ class RareClassSampling:
 
     Args:
         pixels: (N, C) number of pixels of each class in each image.
-        temperature: T > 0; with small values, almost all draws are of the rarest classes. DAFormer: 0.01.
+        temperature: T > 0; with small values, almost all draws are from the rarest classes. DAFormer: 0.01.
     """
 
     def __init__(self, pixels: np.ndarray, temperature: float):
@@ -48,8 +48,8 @@ class RareClassSampling:
         return int(random.choice(self._images[index]))
 
 
-class _Drawn(torch.utils.data.Dataset):
-    """Position n of the infinite stream → a cropped sample, and the errors of unusable files that were skipped for it."""
+class _DrawnSamples(torch.utils.data.Dataset):
+    """Map position n of the infinite stream to a cropped sample and the errors of unusable files that were skipped."""
 
     def __init__(
         self, dataset: Dataset, crop: tuple[int, int], seed: int, stream: int, skip: bool, sampling: "RareClassSampling | None"
@@ -113,7 +113,7 @@ def _collate(drawn: list[tuple[Sample | None, list[str]]]) -> tuple[Labelled | T
     return Labelled(images, torch.stack(labels)), faults
 
 
-class _From(torch.utils.data.Sampler):
+class _PositionSampler(torch.utils.data.Sampler):
     """Yields the positions of one process from step `start` on."""
 
     def __init__(self, start: int, batch: int, rank: int, size: int):
@@ -160,11 +160,11 @@ class Stream:
         skip: bool = False,
         sampling: RareClassSampling | None = None,
     ):
-        drawn = _Drawn(dataset, crop, seed, STREAMS.index(name), skip, sampling)
+        drawn = _DrawnSamples(dataset, crop, seed, STREAMS.index(name), skip, sampling)
         loader = DataLoader(
             drawn,
             batch,
-            sampler=_From(start, batch, distributed.rank(), distributed.size()),
+            sampler=_PositionSampler(start, batch, distributed.rank(), distributed.world_size()),
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=_begin_worker,
@@ -177,7 +177,7 @@ class Stream:
         return self
 
     def __next__(self) -> Labelled | Tensor:
-        """Return the next step's batch. Raises SdaError, naming the file, if one is unusable and `skip` is not set."""
+        """Return the next step's batch. Raise SdaError with the file's name if a file is unusable and `skip` is not set."""
         batch, faults = next(self._batches)
         if batch is None:
             raise SdaError(faults[-1])
@@ -186,7 +186,7 @@ class Stream:
 
 
 def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]:
-    """Open the streams of a recipe, to start at `step`."""
+    """Open the streams of a recipe, starting at `step`."""
     batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
     streams = {}
     for name, batch in batches.items():

@@ -53,7 +53,7 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
 
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     """Draw target images with the ground truth and each network's prediction, and save the picture."""
-    runs = {name: trained.load_run(folder, "last", device) for name, folder in folders.items()}
+    runs = {name: trained.load(folder, device=device) for name, folder in folders.items()}
     first = next(iter(runs.values()))
     data = first.labelled_images(first.protocol())
     assert data.val is not None

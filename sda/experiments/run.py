@@ -33,7 +33,7 @@ def run(
     the first.
     """
     boards.check_installed(recipe.board)
-    with distributed.leader_first():
+    with distributed.main_process_first():
         data = assemble(recipe, bars.count)
     _report_data(recipe, data, bars)
     if resumed is not None:
@@ -44,7 +44,7 @@ def run(
     with bars.saying_logs():
         try:
             training = prepare(recipe, data, device, resumed)
-            with distributed.leader_first():
+            with distributed.main_process_first():
                 if distributed.rank() == 0:
                     _begin_folder(out, recipe, data, str(device), resumed, bars)
             result = train(training, out, bars, name, stop_at)
@@ -65,11 +65,11 @@ def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
             bars.say(f"{stream}: {len(data.lists[stream])} images")
     for note in data.notes:
         bars.say(note)
-    if distributed.size() > 1:
+    if distributed.world_size() > 1:
         batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
-        each = ", ".join(f"{distributed.size() * batch} {name}" for name, batch in batches.items() if name in data.lists)
+        each = ", ".join(f"{distributed.world_size() * batch} {name}" for name, batch in batches.items() if name in data.lists)
         rate = f"learning_rate = {recipe.learning_rate}, not scaled"
-        bars.say(f"{distributed.size()} processes: {each} images per step in total; {rate}")
+        bars.say(f"{distributed.world_size()} processes: {each} images per step in total; {rate}")
 
 
 def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: Resumed | None, bars: Bars) -> None:

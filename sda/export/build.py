@@ -47,7 +47,7 @@ def check_free(out: Path, formats: tuple[str, ...]) -> None:
 def file_names(formats: tuple[str, ...]) -> list[str]:
     """Return the names of the files that an export in these formats writes."""
     files = [FORMATS[form].file for form in formats if form in FORMATS]
-    return files + ([checkpoint.ALONE, CARD] if "safetensors" in formats else [])
+    return files + ([checkpoint.MODEL_FILE, CARD] if "safetensors" in formats else [])
 
 
 def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
@@ -86,7 +86,7 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
                 require_agreement(checks[kind.file], form)
                 files[kind.file] = kind.dump(model, {**facts, "check": asdict(checks[kind.file])})
     if "safetensors" in formats:
-        files[checkpoint.ALONE] = checkpoint.alone(run.network.state_dict(), about(run))
+        files[checkpoint.MODEL_FILE] = checkpoint.to_safetensors(run.network.state_dict(), about(run))
         files[CARD] = card(run, facts, {file: str(check) for file, check in checks.items()}).encode()
     _write(out, files)
     written = [

@@ -18,7 +18,7 @@ class Task:
     """Facts about the training that methods need.
 
     Attributes:
-        classes: C. steps: K, number of training steps. labelled_images: |X_l|, number of images in all labelled streams.
+        classes: C. steps: K, number of training steps. labelled_images: |X_l|, total number of images in the labelled streams.
     """
 
     classes: int
@@ -45,13 +45,14 @@ class Method(nn.Module):
         weak, strong: the augmentations.
     """
 
+    watched_loss: str | None = None
+
     def __init__(self, student: SegmentationNetwork, settings: SupervisedSettings, task: Task):
         super().__init__()
         self.student, self.settings, self.classes = student, settings, task.classes
         self.balance: ClassBalance | None = None
         self.teacher: Teacher[SegmentationNetwork] | None = None
         self.bank: ClassBank | None = None
-        self.watched_loss: str | None = None
         self.teacher_top: Tensor | None = None
         self.weak, self.strong = Augment(WEAK), Augment(STRONG)
 

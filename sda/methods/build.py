@@ -1,4 +1,4 @@
-"""The methods by name."""
+"""The training methods by name."""
 
 from sda.methods.base import Method
 from sda.methods.class_bank import ClassBankMethod

@@ -1,6 +1,6 @@
 """Pixel-level contrastive learning from a class-wise memory bank: Alonso et al., ICCV 2021 (arXiv 2104.13415).
 
-The same method serves semi-supervised learning and semi-supervised domain adaptation, which only differ in their streams.
+The same method serves semi-supervised learning and semi-supervised domain adaptation; only their streams differ.
 """
 
 import torch
@@ -89,19 +89,19 @@ class ClassBankMethod(MeanTeacher):
             y, right = y.flatten(), right.flatten()
             z = self.g_teacher.model(features.permute(0, 2, 3, 1).flatten(0, 2).unsqueeze(0), right.unsqueeze(0))[0]
             scores = self._scores(z, torch.where(right, y, self.classes))
-            count = s.bank_size if s.bank_selection == "recent" else distributed.size() * len(x_l) * self.admissions
+            count = s.bank_size if s.bank_selection == "recent" else distributed.world_size() * len(x_l) * self.admissions
             indices, chosen = pixels_by_class(y, right, self.classes, count, scores)
-            # candidates of all processes, so that all have the same bank
+            # gather the candidates of all processes, so that all have the same bank
             z, scores, domain, confidence = (part[indices] for part in (z, scores, domain.flatten(), confidence.flatten()))
             parts = (z, scores, chosen, domain, confidence)
-            z, scores, chosen, domain, confidence = (distributed.gathered(part, dim=1) for part in parts)
+            z, scores, chosen, domain, confidence = (distributed.all_gather(part, dim=1) for part in parts)
             self.bank.admit(z, scores, chosen, domain, confidence, step, count)
 
     def _scores(self, z: Tensor, classes: Tensor) -> Tensor:
         """Score candidates z (N, D) for the bank; the highest-scored of each class enter it.
 
         Args:
-            classes: (N,) int64, C for pixels that are no candidates.
+            classes: (N,) int64, C for pixels that are not candidates.
         """
         if self.settings.bank_selection != "attention":
             return torch.rand_like(z[:, 0])

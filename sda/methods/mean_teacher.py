@@ -43,13 +43,13 @@ class TeacherMethod(Method):
 
     balance: ClassBalance
     teacher: Teacher[SegmentationNetwork]
+    watched_loss = "sup"
 
     def __init__(self, student: SegmentationNetwork, settings: TeacherSettings, task: Task):
         super().__init__(student, settings, task)
         s = settings
         self.teacher = Teacher(student, s.teacher_momentum, s.teacher_schedule, task.steps, s.released)
         self.balance = ClassBalance(task.classes, s.balance_classes)
-        self.watched_loss = "sup"
 
     def follow(self, step: int) -> None:
         """Update the teacher: ξ ← τ ξ + (1 - τ) θ."""

@@ -91,7 +91,7 @@ class TeacherSettings(SupervisedSettings):
 class DacsSettings(TeacherSettings):
     """Settings of `dacs`."""
 
-    confidence_threshold: Unit = Field(0.968, description="dacs: the teacher is confident about a pixel above this probability")
+    confidence_threshold: Unit = Field(0.968, description="dacs: a pixel counts as confident if its probability exceeds this")
 
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
@@ -147,9 +147,11 @@ class ClassBankSettings(MeanTeacherSettings):
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
         if not {"source": streams.source, "target": streams.labelled, "both": True}[self.bank_streams]:
-            raise ValueError(f"bank_streams = {self.bank_streams}: the recipe has no such labelled stream")
+            raise ValueError(f"bank_streams = {self.bank_streams}: the recipe has no such labelled stream; use both")
         if self.bank_selection == "attention" and not self.attention_features:
-            raise ValueError("bank_selection = attention ranks by S_c, which is not trained with attention_features = false")
+            raise ValueError(
+                "bank_selection = attention ranks by S_c, which attention_features = false does not train: change one of them"
+            )
 
     def ignored(self) -> set[str]:
         found = super().ignored() | ({"attention_bank"} if self.released else set())

@@ -15,11 +15,11 @@ class Supervised(Method):
     """L = L_sup on all labelled images."""
 
     balance: ClassBalance
+    watched_loss = "sup"
 
     def __init__(self, student: SegmentationNetwork, settings: SupervisedSettings, task: Task):
         super().__init__(student, settings, task)
         self.balance = ClassBalance(task.classes, settings.balance_classes)
-        self.watched_loss = "sup"
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         x_l, y_l, _ = labelled_views(batch, self.weak, self.classes, self.settings.classmix_labelled)

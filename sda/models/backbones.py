@@ -35,7 +35,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: number of channels of each map.
         strides: stride of each map: 4, 8, 16, 32, but at most the output stride.
-        grid: where the cells of a map are in the image.
+        grid: positions of a map's cells in the image.
         unused: prefixes of parameter names that a pretrained file may contain and this encoder does not use.
         light: heads for this encoder have half the width and separable convolutions.
     """
@@ -158,12 +158,12 @@ BUILDERS: dict[str, Callable[..., Backbone]] = {
 def build_backbone(name: str, output_stride: int, caffe: bool = False) -> Backbone:
     """Build the backbone `name` with random weights.
 
-    Raises SdaError for an unknown name, an output stride other than 8 or 16, or `caffe` for anything but a ResNet.
+    Raise SdaError for an unknown name, an output stride other than 8 or 16, or `caffe` for anything but a ResNet.
     """
     if name not in BUILDERS:
         raise SdaError(f"unknown backbone {name!r}: expected one of {', '.join(BUILDERS)}")
     if output_stride not in OUTPUT_STRIDES:
         raise SdaError(f"output stride {output_stride!r}: expected 8 or 16, or 0 for the network's default")
     if caffe and name not in RESNETS:
-        raise SdaError(f"weights in Caffe format: expected backbone {' or '.join(RESNETS)}, found {name}")
+        raise SdaError(f"weights in Caffe format need backbone {' or '.join(RESNETS)}, found {name}")
     return BUILDERS[name](output_stride, **({"caffe": True} if caffe else {}))

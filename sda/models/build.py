@@ -1,4 +1,4 @@
-"""Segmentation networks by name."""
+"""Build segmentation networks by name."""
 
 import torch
 

@@ -125,7 +125,7 @@ def separable_block(channels: int, width: int, dilation: int = 1) -> nn.Sequenti
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Initialise every convolution in `module`: He initialisation for weights, 0 for biases. Batch norms are left as they are."""
+    """Initialise every convolution in `module`: He initialisation for weights, 0 for biases. Leave batch norms unchanged."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

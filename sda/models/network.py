@@ -106,7 +106,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextlib.contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of a block's batch norms: recomputation sees a batch for the second time."""
+    """Keep the running statistics of a block's batch norms unchanged, because recomputation sees each batch a second time."""
     before = []
     for norm in norms_of(block):
         assert norm.num_batches_tracked is not None
@@ -134,12 +134,12 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or distributed.size() == 1:
+        if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         wide = x.float()
-        count = distributed.total(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
-        mean = distributed.total(wide.sum(dim=(0, 2, 3))) / count
-        var = distributed.total((wide - mean[:, None, None]).square().sum(dim=(0, 2, 3))) / count
+        count = distributed.all_reduce_sum(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
+        mean = distributed.all_reduce_sum(wide.sum(dim=(0, 2, 3))) / count
+        var = distributed.all_reduce_sum((wide - mean[:, None, None]).square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)

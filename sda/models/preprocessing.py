@@ -28,7 +28,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Preprocessing":
-        """Restore what `to_dict` returned. Raises SdaError for invalid values."""
+        """Restore the result of `to_dict`. Raise SdaError for invalid values."""
         try:
             mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
             order, maximum = values["order"], float(values["maximum"])

@@ -63,9 +63,9 @@ class LoadReport:
     Attributes:
         matched: names of loaded tensors.
         missing: names that only the backbone has, except the batch norms' step counters, which old files lack and nothing reads.
-        unexpected: names that only the file has, except those in `left_out`.
+        unexpected: names that only the file has, except those in `skipped`.
         unfit: names of tensors of another shape, or of integers instead of floats, as in a quantised file.
-        left_out: names of the file's classifier and of blocks that the backbone does not use.
+        skipped: names of the file's classifier and of blocks that the backbone does not use.
         summary: one line for the log.
     """
 
@@ -73,7 +73,7 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     unfit: list[str]
-    left_out: list[str]
+    skipped: list[str]
     summary: str = ""
 
     @property
@@ -83,7 +83,7 @@ class LoadReport:
     def details(self) -> str:
         """Return the summary and all names, grouped."""
         lists = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or type": self.unfit}
-        lists |= {"skipped": self.left_out, "matched": self.matched}
+        lists |= {"skipped": self.skipped, "matched": self.matched}
         parts = [f"\n{what}:\n" + "\n".join(f"  {name}" for name in names) for what, names in lists.items() if names]
         return "\n".join([self.summary, *parts]) + "\n"
 
@@ -92,7 +92,7 @@ class LoadReport:
             "missing": self.missing,
             "unexpected": self.unexpected,
             "of another shape or type": self.unfit,
-            "skipped": self.left_out,
+            "skipped": self.skipped,
         }
         parts = [f"{len(names)} {what} ({examples(names)})" for what, names in lists.items() if names]
         return ", ".join([f"{len(self.matched)} tensors matched", *parts])
@@ -127,8 +127,8 @@ def read_weights(name: str, weights: str, form: str = "auto") -> Pretrained:
 def load_weights(backbone: Backbone, name: str, pretrained: Pretrained) -> LoadReport | None:
     """Copy weights into `backbone`, the result of `build_backbone(name, ...)`. Return a report, or None for weights "none".
 
-    Log a summary of what was loaded, renamed and skipped, as a warning if something did not match; the report has the details.
-    Raises SdaError if the weights belong to another network.
+    Log how many tensors were loaded, renamed and skipped, as a warning if some did not match; the report has the details.
+    Raise SdaError if the weights belong to another network.
     """
     weights = pretrained.where
     if weights == "none":
@@ -138,7 +138,8 @@ def load_weights(backbone: Backbone, name: str, pretrained: Pretrained) -> LoadR
     if len(report.matched) < MATCH_AT_LEAST * expected:
         raise SdaError(
             f"weights {weights}: only {len(report.matched)} of the {expected} tensors of {name} match; expected names such as "
-            f"{examples(list(backbone.state_dict()))}, found {examples(list(pretrained.state))}"
+            f"{examples(list(backbone.state_dict()))}, found {examples(list(pretrained.state))}; "
+            f"give weights of {name}, or change backbone"
         )
     facts = f"{report}; {pretrained.format} format" + (f", renamed like {pretrained.renamed}" if pretrained.renamed else "")
     logger.log(logging.INFO if report.complete else logging.WARNING, "weights %s for %s: %s", weights, name, facts)
@@ -156,7 +157,7 @@ def load_state(backbone: Backbone, state: dict[str, Tensor]) -> LoadReport:
         missing=[key for key in own if key not in state and not is_counter(key)],
         unexpected=[key for key in state if key not in own and not key.startswith(ignored)],
         unfit=[key for key in state if key in own and key not in fitting],
-        left_out=[key for key in state if key not in own and key.startswith(ignored)],
+        skipped=[key for key in state if key not in own and key.startswith(ignored)],
     )
 
 
@@ -174,7 +175,7 @@ def is_counter(key: str) -> bool:
 def read_state_dict(path: str) -> dict[str, Tensor]:
     """Return the tensors of a state dict file, without its wrapper. Never runs code from the file.
 
-    Raises SdaError if it is missing, unreadable, or has no named tensors.
+    Raise SdaError if it is missing, unreadable, or has no named tensors.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -184,7 +185,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     except Exception as error:  # A damaged or malicious file can fail anywhere in zip, pickle or tensor code.
         raise SdaError(
             f"weights {path}: cannot be read as a state dict of tensors ({type(error).__name__}): the file is truncated, not a "
-            "PyTorch file, or has other objects, which are not loaded because that could run code"
+            "PyTorch file, or contains other objects, which are not loaded because that could run code"
         ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -208,7 +209,7 @@ def strip(key: str) -> str:
 def download(name: str, weights: str) -> dict[str, Tensor]:
     """Return torchvision's weights for the backbone `name`, from its cache or by download.
 
-    Raises SdaError if torchvision has no such weights or the download fails.
+    Raise SdaError if torchvision has no such weights or the download fails.
     """
     if name not in DOWNLOADS[weights]:
         raise SdaError(

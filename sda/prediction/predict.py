@@ -11,8 +11,9 @@ from sda.prediction.pipeline import Options, Outcome, predict_all
 from sda.prediction.plan import KINDS, find, make_folders, plan, remaining
 from sda.prediction.render import id_values
 from sda.protocol import Protocol
+from sda.runs import trained
 from sda.runs.compare import title_of
-from sda.runs.trained import Run, load_run
+from sda.runs.trained import Run
 from sda.system.progress import Bars
 
 
@@ -91,7 +92,7 @@ def predict_files(
         bars.say(f"{ignored} files in prediction folders are ignored")
     tasks = plan(found, out, kinds)
     left = remaining(tasks, resume, overwrite)
-    loaded = load_run(run, checkpoint, device, network)
+    loaded = trained.load(run, checkpoint, network, device)
     values = id_values(loaded, kinds)
     make_folders(out, kinds, loaded.table.colors, overwrite)
     began = time.perf_counter()

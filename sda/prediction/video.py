@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sda.data.files import FileError
+from sda.pictures import resize_image
 from sda.system.atomic import written_whole
 
 SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
@@ -48,7 +49,7 @@ def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fr
                 if abs(seconds - nearest) <= unit:  # some formats round to milliseconds
                     seconds = nearest
                 last = max(last + 1, round(seconds / _tick(rate)))
-                yield (number, last), picture if picture.size == size else picture.resize(size)
+                yield (number, last), resize_image(picture, size[::-1])
         except av.FFmpegError as error:
             raise FileError(f"{path}: cannot read this video to its end ({error.strerror})") from None
         if size is None:

@@ -18,6 +18,7 @@ from sda.report.examples import Example
 from sda.report.facts import Subject
 from sda.report.plots import Plot
 from sda.runs import checkpoint
+from sda.scoring.criteria import CRITERIA
 from sda.scoring.summary import SUMMARY
 from sda.system.atomic import written_whole
 from sda.system.devices import pick_device
@@ -156,9 +157,9 @@ def _training_figures(subjects: dict[str, Subject]) -> dict[str, Plot]:
         marks = {legend: (step, own[step]["miou"]) for legend, step in steps.items()}
         found["miou"] = plots.curves("miou", "mIoU on the validation images", scored, "mIoU, %", marks=marks)
         criteria = {
-            legend: (list(own), [value[key] for value in own.values()])
-            for key, legend in {"entropy": "entropy", "infomax": "information maximisation", "agreement": "agreement"}.items()
-            if all(key in value for value in own.values())
+            criterion.title: (list(own), [value[key] for value in own.values()])
+            for key, criterion in CRITERIA.items()
+            if criterion.unit and all(key in value for value in own.values())
         }
         found["criteria"] = plots.curves("criteria", "Label-free criteria", criteria, "value")
     for name, heading, label, keys, limits in (

@@ -14,7 +14,8 @@ from sda.labels import IGNORE
 from sda.pictures import GREY, colorize, overlay, picture_table, resize_image, resize_nearest
 from sda.protocol import Protocol
 from sda.report.facts import Subject
-from sda.runs.trained import Run, load_run
+from sda.runs import trained
+from sda.runs.trained import Run
 from sda.scoring.inference import predict_logits
 from sda.system.progress import Bars
 
@@ -69,7 +70,7 @@ def draw(subject: Subject, root: str, device: torch.device, bars: Bars) -> tuple
         SdaError: the checkpoint, the dataset or one of its files cannot be read.
     """
     values = subject.values
-    run = load_run(subject.folder, values.get("checkpoint", "last"), device, values.get("network", "student"))
+    run = trained.load(subject.folder, values.get("checkpoint", "last"), values.get("network", "student"), device)
     dataset, split = subject.score.subject
     protocol = Protocol.from_dict(values["protocol"])
     data = run.labelled_images(protocol, dataset, root, split, bars.count).val

@@ -11,16 +11,8 @@ from sda.errors import SdaError
 from sda.protocol import PRESETS, preset
 from sda.recipe import IDLE, Recipe
 from sda.runs import compare
-from sda.scoring.criteria import selection
+from sda.scoring.criteria import CRITERIA, MIOU, Criterion, selection
 
-CRITERIA = {  # criterion → its name, and the labels that it reads
-    "oracle": ("oracle: highest mIoU", "validation"),
-    "last": ("last step", "none"),
-    "entropy": ("lowest entropy", "none"),
-    "infomax": ("information maximisation", "none"),
-    "agreement": ("teacher–student agreement", "none"),
-    "held_out": ("mIoU of held-out images", "held-out images"),
-}
 MAX_CONFUSIONS = 8  # length of the list of the most frequent confusions
 MAX_NOTES = 20  # maximum number of notes on the data
 
@@ -241,10 +233,9 @@ def choices(subject: Subject) -> tuple[list[Choice], str]:
     files = {"last": "last.pt", "oracle" if subject.recipe.best_by == "miou" else subject.recipe.best_by: "best.pt"}
     rows = []
     for name in sorted(found, key=lambda name: (name != "oracle", found[name]["behind"])):
-        words, labels = CRITERIA[name]
-        rows.append(Choice(words, labels, **found[name], file=files.get(name, "")))
-    needs = {"agreement": "unlabelled images: there is no teacher without them", "held_out": "hold_out = N"}
-    absent = [f"{CRITERIA[name][0]} (needs {need})" for name, need in needs.items() if name not in found]
+        criterion = {"oracle": MIOU, "last": Criterion("last step"), **CRITERIA}[name]
+        rows.append(Choice(criterion.title, criterion.labels, **found[name], file=files.get(name, "")))
+    absent = [f"{each.title} (needs {each.needs})" for name, each in CRITERIA.items() if each.needs and name not in found]
     return rows, f"Not measured in this run: {'; '.join(absent)}." if absent else ""
 
 

@@ -82,7 +82,7 @@ def tiles(subject: Subject) -> list[dict]:
         ("labelled target images", facts.labels_used(subject), f"plus {joined(streams)}" if streams else ""),
         ("steps", f"{recipe.steps:,}", f"in {duration(values['seconds'])}" if subject.own else ""),
         ("seed", str(recipe.seed), chosen),
-        *((m.title, f"{percent(values[m.key])} %", m.remark) for m in SUMMARY if not m.subset),
+        *((m.title, f"{percent(values[m.key])} %", m.remark) for m in SUMMARY if not m.subset and m.key in values),
         ("protocol", values["protocol"]["name"], of_protocol(values["protocol"])),
     ]
     return [{"what": what, "value": value, "more": more, "words": what == "protocol"} for what, value, more in found]

@@ -15,7 +15,7 @@ from sda.errors import SdaError
 from sda.system.atomic import written_whole
 
 FORMAT = 1
-ALONE = "model.safetensors"  # name of an exported network
+MODEL_FILE = "model.safetensors"  # name of an exported network
 
 
 def save(path: Path, state: dict, keep: Path | None = None) -> None:
@@ -67,14 +67,14 @@ def load(path: Path) -> dict:
     return state
 
 
-def alone(weights: dict[str, Tensor], about: dict) -> bytes:
+def to_safetensors(weights: dict[str, Tensor], about: dict) -> bytes:
     """Return the content of a .safetensors file of weights, with `about` (plain values) as JSON in its metadata, key "sda"."""
     weights = {name: value.contiguous() for name, value in weights.items()}
     return safetensors.torch.save(weights, metadata={"sda": json.dumps(about)})
 
 
-def load_alone(path: Path) -> dict:
-    """Load a file that `alone` made: the fields of `about`, and the weights as `student`.
+def load_safetensors(path: Path) -> dict:
+    """Load a file that `to_safetensors` made: the fields of `about`, and the weights as `student`.
 
     Raises:
         SdaError: the file is missing, truncated, or was not written by sda.

@@ -21,7 +21,7 @@ from sda.models.preprocessing import Preprocessing
 from sda.pictures import resize_image, resize_nearest
 from sda.protocol import Protocol, preset
 from sda.recipe import Recipe
-from sda.runs import checkpoint
+from sda.runs import checkpoint as checkpoints
 from sda.scoring.inference import predict_logits
 from sda.shelf import check
 from sda.system.console import Count, ignore_count
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return self.network.device
 
     def protocol(self, name: str = "", scales: tuple[float, ...] = (1.0,), flip: bool = False) -> Protocol:
         """Return a preset protocol for this run (see `sda.protocol.preset`), by default that of its recipe."""
@@ -198,7 +198,7 @@ def as_picture(image) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
-def load(folder: str | Path, checkpoint: str = "last", network: str = "student", device: str = "auto") -> Run:
+def load(folder: str | Path, checkpoint: str = "last", network: str = "student", device: str | torch.device = "auto") -> Run:
     """Load a trained run, or a network written by sda export.
 
     Args:
@@ -210,52 +210,46 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
     Raises:
         SdaError: no such run, or a checkpoint that cannot be read or has no teacher.
     """
-    return load_run(Path(folder), checkpoint, pick_device(device), network)
-
-
-def load_run(folder: Path, which: str, device: torch.device, network_name: str = "student") -> Run:
-    """Load a run, as `load` does."""
-    path = _file(folder, which)
-    folder = path.parent
+    path = _file(Path(folder), checkpoint)
     if path.suffix == ".safetensors":
-        state = checkpoint.load_alone(path)
+        state = checkpoints.load_safetensors(path)
         held = state.get("checkpoint", "last"), state.get("network", "student")
-        for asked, default, holds in zip((which, network_name), ("last", "student"), held, strict=True):
+        for asked, default, holds in zip((checkpoint, network), ("last", "student"), held, strict=True):
             if asked not in (default, holds):
                 raise SdaError(f"{path}: cannot load the {asked} network: the file only has the {held[1]} of {held[0]}.pt")
-        which, network_name = held
+        checkpoint, network = held
     else:
-        which, state = path.stem, checkpoint.load(path)
+        checkpoint, state = path.stem, checkpoints.load(path)
     missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
     if missing:
         raise SdaError(f"{path}: not a checkpoint of a run: missing {', '.join(sorted(missing))}")
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
-    if network_name == "teacher" and path.suffix == ".pt":
+    if network == "teacher" and path.suffix == ".pt":
         prefix = "teacher.model."
         weights = {k.removeprefix(prefix): v for k, v in state.get("method", {}).items() if k.startswith(prefix)}
         if not weights:
-            reason = "best.pt only has the student" if which == "best" else f"method {recipe.method} has none"
+            reason = "best.pt only has the student" if checkpoint == "best" else f"method {recipe.method} has none"
             raise SdaError(f"{path}: the checkpoint has no teacher: {reason}")
     preprocessing = Preprocessing.from_dict(state["preprocessing"])
-    network = build_network(recipe, len(table.names), state["weights_format"], preprocessing)
+    model = build_network(recipe, len(table.names), state["weights_format"], preprocessing)
     try:
-        network.load_state_dict(weights)
+        model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise SdaError(f"{path}: the weights do not fit the network of the recipe: {str(error).splitlines()[0]}") from None
-    network = network.to(device).eval().requires_grad_(False)
+    model = model.to(pick_device(device) if isinstance(device, str) else device).eval().requires_grad_(False)
     return Run(
-        *(folder, which, network_name, recipe, table, state["table"], network, state["weights_format"], state["step"]),
+        *(path.parent, checkpoint, network, recipe, table, state["table"], model, state["weights_format"], state["step"]),
         splits=state.get("splits", {}),
     )
 
 
-def _file(folder: Path, which: str) -> Path:
+def _file(folder: Path, checkpoint: str) -> Path:
     """Return the file that contains a run's network. Raise SdaError if there is no such folder."""
     if folder.is_file() and folder.suffix in (".pt", ".safetensors"):
         return folder
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such run folder")
-    exported = folder / checkpoint.ALONE
-    return exported if exported.exists() and not (folder / "last.pt").exists() else folder / f"{which}.pt"
+    exported = folder / checkpoints.MODEL_FILE
+    return exported if exported.exists() and not (folder / "last.pt").exists() else folder / f"{checkpoint}.pt"

@@ -1,15 +1,38 @@
-"""Criteria that choose a checkpoint without the validation labels, and what each choice costs in mIoU."""
+"""Criteria that choose a checkpoint without the validation labels, and what each choice costs in mIoU. Without PyTorch."""
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
-# Criterion → whether higher is better. `held_out` reads the labels of a few held-out images, the others read no labels.
-CRITERIA = {"entropy": False, "infomax": True, "agreement": True, "held_out": True}
+
+class Criterion(NamedTuple):
+    """A field of a score that can choose a checkpoint.
+
+    Attributes:
+        title: on tables. labels: the labels that it reads. needs: what a run must have to measure it.
+        higher_is_better: else lower is better. unit: whether it is between 0 and 1.
+    """
+
+    title: str
+    labels: str = "none"
+    needs: str = ""
+    higher_is_better: bool = True
+    unit: bool = True
+
+
+# A new criterion is returned by `sda.scoring.evaluate.evaluate` and listed here.
+CRITERIA = {
+    "entropy": Criterion("lowest entropy", higher_is_better=False),
+    "infomax": Criterion("information maximisation"),
+    "agreement": Criterion("teacher–student agreement", needs="unlabelled images: there is no teacher without them"),
+    "held_out": Criterion("mIoU of held-out images", labels="held-out images", needs="hold_out = N", unit=False),
+}
+MIOU = Criterion("oracle: highest mIoU", labels="validation", unit=False)
 
 
 def is_better(criterion: str, value: float, than: float) -> bool:
     """Return whether `value` of a criterion or of miou is better than the value `than`."""
-    return value > than if CRITERIA.get(criterion, True) else value < than
+    return value > than if CRITERIA.get(criterion, MIOU).higher_is_better else value < than
 
 
 def selection(log: Path) -> dict[str, dict]:
@@ -28,11 +51,10 @@ def selection(log: Path) -> dict[str, dict]:
     if not evaluations:
         return {}
     best = {"last": max(evaluations)}
-    for criterion in ("miou", *CRITERIA):
-        if all(value.get(criterion) is not None for value in evaluations.values()):
-            sign = 1 if CRITERIA.get(criterion, True) else -1
-            step = max(evaluations, key=lambda k: sign * evaluations[k][criterion])
-            best["oracle" if criterion == "miou" else criterion] = step
+    for name, criterion in {"miou": MIOU, **CRITERIA}.items():
+        if all(value.get(name) is not None for value in evaluations.values()):
+            choose = max if criterion.higher_is_better else min
+            best["oracle" if name == "miou" else name] = choose(evaluations, key=lambda step: evaluations[step][name])
     if "oracle" not in best:
         return {}
     top = evaluations[best["oracle"]]["miou"]

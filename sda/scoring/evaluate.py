@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from sda.data.dataset import Dataset, Guarded, Sample
@@ -13,6 +12,7 @@ from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.models.network import SegmentationNetwork
+from sda.pictures import resize_nearest
 from sda.protocol import Protocol
 from sda.scoring import metrics
 from sda.scoring.inference import predict_logits
@@ -75,7 +75,7 @@ def evaluate(
     bins = torch.zeros(3, metrics.BINS, dtype=torch.float64, device=device)
     matrices: dict[int, Tensor] = {}
     skipped = []
-    mine = range(distributed.rank(), len(dataset), distributed.size())
+    mine = range(distributed.rank(), len(dataset), distributed.world_size())
     loader = DataLoader(Guarded(dataset), batch_size(protocol), sampler=mine, num_workers=workers, collate_fn=list)
     for found in loader:
         faults = [str(sample) for _, sample in found if isinstance(sample, FileError)]
@@ -97,13 +97,14 @@ def evaluate(
                 edges += metrics.boundary_counts(predicted, label, classes)
                 counted = label < classes
                 bins += metrics.calibration_counts(p.amax(dim=0)[counted], (predicted == label)[counted])
-        progress(min(distributed.size() * (len(matrices) + len(skipped)), len(dataset)), len(dataset))
+        progress(min(distributed.world_size() * (len(matrices) + len(skipped)), len(dataset)), len(dataset))
     for each, training in zip(networks, were_training, strict=True):
         each.train(training)
-    skipped = distributed.listed(skipped)
+    skipped = distributed.all_gather_objects(skipped)
     matrices = {index: matrix.cpu() for index, matrix in matrices.items()}
-    matrices = dict(sorted(pair for part in distributed.listed([matrices]) for pair in part.items()))
-    mean_p, mean_h, agreeing, edges, bins = (distributed.total(x) for x in (mean_p, mean_h, agreeing, edges, bins))
+    matrices = dict(sorted(pair for part in distributed.all_gather_objects([matrices]) for pair in part.items()))
+    sums = (mean_p, mean_h, agreeing, edges, bins)
+    mean_p, mean_h, agreeing, edges, bins = (distributed.all_reduce_sum(x) for x in sums)
     if not matrices:
         raise SdaError(f"no image could be evaluated; first error: {skipped[0]}")
     each_image = torch.stack(list(matrices.values()))
@@ -150,7 +151,7 @@ def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[
         label = sample.label
         assert label is not None
         if protocol.score and label.shape != protocol.score:
-            label = F.interpolate(label[None, None], protocol.score, mode="nearest-exact")[0, 0]
+            label = torch.from_numpy(resize_nearest(label.numpy(), protocol.score).copy())
         groups.setdefault(label.shape, []).append((index, sample, label))
     return list(groups.values())
 

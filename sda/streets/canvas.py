@@ -1,6 +1,6 @@
-"""A camera in a world, and polygons that are drawn into an image and its labels.
+"""The camera, and a canvas that draws polygons into an image and its labels.
 
-World coordinates are metres: x to the right, y up from the ground, z forward; the eye is at x = z = 0.
+World coordinates are metres: x to the right, y up from the ground, z forward; the camera is at x = z = 0.
 """
 
 import math
@@ -46,7 +46,7 @@ class Canvas:
         return self.centre + scale * x + self.focal * self.curve * z, self.horizon + scale * (self.eye - y)
 
     def fill(self, points: Sequence[Point], colour: Colour, train_id: int | None = None, alpha: int = 255) -> None:
-        """Fill a polygon of (x, y, z) points, faded by haze. Without a train id the labels stay as they are."""
+        """Fill a polygon of (x, y, z) points, faded by haze. Without a train id, leave the labels unchanged."""
         flat = [self.project(*point) for point in points]
         across, down = zip(*flat, strict=True)
         if max(across) < 0 or min(across) > self.width or max(down) < 0 or min(down) > self.height:
@@ -83,19 +83,19 @@ class Canvas:
             draw()
 
     def disc(self, x, y, z, rx, ry, colour: Colour, train_id: int | None = None) -> None:
-        """An ellipse that faces the camera."""
+        """Draw an ellipse that faces the camera."""
         self.fill([(x + rx * c, y + ry * s, z) for c, s in CIRCLE], colour, train_id)
 
     def panel(self, x0, x1, y0, y1, z, colour: Colour, train_id: int | None = None) -> None:
-        """An upright rectangle that faces the camera."""
+        """Draw an upright rectangle that faces the camera."""
         self.fill([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], colour, train_id)
 
     def along(self, x, y0, y1, z0, z1, colour: Colour, train_id: int | None = None, alpha: int = 255) -> None:
-        """An upright rectangle that runs along the street."""
+        """Draw an upright rectangle along the street."""
         self.fill([(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)], colour, train_id, alpha)
 
     def floor(self, x0, x1, z0, z1, colour: Colour, train_id: int | None = None, alpha: int = 255) -> None:
-        """A rectangle on the ground."""
+        """Draw a rectangle on the ground."""
         self.fill([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], colour, train_id, alpha)
 
 

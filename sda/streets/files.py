@@ -33,7 +33,7 @@ def write(
     progress: Callable[[int], None] | None = None,
     processes: int | None = None,
 ) -> None:
-    """Write the dataset: `root`/game in the layout of GTA5, `root`/camera in that of Cityscapes. Writes all of it or nothing.
+    """Write the dataset: `root`/game in the layout of GTA5, `root`/camera in that of Cityscapes. Write all of it or nothing.
 
     Args:
         root: a folder that does not exist, is empty, or holds this dataset already (then nothing happens).
@@ -63,7 +63,7 @@ def write(
 
 
 def holds(root: Path, wanted: dict[str, int]) -> bool:
-    """Return whether `root` holds the wanted dataset; False if it is missing or empty. Raises SdaError if it holds another."""
+    """Return whether `root` holds the wanted dataset; False if it is missing or empty. Raise SdaError if it holds another."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     note = root / "streets.json"
@@ -80,7 +80,7 @@ def holds(root: Path, wanted: dict[str, int]) -> bool:
 
 
 def jobs(game: int, camera_train: int, camera_val: int) -> Iterator[Job]:
-    """Yield a job per scene."""
+    """Yield one job per scene."""
     for index in range(game):
         yield "game", index, f"game/images/{index + 1:05d}.png", f"game/labels/{index + 1:05d}.png"
     for split, count, cities, first in (
@@ -114,7 +114,7 @@ def draw_all(folder: Path, seed: int, todo: list[Job], progress: Callable[[int],
 
 
 def draw_jobs(folder: Path, seed: int, batch: list[Job]) -> int:
-    """Render and save a batch of scenes; returns their number."""
+    """Render and save a batch of scenes, and return their number."""
     to_id = np.zeros(256, np.uint8)
     to_id[:19] = LABEL_IDS
     palette = np.zeros((256, 3), np.uint8)

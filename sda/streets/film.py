@@ -11,7 +11,7 @@ from sda.streets.street import Street
 
 
 def develop(canvas: Canvas, street: Street) -> tuple[np.ndarray, np.ndarray]:
-    """Return image and labels at their final size, the image with blur, exposure, vignette and noise: uint8 (H, W, 3), (H, W)."""
+    """Return the image, with blur, exposure, vignette and noise, and the labels at final size: uint8 (H, W, 3), (H, W)."""
     rng, light = canvas.rng, canvas.light
     label = np.asarray(canvas.label)[::2, ::2].copy()
     picture: np.ndarray = np.asarray(canvas.image.reduce(2), np.float32)
@@ -54,7 +54,7 @@ def add_texture(picture: np.ndarray, label: np.ndarray, canvas: Canvas, street: 
 
 @lru_cache(maxsize=1)
 def texture_tiles() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return periodic noise of unit standard deviation for ground, masonry and leaves, (256, 256) each; 16 texels are a metre."""
+    """Return periodic noise of unit standard deviation for ground, masonry and leaves, (256, 256) each, 16 texels per metre."""
     rng = np.random.default_rng(0)
 
     def noise(*sigma: float) -> np.ndarray:

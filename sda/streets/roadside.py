@@ -35,7 +35,7 @@ def line_street(canvas: Canvas, street: Street) -> None:
 
 
 def put_houses(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """A row of houses, some with gaps between them."""
+    """Put a row of houses, some with gaps between them."""
     rng, world = canvas.rng, canvas.world
     while z0 < z1 - 3:
         end = min(z0 + rng.uniform(8, 20), z1)
@@ -81,7 +81,7 @@ def draw_house(canvas: Canvas, x: float, side: int, z0: float, z1: float, storey
 
 
 def put_park(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """Trees and bushes on grass."""
+    """Put trees and bushes on grass."""
     rng = canvas.rng
     for z in np.arange(z0 + 1, z1, 5.0).tolist():
         for offset in (rng.uniform(1, 6), rng.uniform(7, 22)):
@@ -89,7 +89,7 @@ def put_park(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
 
 
 def put_wall(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """A wall with trees or houses behind it."""
+    """Put a wall with trees or houses behind it."""
     rng, height, colour = canvas.rng, canvas.rng.uniform(1.6, 3.2), canvas.pick("wall")
     put_backdrop(canvas, x, side, z0, z1)
     front = canvas.facing(-side, 0, 0)
@@ -104,7 +104,7 @@ def put_wall(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
 
 
 def put_fence(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """A transparent fence; its gaps are labelled fence, as in Cityscapes."""
+    """Put a transparent fence, whose gaps are labelled fence, as in Cityscapes."""
     rng, height, colour = canvas.rng, canvas.rng.uniform(1.1, 2.0), canvas.pick("fence")
     put_backdrop(canvas, x, side, z0, z1)
     bars = rng.uniform(0.35, 0.8)
@@ -121,7 +121,7 @@ def put_fence(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None
 
 
 def put_backdrop(canvas: Canvas, x: float, side: int, z0: float, z1: float) -> None:
-    """Houses or a park behind a wall or a fence."""
+    """Put houses or a park behind a wall or a fence."""
     if canvas.rng.random() < 0.5:
         put_houses(canvas, x + side * canvas.rng.uniform(3, 8), side, z0, z1)
     else:
@@ -167,7 +167,7 @@ def draw_bush(canvas: Canvas, x: float, z: float, size: float) -> None:
 
 
 def heap_leaves(canvas: Canvas, x: float, y: float, z: float, rx: float, ry: float, count: int) -> None:
-    """Many discs of leaves, light above and dark below."""
+    """Draw many discs of leaves, light above and dark below."""
     rng, colour = canvas.rng, canvas.pick("leaf")
     canvas.disc(x, y, z, rx, ry, toned(colour, 0.8), VEGETATION)
     for dx, dy in sorted(rng.uniform(-0.8, 0.8, (count if z < 45 else 3, 2)).tolist(), key=lambda spot: spot[1]):
@@ -179,7 +179,7 @@ def heap_leaves(canvas: Canvas, x: float, y: float, z: float, rx: float, ry: flo
 
 
 def put_furniture(canvas: Canvas, street: Street) -> None:
-    """Lamps, signs, traffic lights, bins and trees along the kerbs."""
+    """Put lamps, signs, traffic lights, bins and trees along the kerbs."""
     rng, often = canvas.rng, canvas.world.often
     for name, draw in (("lamps", draw_lamp), ("signs", draw_sign), ("signals", draw_signal), ("bins", draw_bin)):
         for _ in range(rng.poisson(often[name])):
@@ -216,7 +216,7 @@ def draw_sign(canvas: Canvas, x: float, z: float, side: int) -> None:
 
 
 def draw_signal(canvas: Canvas, x: float, z: float, side: int) -> None:
-    """A traffic light on a post; in the game world, another one hangs over the road."""
+    """Draw a traffic light on a post and, in the game world, another one over the road."""
     low, lit = canvas.rng.uniform(2.2, 2.8), int(canvas.rng.integers(3))
     spots = [(x, low)]
     if canvas.world is GAME:
@@ -232,7 +232,7 @@ def draw_signal(canvas: Canvas, x: float, z: float, side: int) -> None:
 
 
 def draw_bin(canvas: Canvas, x: float, z: float, side: int) -> None:
-    """A bin: an object outside the 19 classes."""
+    """Draw a bin, an object outside the 19 classes."""
     x += side * 0.6
     canvas.panel(x - 0.3, x + 0.3, 0, 1.0, z, (60, 70, 66), VOID)
     canvas.panel(x - 0.34, x + 0.34, 1.0, 1.12, z, (40, 46, 44), VOID)

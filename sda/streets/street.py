@@ -28,7 +28,7 @@ class Street:
         return self.junction is not None and z0 < self.junction[1] and z1 > self.junction[0]
 
     def take(self, x: float, z: float, half: float) -> bool:
-        """Reserve a place for an object; returns False if it is taken."""
+        """Reserve a place for an object. Return False if it is taken."""
         if any(abs(x - x1) < 1.9 and abs(z - z1) < half + half1 + 0.6 for x1, z1, half1 in self.taken):
             return False
         self.taken.append((x, z, half))
@@ -36,7 +36,7 @@ class Street:
 
 
 def plan(canvas: Canvas) -> Street:
-    """Draw a random plan."""
+    """Return a random plan."""
     world, rng = canvas.world, canvas.rng
     lanes = int(rng.integers(world.lanes[0], world.lanes[1] + 1))
     middle = -(int(rng.integers(lanes)) + 0.5) * world.lane

@@ -21,7 +21,7 @@ GLASS, SKIN = (44, 56, 68), (205, 160, 130)
 
 
 def put_traffic(canvas: Canvas, street: Street) -> None:
-    """Vehicles in the lanes, on the junction and parked at the kerbs. Large and rare ones are placed first."""
+    """Put vehicles in the lanes, on the junction and at the kerbs. Large and rare ones are placed first."""
     rng, world = canvas.rng, canvas.world
     for name, shape in (("tram", world.tram), ("bus", world.bus), ("truck", world.truck)):
         for _ in range(rng.poisson(world.often[name])):
@@ -135,7 +135,7 @@ def draw_vehicle(canvas: Canvas, shape: Shape, colour: Colour, x: float, z: floa
 
 
 def put_people(canvas: Canvas, street: Street) -> None:
-    """Pedestrians on the sidewalks and in front of the junction, alone or in groups."""
+    """Put pedestrians on the sidewalks and in front of the junction, alone or in groups."""
     rng, often = canvas.rng, canvas.world.often
     for _ in range(rng.poisson(often["people"])):
         side = rng.choice([-1, 1])
@@ -150,7 +150,7 @@ def put_people(canvas: Canvas, street: Street) -> None:
 
 
 def put_cycles(canvas: Canvas, street: Street) -> None:
-    """Riders on the road, bicycles and motorcycles parked at the kerb."""
+    """Put riders on the road, and parked bicycles and motorcycles at the kerb."""
     rng, often = canvas.rng, canvas.world.often
     kinds = {"cyclists": BICYCLE, "bikers": MOTORCYCLE, "bicycles": BICYCLE, "motorcycles": MOTORCYCLE}
     for name, train_id in kinds.items():

@@ -54,7 +54,7 @@ class Light:
 
 
 def game_light(rng: Rng) -> Light:
-    """Always good weather, at noon or in the evening."""
+    """Return light in good weather, at noon or in the evening."""
     sky = ((58, 128, 226), (164, 212, 250)) if rng.random() < 0.7 else ((40, 100, 205), (250, 205, 160))
     gain, gamma = (rng.uniform(0.85, 1.08),) * 3, rng.uniform(0.85, 1.2)
     return Light(sky, 4.0, cloud=150, haze=0.0012, sun=sun(rng, 0.9), strength=0.6, softness=1, gain=gain, gamma=gamma)
@@ -74,7 +74,7 @@ MOODS = (
 
 
 def camera_light(rng: Rng) -> Light:
-    """Any weather, and a camera with imprecise exposure and white balance."""
+    """Return light in any weather, for a camera with imprecise exposure and white balance."""
     share = np.array([mood[1] for mood in MOODS])
     sky, _, haze, strength, warmth, gamma = MOODS[rng.choice(len(MOODS), p=share / share.sum())]
     exposure, warmth, green = rng.normal(1.0, 0.07), warmth + rng.normal(0, 0.03), rng.normal(0, 0.012)
@@ -128,7 +128,7 @@ class World:
 
 
 def coach(train_id: int, half: float, width: float, height: float, panes: int, nose: float) -> Shape:
-    """A box on wheels with a row of windows: a bus or a tram."""
+    """Return a box on wheels with a row of windows: a bus or a tram."""
     end = ((half - nose - 0.15, height), (half - nose, 0.86 * height), (half, 1.2), (half, 0.3))
     outline = (*((-along, y) for along, y in reversed(end)), *end)
     window = (-half + nose + 0.3, half - nose - 0.3, 1.3, 0.82 * height)

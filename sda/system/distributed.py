@@ -21,12 +21,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_launched() -> bool:
+def is_torchrun() -> bool:
     """Return whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
@@ -48,13 +48,13 @@ class _Total(torch.autograd.Function):
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the process group that torchrun started, and yield the device of this process.
 
     Raises:
         SdaError: there are more processes on this machine than GPUs.
     """
-    if not is_launched():
+    if not is_torchrun():
         yield device
         return
     if device.type == "cuda":
@@ -71,22 +71,22 @@ def joined(device: torch.device) -> Iterator[torch.device]:
 
 
 @contextmanager
-def leader_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Let process 0 run the body first, so that the other processes find the files that it creates."""
     if rank() > 0:
         dist.barrier()
     yield
-    if size() > 1 and rank() == 0:
+    if world_size() > 1 and rank() == 0:
         dist.barrier()
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """Return the sum of `x` over all processes, the same in each; gradients flow back to every process.
 
     A loss computed from such sums is the loss of the whole batch in every process. Its gradient, averaged over the processes as
     DistributedDataParallel does, is the gradient of that loss.
     """
-    if size() == 1:
+    if world_size() == 1:
         return x
     if x.requires_grad:
         return _Total.apply(x)
@@ -95,27 +95,27 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def gathered(x: Tensor, dim: int) -> Tensor:
+def all_gather(x: Tensor, dim: int) -> Tensor:
     """Concatenate the tensors of all processes, which have the same shape, along `dim`; without gradients."""
-    if size() == 1:
+    if world_size() == 1:
         return x
-    parts = [torch.empty_like(x) for _ in range(size())]
+    parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts, dim=dim)
 
 
-def listed(items: list) -> list:
+def all_gather_objects(items: list) -> list:
     """Concatenate the lists of all processes in order of rank."""
-    if size() == 1:
+    if world_size() == 1:
         return items
-    lists: list = [None] * size()
+    lists: list = [None] * world_size()
     dist.all_gather_object(lists, items)
     return [item for part in lists for item in part]
 
 
-def largest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """Return the maximum of `number` over all processes."""
-    if size() == 1:
+    if world_size() == 1:
         return number
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     value = torch.tensor(number, device=device)

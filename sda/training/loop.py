@@ -55,15 +55,15 @@ def train(
         Interrupted: SIGTERM or SIGINT was received; the checkpoint has been written.
         SdaError: an unusable file, a loss that is not finite, or a checkpoint that cannot be written.
     """
-    recipe, leads = training.recipe, distributed.rank() == 0
-    if training.weights_report and leads:
+    recipe, is_main = training.recipe, distributed.rank() == 0
+    if training.weights_report and is_main:
         (out / "weights.txt").write_text(training.weights_report, encoding="utf-8")
     losses_of = _across_processes(training.method)
     guard = Guard(recipe, training.data.table.names)
     unchecked: list[Taken] = []  # steps whose losses have not been checked yet
     score, notes = None, {"loss": "", "bank": "", "score": ""}
-    log_file = out / "metrics.jsonl" if leads else Path(os.devnull)
-    board_kind = recipe.board if leads else "none"
+    log_file = out / "metrics.jsonl" if is_main else Path(os.devnull)
+    board_kind = recipe.board if is_main else "none"
     with (
         log_file.open("a", encoding="utf-8") as log,
         contextlib.closing(open_board(board_kind, out, name, recipe.model_dump(), training.step)) as board,
@@ -112,10 +112,10 @@ def train(
             raise Interrupted(signals.caught, f"{what}; checkpoint: {out / 'last.pt'}")
         return None
     assert score is not None
-    if leads:
+    if is_main:
         about = {key: value for key, value in _student(training).items() if key != "student"}
         with written_whole(out / "student.safetensors") as file:
-            file.write(checkpoint.alone(training.method.student.state_dict(), about))
+            file.write(checkpoint.to_safetensors(training.method.student.state_dict(), about))
     faults = [fault for stream in training.streams.values() for fault in stream.faults]
     return {
         **score,
@@ -177,7 +177,7 @@ def _take_step(training: Training, losses_of: torch.nn.Module) -> Taken:
         taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
     training.scaler.step(training.optimizer)
     training.scaler.update()
-    if distributed.size() > 1 and not recipe.sync_norm:
+    if distributed.world_size() > 1 and not recipe.sync_norm:
         average_statistics(method.student)
     method.follow(step)
     return taken
@@ -197,7 +197,7 @@ class _Losses(torch.nn.Module):
 def _across_processes(method: Method) -> torch.nn.Module:
     """Return a module that computes a method's losses and, with several processes, exchanges gradients."""
     losses = _Losses(method)
-    if distributed.size() == 1:
+    if distributed.world_size() == 1:
         return losses
     with warnings.catch_warnings():  # PyTorch 2.13 renamed broadcast_buffers; 2.11 only has the old name
         warnings.simplefilter("ignore", FutureWarning)
@@ -209,7 +209,7 @@ def average_statistics(network: torch.nn.Module) -> None:
     """Average the batch norms' running statistics over all processes."""
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
-            buffer.copy_(distributed.total(buffer) / distributed.size())
+            buffer.copy_(distributed.all_reduce_sum(buffer) / distributed.world_size())
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
@@ -219,9 +219,9 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 def _asked_to_stop(training: Training, signals: Signals) -> int:
     """Return the signal that any process received, or 0, so that all processes stop at the same step."""
-    if distributed.size() > 1 and training.step % LOG_EVERY:
+    if distributed.world_size() > 1 and training.step % LOG_EVERY:
         return 0
-    signals.caught = distributed.largest(signals.caught or 0)
+    signals.caught = distributed.all_reduce_max(signals.caught or 0)
     return signals.caught
 
 
@@ -261,7 +261,7 @@ def _keep_batch(taken: Taken, out: Path) -> str:
     path = out / f"nonfinite-step{taken.step}.pt"
     if distributed.rank() > 0:
         path = path.with_stem(f"{path.stem}-process{distributed.rank()}")
-    if len(list(out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES * distributed.size():
+    if len(list(out.glob("nonfinite-step*.pt"))) >= KEPT_BATCHES * distributed.world_size():
         return ""
     parts = {name: getattr(taken.batch, name) for name in STREAMS}
     tensors = {

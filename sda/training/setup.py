@@ -66,7 +66,7 @@ def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: Resumed |
     method = method.to(device)
     if resumed is None:
         _start(method, recipe, data)
-    if distributed.size() > 1 and recipe.sync_norm:
+    if distributed.world_size() > 1 and recipe.sync_norm:
         synchronise_norms(method.student)
     if recipe.recompute:
         recompute_activations(method.student)

@@ -20,7 +20,7 @@ from sda.methods.parts.bank import ClassBank
 
 
 def some_contents():
-    """Class a: two entries at right angles; b: one; c: none."""
+    """Class a has two entries at right angles, b has one, and c has none."""
     features = np.zeros((3, 2, 2), np.float32)
     features[0], features[1, 0] = [[2, 0], [0, 3]], [1, 1]
     valid = np.array([[True, True], [True, False], [False, False]])
@@ -29,7 +29,7 @@ def some_contents():
     return Contents({"a": [1, 1, 1], "b": [2, 2, 2], "c": [3, 3, 3]}, 100, features, valid, domain, confidence, step)
 
 
-def test_contents_by_hand():
+def test_statistics_by_hand():
     a, b, c = some_contents().rows()
     half = 0.5**0.5
     assert a == {
@@ -40,7 +40,7 @@ def test_contents_by_hand():
     assert c["entries"] == 0 and all(c[key] is None for key in ("source", "confidence", "age", "within", "nearest"))
 
 
-def test_similarity_is_that_of_all_pairs():
+def test_similarity_equals_a_loop_over_all_pairs():
     random = np.random.default_rng(0)
     features, valid = random.normal(size=(4, 7, 5)).astype(np.float32), random.random((4, 7)) < 0.6
     valid[3] = False
@@ -57,7 +57,7 @@ def test_similarity_is_that_of_all_pairs():
             assert found[one, other] == pytest.approx(np.mean(pairs)) if pairs else np.isnan(found[one, other])
 
 
-def test_statistics_of_a_run(sda, cached_run):
+def test_command_shows_the_statistics_of_a_run(sda, cached_run):
     status, shown = sda("bank", cached_run, "--json")
     rows = json.loads(shown.out)
     state = torch.load(cached_run / "last.pt", weights_only=True)["method"]
@@ -69,13 +69,13 @@ def test_statistics_of_a_run(sda, cached_run):
     assert "cosine within" in sda("bank", cached_run)[1].out
 
 
-def test_a_run_without_a_bank(sda, world, tmp_path):
+def test_a_run_without_a_bank_is_refused(sda, world, tmp_path):
     assert sda("train", world.recipe, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
     status, shown = sda("bank", tmp_path / "run")
     assert status == 2 and "contains no memory bank; its method is supervised" in shown.err
 
 
-def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
+def test_training_can_start_from_a_bank_file(sda, world, cached_run, tmp_path):
     """The bank is filled from the first step, newest entries first; their step is 0."""
     file = tmp_path / "bank.h5"
     assert sda("bank", cached_run, "--export", file)[0] == 0
@@ -101,10 +101,13 @@ def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
         (lambda file: file.unlink(), "no such file"),
         (lambda file: file.write_bytes(b"nothing"), "cannot be read"),
         (lambda file: change(file, "format", 99), "not a bank of sda; make one with sda bank RUN"),
-        (lambda file: change(file, "classes", ["a", "b", "d"]), "the bank has other classes than the recipe; only one of the two has c, d"),
+        (
+            lambda file: change(file, "classes", ["a", "b", "d"]),
+            "other classes than the recipe; only one of the two has c, d",
+        ),
     ],
 )
-def test_a_file_that_is_no_bank(tmp_path, spoil, words):
+def test_files_that_are_not_banks_are_refused(tmp_path, spoil, words):
     file = tmp_path / "bank.h5"
     some_contents().export(file, "run")
     spoil(file)
@@ -124,7 +127,7 @@ def change(file, name, value):
         opened.attrs[name] = value
 
 
-def test_classes_in_another_order(tmp_path):
+def test_a_bank_with_classes_in_another_order_is_refused(tmp_path):
     some_contents().export(tmp_path / "bank.h5", "run")
     bank = ClassBank(3, 2, 2)
     bank_file.fill(bank, tmp_path / "bank.h5", ["b", "c", "a"])
@@ -134,8 +137,8 @@ def test_classes_in_another_order(tmp_path):
         bank_file.fill(ClassBank(3, 2, 7), tmp_path / "bank.h5", ["a", "b", "c"])
 
 
-def test_neighbours_are_the_nearest_of_all(cached_run):
-    """Compare with all cosines at once; only the nearest pixel of each image counts."""
+def test_neighbours_are_the_nearest_images(cached_run):
+    """Compare with the full matrix of cosines. Only the nearest pixel of each image counts."""
     contents, cache = bank_contents.of_run(cached_run), FeatureCache(cached_run / "features.h5")
     z, image = (np.concatenate([block[name] for block in cache.blocks(name)]) for name in ("projected", "image"))
     unit = z / np.linalg.norm(z.astype(np.float32), axis=1, keepdims=True)
@@ -166,14 +169,14 @@ def test_an_image_with_many_near_pixels_does_not_hide_others():
     assert [(pixel.image, round(pixel.cosine, 2)) for pixel in found] == [(0, 1.0), (1, 0.92), (2, 0.83)]
 
 
-def test_the_picture(sda, cached_run, tmp_path):
+def test_the_picture_is_drawn(sda, cached_run, tmp_path):
     status, shown = sda("bank", cached_run, "--features", cached_run / "features.h5", "--out", tmp_path / "bank.png")
     assert status == 0 and str(tmp_path / "bank.png") in shown.out
     with Image.open(tmp_path / "bank.png") as picture:
         assert picture.width > 600 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 100
 
 
-def test_the_command(sda, cached_run, tmp_path):
+def test_the_command_writes_the_picture(sda, cached_run, tmp_path):
     status, shown = sda("bank", cached_run, "--out", tmp_path / "bank.png")
     assert status == 2 and "needs --features FILE.h5" in shown.err
     assert sda("bank", cached_run / "last.pt", "--export", tmp_path / "new/bank.h5")[0] == 0

@@ -1,4 +1,4 @@
-"""The feature cache: its content, kills, stale and damaged files, and readers."""
+"""The feature cache: content, interruptions, stale and damaged files, and reading."""
 
 import contextlib
 import json
@@ -53,9 +53,9 @@ def contents(file):
         return found
 
 
-def test_every_value_is_that_of_a_plain_forward_pass(world, run, made):
-    """In both domains: the teacher's features at each position, the output of its head g, and the label there."""
-    network = trained.load_run(run, "last", CPU, "teacher")
+def test_values_equal_a_plain_forward_pass(world, run, made):
+    """In both domains, compare the teacher's features, the output of its head g and the label at each position."""
+    network = trained.load(run, "last", "teacher", CPU)
     head = load_projection(network)
     found = FeatureCache(made)
     assert found.domains == ["toy", "field"] and len(found) == 4 + 8
@@ -96,7 +96,7 @@ def test_every_value_is_that_of_a_plain_forward_pass(world, run, made):
         assert (rows["image"] == index).all()
 
 
-def test_number_of_pixels_per_class(sda, run, made, tmp_path):
+def test_per_class_limits_the_pixels(sda, run, made, tmp_path):
     assert sda("features", run, "--per-class", 5, "--out", tmp_path / "few.h5", "--device", "cpu")[0] == 0
     few, whole = FeatureCache(tmp_path / "few.h5"), FeatureCache(made)
     for index in range(len(few)):
@@ -111,7 +111,7 @@ def test_number_of_pixels_per_class(sda, run, made, tmp_path):
         assert np.array_equal(rows["features"], everything["features"][place])
 
 
-def test_a_folder_without_labels(sda, run, world, tmp_path):
+def test_features_of_a_folder_without_labels(sda, run, world, tmp_path):
     """Pixels are chosen by prediction, and all labels are 255."""
     folder = world.root / "field/pictures/train"
     status, shown = sda(
@@ -124,7 +124,7 @@ def test_a_folder_without_labels(sda, run, world, tmp_path):
     assert max(np.bincount(found["prediction"][found["image"] == 0])) == 3
 
 
-def test_a_run_without_a_bank_has_no_projection(sda, world, tmp_path):
+def test_cache_of_a_run_without_a_bank_has_no_projection(sda, world, tmp_path):
     assert sda("train", world.recipe, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
     assert sda("features", tmp_path / "run", "--device", "cpu")[0] == 0
     found = FeatureCache(tmp_path / "run/features.h5")
@@ -160,14 +160,14 @@ def test_a_cache_made_with_other_settings_is_refused(sda, world, run, made, flag
 
 
 def test_a_stale_cache_is_detected(run, made, tmp_path):
-    check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "teacher"))
+    check_made_by(FeatureCache(made), trained.load(run, "last", "teacher", CPU))
     with pytest.raises(SdaError, match="made by another network or other weights than"):
-        check_made_by(FeatureCache(made), trained.load_run(run, "last", CPU, "student"))
+        check_made_by(FeatureCache(made), trained.load(run, "last", "student", CPU))
 
 
 @contextlib.contextmanager
 def full_disk(monkeypatch):
-    """A disk with room for shards, but not for the HDF5 file."""
+    """Simulate a disk with room for the shards but not for the HDF5 file."""
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
         yield
@@ -188,7 +188,7 @@ def redraw(copy, which):
     ids=["an image", "a label", "a descriptor"],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_cache_of_files_that_have_changed(sda, run, tmp_path, monkeypatch, change, words, finished):
+def test_a_cache_of_changed_files_is_refused(sda, run, tmp_path, monkeypatch, change, words, finished):
     copy = tiny.write_world(tmp_path / "world")
     command = ["features", run, "--dataset", copy.field, "--root", copy.root / "field", "--out", tmp_path / "f.h5"]
     with contextlib.nullcontext() if finished else full_disk(monkeypatch):
@@ -232,7 +232,7 @@ def test_parts_beside_a_finished_cache_are_removed(sda, run, made, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["settings.json", "*.npz"])
-def test_files_emptied_by_a_power_cut(sda, run, made, tmp_path, monkeypatch, name):
+def test_empty_files_after_a_power_cut_are_recreated(sda, run, made, tmp_path, monkeypatch, name):
     parts = interrupted(sda, run, tmp_path / "f.h5", monkeypatch)
     next(parts.glob(name)).write_bytes(b"")
     command = ["features", run, "--per-class", 0, "--out", tmp_path / "f.h5", "--device", "cpu"]
@@ -242,14 +242,14 @@ def test_files_emptied_by_a_power_cut(sda, run, made, tmp_path, monkeypatch, nam
     assert sda(*command)[0] == 0 and np.array_equal(contents(tmp_path / "f.h5")["features"], contents(made)["features"])
 
 
-def test_another_file_is_not_overwritten(sda, run, tmp_path):
+def test_files_that_are_not_caches_are_not_overwritten(sda, run, tmp_path):
     (tmp_path / "f.h5").write_text("mine")
     status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
     assert status == 2 and re.search(r"f\.h5: already exists \(cannot be read \(.*\)\) and is not overwritten", shown.err)
     assert (tmp_path / "f.h5").read_text() == "mine"
 
 
-def test_an_exported_network(sda, run, tmp_path):
+def test_features_of_an_exported_network(sda, run, tmp_path):
     """It has no checkpoint, so no teacher and no head g."""
     (tmp_path / "alone").mkdir()
     shutil.copy(run / "student.safetensors", tmp_path / "alone/model.safetensors")
@@ -259,7 +259,7 @@ def test_an_exported_network(sda, run, tmp_path):
     assert "projected" not in alone and np.array_equal(alone["features"], whole["features"])
 
 
-def test_loader_workers(made):
+def test_loader_workers_read_the_cache(made):
     """The cache is opened before the fork and read in every process."""
     found = FeatureCache(made)
     first = found[0]
@@ -300,7 +300,7 @@ def test_a_damaged_cache_is_detected(made, tmp_path):
         FeatureCache(tmp_path / "foreign.h5")
 
 
-def test_a_bad_file(sda, run, world, tmp_path):
+def test_a_bad_image_is_reported(sda, run, world, tmp_path):
     folder = tmp_path / "photos"
     for index in range(3):
         tiny.save(tiny.draw(index, [0, 1, 2], [(9, 9, 9), (90, 90, 9), (9, 90, 90)])[0], folder / f"{index}.png")
@@ -322,7 +322,7 @@ def test_a_bad_file(sda, run, world, tmp_path):
     assert re.search(r"none\.h5: no image can be used; the first error: \S+0\.png: this image cannot be read", shown.err)
 
 
-def test_folders_of_one_name_are_two_domains(sda, run, world, tmp_path):
+def test_folders_with_the_same_name_are_two_domains(sda, run, world, tmp_path):
     places = [world.root / f"field/pictures/train/{place}" for place in ("north", "south")]
     for place in places:
         shutil.copytree(place, tmp_path / place.name / "images")
@@ -332,8 +332,8 @@ def test_folders_of_one_name_are_two_domains(sda, run, world, tmp_path):
     assert found.domains == ["images", "images-2"] and found.items("images-2")[0].image.is_relative_to(tmp_path / "south")
 
 
-def test_one_process_at_a_time(sda, run, tmp_path):
-    """The lock ends with its process, however that ends."""
+def test_a_second_process_is_refused(sda, run, tmp_path):
+    """The lock is released when its process ends, even by a kill."""
     parts = tmp_path / "f.h5.parts"
     parts.mkdir()
     code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
@@ -346,7 +346,7 @@ def test_one_process_at_a_time(sda, run, tmp_path):
 
 
 def test_hdf5_does_not_write_to_a_full_disk(sda, run, made, tmp_path, monkeypatch):
-    """HDF5 would crash when it closes the file. The computed values stay in shards."""
+    """HDF5 would crash on closing the file. The computed values stay in the shards."""
     out = tmp_path / "f.h5"
     with full_disk(monkeypatch):
         status, shown = sda("features", run, "--per-class", 0, "--out", out, "--device", "cpu")
@@ -374,7 +374,7 @@ def test_source_and_target_may_be_one_dataset_in_two_folders(sda, world, tmp_pat
 
 
 def launch(run, file, log, limit=None):
-    """Start the command in a process of its own, with small shards; its stderr goes to the file `log`."""
+    """Start the command in a separate process with small shards. Its stderr goes to the file `log`."""
     code = "from sda.analysis import make_cache; make_cache.SHARD_BYTES = 60_000; from sda.cli.main import main; main()"
     command = [sys.executable, "-c", code, "features", run, "--per-class", 0, "--out", file, "--device", "cpu"]
     limits = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
@@ -383,8 +383,8 @@ def launch(run, file, log, limit=None):
 
 
 @pytest.mark.parametrize("most", [1, pytest.param(40, marks=pytest.mark.slow)])
-def test_kills_at_any_moment(run, made, tmp_path, most):
-    """After many kills, the cache is the same as without."""
+def test_kills_do_not_change_the_cache(run, made, tmp_path, most):
+    """After many kills, the cache equals that of an uninterrupted run."""
     file, kills = tmp_path / "killed.h5", 0
     random = np.random.default_rng(0)
     for _ in range(most):
@@ -411,7 +411,7 @@ def test_kills_at_any_moment(run, made, tmp_path, most):
 
 
 @pytest.mark.slow
-def test_a_full_disk(run, made, tmp_path):
+def test_a_full_disk_is_reported(run, made, tmp_path):
     with (tmp_path / "log").open("w") as log:
         assert launch(run, tmp_path / "full.h5", log, limit=300_000).wait() == 2
     text = (tmp_path / "log").read_text()

@@ -1,6 +1,7 @@
-"""The domain gap: by hand, against loops, and for equal and different domains."""
+"""The domain gap: computed by hand, compared with loops, and measured for equal and different domains."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sda.analysis.gap import Pixels
 
 
 def some(seed, images=12, each=10, shift=0.0, classes=2, width=6):
-    """Random pixels around a centre per class, with a small offset per image."""
+    """Return random pixels around one centre per class, with a small offset per image."""
     random = np.random.default_rng(seed)
     image = np.repeat(np.arange(images), each)
     label = random.integers(0, classes, len(image))
@@ -30,7 +31,7 @@ def test_centroid_distance_by_hand():
     assert gap.centroid_distance(x, x) == 0
 
 
-def test_mmd_is_that_of_the_definition():
+def test_mmd_equals_its_definition():
     x, y = some(0, shift=1.0), some(1)
     both = np.concatenate([x.features, y.features]).astype(float)
     distances = cdist(both, both, "sqeuclidean")
@@ -40,19 +41,19 @@ def test_mmd_is_that_of_the_definition():
     assert gap.mmd(x, y, 99)["mmd"] == pytest.approx(expected**0.5, rel=1e-6)
 
 
-def test_the_permutation_test_deals_images():
-    """Equal distributions with differing images are rarely significant; a shift is."""
+def test_the_permutation_test_permutes_images():
+    """Equal distributions with different images are rarely significant; a shifted one is."""
     p = [gap.mmd(some(2 * k), some(2 * k + 1), 99)["p"] for k in range(40)]
     assert np.mean(np.array(p) <= 0.1) < 0.25
     assert gap.mmd(some(0), some(1, shift=2.0), 199)["p"] == pytest.approx(1 / 200)
 
 
-def test_domain_accuracy():
+def test_domain_accuracy_of_equal_and_different_domains():
     assert gap.domain_accuracy(some(0), some(1, shift=30.0)) == 100
     assert np.mean([gap.domain_accuracy(some(2 * k), some(2 * k + 1)) for k in range(20)]) == pytest.approx(50, abs=5)
 
 
-def test_probe_is_the_vote_of_the_nearest():
+def test_probe_is_the_vote_of_the_nearest_pixels():
     known, asked = some(3, classes=3), some(4, classes=3)
     distances = cdist(asked.features, known.features, "cosine")
     right = {c: [] for c in range(3)}
@@ -63,15 +64,15 @@ def test_probe_is_the_vote_of_the_nearest():
     assert gap.probe(known, asked, [0, 1, 2]) == pytest.approx(100 * np.mean([np.mean(hits) for hits in right.values()]))
 
 
-def test_a_domain_is_no_neighbour_of_its_own_images():
-    """All pixels of an image are equal, and only other images can be neighbours within a domain."""
+def test_probe_ignores_pixels_of_the_same_image():
+    """All pixels of an image are equal, so within a domain only other images may be neighbours."""
     features = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
     pixels = Pixels(features, np.repeat([0, 1, 0, 1], 5), np.repeat([0, 1, 2, 3], 5))
     other = Pixels(features.copy(), pixels.label.copy(), pixels.image.copy())
     assert gap.probe(pixels, other, [0, 1]) == 100 and gap.probe(pixels, pixels, [0, 1]) < 100
 
 
-def test_a_class_that_one_domain_lacks_is_not_asked_for():
+def test_probe_skips_classes_that_one_domain_lacks():
     one, both = some(0), some(1, classes=3)
     pixels = one.of(one.label < 2)
     found = gap.measure(pixels, both, ["a", "b", "c"], resamples=19)
@@ -80,12 +81,12 @@ def test_a_class_that_one_domain_lacks_is_not_asked_for():
     assert found["within"][1] == gap.probe(both, both, [0, 1])
 
 
-def test_adapted_features_are_nearer():
+def test_adapted_features_have_a_smaller_gap():
     near, far = (gap.measure(some(0), some(1, shift=shift), ["a", "b"], resamples=19)["mean"] for shift in (0.0, 5.0))
     assert all(far[key] > near[key] for key in ("centroid", "mmd", "domain_accuracy"))
 
 
-def test_projection_keeps_what_varies_most():
+def test_projection_keeps_the_directions_of_largest_variance():
     random = np.random.default_rng(0)
     features = random.normal(size=(200, 5)) * np.array([9, 4, 0.1, 0.1, 0.1])
     one = Pixels(features[:120], np.zeros(120, int), np.zeros(120, int))
@@ -99,7 +100,7 @@ def test_projection_keeps_what_varies_most():
 
 @pytest.fixture(scope="module")
 def caches(world, do, tmp_path_factory):
-    """Caches of one network (both domains, and each alone), and of another network."""
+    """Caches of one network (both domains together, and each alone) and of another network."""
     folder = tmp_path_factory.mktemp("caches")
     for name, flags in (("a", ()), ("b", ("--seed", 1))):
         do("train", world.recipe, *tiny.BANK, *flags, "--out", folder / name, "--device", "cpu")
@@ -109,7 +110,7 @@ def caches(world, do, tmp_path_factory):
     return folder
 
 
-def test_the_command(sda, caches, tmp_path):
+def test_the_command_shows_the_gap(sda, caches, tmp_path):
     a, b = caches / "a/features.h5", caches / "b/features.h5"
     status, shown = sda("gap", a, b, "--out", tmp_path / "gap.png", "--json")
     assert status == 0, shown.err
@@ -125,7 +126,7 @@ def test_the_command(sda, caches, tmp_path):
     assert status == 0 and "domain accuracy" in shown.out and "nearest neighbours in toy" in shown.out
 
 
-def test_domains_in_files_of_their_own_are_the_same(sda, caches, tmp_path):
+def test_domains_in_separate_files_give_the_same_result(sda, caches, tmp_path):
     results = [
         json.loads(sda("gap", *files, "--domains", "toy,field", "--out", tmp_path / "gap.png", "--json")[1].out)["networks"]
         for files in ([caches / "a/features.h5"], [caches / "toy.h5", caches / "field.h5"])
@@ -133,8 +134,8 @@ def test_domains_in_files_of_their_own_are_the_same(sda, caches, tmp_path):
     assert list(results[0].values()) == list(results[1].values())
 
 
-def test_bounded_memory_takes_every_pixel_alike(caches):
-    """At most per_class pixels per class, spread over the images."""
+def test_sampled_pixels_are_spread_over_the_images(caches):
+    """There are at most per_class pixels per class, spread over the images."""
     cache = FeatureCache(caches / "a/features.h5")
     few = gap.read([cache], "field", 20, "features")
     assert max(np.bincount(few.label)) == 20 and len(np.unique(few.image)) > 4
@@ -152,13 +153,13 @@ def test_bounded_memory_takes_every_pixel_alike(caches):
         (["nothing.h5"], "nothing.h5: no such file"),
     ],
 )
-def test_what_cannot_be_compared(sda, caches, tmp_path, arguments, words):
+def test_invalid_domains_are_refused(sda, caches, tmp_path, arguments, words):
     status, shown = sda("gap", caches / arguments[0], *arguments[1:], "--out", tmp_path / "gap.png")
     assert status == 2 and words in shown.err
 
 
 @pytest.mark.parametrize("flags", [["--per-class", 1], ["--split", "val"]])
-def test_networks_with_other_pixels_are_not_comparable(sda, caches, tmp_path, flags):
+def test_caches_with_different_pixels_are_not_comparable(sda, caches, tmp_path, flags):
     assert sda("features", caches / "b", *flags, "--out", tmp_path / "b.h5", "--device", "cpu")[0] == 0
     status, shown = sda("gap", caches / "a/features.h5", tmp_path / "b.h5", "--out", tmp_path / "gap.png")
     assert (
@@ -168,8 +169,8 @@ def test_networks_with_other_pixels_are_not_comparable(sda, caches, tmp_path, fl
     )
 
 
-def test_t_sne_keeps_neighbours():
-    """Two clusters, far apart in ten dimensions, are two clusters in the plane."""
+def test_t_sne_keeps_clusters_apart():
+    """Two distant clusters in ten dimensions remain two clusters in the plane."""
     random = np.random.default_rng(0)
     heaps = [Pixels(random.normal(50.0 * side, 1, (40, 10)), np.zeros(40, int), np.arange(40)) for side in range(2)]
     one, other = gap.project(heaps, "tsne")
@@ -179,9 +180,7 @@ def test_t_sne_keeps_neighbours():
     assert (nearest < apart).all()
 
 
-def test_other_projections_name_their_package(sda, caches, tmp_path, monkeypatch):
-    import sys
-
+def test_a_missing_package_for_a_projection_is_named(sda, caches, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     status, shown = sda("gap", caches / "a/features.h5", "--projection", "umap", "--out", tmp_path / "gap.png")
     assert status == 2 and "pip install umap-learn" in shown.err

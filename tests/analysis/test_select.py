@@ -25,11 +25,11 @@ def unlabelled(cache):
     return [item.key for item in cache.items("field") if item.key not in cache.labelled]
 
 
-def test_the_cache_knows_what_has_labels(cache, unlabelled):
+def test_the_cache_lists_the_labelled_images(cache, unlabelled):
     assert len(cache.labelled) == 3 and len(unlabelled) == 5
 
 
-def test_random_is_the_rule_of_the_recipes(cache, unlabelled):
+def test_random_uses_the_rank_of_recipes(cache, unlabelled):
     assert selection.select(cache, "field", 4, "random", cache.labelled, seed=3) == rank(unlabelled, 3)[:4]
 
 
@@ -45,7 +45,7 @@ def test_k_centre_is_farthest_first(cache, unlabelled, megabytes):
 
 
 @pytest.mark.parametrize("megabytes", [1024, 0.001])
-def test_k_medoids_brings_all_nearest(cache, unlabelled, megabytes):
+def test_k_medoids_minimises_the_mean_distance(cache, unlabelled, megabytes):
     means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
     centres, expected = list(cache.labelled), []
     for _ in range(5):
@@ -58,7 +58,7 @@ def test_k_medoids_brings_all_nearest(cache, unlabelled, megabytes):
 
 
 class Means:
-    """The part of a cache that k_medoids reads."""
+    """The part of the FeatureCache interface that k_medoids reads."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -71,7 +71,7 @@ class Means:
 
 
 @pytest.mark.parametrize("centres", [[], [3, 700]])
-def test_k_medoids_of_many_images(centres):
+def test_incremental_costs_of_k_medoids_are_exact(centres):
     """The incremental costs equal the sum over all candidates, recomputed in float64."""
     rows = np.random.default_rng(0).normal(size=(1300, 4))
     candidates = np.delete(np.arange(1300), [3, 700, *range(900, 1000)])
@@ -83,8 +83,8 @@ def test_k_medoids_of_many_images(centres):
     assert selection.k_medoids(Means(rows), candidates, centres, 40) == chosen[len(centres) :]
 
 
-def test_k_medoids_of_more_images_than_memory_holds(cache):
-    """It draws a random sample, and starts with its medoid."""
+def test_k_medoids_of_too_many_images_draws_a_sample(cache):
+    """If the images do not fit into memory, it draws a random sample and starts with the medoid of the sample."""
     keys, megabytes = [item.key for item in cache.items("field")], 8 * 6**2 / 2**20
     means = dict(zip(cache.paths, cache.of_images("mean").astype(float), strict=True))
     for seed in range(3):
@@ -96,7 +96,7 @@ def test_k_medoids_of_more_images_than_memory_holds(cache):
         selection.select(cache, "field", 7, "k-medoids", [], megabytes=megabytes)
 
 
-def test_k_centre_without_any_labels_begins_in_the_middle(cache):
+def test_k_centre_without_labels_starts_nearest_to_the_mean(cache):
     keys = [item.key for item in cache.items("field")]
     means = cache.of_images("mean").astype(float)[cache.images_of("field")]
     middle = keys[int(cdist(means, means.mean(axis=0)[None])[:, 0].argmin())]
@@ -121,7 +121,7 @@ def test_entropy_takes_the_most_uncertain_image_of_the_rarest_class_first(cache,
 
 
 @pytest.mark.parametrize("megabytes", [1024, 0.01])
-def test_distance_from_the_bank_is_that_of_a_loop(cached_run, cache, megabytes):
+def test_distance_from_the_bank_equals_a_loop(cached_run, cache, megabytes):
     bank = bank_contents.of_run(cached_run)
     found = selection.unknown_to(bank, cache, megabytes)
     for index in (0, 5, len(cache) - 1):
@@ -137,14 +137,14 @@ def test_distance_from_the_bank_is_that_of_a_loop(cached_run, cache, megabytes):
 
 
 @pytest.mark.parametrize("strategy", selection.STRATEGIES)
-def test_a_shorter_list_begins_a_longer_one(cached_run, cache, unlabelled, strategy):
+def test_shorter_lists_are_prefixes_of_longer_ones(cached_run, cache, unlabelled, strategy):
     bank = bank_contents.of_run(cached_run)
     lists = [selection.select(cache, "field", budget, strategy, cache.labelled, bank=bank) for budget in (2, 5)]
     assert lists[0] == lists[1][:2] and sorted(lists[1]) == sorted(unlabelled)
 
 
 @pytest.mark.parametrize("strategy", selection.STRATEGIES)
-def test_a_recipe_takes_the_list(sda, world, cached_run, cache, tmp_path, strategy):
+def test_recipes_train_on_the_written_list(sda, world, cached_run, cache, tmp_path, strategy):
     """The list has labelled images first, then the chosen ones; the contact sheet shows the chosen ones."""
     file = tmp_path / "lists" / "mine.txt"
     status, shown = sda("select", cached_run / "features.h5", "--budget", 2, "--strategy", strategy, "--out", file)
@@ -158,22 +158,22 @@ def test_a_recipe_takes_the_list(sda, world, cached_run, cache, tmp_path, strate
     assert status == 2 and "this file exists and is not overwritten" in shown.err
 
 
-def test_labels_are_not_looked_at(cached_run, cache, tmp_path, monkeypatch):
+def test_selection_does_not_read_labels(cached_run, cache):
     bank = bank_contents.of_run(cached_run)
     chosen = {name: selection.select(cache, "field", 3, name, [], bank=bank) for name in selection.STRATEGIES}
-    block = FeatureCache.block
 
-    def without_labels(self, begin, end, *names):
-        assert names and "label" not in names
-        return block(self, begin, end, *names)
+    class WithoutLabels(FeatureCache):
+        def block(self, begin, end, *names):
+            assert names and "label" not in names
+            return super().block(begin, end, *names)
 
-    monkeypatch.setattr(FeatureCache, "block", without_labels)
+    blind = WithoutLabels(cached_run / "features.h5")
     for name, images in chosen.items():
-        assert selection.select(cache, "field", 3, name, [], bank=bank) == images
+        assert selection.select(blind, "field", 3, name, [], bank=bank) == images
 
 
-def test_labels_that_lie_there_change_nothing(sda, world, cached_run, cache, tmp_path):
-    """The same images without label files give the same choice."""
+def test_existing_labels_do_not_change_the_selection(sda, world, cached_run, cache, tmp_path):
+    """The same images without label files give the same selection."""
     shutil.copytree(world.root / "field/pictures", tmp_path / "bare/pictures")
     file, bank = tmp_path / "bare.h5", bank_contents.of_run(cached_run)
     flags = ["--dataset", world.field, "--root", tmp_path / "bare", "--out", file, "--device", "cpu"]
@@ -185,7 +185,7 @@ def test_labels_that_lie_there_change_nothing(sda, world, cached_run, cache, tmp
         assert mine == theirs
 
 
-def test_images_that_are_scored_are_not_proposed(sda, world, tmp_path):
+def test_validation_images_are_not_selected(sda, world, tmp_path):
     held, out = tmp_path / "val.txt", tmp_path / "run"
     held.write_text("pictures/train/north/00.jpg\npictures/train/south/01.jpg\n")
     flags = ["--val-list", held, "--labels", 2, "--hold-out", 1, "--steps", 1, "--device", "cpu"]
@@ -197,7 +197,7 @@ def test_images_that_are_scored_are_not_proposed(sda, world, tmp_path):
     assert not set(held.read_text().split()) & set((tmp_path / "list.txt").read_text().splitlines())
 
 
-def test_another_s_bank_is_refused(sda, world, cached_run, tmp_path):
+def test_the_bank_of_another_network_is_refused(sda, world, cached_run, tmp_path):
     other = tmp_path / "other"
     flags = [*tiny.BANK, "--seed", 3, "--steps", 1, "--device", "cpu"]
     assert sda("train", world.recipe, *flags, "--out", other)[0] == 0
@@ -207,7 +207,7 @@ def test_another_s_bank_is_refused(sda, world, cached_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["list.png", "list.txt", "round.1"])
-def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
+def test_an_existing_picture_is_not_overwritten(sda, cached_run, tmp_path, name):
     sheet = tmp_path / {"list.png": "list.png.png", "list.txt": "list.png", "round.1": "round.1.png"}[name]
     sheet.write_bytes(b"mine")
     status, shown = sda("select", cached_run / "features.h5", "--budget", 1, "--out", tmp_path / name)
@@ -227,13 +227,13 @@ def test_no_picture_is_overwritten(sda, cached_run, tmp_path, name):
         (["--budget", 1, "--strategy", "bank", "--bank", "nowhere"], "nowhere/last.pt: no such checkpoint"),
     ],
 )
-def test_what_cannot_be_chosen(sda, cached_run, tmp_path, flags, words):
+def test_invalid_requests_are_refused(sda, cached_run, tmp_path, flags, words):
     status, shown = sda("select", cached_run / "features.h5", *flags, "--out", tmp_path / "list.txt")
     assert status == 2 and words in shown.err and not (tmp_path / "list.txt").exists()
 
 
 def test_a_missing_image_file_prevents_only_the_contact_sheet(sda, world, cached_run, tmp_path):
-    """The list is written."""
+    """The list is still written."""
     images = tmp_path / "images"
     shutil.copytree(world.root / "field/pictures/train/north", images)
     cache, out = tmp_path / "images.h5", tmp_path / "list.txt"

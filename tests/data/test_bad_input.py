@@ -1,4 +1,4 @@
-"""Unusual and faulty input, through the doctor and training: read correctly, or named in one clear line."""
+"""Unusual and faulty input in the doctor and in training: it is read correctly or named in one line."""
 
 import contextlib
 import json
@@ -84,7 +84,7 @@ def other_size(path):
 
 
 @pytest.mark.parametrize("spoil", [empty, truncate, web_page, folder, broken_link, other_size])
-def test_unusable_images(world, field, train, spoil):
+def test_unusable_images_are_skipped(world, field, train, spoil):
     spoil(field / NORTH)
     status, shown = train()
     assert status == 2 and NORTH in shown.err and len(shown.err.strip().splitlines()[-1]) < 500
@@ -95,7 +95,7 @@ def test_unusable_images(world, field, train, spoil):
 
 
 @pytest.mark.parametrize("spoil", [empty, truncate, web_page, other_size])
-def test_unusable_labels(world, field, train, spoil):
+def test_unusable_labels_are_skipped(world, field, train, spoil):
     spoil(label_of(field / NORTH))
     assert train()[0] == 2
     [problem] = diagnose(world).bad
@@ -104,8 +104,8 @@ def test_unusable_labels(world, field, train, spoil):
 
 
 @pytest.mark.parametrize("spoil", [broken_link, circular_link, folder])
-def test_label_files_that_are_not_files(world, field, train, spoil):
-    """They count as missing: the image is unlabelled, and the doctor says so."""
+def test_labels_that_are_not_files_count_as_missing(world, field, train, spoil):
+    """The image is unlabelled, and the doctor reports it."""
     spoil(label_of(field / NORTH))
     assert [problem.kind for problem in diagnose(world).problems if problem.key == NORTH] == ["no label"]
     assert train("--out", "run")[0] == 0
@@ -137,7 +137,7 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_unusual_images_are_read_correctly(tmp_path, mode):
-    """A smooth picture, so that JPEG loses little; grey modes are compared with the grey of the original."""
+    """The picture is smooth, so that JPEG changes little. Grey modes are compared with the grey of the original."""
     convert, suffix, tolerance = MODES[mode]
     rows, columns = np.mgrid[:48, :64]
     original = Image.fromarray(np.stack([rows * 5, columns * 3, rows + columns], axis=2).astype(np.uint8))
@@ -156,13 +156,13 @@ def test_training_accepts_unusual_images(world, field, train, mode):
     for path in (field / "pictures/train").rglob("*.jpg"):
         with Image.open(path) as image:
             converted = convert(image.convert("RGB"))
-        converted.save(path, format="JPEG" if "JPEG" in mode else "PNG")  # whatever the suffix says
+        converted.save(path, format="JPEG" if "JPEG" in mode else "PNG")  # the suffix does not matter
     assert diagnose(world).bad == []
     assert train("--out", "run")[0] == 0
 
 
 def test_a_rotated_photo_matches_its_label(world, field, train):
-    """EXIF says a quarter turn: upright, it has the size of its label. An image that EXIF turns to another size has not."""
+    """EXIF rotates the image by a quarter turn to the size of its label. If EXIF rotates it to another size, it is refused."""
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(field / NORTH) as image:
@@ -177,7 +177,7 @@ def test_a_rotated_photo_matches_its_label(world, field, train):
 
 
 def test_links_are_followed(world, field, train, tmp_path):
-    """A dataset that is elsewhere: a link to a folder, and links to single files."""
+    """Links to a folder and to single files of a dataset elsewhere."""
     shutil.move(field / "pictures/train/north", tmp_path / "elsewhere")
     (field / "pictures/train/north").symlink_to(tmp_path / "elsewhere")
     for path in list((field / "labels/train/south").iterdir()):
@@ -188,8 +188,8 @@ def test_links_are_followed(world, field, train, tmp_path):
     assert len(list_folder(field / "pictures/train").items) == 8
 
 
-def test_odd_names(world, field, train, sda):
-    """Spaces, letters beyond ASCII, brackets and a leading #: in the root, the folders and the files."""
+def test_unusual_names_are_read(world, field, train, sda):
+    """The root, folders and files have spaces, non-ASCII letters, brackets and a leading # in their names."""
     root = world.root / "größe [1] 図"
     shutil.move(field, root)
     for kind in ("pictures", "labels"):
@@ -206,8 +206,8 @@ def test_odd_names(world, field, train, sda):
     assert status == 0 and json.loads(shown.out)["splits"]["train"]["images"] == 8
 
 
-def test_two_datasets_with_the_same_names(world, field, sda):
-    """Source and target have files of the same names: nothing of one is taken for the other's."""
+def test_datasets_with_equal_file_names_are_kept_apart(world, field, sda):
+    """Source and target have files with the same names, which must not be confused."""
     twin = world.root / "twin"
     shutil.copytree(field, twin)
     for path in twin.rglob("*.jpg"):
@@ -228,7 +228,7 @@ def test_two_datasets_with_the_same_names(world, field, sda):
 
 @pytest.fixture
 def open_field(field):
-    """A copy of the target that every user of the machine can reach."""
+    """A copy of the target that every user of the machine can read."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     yield Path(shutil.copytree(field, place / "field"))
@@ -237,7 +237,7 @@ def open_field(field):
 
 @contextlib.contextmanager
 def closed(folder):
-    """Make `folder` unreadable for a while. Root, whom permissions do not bind, becomes the user nobody."""
+    """Make `folder` unreadable in the context. Permissions do not apply to root, so root becomes the user nobody."""
     folder.chmod(0)
     root = os.geteuid() == 0
     if root:
@@ -251,20 +251,20 @@ def closed(folder):
 
 
 @pytest.mark.parametrize("name", ["pictures/train/north", "pictures/train", "pictures", "labels/train/south", "."])
-def test_a_folder_without_permission_is_named(world, open_field, name):
-    """It is not skipped silently, as glob does."""
+def test_an_unreadable_folder_is_named(world, open_field, name):
+    """glob would skip it silently."""
     described = load(str(world.field))
     with closed(open_field / name), pytest.raises(SdaError, match=rf"{open_field / name}.*\(Permission denied\); fix its perm"):
         list_items(described, open_field, "train")
     assert len(list_items(described, open_field, "train").items) == 8
 
 
-def test_a_folder_of_photos_without_permission_is_named(open_field):
+def test_an_unreadable_folder_of_photos_is_named(open_field):
     with closed(open_field / "pictures/train/north"), pytest.raises(SdaError, match="train/north: cannot be read"):
         list_folder(open_field / "pictures")
 
 
-def test_a_cache_that_cannot_be_written(world, field, train, monkeypatch, caplog):
+def test_an_unwritable_cache_is_ignored(world, field, train, monkeypatch, caplog):
     (world.folder / "file").write_text("")
     monkeypatch.setenv("SDA_CACHE", str(world.folder / "file"))
     assert train("--out", "run")[0] == 0
@@ -274,7 +274,7 @@ def test_a_cache_that_cannot_be_written(world, field, train, monkeypatch, caplog
 # No labels
 
 
-def test_no_labels(world, field, train, sda):
+def test_a_target_without_labels_is_reported(world, field, train, sda):
     shutil.rmtree(field / "labels/train")
     status, shown = train()
     assert status == 2 and "none of the 8 target training images has a label file" in shown.err
@@ -282,10 +282,14 @@ def test_no_labels(world, field, train, sda):
     assert status == 2 and "only 0 of the 8 target training images have labels" in shown.err
 
 
-def test_no_validation_labels(world, field, train):
+def test_a_target_without_validation_labels_is_reported(world, field, train):
     shutil.rmtree(field / "labels/val")
     status, shown = train()
-    assert status == 2 and "3 images such as pictures/val/west/08.jpg" in shown.err and "no label file for any" in shown.err
+    assert (
+        status == 2
+        and "none of the 3 images in " in shown.err
+        and "such as pictures/val/west/08.jpg, has a label file" in shown.err
+    )
 
 
 # Encodings are checked before training
@@ -309,7 +313,7 @@ def write_gta5(root, values, count=10):
             [0, 1, 2],
             "every label could be ids or train ids: 100% of the pixels are void if they are ids, 0% if they are train",
         ),
-        ([7, 8, 11], ""),  # could be either, but few pixels are void: the descriptor is right
+        ([7, 8, 11], ""),  # could be either, but few pixels are void, so the descriptor is right
     ],
 )
 def test_encoding_is_checked_before_training(tmp_path, monkeypatch, values, outcome):
@@ -324,8 +328,8 @@ def test_encoding_is_checked_before_training(tmp_path, monkeypatch, values, outc
         assert doubt.startswith(outcome) and bool(doubt) == bool(outcome)
 
 
-def test_training_refuses_another_encoding(world, sda):
-    """Labels of the source were converted to train ids, and the user overlooked it."""
+def test_training_refuses_labels_in_another_encoding(world, sda):
+    """The labels of the source were converted to train ids, but the descriptor says ids."""
     for path in (world.root / "toy").rglob("*_mask.png"):
         with Image.open(path) as image:
             lut = np.full(256, 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Descriptors: which files a layout finds, which value means which class, and how class tables map onto each other."""
+"""Descriptors: the files that layouts find, the classes of label values, and maps between class tables."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from sda.data.listing import list_folder, list_items
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
-CITYSCAPES_IDS = {  # label id → train id, from CONVENTIONS.md
+CITYSCAPES_IDS = {  # label id → train id of Cityscapes
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
     31: 16, 32: 17, 33: 18,
 }  # fmt: skip
@@ -100,7 +100,7 @@ VOC = ["2007_000032", "2007_000039", "2007_000063"]
     "line", ["{}", "JPEGImages/{}.jpg SegmentationClassAug/{}.png", "/JPEGImages/{}.jpg /SegmentationClassAug/{}.png"]
 )
 def test_voc(tmp_path, name, line):
-    """Names alone or the usual pairs of paths; all images are in one folder."""
+    """The lists contain names or the usual pairs of paths; all images are in one folder."""
     touch(tmp_path, *(f"JPEGImages/{image}.jpg" for image in VOC), *(f"SegmentationClassAug/{image}.png" for image in VOC))
     lists = tmp_path / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
@@ -140,12 +140,12 @@ def test_order_does_not_depend_on_the_file_system(tmp_path):
 
 @pytest.mark.parametrize("root", ["with space", "br[ack]ets {x}", "größe-图像", "star*?"])
 @pytest.mark.parametrize("frame", ["a b", "a[1]", "{frame}", "Zürich-日本", "a.b.c", "100%"])
-def test_odd_names(tmp_path, root, frame):
+def test_unusual_names_are_found(tmp_path, root, frame):
     touch(tmp_path / root, f"train/{frame}.png", f"trainannot/{frame}.png")
     assert found("camvid", tmp_path / root, "train") == {f"train/{frame}.png": f"trainannot/{frame}.png"}
 
 
-def test_words(tmp_path, write):
+def test_words_of_a_layout(tmp_path, write):
     name = write(
         TWO + '[[layout]]\nimages = "{split}/{town}/{town}_{n}.png"\nlabels = "{split}/{town}/gt[{n}].png"\n'
         '[splits]\nval = "test (old)"\n'
@@ -156,7 +156,7 @@ def test_words(tmp_path, write):
     assert found(name, tmp_path, "val") == {"test (old)/bonn/bonn_2.png": None}
 
 
-def test_a_label_may_be_above_the_root(tmp_path, write):
+def test_labels_may_be_outside_the_root(tmp_path, write):
     name = write(TWO + '[[layout]]\nimages = "{split}/{frame}.png"\nlabels = "../masks/{frame}.png"\n')
     touch(tmp_path, "set/train/1.png", "masks/1.png")
     [item] = list_items(descriptor.load(name), tmp_path / "set", "train").items
@@ -184,7 +184,7 @@ def test_a_layout_without_split_is_training_data(tmp_path, write):
         found(name, tmp_path, "val")
 
 
-def test_first_layout_that_finds_labels_is_used_else_the_first_that_finds_images(tmp_path, write):
+def test_layouts_with_labels_take_precedence(tmp_path, write):
     name = write(TWO + "".join(f'[[layout]]\nimages = "{x}/{{n}}.png"\nlabels = "{x}_gt/{{n}}.png"\n' for x in "abc"))
     touch(tmp_path, "b/1.png", "c/1.png")
     assert found(name, tmp_path, "train") == {"b/1.png": None}
@@ -215,7 +215,7 @@ def test_missing_images_name_the_patterns(tmp_path):
     assert "leftImg8bit/train/*/*_leftImg8bit.png and leftImg8bit_trainvaltest/leftImg8bit/train/" in message
 
 
-def test_hidden_files_are_no_images(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     touch(tmp_path, "train/1.png", "train/._1.png")
     assert list(found("camvid", tmp_path, "train")) == ["train/1.png"]
 
@@ -230,15 +230,15 @@ def test_folder_of_images(tmp_path):
     assert all(item.label is None for item in listing.items)
 
 
-def test_folder_without_images(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(SdaError, match="holds no image"):
+    with pytest.raises(SdaError, match="contains no images"):
         list_folder(tmp_path)
     with pytest.raises(SdaError, match="no such folder"):
         list_folder(tmp_path / "nowhere")
 
 
-def test_folder_named_like_an_image(tmp_path):
+def test_a_folder_named_like_an_image_is_ignored(tmp_path):
     touch(tmp_path, "a.png", "b.png/readme.txt")
     assert [item.key for item in list_folder(tmp_path).items] == ["a.png"]
 
@@ -259,7 +259,7 @@ def test_folder_named_like_an_image(tmp_path):
         ("classes = {stone = [1, 2]}\n[[layout]]\nimages = 'a'", "at least 3"),
         ("classes = {stone = [1, 2, 300]}\n[[layout]]\nimages = 'a'", "300"),
         ("classes = 'cityscape19'\n[[layout]]\nimages = 'a'", "did you mean 'cityscapes19'"),
-        ("classes = 'camvid11'\nids = {3 = 'raod'}\n[[layout]]\nimages = 'a'", "'raod': no such class .*'road'"),
+        ("classes = 'camvid11'\nids = {3 = 'raod'}\n[[layout]]\nimages = 'a'", "'raod': .* has no such class .*'road'"),
         ("ids = {3 = 'glass'}\n" + PLAIN, "'glass', which is not in classes"),
         ("ids = {256 = 'stone'}\n" + PLAIN, "'256' must be a whole number from 0 to 255"),
         ("ids = {-1 = 'stone'}\n" + PLAIN, "'-1' must be"),
@@ -299,7 +299,7 @@ def test_cityscapes_label_ids(dataset):
     values = label_values(descriptor.load(dataset), "ids")
     assert {value: train_id for value, train_id in values.items() if train_id != IGNORE} == CITYSCAPES_IDS
     assert values[0] == IGNORE
-    assert 255 not in values  # a file with 255 in it holds train ids
+    assert 255 not in values  # a file that contains 255 has train ids
 
 
 @pytest.mark.parametrize("dataset", ["cityscapes", "gta5"])
@@ -322,16 +322,16 @@ def test_ids_default_to_positions(write):
     assert label_values(loaded, "ids") == {0: 0, 1: 1, 7: IGNORE, 255: IGNORE}
 
 
-def test_void_wins_over_positions(write):
+def test_void_overrides_positions(write):
     assert label_values(descriptor.load(write("void = [0]\n" + PLAIN)), "ids") == {0: IGNORE, 1: 1, 255: IGNORE}
 
 
-def test_train_ids():
+def test_train_ids_are_read():
     values = label_values(descriptor.load("cityscapes"), "train_ids")
     assert {value: values[value] for value in (*range(19), 250, 255)} == {**{n: n for n in range(19)}, 250: IGNORE, 255: IGNORE}
 
 
-def test_void_counts_among_train_ids(write):
+def test_void_applies_to_train_ids(write):
     values = label_values(descriptor.load(write("void = [2]\n" + PLAIN)), "train_ids")
     assert values == {0: 0, 1: 1, 2: IGNORE, 250: IGNORE, 255: IGNORE}
 
@@ -348,7 +348,7 @@ def mapped(source, target):
     return {name: there[lut[index]] for index, name in enumerate(here) if lut[index] != IGNORE}, dropped
 
 
-def test_camvid_to_idd_lite():
+def test_camvid_maps_to_idd_lite():
     pairs, dropped = mapped("camvid", "idd_lite7")
     assert dropped == []
     assert pairs == {
@@ -377,20 +377,20 @@ def test_equal_tables_map_to_themselves():
     assert lut[:19].tolist() == list(range(19)) and dropped == []
 
 
-def test_by_name_and_the_rest_is_dropped():
+def test_unmatched_classes_are_dropped():
     pairs, dropped = mapped("camvid", "cityscapes19")
     assert pairs == {name: name for name in ("sky", "building", "pole", "road", "fence", "car")}
     assert dropped == ["pavement", "tree", "sign", "pedestrian", "bicyclist"]
 
 
-def test_names_match_whatever_their_spelling(write):
+def test_names_match_in_different_spellings(write):
     table = descriptor.ClassTable(colors={"Traffic-Light": [1, 1, 1], "far objects": [2, 2, 2]})
     name = write('classes = {traffic_light = [0, 0, 0], "Far  Objects" = [1, 1, 1]}\n[[layout]]\nimages = "a"\n')
     lut, dropped = map_classes(descriptor.load(name), "other", table)
     assert lut[:2].tolist() == [0, 1] and dropped == []
 
 
-def test_nothing_maps(write):
+def test_tables_without_common_classes_are_refused(write):
     with pytest.raises(SdaError, match=r"none of its classes .*idd_lite7; add a \[maps.idd_lite7\].*drivable, non-drivable"):
         mapped(write(PLAIN), "idd_lite7")
 
@@ -399,7 +399,7 @@ def test_nothing_maps(write):
     ("line", "says"),
     [('ston = "sky"', "no class 'ston' .*'stone'"), ('stone = "skyy"', "no class 'skyy' .*'sky'")],
 )
-def test_a_map_with_a_typing_error(write, line, says):
+def test_a_typo_in_a_map_is_named(write, line, says):
     with pytest.raises(SdaError, match=says):
         mapped(write(PLAIN + f"[maps.idd_lite7]\n{line}\n"), "idd_lite7")
 

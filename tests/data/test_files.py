@@ -1,4 +1,4 @@
-"""Label and image files, good and bad: decoded to train ids, never modified."""
+"""Label and image files: valid ones are decoded, invalid ones are refused, and none is modified."""
 
 import gc
 import hashlib
@@ -55,7 +55,7 @@ def path(tmp_path):
 # Files that can be read
 
 
-def test_palettized_png_is_read_by_index(path):
+def test_palette_png_is_read_by_index(path):
     # as in GTA5: indices are Cityscapes label ids; the colours of the palette must not matter
     ids = [[7, 8, 26], [0, 33, 34]]
     palette = np.random.default_rng(0).integers(0, 256, 768).tolist()
@@ -91,14 +91,14 @@ def test_train_ids_with_both_ignore_values(path):
     assert codec(load("cityscapes"), "train_ids").read(path).tolist() == [[0, 1, 18, 255, 255]]
 
 
-def test_sixteen_bits(path):
+def test_sixteen_bit_ids(path):
     Image.fromarray(np.array([[3, 7, 0]], np.uint16)).save(path)
     assert mode_of(path).startswith("I")
     assert codec().read(path).tolist() == [[0, 1, 255]]
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colours(path, channels):
+def test_colour_labels(path, channels):
     colors = [[10, 20, 30], [40, 50, 60], [255, 255, 255], [0, 0, 255]]
     save(path, [[color + [77] * (channels - 3) for color in colors]])
     assert codec().read(path).tolist() == [[0, 1, 255, 2]]
@@ -109,7 +109,7 @@ def test_cityscapes_colours(path):
     assert codec(load("cityscapes")).read(path).tolist() == [[0, 13, 255, 255, 18]]
 
 
-def test_dropped_classes_are_ignored(path):
+def test_dropped_classes_become_the_ignore_label(path):
     target = Descriptor(title="Two", classes={"wood": [0, 0, 0], "stone": [1, 1, 1]}, layout=[{"images": "a"}])
     save(path, [[3, 7, 200, 0]])
     assert codec(target=target).read(path).tolist() == [[1, 0, 255, 255]]
@@ -117,7 +117,7 @@ def test_dropped_classes_are_ignored(path):
     assert codec(target=target).read(path).tolist() == [[1, 0, 255]]
 
 
-def test_camvid_in_idd_lite_classes(path):
+def test_camvid_in_the_classes_of_idd_lite(path):
     descriptor = load("camvid")
     mapping, _ = map_classes(descriptor, "idd_lite7", load("idd_lite").table())
     save(path, [list(range(12))])
@@ -143,7 +143,7 @@ def test_exif_rotation(tmp_path):
     assert shown.shape == (6, 4, 3) and (shown[0] == 255).all() and (shown[1:] == 0).all()
 
 
-def test_grey_of_sixteen_bits_is_scaled(tmp_path):
+def test_sixteen_bit_grey_is_scaled(tmp_path):
     Image.fromarray(np.array([[0, 256, 32768, 65535]], np.uint16)).save(tmp_path / "deep.png")
     assert np.asarray(read_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
 
@@ -181,7 +181,7 @@ def test_synthia_labels(path):
     assert np.array_equal(LabelCodec(synthia, "ids_in_red", np.arange(256, dtype=np.uint8)).read(path), label)
 
 
-def test_pair(tmp_path, path):
+def test_a_pair_of_image_and_label(tmp_path, path):
     picture = save(tmp_path / "image.png", np.full((2, 3, 3), 9))
     save(path, [[3, 7, 0], [3, 3, 3]])
     before = digest(picture, path)
@@ -209,7 +209,7 @@ def test_unknown_ids_are_named(path):
     assert "5, 99" in message and "[ids]" in message
 
 
-def test_the_message_stays_short_with_many_unknown_ids(path):
+def test_errors_about_many_unknown_ids_are_short(path):
     save(path, [list(range(100, 180))])
     assert len(fault(path).removeprefix(str(path))) < 250
 
@@ -230,7 +230,7 @@ def test_label_with_two_channels(path):
     assert "neither ids nor RGB colours" in fault(path)
 
 
-def test_label_of_fractions(tmp_path):
+def test_label_of_floats(tmp_path):
     path = tmp_path / "label.tif"
     Image.fromarray(np.zeros((2, 3), np.float32)).save(path)
     assert "float32" in fault(path)
@@ -259,7 +259,7 @@ def content(kind):
 
 @pytest.mark.parametrize("kind", ["empty", "text", "web page", "truncated"])
 @pytest.mark.parametrize("what", ["image", "label"])
-def test_unreadable_files(path, kind, what):
+def test_unreadable_files_are_named(path, kind, what):
     path.write_bytes(content(kind))
     message = fault(path, read_image if what == "image" else None)
     assert f"this {what} cannot be read" in message and "skip" in message
@@ -272,16 +272,16 @@ def test_png_truncated_in_its_header(path, cut):
     fault(path)
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     assert "cannot be read" in fault(tmp_path / "nowhere.png")
 
 
-def test_folder_instead_of_a_file(tmp_path):
+def test_a_folder_instead_of_a_file_is_named(tmp_path):
     (tmp_path / "a.png").mkdir()
     assert "cannot be read" in fault(tmp_path / "a.png")
 
 
-def test_image_too_large(path, monkeypatch):
+def test_a_too_large_image_is_refused(path, monkeypatch):
     Image.new("L", (100, 100)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert "cannot be read" in fault(path)

@@ -70,13 +70,13 @@ def test_shapes_and_types(items):
     assert batch.shape == (3, 3, 8, 16) and batch.dtype == torch.uint8
 
 
-def test_same_seed_same_stream(items):
+def test_a_stream_depends_on_its_seed(items):
     assert same(take(6, labelled(items)), take(6, labelled(items)))
     assert not same(take(6, labelled(items)), take(6, labelled(items), seed=2))
     assert not same(take(6, labelled(items)), take(6, labelled(items), name="labelled"))
 
 
-def test_torch_and_numpy_seeds_do_not_matter(items):
+def test_a_stream_ignores_the_seeds_of_torch_and_numpy(items):
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     first = take(3, labelled(items))
@@ -85,11 +85,11 @@ def test_torch_and_numpy_seeds_do_not_matter(items):
     assert same(first, take(3, labelled(items)))
 
 
-def test_workers_change_nothing(items):
+def test_workers_do_not_change_a_stream(items):
     assert same(take(6, labelled(items)), take(6, labelled(items), workers=2))
 
 
-def test_memory_changes_nothing(items):
+def test_in_memory_does_not_change_a_stream(items):
     kept = labelled(items)
     kept.preload()
     for item in items:
@@ -100,18 +100,18 @@ def test_memory_changes_nothing(items):
 
 
 @pytest.mark.parametrize("start", [1, 4])
-def test_start_skips(items, start):
+def test_start_skips_batches(items, start):
     assert same(take(7, labelled(items))[start:], take(7 - start, labelled(items), start=start))
 
 
-def test_every_image_once_per_epoch(items):
+def test_every_image_is_drawn_once_per_epoch(items):
     drawn = numbers(take(7, unlabelled(items)))  # three epochs of seven
     epochs = [drawn[:7], drawn[7:14], drawn[14:]]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_fewer_images_than_a_batch(items):
+def test_a_batch_may_exceed_the_number_of_images(items):
     assert Counter(numbers(take(2, unlabelled(items[:2])))) == {0: 3, 1: 3}
 
 
@@ -126,13 +126,13 @@ def test_crops_are_inside_and_labels_match_their_images(items):
     assert corners[:, 0].min() == 0 and corners[:, 0].max() == 40 - 16
 
 
-def test_crop_of_the_whole_image(items):
+def test_crop_as_large_as_the_image(items):
     [batch] = take(1, labelled(items), crop=SIZE)
     assert torch.equal(batch.images[0, 0, 0], torch.arange(40, dtype=torch.uint8))
 
 
 def test_images_at_their_own_size_are_padded_to_the_crop(items):
-    """Padding mirrors the image at the bottom and right, and ignores labels there. Large enough images are not padded."""
+    """Padding reflects the image at the bottom and right with ignored labels. Images that are large enough are not padded."""
     codec = LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0])
     [batch] = take(1, Dataset(items, codec, None), crop=(30, 50))
     assert batch.images.shape == (3, 3, 30, 50)
@@ -146,7 +146,7 @@ def test_images_at_their_own_size_are_padded_to_the_crop(items):
     assert batch.shape == (3, 3, 30, 16)
 
 
-def test_resizing_takes_nearest_labels(items):
+def test_labels_are_resized_by_nearest_neighbour(items):
     dataset = labelled(items)
     dataset.size = (12, 20)
     sample = dataset[0]
@@ -156,7 +156,7 @@ def test_resizing_takes_nearest_labels(items):
     assert native.image.shape == (3, 12, 20) and native.label.shape == SIZE
 
 
-def test_rare_classes_are_drawn_by_their_rule(items):
+def test_rare_class_sampling_follows_its_formula(items):
     """Shares .9, .1 and 0 at T = .5: odds exp(.2) to exp(1.8); class 1 is only in images 2 and 5."""
     pixels = np.zeros((7, 3), np.int64)
     pixels[:, 0] = 90
@@ -170,7 +170,7 @@ def test_rare_classes_are_drawn_by_their_rule(items):
     assert {one.draw(np.random.default_rng(n)) for n in range(50)} == {2, 5}
 
 
-def test_drawn_by_class_a_stream_still_depends_only_on_its_position(items):
+def test_rare_class_sampling_depends_only_on_the_position(items):
     pixels = np.eye(7, dtype=np.int64)
     dataset, options = labelled(items), {"sampling": RareClassSampling(pixels, 0.1)}
     whole = take(6, dataset, **options)
@@ -179,7 +179,7 @@ def test_drawn_by_class_a_stream_still_depends_only_on_its_position(items):
     assert len(set(numbers(whole))) > 3
 
 
-def test_absent_streams_are_not_opened(items):
+def test_absent_streams_are_none(items):
     recipe = Recipe(target="x", labels=2, size=[32, 40], crop=[32, 32], backbone="mobilenet_v2", steps=1, workers=0)
     data = Data(TABLE.table(), "rows", labelled=labelled(items))
     streams = open_streams(recipe, data)
@@ -203,7 +203,7 @@ def exhaust(dataset, batches=3, **options):
 def test_bad_file_is_named(items, workers):
     spoil(items, 4)
     stream, message = Stream("labelled", labelled(items), 3, (8, 16), 1, workers=workers), ""
-    try:  # pytest.raises would keep the loader alive in the traceback, and stopping it then takes seconds
+    try:  # pytest.raises would keep the loader alive in the traceback, which takes seconds to stop
         while True:
             next(stream)
     except SdaError as error:
@@ -223,7 +223,7 @@ def test_label_of_another_size_is_named(items):
         exhaust(labelled(items))
 
 
-def test_bad_file_in_memory(items):
+def test_bad_file_in_memory_is_named(items):
     spoil(items, 4)
     dataset = labelled(items)
     dataset.preload()
@@ -247,7 +247,7 @@ def test_skipping_is_deterministic(items):
     assert same(first, second)
 
 
-def test_nothing_left_to_skip_to(items):
+def test_a_stream_without_usable_files_is_refused(items):
     spoil(items, *range(7))
     with pytest.raises(SdaError, match=r"20 unusable files in a row; last error: .*\.png"):
         exhaust(labelled(items), skip=True)

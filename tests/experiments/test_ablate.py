@@ -1,4 +1,4 @@
-"""Ablations: the runs, the numbers in the table, and that nothing is repeated or overwritten."""
+"""Ablations: rows, the numbers in the table, and runs that are neither repeated nor overwritten."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from sda import recipe
 from sda.errors import SdaError
 from sda.experiments import ablate, pool
 from sda.recipe import parse_values
+from sda.runs.folder import toml_text
 from sda.system.progress import Bars
 
 
@@ -27,7 +28,7 @@ def result(miou, **iou):
 # Rows
 
 
-def test_rows_are_every_combination_then_the_extra_ones():
+def test_rows_are_all_combinations_and_then_the_extra_rows():
     rows = ablate.make_rows(["r"], {"views": [1, 2], "bank_streams": ["source", "both"]}, [{"released": True}])
     assert [row.changes for row in rows] == [
         {"views": 1, "bank_streams": "source"},
@@ -45,7 +46,7 @@ def test_without_axes_the_first_row_is_the_recipe():
     assert [row.recipe for row in rows] == ["a", "a", "b.toml", "b.toml"]
 
 
-def test_a_row_twice_is_refused():
+def test_duplicate_rows_are_refused():
     with pytest.raises(SdaError, match="'views=1' is given twice"):
         ablate.make_rows(["r"], {"views": [1]}, [{"views": 1}])
 
@@ -60,7 +61,7 @@ def test_a_row_twice_is_refused():
         ("weight_entropy=0.0,.5", [0.0, 0.5]),
     ],
 )
-def test_values_of_an_axis(pair, expected):
+def test_values_of_an_axis_are_parsed(pair, expected):
     assert parse_values(pair, "--over") == (pair.partition("=")[0], expected)
 
 
@@ -68,7 +69,7 @@ def test_values_of_an_axis(pair, expected):
 
 
 def test_differences_are_paired_by_seed():
-    """By hand: differences 1, 2, 3 have mean 2 and standard error 1/√3; t(0.975, 2) = 4.302653."""
+    """Differences 1, 2 and 3 have mean 2 and standard error 1/√3; t(0.975, 2) = 4.302653."""
     results = {("a", 0): result(10.0), ("a", 1): result(20.0), ("a", 2): result(30.0)}
     results |= {("b", 0): result(11.0), ("b", 1): result(22.0), ("b", 2): result(33.0)}
     first, second = ablate.summarise(["a", "b"], [0, 1, 2], results)["rows"]
@@ -78,7 +79,7 @@ def test_differences_are_paired_by_seed():
     assert second["interval"] == pytest.approx([2 - half, 2 + half], abs=1e-5)
 
 
-def test_missing_runs_and_absent_classes():
+def test_table_with_missing_runs_and_absent_classes():
     results = {("a", 0): result(10.0, car=10.0, bus=None), ("b", 0): result(11.0, car=None, bus=None), ("b", 1): result(13.0)}
     results["b", 1]["iou"] = {"car": 4.0, "bus": None}
     a, b, c = ablate.summarise(["a", "b", "c"], [0, 1], results)["rows"]
@@ -111,8 +112,6 @@ def no_training(monkeypatch):
                 continue
             made = result(float(job.recipe.views + job.recipe.seed))
             (job.folder / "result.json").write_text(json.dumps(made))
-            from sda.runs.folder import toml_text
-
             (job.folder / "recipe.toml").write_text(toml_text(job.recipe.model_dump()))
             yield job, made
 
@@ -120,7 +119,7 @@ def no_training(monkeypatch):
     return trained
 
 
-def test_resumes_where_it_stopped(world, no_training, monkeypatch, capsys, tmp_path):
+def test_finished_runs_are_not_repeated(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--set", "method=class_bank", "--set", "unlabelled=target"]
     arguments += ["--seeds", "0,1", "--json", "--out", tmp_path / "out", "--over"]
     assert tiny.run_main(monkeypatch, *arguments, "views=1,2") == 0
@@ -134,7 +133,7 @@ def test_resumes_where_it_stopped(world, no_training, monkeypatch, capsys, tmp_p
 
 
 def test_an_interrupted_run_is_resumed(world, monkeypatch, capsys, tmp_path):
-    """One run resumes for its last step. Another stopped before its first checkpoint, and its folder is moved away."""
+    """One run resumes for its last step. Another stopped before its first checkpoint, so its folder is renamed."""
     flags = ["--set", "steps=4", "--device", "cpu"]
     run = ["train", world.recipe, *flags, "--stop-at", 3, "--out", tmp_path / "out/tiny/seed0"]
     assert tiny.run_main(monkeypatch, *run) == 0
@@ -190,19 +189,19 @@ def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, 
         (["--over", "views=1", "--over", "views=2"], "a field is given twice"),
     ],
 )
-def test_seeds_and_axes_that_would_be_lost(world, monkeypatch, capsys, options, says):
+def test_conflicting_seeds_and_axes_are_refused(world, monkeypatch, capsys, options, says):
     assert tiny.run_main(monkeypatch, "ablate", world.recipe, *options) == 2
     assert says in capsys.readouterr().err
 
 
-def test_another_description_is_the_same_run(world, no_training, monkeypatch, capsys, tmp_path):
+def test_fields_without_effect_do_not_repeat_a_run(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     assert tiny.run_main(monkeypatch, *arguments, "--set", "expected=29 mIoU", "--set", "workers=5") == 0
     assert len(no_training) == 1
 
 
-def test_a_truncated_result_is_made_again(world, no_training, monkeypatch, capsys, tmp_path):
+def test_a_run_with_a_truncated_result_is_repeated(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     [file] = (tmp_path / "out").rglob("result.json")
@@ -212,7 +211,7 @@ def test_a_truncated_result_is_made_again(world, no_training, monkeypatch, capsy
 
 
 def test_a_failing_run_does_not_affect_the_next(world, monkeypatch, tmp_path):
-    """Errors such as out of memory or a full disk are reported, and the next run is trained."""
+    """An error, such as out of memory, is reported, and the next run is trained."""
     outcomes = iter([MemoryError("no room\nat all"), result(3.0)])
 
     def run(*_):
@@ -227,12 +226,12 @@ def test_a_failing_run_does_not_affect_the_next(world, monkeypatch, tmp_path):
     assert str(first) == "MemoryError: no room" and second["miou"] == 3.0
 
 
-def test_seeds_that_are_not_numbers(world, monkeypatch, capsys):
+def test_seeds_must_be_numbers(world, monkeypatch, capsys):
     assert tiny.run_main(monkeypatch, "ablate", world.recipe, "--seeds", "0;1") == 2
     assert "--seeds 0;1: expected whole numbers" in capsys.readouterr().err
 
 
-def test_each_seed_its_own_labels(world, no_training, monkeypatch, capsys, tmp_path):
+def test_vary_split_changes_the_labels_with_the_seed(world, no_training, monkeypatch, capsys, tmp_path):
     arguments = ["ablate", world.recipe, "--vary-split", "--seeds", "0,5", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     assert [(job.recipe.seed, job.recipe.split_seed) for job in no_training] == [(0, 0), (5, 5)]

@@ -1,4 +1,4 @@
-"""The demo end to end, on a few pictures and two steps."""
+"""The whole demo with few images and two steps."""
 
 import json
 
@@ -21,8 +21,8 @@ def small(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_demo(small, monkeypatch, capsys):
-    for _ in range(2):  # twice, to check that the runs of the first demo are not overwritten
+def test_demo_trains_and_compares_three_runs(small, monkeypatch, capsys):
+    for _ in range(2):  # the second demo must not overwrite the runs of the first
         assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
     shown = capsys.readouterr().out
     assert "traffic light" in shown and "mIoU" in shown and "whole-96x192-native" in shown

@@ -1,4 +1,4 @@
-"""Exported models compute the same as the network, also without sda and PyTorch."""
+"""Exported models equal the network, even without sda and PyTorch."""
 
 import copy
 import dataclasses
@@ -34,12 +34,13 @@ from sda.models.preprocessing import IMAGENET, PREPROCESSING
 from sda.recipe import Recipe
 from sda.runs import checkpoint, trained
 from sda.runs.trained import Run
+from sda.system import atomic
 from sda.system.progress import Bars
 from sda.training import setup
 
 
 class Small(Backbone):
-    """A backbone of two convolutions, which exports in a second."""
+    """A backbone of two convolutions, which is exported in a second."""
 
     channels, strides = [8, 16], [4, 16]
 
@@ -67,14 +68,14 @@ def use_small(patch):
         patch.setattr(module, "build_network", build_small)
 
 
-ALONE = "import sys; sys.modules.update(dict.fromkeys(('sda', 'torch', 'torchvision')))\n"  # None: importing it fails
+ALONE = "import sys; sys.modules.update(dict.fromkeys(('sda', 'torch', 'torchvision')))\n"  # None makes the import fail
 ODD = [(1, 33, 47), (2, 65, 129), (3, 50, 34), (1, 200, 311)]
 ALL = ("--as", "onnx", "--as", "torchscript", "--as", "torch-export", "--as", "safetensors")
 DOCS = Path(__file__).parents[2] / "docs/export.md"
 
 
 def make_lively(network: nn.Module) -> nn.Module:
-    """Change a random network so that it predicts different classes in different places: fit its norms, and scale its logits."""
+    """Fit the norms and scale the logits of a random network, so that it predicts different classes in different places."""
     network.requires_grad_(False).train()
     for norm in norms_of(network):
         nn.init.normal_(norm.bias, std=0.3)
@@ -89,7 +90,7 @@ def make_lively(network: nn.Module) -> nn.Module:
 
 
 def predict(network, images):
-    """Return labels and confidence of a network, with torchvision's preprocessing computed by its formula."""
+    """Return labels and confidence of a network, computing torchvision's preprocessing by its formula."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = (images.numpy() / 255 - mean[:, None, None]) / std[:, None, None]
     logits, _ = network.head(network.backbone(torch.from_numpy(x).float()))
@@ -108,7 +109,7 @@ def check_same(found, expected):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with photo.jpg and runs/mine, a run with varied predictions, exported in all formats."""
+    """A folder with photo.jpg and runs/mine, a run with varied predictions that is exported in all formats."""
     folder = tmp_path_factory.mktemp("export")
     world, run = tiny.write_world(folder / "world"), folder / "runs/mine"
     with pytest.MonkeyPatch.context() as patch:
@@ -125,21 +126,21 @@ def made(tmp_path_factory):
         assert tiny.run_main(patch, "eval", run, "--network", "teacher") == 0
         assert tiny.run_main(patch, "export", run, *ALL) == 0
     (image,) = export.picture(1, tiny.HEIGHT, tiny.WIDTH, seed=5).numpy()
-    Image.fromarray(image.transpose(1, 2, 0)).save(folder / "photo.jpg", "PNG")  # of the training's size, without loss
+    Image.fromarray(image.transpose(1, 2, 0)).save(folder / "photo.jpg", "PNG")  # at the training size, lossless
     return folder
 
 
 @pytest.fixture
 def folder(made, monkeypatch):
-    """That folder, as the working directory."""
+    """The folder above as the working directory."""
     monkeypatch.chdir(made)
     use_small(monkeypatch)
     return made
 
 
-def test_the_terminal_shows_what_was_found_and_nothing_else(folder, tmp_path, monkeypatch, capfd):
+def test_output_contains_only_progress_and_results(folder, tmp_path, monkeypatch, capfd):
     assert tiny.run_main(monkeypatch, "export", "runs/mine", *ALL[:4], "--out", tmp_path / "out", "--json") == 0
-    shown = capfd.readouterr()  # of whatever writes there, Python or not
+    shown = capfd.readouterr()  # the output of Python and of native code
     assert shown.err.splitlines() == ["model.onnx: exporting", "model.torchscript: exporting"]
     files = json.loads(shown.out)["files"]
     assert [Path(entry["file"]).name for entry in files] == ["model.onnx", "model.torchscript"]
@@ -150,7 +151,7 @@ def test_the_terminal_shows_what_was_found_and_nothing_else(folder, tmp_path, mo
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "model.torchscript"}
 
 
-def test_no_file_names_folders_of_this_machine(folder):
+def test_files_do_not_contain_local_paths(folder):
     for path in Path("runs/mine/export").iterdir():
         contents = [path.read_bytes()]
         if zipfile.is_zipfile(path):
@@ -160,7 +161,7 @@ def test_no_file_names_folders_of_this_machine(folder):
             assert not any(str(place).encode() in content for content in contents), (path.name, place)
 
 
-def test_onnx_without_sda_and_torch(folder, tmp_path):
+def test_onnx_runs_without_sda_and_torch(folder, tmp_path):
     pictures = [export.picture(*size, seed=number) for number, size in enumerate(ODD)]
     np.savez(tmp_path / "in.npz", *[images.numpy() for images in pictures])
     code = f"""
@@ -179,7 +180,7 @@ np.savez({str(tmp_path / "out.npz")!r}, *[part for name in images for part in se
     assert several == 3, "a test with one predicted class proves little"
 
 
-def test_onnx_says_what_it_is(folder):
+def test_onnx_has_metadata(folder):
     import onnx
 
     model = onnx.load("runs/mine/export/model.onnx")
@@ -196,7 +197,7 @@ def test_onnx_says_what_it_is(folder):
 
 
 @pytest.mark.parametrize("name", ["model.torchscript", "model.pt2"])
-def test_torchscript_and_torch_export(folder, name):
+def test_torchscript_and_torch_export_equal_the_network(folder, name):
     extra, file = {"sda.json": ""}, f"runs/mine/export/{name}"
     with warnings.catch_warnings(action="ignore"):
         if name.endswith(".pt2"):
@@ -212,8 +213,8 @@ def test_torchscript_and_torch_export(folder, name):
 
 
 @pytest.mark.parametrize("path", ["runs/mine/export", "runs/mine/export/model.safetensors"])
-def test_what_is_exported_loads_as_a_run(folder, path, tmp_path):
-    shutil.copytree("runs/mine/export", tmp_path / "runs/mine/export")  # away from its run
+def test_exported_weights_load_as_a_run(folder, path, tmp_path):
+    shutil.copytree("runs/mine/export", tmp_path / "runs/mine/export")  # separate from its run
     there, here = package.load(tmp_path / path, device="cpu"), package.load("runs/mine", device="cpu")
     one, other = there.predict("photo.jpg"), here.predict("photo.jpg")
     assert np.array_equal(one.labels, other.labels) and np.array_equal(one.confidence, other.confidence)
@@ -221,15 +222,15 @@ def test_what_is_exported_loads_as_a_run(folder, path, tmp_path):
     assert there.splits == here.splits and len(there.splits["labelled"]) == 3
 
 
-def test_one_format_of_weights(folder):
+def test_exported_weights_have_the_format_of_runs(folder):
     old, new = Path("runs/mine/student.safetensors"), Path("runs/mine/export/model.safetensors")
-    before, after = checkpoint.load_alone(old), checkpoint.load_alone(new)
+    before, after = checkpoint.load_safetensors(old), checkpoint.load_safetensors(new)
     assert after.keys() - before.keys() == {"sda", "checkpoint", "network"} and not before.keys() - after.keys()
     assert before["student"].keys() == after["student"].keys() == safetensors.torch.load_file(new).keys()
     assert package.load(old, device="cpu").step == 3
 
 
-def test_the_card(folder):
+def test_model_card_describes_the_run(folder):
     text = Path("runs/mine/export/README.md").read_text()
     _, front, body = text.split("---\n", 2)
     front = {key: json.loads(value) for key, value in (line.split(": ", 1) for line in front.splitlines())}
@@ -253,7 +254,7 @@ def test_the_card(folder):
         assert words in body, words
 
 
-def test_the_card_names_the_terms_of_known_data(folder):
+def test_model_card_names_the_licences_of_datasets(folder):
     run = package.load("runs/mine", device="cpu")
     recipe = run.recipe.model_copy(update={"source": "gta5", "target": "cityscapes", "weights": "imagenet"})
     known = Run(**{**vars(run), "recipe": recipe, "folder": Path("nowhere")})
@@ -265,7 +266,7 @@ def test_the_card_names_the_terms_of_known_data(folder):
     assert "trained on ImageNet" in text and "was not evaluated" in text and "model-index" not in text
 
 
-def test_the_examples_in_the_docs_run(folder, tmp_path):
+def test_examples_of_the_documentation_run(folder, tmp_path):
     api, plain = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)
     assert len(api.splitlines()) <= 10 and plain == model_card.ONNX_EXAMPLE
     space = {}
@@ -281,10 +282,10 @@ def test_the_examples_in_the_docs_run(folder, tmp_path):
         photo.resize((200, 150)).save(tmp_path / "photo.jpg")
     subprocess.run([sys.executable, "-c", ALONE + plain], cwd=tmp_path, check=True)
     labels = package.load("runs/mine").predict(tmp_path / "photo.jpg").labels
-    assert (np.asarray(Image.open(tmp_path / "labels.png")) == labels).mean() > 0.95  # edges are coarser
+    assert (np.asarray(Image.open(tmp_path / "labels.png")) == labels).mean() > 0.95  # edges may differ
 
 
-def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
+def test_existing_files_are_only_overwritten_on_request(folder, tmp_path, sda):
     out = tmp_path / "out"
     assert sda("export", "runs/mine", "--as", "safetensors", "--out", out)[0] == 0
     (out / "README.md").write_text("mine")
@@ -305,11 +306,11 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
 @pytest.mark.parametrize(
     "fault", ["other preprocessing", "other resizing", "one size", "one image", "not a number", "other classes", "another type"]
 )
-def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sda, monkeypatch, fault):
-    """Each fault has occurred in an exporter, or would be caused by a wrong wrapper."""
+def test_a_faulty_export_is_not_written(folder, tmp_path, sda, monkeypatch, fault):
+    """Each fault has occurred in an exporter or could come from a wrong wrapper."""
 
     def resize(deployed, enlarge):
-        deployed.network = copy.copy(deployed.network)  # the one that it is compared with stays
+        deployed.network = copy.copy(deployed.network)  # the original, which it is compared with, does not change
         deployed.network.grid = types.SimpleNamespace(enlarge=enlarge)
 
     def faulty(deployed):
@@ -324,7 +325,7 @@ def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sd
         if fault == "one image":
             return lambda image: [part[:1] for part in deployed(image)]
         if fault == "not a number":
-            holes = {(33, 47): 1.0, (65, 129): torch.nan, (48, 64): 1.0}  # on one picture, neither first nor last
+            holes = {(33, 47): 1.0, (65, 129): torch.nan, (48, 64): 1.0}  # in the second of three pictures
             return lambda image: (lambda labels, sure: (labels, sure * holes[image.shape[2:]]))(*deployed(image))
         if fault == "other classes":
             return lambda image: (lambda labels, sure: (labels + 9, sure))(*deployed(image))
@@ -339,9 +340,7 @@ def test_a_file_that_computes_something_else_is_not_written(folder, tmp_path, sd
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_nothing(folder, tmp_path, sda, monkeypatch):
-    from sda.system import atomic
-
+def test_a_full_disk_leaves_no_files(folder, tmp_path, sda, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -351,7 +350,7 @@ def test_a_full_disk_leaves_nothing(folder, tmp_path, sda, monkeypatch):
     assert not tiny.files(tmp_path / "out")
 
 
-def test_missing_packages_are_told_first(folder, tmp_path, sda, monkeypatch):
+def test_missing_packages_are_reported_first(folder, tmp_path, sda, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name != "onnx" else True)
     status, shown = sda("export", "runs/mine", "--out", tmp_path / "out")
     assert status == 2 and "--as onnx needs packages that are not installed: pip install onnxruntime onnxscript" in shown.err
@@ -382,13 +381,13 @@ def test_damaged_weights_are_refused(folder, tmp_path, sda, damage):
     if damage == "of another's":
         content = safetensors.torch.save({"weight": torch.zeros(3)})
     if damage == "without a network":
-        content = checkpoint.alone({}, {"step": 1})
+        content = checkpoint.to_safetensors({}, {"step": 1})
     (tmp_path / "model.safetensors").write_bytes(content[: -1000 if damage == "cut short" else None])
     status, shown = sda("export", tmp_path, "--as", "safetensors")
     assert status == 2 and str(tmp_path / "model.safetensors") in shown.err and shown.err.count("\n") == 1
 
 
-def test_padding_stands_in_for_rounding_up():
+def test_padded_pooling_equals_pooling_that_rounds_up():
     """The pooling of Caffe's ResNet equals its replacement for odd and even sizes."""
     network = build_network(caffe_recipe("deeplabv3plus"), 19, "caffe", PREPROCESSING["caffe"])
     rounding = network.backbone.maxpool
@@ -404,7 +403,7 @@ def caffe_recipe(network, backbone="resnet50"):
 
 
 @pytest.mark.slow
-def test_the_real_network_by_the_real_command(tmp_path):
+def test_a_real_network_with_the_installed_command(tmp_path):
     world = tiny.write_world(tmp_path)
     sda = [sys.executable, "-W", "error", "-m", "sda"]
     subprocess.run([*sda, "train", world.recipe, "--out", "run", "--device", "cpu"], cwd=tmp_path, check=True)
@@ -426,7 +425,7 @@ def test_the_real_network_by_the_real_command(tmp_path):
         ("deeplabv3plus", "mobilenet_v3_large", "torchvision"),
     ],
 )
-def test_every_family(tmp_path, network, backbone, form):
+def test_every_network_and_backbone_can_be_exported(tmp_path, network, backbone, form):
     recipe, table = caffe_recipe(network, backbone), class_table("cityscapes19")
     lively = make_lively(build_network(recipe, 19, form, PREPROCESSING[form]))
     run = Run(Path("run"), "last", "student", recipe, table, "cityscapes19", lively, form, 1, {})

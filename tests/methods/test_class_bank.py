@@ -1,4 +1,4 @@
-"""The class-wise memory bank method: one step against a slow re-implementation of its equations, and what reaches what."""
+"""The class-wise memory bank method: steps against a slow re-implementation, gradient flow, and state."""
 
 import copy
 import math
@@ -9,11 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from sda.data.batch import Batch, Labelled
-from sda.methods import mean_teacher
 from sda.methods.base import Task
 from sda.methods.class_bank import ClassBankMethod
 from sda.methods.mean_teacher import MeanTeacher
-from sda.methods.parts import views
 from sda.methods.parts.augment import Augment, Strength
 from sda.methods.settings import ClassBankSettings, MeanTeacherSettings
 
@@ -26,13 +24,13 @@ LATE = EARLY | {"contrast_l", "contrast_u"}
 
 
 def unaugmented(method):
-    """The method without augmentation."""
+    """Return the method without augmentation."""
     method.weak = method.strong = Augment(NOTHING)
     return method
 
 
 def settings(**changes):
-    """The paper's, but for the sizes and the start steps."""
+    """The settings of the paper, except for the sizes and the start steps."""
     return ClassBankSettings(
         **{
             "balance_classes": True, "classmix_labelled": 0.0, "classmix_unlabelled": 0.0, "views": 2,
@@ -63,7 +61,7 @@ def make_plain(make):
 
 @pytest.fixture
 def scene(paint):
-    """Labelled images in the colours of their classes, a little noisy, and (labels only) some pixels ignored or wrong."""
+    """Labelled images in the colours of their classes with a little noise; some labels are ignored or wrong."""
 
     def scene(seed, count=2, classes=(0, 1, 2, 3), cell=4, ignored=0.1, wrong=0.1):
         draw = torch.Generator().manual_seed(seed)
@@ -80,7 +78,7 @@ def scene(paint):
 
 @pytest.fixture
 def batches(scene):
-    """One batch of each setting."""
+    """One batch for each setting."""
     source, target, unlabelled = scene(1), scene(2, 1), scene(3).images
     return {
         "ssl": Batch(None, target, unlabelled),
@@ -102,7 +100,7 @@ def record_outputs(network):
 
 
 def train(method, batch, steps, rate=0.01):
-    """A few steps of plain SGD, seeded by the step."""
+    """Take a few steps of plain SGD, seeded by the step."""
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], rate)
     for step in range(steps):
         torch.manual_seed(step)
@@ -116,7 +114,7 @@ def train(method, batch, steps, rate=0.01):
 
 
 def slow_mlp(mlp, group, x, batch_statistics):
-    """Linear-BN-LeakyReLU-Linear of one group on rows (N, D)."""
+    """Apply Linear-BN-LeakyReLU-Linear of one group to rows (N, D)."""
     h = x @ mlp.weight1[group] + mlp.bias1[group]
     mean, var = mlp.norm.running_mean[group], mlp.norm.running_var[group]
     if batch_statistics:
@@ -144,12 +142,12 @@ def slow_alpha(shares):
 
 
 def slow_shrink(labels, stride):
-    """The label under the centre of each cell."""
+    """Return the label at the centre of each cell."""
     return labels[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
 def slow_contrast(method, features, labels, queues):
-    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)); attention sees p without its history."""
+    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)); attention sees p detached."""
     rows, y = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]), labels.reshape(-1)
     rows, y = rows[y != IGNORE], y[y != IGNORE]
     p = slow_mlp(method.q, 0, slow_mlp(method.g, 0, rows, True), True)
@@ -175,7 +173,7 @@ def large(logits):
 
 
 def slow_step(method, batch, step, queues, mean_shares, stride):
-    """The losses of one step; `queues` (per class, newest first, of (z, domain)) and `mean_shares` are brought up to date."""
+    """Return the losses of one step. Update `queues` (of (z, domain) per class, newest first) and `mean_shares`."""
     s = method.settings
     parts = [(part, domain) for part, domain in ((batch.source, 0), (batch.labelled, 1)) if part is not None]
     x_l = torch.cat([part.images for part, _ in parts]) / 255
@@ -212,7 +210,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     (logits_l, f_l), (logits_a, f_a) = method.student(x_l), method.student(x_a)
     logits_l, logits_a = large(logits_l), large(logits_a)
     counts = torch.stack([(y_l == c).sum() + (y_a == c).sum() for c in range(CLASSES)])
-    mean_shares += (counts / counts.sum() - mean_shares) / (step + 1)  # far from forgetting
+    mean_shares += (counts / counts.sum() - mean_shares) / (step + 1)  # far from the window of the moving average
     alpha = slow_alpha(mean_shares)
     p = logits_a.softmax(1)
     t = min(step / s.ramp_steps, 1)
@@ -242,8 +240,8 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "paper",
 )
-def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches):
-    """Every loss of every step, the gradient of their sum in every parameter, and the bank's contents, in order."""
+def test_steps_follow_the_equations(streams, switches, make_plain, batches):
+    """Compare every loss of every step, the gradient of their sum in every parameter, and the ordered content of the bank."""
     stride, batch = 2, batches[streams]
     method = make_plain(stride, sharpness=5.0, **switches)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.01)
@@ -271,7 +269,7 @@ def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches
         for name, parameter in mine.items():
             assert (parameter.grad is None) == (theirs[name].grad is None), name
             if parameter.grad is not None:
-                # by the norm: in float32 a hidden unit may fall on the other side of its ReLU
+                # relative to the norm: in float32 a hidden unit may be on the other side of its ReLU
                 apart = (parameter.grad - theirs[name].grad).norm()
                 assert apart < 0.02 * theirs[name].grad.norm() + 5e-7, f"gradient of {name} at step {step}"
         optimizer.step()
@@ -283,8 +281,8 @@ def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches
 
 
 @pytest.mark.parametrize("streams", ["ssl", "uda", "ssda"])
-def test_timeline(streams, make, batches):
-    """With all the augmentation: the bank fills from its start, contrast begins at its own."""
+def test_each_loss_begins_at_its_start_step(streams, make, batches):
+    """With augmentation, the bank fills from `bank_start`, and contrast begins at `unlabelled_start`."""
     method = make(classmix_labelled=0.25, classmix_unlabelled=0.75)
     filled = []
     for step in range(CONTRAST + 2):
@@ -298,27 +296,27 @@ def test_timeline(streams, make, batches):
     assert filled[BANK:] == sorted(filled[BANK:])
 
 
-def test_without_contrast_there_is_no_bank(make, batches):
+def test_without_contrast_the_bank_stays_empty(make, batches):
     method = make(weight_contrast=0.0)
     assert set(method.step(batches["ssda"], CONTRAST)) == EARLY
     assert not method.bank.valid.any()
 
 
 def test_weights_of_the_losses(make_plain, batches):
-    """L = L_sup + w_p ramp L_pseudo + w_e L_ent + λ_c L_contr: each weight scales its own loss and no other."""
+    """L = L_sup + w_p ramp L_pseudo + w_e L_ent + λ_c L_contr: each weight scales only its own loss."""
     base = {"weight_pseudo": 1.0, "weight_entropy": 1.0, "weight_contrast": 1.0, "ramp_steps": 10, "bank_start": 0}
     scaled = {**base, "weight_pseudo": 2.0, "weight_entropy": 3.0, "weight_contrast": 5.0}
     ones, others = (make_plain(**weights).step(batches["ssda"], CONTRAST) for weights in (base, scaled))
     ratio = {"sup": 1, "pseudo": 2, "entropy": 3, "contrast_l": 5, "contrast_u": 5}
     assert {name: (others[name] / ones[name]).item() for name in others} == pytest.approx(ratio)
-    # ramp: exp(-5·(1 - 4/10)²) of what it is when done
+    # ramp: exp(-5·(1 - 4/10)²) of its final value
     done = make_plain(**{**base, "ramp_steps": 4}).step(batches["ssda"], CONTRAST)
     assert (ones["pseudo"] / done["pseudo"]).item() == pytest.approx(math.exp(-5 * 0.36))
 
 
 @pytest.mark.parametrize("views_of_each", [1, 2, 3])
-def test_unlabelled_classmix_waits_for_its_start(views_of_each, make_plain, batches):
-    """Before, the student sees `views` exact copies of the unlabelled images; from then on mixed ones."""
+def test_unlabelled_classmix_starts_at_unlabelled_start(views_of_each, make_plain, batches):
+    """Before that step, the student sees `views` exact copies of the unlabelled images; from then on, mixed ones."""
     method, batch = make_plain(classmix_unlabelled=1.0, views=views_of_each), batches["ssda"]
     copies = torch.cat([batch.unlabelled / 255] * views_of_each)
     seen = record_inputs(method.student)
@@ -331,7 +329,7 @@ def test_unlabelled_classmix_waits_for_its_start(views_of_each, make_plain, batc
 
 
 def test_unlabelled_classmix_mixes_different_images(make_plain, batches):
-    """Two images, two views of each, probability 1: every view shows something of the other image, whatever the draw."""
+    """With two images, two views of each and probability 1, every view contains a part of the other image."""
     method, batch = make_plain(classmix_unlabelled=1.0), batches["ssda"]
     copies = torch.cat([batch.unlabelled / 255] * 2)
     seen = record_inputs(method.student)
@@ -340,7 +338,7 @@ def test_unlabelled_classmix_mixes_different_images(make_plain, batches):
     assert all(((images - copies).abs() > 1e-2).flatten(1).any(1).all() for images in seen[1::2])
 
 
-def test_views_of_an_image_are_augmented_apart(make, batches):
+def test_views_of_an_image_are_augmented_independently(make, batches):
     method, batch = make(views=3), batches["ssda"]
     seen = record_inputs(method.student)
     method.step(batch, 0)
@@ -349,7 +347,7 @@ def test_views_of_an_image_are_augmented_apart(make, batches):
         assert ((a - b).abs() > 1e-2).flatten(1).any(1).all()
 
 
-def test_labelled_classmix_is_there_from_the_first_step(make_plain, batches):
+def test_labelled_classmix_is_active_from_the_first_step(make_plain, batches):
     method, batch = make_plain(classmix_labelled=1.0), batches["ssda"]
     seen = record_inputs(method.student)
     method.step(batch, 0)
@@ -359,7 +357,7 @@ def test_labelled_classmix_is_there_from_the_first_step(make_plain, batches):
 
 
 def test_networks_see_images_from_0_to_1(make, batches):
-    """Which they normalise themselves."""
+    """Networks normalise their input themselves."""
     method, batch = unaugmented(make()), batches["ssda"]
     student, teacher = record_inputs(method.student), record_inputs(method.teacher.model)
     method.step(batch, BANK)
@@ -368,7 +366,7 @@ def test_networks_see_images_from_0_to_1(make, batches):
         torch.testing.assert_close(images, expected / 255, atol=1e-4, rtol=1e-4)
 
 
-def test_images_of_the_batch_are_left_alone(make, batches):
+def test_batch_is_not_modified(make, batches):
     batch = batches["ssda"]
     before = [x.clone() for x in (batch.source.images, batch.source.labels, batch.unlabelled)]
     make(classmix_labelled=1.0, classmix_unlabelled=1.0).step(batch, CONTRAST)
@@ -377,11 +375,11 @@ def test_images_of_the_batch_are_left_alone(make, batches):
     )
 
 
-# --- the source reaches loss and bank ---
+# --- source pixels in the loss and the bank ---
 
 
 def test_source_pixels_reach_the_loss(make_plain, batches):
-    """Another label, or another colour, of one source pixel changes the supervised loss."""
+    """Changing the label or the colour of one source pixel changes the supervised loss."""
     batch = batches["ssda"]
     labels, images = batch.source.labels.clone(), batch.source.images.clone()
     labels[1, 5, 5] = (labels[1, 5, 5] + 1) % CLASSES
@@ -393,7 +391,7 @@ def test_source_pixels_reach_the_loss(make_plain, batches):
 
 
 @pytest.mark.parametrize(("bank_streams", "domains"), [("source", {0}), ("target", {1}), ("both", {0, 1})])
-def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make_plain, batches):
+def test_bank_streams_limits_the_domains_in_the_bank(bank_streams, domains, make_plain, batches):
     method = make_plain(bank_streams=bank_streams, bank_size=60)
     method.step(batches["ssda"], BANK)
     filled = method.bank.valid
@@ -404,8 +402,8 @@ def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make_plain
 
 
 @pytest.mark.parametrize(("bank_streams", "allowed"), [("source", {0, 1}), ("target", {2, 3})])
-def test_bank_streams_under_classmix(bank_streams, allowed, make_plain, scene):
-    """The source has classes 0 and 1, the target 2 and 3: with one stream, the other's classes must stay out."""
+def test_bank_streams_applies_to_pixels_pasted_by_classmix(bank_streams, allowed, make_plain, scene):
+    """The source has classes 0 and 1, the target 2 and 3. With one stream, the bank must not contain the classes of the other."""
     batch = Batch(scene(1, classes=(0, 1)), scene(2, classes=(2, 3)), scene(3).images)
     method = make_plain(bank_streams=bank_streams, classmix_labelled=1.0)
     for step in range(BANK, CONTRAST):
@@ -416,8 +414,8 @@ def test_bank_streams_under_classmix(bank_streams, allowed, make_plain, scene):
 
 
 @pytest.mark.parametrize("streams", ["ssl", "ssda"])
-def test_source_is_admitted_where_the_teacher_is_right(streams, make_plain, batches, scene):
-    """Wrong labels keep everything out, and so does doubt."""
+def test_bank_admits_pixels_where_the_teacher_is_right_and_certain(streams, make_plain, batches, scene):
+    """With wrong labels, or if the teacher is uncertain, the bank stays empty."""
     good = batches[streams]
     wrong = scene(2, wrong=0.0)
     wrong.labels[wrong.labels != IGNORE] += 1
@@ -435,8 +433,8 @@ def test_source_is_admitted_where_the_teacher_is_right(streams, make_plain, batc
 @pytest.mark.parametrize(
     ("bank_size", "labelled_images", "each"), [(24, 6, 4), (25, 6, 4), (27, 6, 4), (24, 1000, 1), (24, 48, 1)]
 )
-def test_admissions_per_step(bank_size, labelled_images, each, make_plain, scene):
-    """B·max(1, round(ψ/|X_l|)) per class and step, when there are enough pixels; here B = 2."""
+def test_number_of_admissions_per_step(bank_size, labelled_images, each, make_plain, scene):
+    """B·max(1, round(ψ/|X_l|)) pixels per class and step, if there are enough; here B = 2."""
     batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
     method = make_plain(bank_size=bank_size, labelled_images=labelled_images)
     for step in (BANK, BANK + 1):
@@ -444,12 +442,12 @@ def test_admissions_per_step(bank_size, labelled_images, each, make_plain, scene
         assert method.bank.valid.sum(dim=1).tolist() == [0, 2 * each * (step - BANK + 1), 0, 0]
 
 
-# --- what enters the bank ---
+# --- selection of pixels for the bank ---
 
 
 @pytest.fixture
 def entrants(make_plain, scene):
-    """The scores by S_c of all candidates of class 1, and of those that entered: 8 of more than 50."""
+    """The scores S_c of all candidates of class 1 (more than 50) and of the 8 that the bank admits."""
 
     def entrants(**changes):
         batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
@@ -465,25 +463,25 @@ def entrants(make_plain, scene):
     return entrants
 
 
-def test_the_highest_scored_enter(entrants):
+def test_the_bank_admits_the_highest_scores(entrants):
     everyone, entered = entrants()
     assert len(everyone) > 50
     torch.testing.assert_close(entered, everyone[-8:])
 
 
-def test_released_the_lowest_scored_enter(entrants):
+def test_released_the_bank_admits_the_lowest_scores(entrants):
     everyone, entered = entrants(released=True)
     torch.testing.assert_close(entered, everyone[:8])
 
 
-def test_random_selection_takes_as_many_from_all_over(entrants):
+def test_random_selection_ignores_the_scores(entrants):
     everyone, entered = entrants(bank_selection="random")
     assert len(entered) == 8
     places = torch.searchsorted(everyone, entered - 1e-6)
     assert places.min() < len(everyone) / 2 < places.max()
 
 
-def test_recent_selection_fills_the_queue_at_once(entrants):
+def test_recent_selection_fills_the_queue_in_one_step(entrants):
     _, entered = entrants(bank_selection="recent")
     assert len(entered) == 24
 
@@ -491,7 +489,7 @@ def test_recent_selection_fills_the_queue_at_once(entrants):
 # --- switches ---
 
 
-def test_attention_of_the_bank_learns_from_the_contrast_unless_it_is_off(make, batches):
+def test_contrast_trains_the_attention_of_the_bank_if_it_is_on(make, batches):
     for changes, learns in [({}, True), ({"attention_bank": False}, False), ({"released": True}, False)]:
         method = make(bank_start=0, **changes)
         losses = method.step(batches["ssda"], CONTRAST)
@@ -500,14 +498,14 @@ def test_attention_of_the_bank_learns_from_the_contrast_unless_it_is_off(make, b
         assert all((grad is not None and grad.any().item()) == learns for grad in grads[:2]), changes
 
 
-def test_contrast_on(make, batches):
+def test_contrast_on_selects_the_streams(make, batches):
     for on, names in [("labelled", {"contrast_l"}), ("unlabelled", {"contrast_u"}), ("both", {"contrast_l", "contrast_u"})]:
         assert set(make(contrast_on=on).step(batches["ssda"], CONTRAST)) == EARLY | names
 
 
 @pytest.mark.parametrize("streams", ["ssl", "uda", "ssda"])
-def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fake_network):
-    """The same losses and the same network after some steps, with all the augmentation."""
+def test_without_contrast_it_equals_mean_teacher(streams, make, batches, fake_network):
+    """With augmentation, losses and network are the same after some steps."""
     shared = {"classmix_labelled": 0.25, "classmix_unlabelled": 0.75}
     whole = make(weight_contrast=0.0, **shared)
     torch.manual_seed(0)
@@ -523,8 +521,8 @@ def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fak
     assert losses == whole.step(batches[streams], CONTRAST) and set(losses) == EARLY
 
 
-def test_few_pixels_of_each_class_suffice(make, batches):
-    """`contrast_pixels` bounds what is chosen per class for the contrast."""
+def test_contrast_pixels_limits_the_pixels_per_class(make, batches):
+    """`contrast_pixels` is the maximum number of pixels per class in the contrast."""
     method = make(contrast_pixels=3, bank_size=5)
     seen = []
     method.S.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
@@ -538,8 +536,8 @@ def test_few_pixels_of_each_class_suffice(make, batches):
 # --- gradients ---
 
 
-def test_attention_trains_and_the_teacher_does_not(make, batches):
-    """Both sets of attention MLPs, for every class that has pixels; heads and student too."""
+def test_gradients_reach_attention_but_not_the_teacher(make, batches):
+    """Both sets of attention MLPs get gradients for every class that has pixels; heads and student do too."""
     method = make(bank_start=0)
     assert method.S is not method.S_bank
     sum(method.step(batches["ssda"], CONTRAST).values()).backward()
@@ -552,8 +550,8 @@ def test_attention_trains_and_the_teacher_does_not(make, batches):
     assert not any(buffer.requires_grad for buffer in method.buffers())
 
 
-def test_attention_input_takes_no_gradient_to_the_features(make_plain, batches):
-    """Attention replaced by one that reads a feature strongly: its own gradient must not arrive, its values must."""
+def test_attention_passes_no_gradient_to_the_features(make_plain, batches):
+    """Attention is replaced by a steep function of one feature. Its values change the loss; its gradient stops there."""
 
     class Reader(nn.Module):
         slope = 0.0
@@ -572,8 +570,8 @@ def test_attention_input_takes_no_gradient_to_the_features(make_plain, batches):
     assert method.step(batches["ssda"], CONTRAST)["contrast_l"].item() != plain
 
 
-def test_ignored_pixels_take_no_gradient(make_plain, batches):
-    """At full resolution, pixel by pixel: ignored labels are out of the supervised loss and of the contrast."""
+def test_ignored_pixels_get_no_gradient(make_plain, batches):
+    """At full resolution, ignored pixels take no part in the supervised loss and the contrast."""
     method, batch = make_plain(stride=1, bank_start=0), batches["ssda"]
     outputs = record_outputs(method.student)
     losses = method.step(batch, CONTRAST)
@@ -593,28 +591,28 @@ def test_ignored_pixels_take_no_gradient(make_plain, batches):
         assert (grad != 0).any()
 
 
-def test_padding_of_strong_views_takes_no_gradient(make, batches, monkeypatch):
-    """Half-size views: three quarters are padding, out of pseudo-label loss, entropy and contrast."""
+def test_padding_of_strong_views_gets_no_gradient(make, batches):
+    """In half-size views, three quarters are padding, which takes no part in pseudo-label loss, entropy and contrast."""
     results = []
 
-    def recording(*arguments):
-        results.append(views.strong_views(*arguments))
-        return results[-1]
+    class Recording(Augment):
+        def __call__(self, *arguments):
+            results.append(super().__call__(*arguments))
+            return results[-1]
 
-    monkeypatch.setattr(mean_teacher, "strong_views", recording)
     method = make(stride=1, bank_start=0)
-    method.strong = Augment(Strength(0, 0, 0, 0, 0, 0, 0, 1, scale_range=(0.5, 0.5)))
+    method.strong = Recording(Strength(0, 0, 0, 0, 0, 0, 0, 1, scale_range=(0.5, 0.5)))
     outputs = record_outputs(method.student)
     losses = method.step(batches["ssda"], CONTRAST)
-    padding = results[0][1] == IGNORE
+    padding, weights = torch.cat([labels for _, labels, _ in results]) == IGNORE, torch.cat([result[2] for result in results])
     assert 0.6 < padding.float().mean() < 0.85
-    assert (results[0][2][padding] == 0).all()
+    assert (weights[padding] == 0).all()
     for name, output in (("pseudo", 0), ("entropy", 0), ("contrast_u", 1)):
         (grad,) = torch.autograd.grad(losses[name], outputs[1][output], retain_graph=True)
         grad = grad.abs().sum(1)
         assert (grad[padding] == 0).all(), name
         assert (grad[~padding] > 0).float().mean() > 0.9, name
-    # the entropy is a mean over what is not padding
+    # the entropy is a mean over the pixels that are not padding
     log_p = outputs[1][0].log_softmax(1)
     each = -(log_p.exp() * log_p).sum(1) / math.log(CLASSES)
     torch.testing.assert_close(losses["entropy"], 0.01 * each[~padding].mean())
@@ -651,7 +649,7 @@ def test_losses_and_gradients_are_finite(case, make, batches, scene):
 
 
 def test_teacher_follows_network_and_projection(make, batches):
-    """After the first step the teacher is the student; after the second the mean of the two, statistics included."""
+    """After the first step the teacher equals the student; after the second it is the mean of both, including statistics."""
     method = make(bank_start=0, unlabelled_start=0)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
     states = []
@@ -680,8 +678,8 @@ def test_teacher_stays_in_eval_mode_and_is_not_trained(make, batches):
 
 @pytest.mark.parametrize("switch", ["strong_statistics", "released"])
 @pytest.mark.parametrize("streams", ["uda", "ssda"])
-def test_strong_views_enter_the_running_statistics(streams, switch, make_plain, batches):
-    """First the labelled images' statistics are noted, then theirs."""
+def test_strong_views_update_the_running_statistics(streams, switch, make_plain, batches):
+    """The labelled images update the statistics first, then the strong views."""
     method, batch = make_plain(**{switch: True}), batches[streams]
     noted, labelled = torch.zeros(6), [part.images for part in (batch.source, batch.labelled) if part is not None]
     for images in (torch.cat(labelled), torch.cat([batch.unlabelled] * 2)):
@@ -691,15 +689,15 @@ def test_strong_views_enter_the_running_statistics(streams, switch, make_plain, 
     torch.testing.assert_close(method.student.norm.running_mean, noted, rtol=1e-4, atol=1e-5)
 
 
-def test_ranking_leaves_the_attention_s_statistics_alone(make_plain, batches):
+def test_ranking_does_not_change_the_statistics_of_the_attention(make_plain, batches):
     method = make_plain()
     before = method.S.norm.running_mean.clone()
     method.step(batches["ssda"], BANK)
     assert method.bank.valid.any() and torch.equal(method.S.norm.running_mean, before)
 
 
-def test_running_statistics_are_those_of_the_labelled_images(make_plain, batches):
-    """Without `strong_statistics`: strong views are normalised by their own statistics, which leave no trace."""
+def test_running_statistics_come_from_labelled_images_only(make_plain, batches):
+    """Without `strong_statistics`, strong views are normalised with their batch statistics, which are not recorded."""
     method, batch = make_plain(), batches["ssda"]
     x_l = torch.cat([batch.source.images, batch.labelled.images]) / 255
     hidden = method.student.embed(F.avg_pool2d(x_l, 2)).transpose(0, 1).flatten(1)
@@ -708,8 +706,8 @@ def test_running_statistics_are_those_of_the_labelled_images(make_plain, batches
     torch.testing.assert_close(method.student.norm.running_var, 0.9 + 0.1 * hidden.var(1), rtol=1e-4, atol=1e-5)
 
 
-def test_pseudo_labels_are_the_teacher_s(make_plain, batches):
-    """A teacher that is sure of class 2 everywhere: the pseudo-label loss is the student's -log p_2."""
+def test_pseudo_labels_come_from_the_teacher(make_plain, batches):
+    """If the teacher is certain of class 2 everywhere, the pseudo-label loss is the student's -log p_2."""
     method, batch = make_plain(stride=1, balance_classes=False, ramp_steps=0), batches["ssl"]
     with torch.no_grad():
         method.teacher.model.classify.bias[2] += 1000
@@ -719,7 +717,7 @@ def test_pseudo_labels_are_the_teacher_s(make_plain, batches):
     torch.testing.assert_close(losses["pseudo"], -log_p[:, 2].mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_same_seed_same_losses(make, batches):
+def test_losses_are_deterministic(make, batches):
     def run(seed):
         method = make(classmix_labelled=0.5, classmix_unlabelled=0.75, contrast_pixels=8)
         train(method, batches["ssda"], CONTRAST)
@@ -731,8 +729,8 @@ def test_same_seed_same_losses(make, batches):
     assert all(first[name] != other[name] for name in first)
 
 
-def test_state_is_complete(make, batches):
-    """Teacher, bank, balance, heads: a fresh method that loads the state goes on just the same."""
+def test_loading_the_state_dict_restores_the_method(make, batches):
+    """A new method that loads the state continues identically, with teacher, bank, balance and heads."""
     method = make(classmix_labelled=0.5, classmix_unlabelled=0.75, contrast_pixels=8)
     train(method, batches["ssda"], CONTRAST + 1)
     state = method.state_dict()
@@ -750,8 +748,8 @@ def test_state_is_complete(make, batches):
     assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in method.state_dict().items())
 
 
-def test_parameters_for_the_optimizer(make):
-    """The optimizer is given what needs a gradient: student, heads and attention, and nothing of the teacher."""
+def test_only_student_heads_and_attention_are_trainable(make):
+    """The parameters of the teacher need no gradient, so the optimizer does not get them."""
     method = make()
     trained = {name.split(".")[0] for name, parameter in method.named_parameters() if parameter.requires_grad}
     assert trained == {"student", "g", "q", "S", "S_bank"}

@@ -1,4 +1,4 @@
-"""DACS: one step against its equations, and what is pasted where."""
+"""DACS: one step against its equations, and the pasted pixels."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def batch(paint):
 
 
 def mixed_input(method, batch):
-    """The second batch of images that the student sees in a step, and its losses."""
+    """Return the second batch of images that the student sees in a step, and the losses of the step."""
     seen = []
     handle = method.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
     losses = method.step(batch, 0)
@@ -52,8 +52,8 @@ def mixed_input(method, batch):
 
 
 @pytest.mark.parametrize("threshold", [0.968, 0.9])
-def test_step_is_that_of_the_equations(make, batch, threshold):
-    """L_mix: the source pixels keep their labels and weigh 1, the others weigh what their image is sure of."""
+def test_step_follows_the_equations(make, batch, threshold):
+    """In L_mix, source pixels keep their labels with weight 1; the others have the share of confident pixels of their image."""
     method = make(confidence_threshold=threshold)
     x_m, losses = mixed_input(method, batch)
     x_u = batch.unlabelled / 255
@@ -65,7 +65,7 @@ def test_step_is_that_of_the_equations(make, batch, threshold):
     assert sure.min() > 0 and sure.max() < 1
     total, count = torch.zeros(()), 0
     student = make().student
-    student(torch.cat([batch.source.images / 255]))  # the first forward moves nothing that training normalises with
+    student(torch.cat([batch.source.images / 255]))  # the first forward pass changes no statistics that normalise in training
     log_p = student(x_m)[0].log_softmax(1)
     for b in range(3):
         sources = [(batch.source.images[n] / 255 - x_m[b])[:, pasted[b]].abs().max() < 1e-3 for n in range(2)]
@@ -81,8 +81,8 @@ def test_step_is_that_of_the_equations(make, batch, threshold):
     torch.testing.assert_close(losses["sup"], expected)
 
 
-def test_half_of_the_source_classes_is_pasted(make, batch):
-    """Of two classes one: all of its pixels and no others."""
+def test_half_of_the_source_classes_are_pasted(make, batch):
+    """One of two classes is pasted: all of its pixels and no others."""
     for seed in range(5):
         method = make()
         torch.manual_seed(seed)
@@ -95,13 +95,13 @@ def test_half_of_the_source_classes_is_pasted(make, batch):
             assert any(fits)
 
 
-def test_target_labels_join_the_supervised_loss(make, batch, paint):
+def test_target_labels_enter_the_supervised_loss(make, batch, paint):
     labels = torch.full((1, SIDE, SIDE), 3)
     with_labels = Batch(batch.source, Labelled(paint(labels), labels.byte()), batch.unlabelled)
     assert make().step(batch, 0)["sup"] != make().step(with_labels, 0)["sup"]
 
 
-def test_teacher_follows(make, batch):
+def test_teacher_follows_the_student(make, batch):
     method = make()
     with torch.no_grad():
         method.student.classify.bias.add_(1)
@@ -114,7 +114,7 @@ def test_teacher_follows(make, batch):
 )
 @pytest.mark.parametrize("round_up", [False, True])
 def test_half_of_classes(present, down, up, round_up):
-    """floor(n/2) or ceil(n/2) of n, whole classes, never an ignored pixel, and in time every class."""
+    """Whole classes, floor(n/2) or ceil(n/2) of n, and no ignored pixel; over many draws, every class occurs."""
     taken = up if round_up else down
     labels = torch.tensor([*present, IGNORE]).repeat(1, 3, 4)
     ever = set()

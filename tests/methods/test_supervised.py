@@ -1,4 +1,4 @@
-"""Supervised training: the one loss against a loop over pixels, whichever streams there are."""
+"""Supervised training: the loss against a loop over pixels, for all combinations of streams."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CLASSES, SIDE = 4, 16
 
 
 def labelled(seed, count=2, classes=CLASSES):
-    """Random images and labels, some ignored."""
+    """Return random images and labels; some labels are ignored."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count, SIDE, SIDE), generator=draw, dtype=torch.uint8)
     labels[torch.rand(labels.shape, generator=draw) < 0.1] = 255
@@ -59,7 +59,7 @@ def slow_sup(method, images, labels):
 
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("streams", STREAMS)
-def test_sup_is_the_loop_over_pixels(streams, balance, fake_network):
+def test_loss_equals_a_loop_over_pixels(streams, balance, fake_network):
     method, batch = make(fake_network, balance_classes=balance), STREAMS[streams]
     parts = [part for part in (batch.source, batch.labelled) if part]
     images, labels = torch.cat([part.images for part in parts]) / 255, torch.cat([part.labels for part in parts])
@@ -69,7 +69,7 @@ def test_sup_is_the_loop_over_pixels(streams, balance, fake_network):
 
 
 def test_source_pixels_reach_the_loss(fake_network):
-    """Another label, or another colour, of one source pixel changes the loss and its gradient."""
+    """Changing the label or the colour of one source pixel changes the loss and its gradient."""
     batch = STREAMS["joint"]
     method = make(fake_network)
     before = method.step(batch, 0)["sup"]
@@ -89,7 +89,7 @@ def test_ignored_pixels_do_not_reach_the_loss(fake_network):
     assert torch.equal((grad == 0).all(dim=1), ignored)
 
 
-def test_everything_ignored(fake_network):
+def test_loss_without_valid_pixels_is_zero(fake_network):
     part = labelled(1)
     method = make(fake_network, augmented=True, balance_classes=True)
     loss = method.step(Batch(None, Labelled(part.images, torch.full_like(part.labels, 255)), None), 0)["sup"]
@@ -98,7 +98,7 @@ def test_everything_ignored(fake_network):
     assert all((p.grad == 0).all() for p in method.student.parameters() if p.grad is not None)
 
 
-def test_absent_class(fake_network):
+def test_loss_is_finite_if_a_class_is_absent(fake_network):
     method = make(fake_network, augmented=True, balance_classes=True)
     loss = method.step(Batch(labelled(3, classes=2), None, None), 0)["sup"]
     loss.backward()
@@ -107,7 +107,7 @@ def test_absent_class(fake_network):
 
 
 def test_network_sees_images_from_0_to_1(fake_network):
-    """Which it normalises itself."""
+    """The network normalises its input itself."""
     method, seen, part = make(fake_network), [], labelled(1)
     method.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     method.step(Batch(part, None, None), 0)
@@ -115,7 +115,7 @@ def test_network_sees_images_from_0_to_1(fake_network):
 
 
 @pytest.mark.parametrize("mix", [0.0, 1.0])
-def test_classmix_of_labelled_images(mix, fake_network):
+def test_classmix_mixes_labelled_images(mix, fake_network):
     method, seen, part = make(fake_network, classmix_labelled=mix), [], labelled(1)
     method.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     method.step(Batch(part, None, None), 0)
@@ -123,7 +123,7 @@ def test_classmix_of_labelled_images(mix, fake_network):
     assert ((changed > 0.2) & (changed < 0.8)).all() if mix else (changed == 0).all()
 
 
-def test_seed_decides(fake_network):
+def test_loss_depends_on_the_seed_only(fake_network):
     losses = []
     for seed in (1, 1, 2):
         method = make(fake_network, augmented=True, classmix_labelled=0.5)
@@ -132,7 +132,7 @@ def test_seed_decides(fake_network):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_state_holds_student_and_balance(fake_network):
+def test_state_dict_contains_student_and_balance(fake_network):
     method = make(fake_network, augmented=True, balance_classes=True)
     method.step(STREAMS["joint"], 0)
     method.follow(0)
@@ -142,7 +142,7 @@ def test_state_holds_student_and_balance(fake_network):
     assert method.diagnostics() == {}
 
 
-def test_every_method_has_its_settings():
+def test_every_method_has_settings():
     assert METHODS.keys() == SETTINGS.keys()
     for name, kind in SETTINGS.items():
         assert issubclass(AllSettings, kind), name

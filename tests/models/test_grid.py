@@ -1,4 +1,4 @@
-"""Where the cells of an output are: by hand, against PyTorch, and by the receptive fields of real networks."""
+"""Positions of output cells: by hand, against PyTorch, and by the receptive fields of real networks."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from sda.models.grid import Grid
 
 
 @pytest.mark.parametrize(("cells", "side"), [(1, 1), (1, 7), (4, 8), (3, 8), (13, 97), (24, 96), (97, 97), (64, 512)])
-def test_cells_that_share_the_image_are_those_of_pytorch(cells, side):
+def test_shrunk_labels_equal_nearest_exact_of_pytorch(cells, side):
     labels = torch.randint(256, (2, side, side + 3))
     expected = F.interpolate(labels[:, None].double(), (cells, cells + 1), mode="nearest-exact")[:, 0].long()
     assert torch.equal(Grid().shrink(labels, (cells, cells + 1)), expected)
 
 
-def test_cells_on_the_corners_by_hand():
+def test_cells_with_aligned_corners_by_hand():
     grid = Grid(corners=True)
     assert grid.pixels(5, 33).tolist() == [0, 8, 16, 24, 32]
     assert grid.pixels(3, 6).tolist() == [0, 3, 5]  # 2.5 rounds up

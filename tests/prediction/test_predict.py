@@ -1,4 +1,4 @@
-"""sda predict: files contain the predictions of the network, and no other file changes."""
+"""sda predict: its files contain the predictions of the network, and other files do not change."""
 
 import errno
 import importlib.util
@@ -38,7 +38,7 @@ def run(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A small Cityscapes of random images: 2 for training and 11 for validation, two of which have other sizes."""
+    """A small Cityscapes with random images: 2 for training and 11 for validation, two of them with other sizes."""
     root = tmp_path_factory.mktemp("data") / "cityscapes"
     ids = [int(value) for value in descriptors.load("cityscapes").ids] + [0, 4]
     for index in range(13):
@@ -57,7 +57,7 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def city(world, town, tmp_path_factory):
-    """A run in the classes of Cityscapes, hardly trained: its network predicts many classes."""
+    """A run in the classes of Cityscapes with few steps, so that its network predicts many classes."""
     out = tmp_path_factory.mktemp("runs") / "city"
     flags = ["--source", "", "--target", "cityscapes", "--labels", 2, "--size", "[48, 96]", "--steps", 1, "--learning-rate", 1e-5]
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def city(world, town, tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder tree with valid images of many kinds and a text file."""
+    """A folder tree with many kinds of valid images and a text file."""
     folder = tmp_path / "photos"
     picture = tiny.draw(1, [0, 0, 0], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])[0]
     tiny.save(picture, folder / "a.png")
@@ -75,7 +75,7 @@ def photos(tmp_path):
     tiny.save(picture[..., 0], folder / "b/grey.png")
     tiny.save(picture[:33, :37], folder / "b/c/odd size.webp")
     turned = Image.fromarray(picture)
-    turned.getexif()[0x0112] = 6  # the top is on the right
+    turned.getexif()[0x0112] = 6  # the top of the scene is on the right
     turned.save(folder / "turned.jpg", exif=turned.getexif())
     (folder / "notes.txt").write_text("not an image")
     return folder
@@ -94,7 +94,7 @@ def pixels(path):
 
 
 @pytest.mark.parametrize("size", ["eval", "fit"])
-def test_cityscapesscripts_give_the_iou_of_eval(sda, city, town, tmp_path, monkeypatch, size):
+def test_cityscapesscripts_compute_the_iou_of_eval(sda, city, town, tmp_path, monkeypatch, size):
     evaluation = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
     mine = shutil.copytree(city, tmp_path / "city")
     status, shown = sda("eval", mine, "--json", "--device", "cpu")
@@ -105,7 +105,7 @@ def test_cityscapesscripts_give_the_iou_of_eval(sda, city, town, tmp_path, monke
         "predict", city, images, "--as", "cityscapes", "--size", size, "--out", tmp_path / "out", "--device", "cpu"
     )
     assert status == 0, shown.err
-    assert sorted(tiny.files(tmp_path / "out/cityscapes")) == sorted(tiny.files(images))  # the same tree and names
+    assert sorted(tiny.files(tmp_path / "out/cityscapes")) == sorted(tiny.files(images))  # the same folders and names
     truth = sorted(map(str, (town / "gtFine/val").rglob("*_labelIds.png")))
     monkeypatch.setenv("CITYSCAPES_RESULTS", str(tmp_path / "out/cityscapes"))
     for name, value in {"evalInstLevelScore": False, "JSONOutput": False, "quiet": True, "predictionPath": None}.items():
@@ -125,7 +125,7 @@ KINDS = ["overlay", "color", "ids", "train_ids", "confidence"]
 
 
 @pytest.mark.parametrize("flags", [{}, {"size": "native"}, {"size": (32, 96), "scales": (0.5, 1.0), "flip": True}])
-def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, flags):
+def test_files_contain_the_predictions_of_the_network(sda, world, run, photos, tmp_path, flags):
     """Compare with Run.predict for one image at a time."""
     given = []
     if "size" in flags:
@@ -141,7 +141,7 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
     sizes = {"a": (48, 64), "turned": (64, 48), "b/large": (144, 192), "b/grey": (48, 64), "b/c/odd size": (33, 37)}
     written = {f"{kind}/{name}{plan.KINDS[kind]}" for kind in KINDS for name in sizes}
     assert {*tiny.files(out)} == written | {"classes.png"}
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     colors = list(network.table.colors.values())
     toy = descriptors.load(str(world.toy))
     codec = LabelCodec(toy, "ids", np.arange(256, dtype=np.uint8))
@@ -159,10 +159,10 @@ def test_files_hold_what_the_network_says(sda, world, run, photos, tmp_path, fla
             with Image.open(out / f"{kind}/{name}.png") as image:
                 assert image.mode == "P" and np.array_equal(image.convert("RGB"), color)
         blend = (np.asarray(trained.as_picture(source)).astype(float) + color) / 2
-        assert np.abs(pixels(out / f"overlay/{name}.jpg") - blend).mean() < 8  # JPEG of noise
+        assert np.abs(pixels(out / f"overlay/{name}.jpg") - blend).mean() < 8  # JPEG changes noise
 
 
-def test_batches_do_not_matter(sda, run, photos, tmp_path):
+def test_batch_size_does_not_change_the_outputs(sda, run, photos, tmp_path):
     for index in range(9):
         shutil.copy(photos / "a.png", photos / f"{index}.png")
         tiny.save(tiny.draw(index, [0, 0, 0], [(index, 0, 0), (0, 90, 9), (99, 0, 99)])[0], photos / f"{index}.png")
@@ -175,9 +175,9 @@ def test_batches_do_not_matter(sda, run, photos, tmp_path):
     assert len(outputs[0]) == 15 and outputs[0] == outputs[1] == outputs[2]
 
 
-def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
+def test_a_large_photo_is_predicted_at_a_lower_resolution(run, photos, monkeypatch):
     """Labels are computed at a lower resolution and enlarged by nearest neighbour."""
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     whole = network.predict(photos / "b/large.JPG")
     monkeypatch.setattr(trained, "VALUES", 4 * 48 * 64)
     coarse = network.predict(photos / "b/large.JPG")
@@ -186,8 +186,8 @@ def test_a_photo_of_more_pixels_than_fit_into_memory(run, photos, monkeypatch):
     assert (coarse.labels == whole.labels).mean() > 0.9
 
 
-def test_size(run):
-    network = trained.load_run(run, "last", CPU)
+def test_size_of_the_network_input(run):
+    network = trained.load(run, "last", device=CPU)
     own = network.protocol()
     assert own.input == (48, 64) and network.fit((10, 1000), "eval") == own
     assert network.fit((480, 640)) == own and network.fit((100, 138)) == own  # similar aspect ratio
@@ -196,7 +196,7 @@ def test_size(run):
     assert network.fit((3000, 4000), "native").window == (48, 64)
 
 
-def test_ids_that_the_classes_lack(sda, run, city, photos, tmp_path):
+def test_ids_of_missing_classes_are_refused(sda, run, city, photos, tmp_path):
     status, shown = sda("predict", run, photos, "--as", "ids,cityscapes", "--out", tmp_path / "out", "--device", "cpu")
     assert status == 2 and "--as cityscapes: Cityscapes has no id for street, house, man, cloud" in shown.err
     assert not (tmp_path / "out").exists()
@@ -226,7 +226,7 @@ def test_unreadable_files_are_skipped_and_reported(sda, run, photos, tmp_path):
     assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 skipped\n"
 
 
-def test_nothing_to_read(sda, run, photos, tmp_path):
+def test_inputs_without_images_are_refused(sda, run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for given, says in [
         (tmp_path / "empty", "empty: contains no images or videos (.avi, .bmp"),
@@ -248,12 +248,12 @@ def test_nothing_to_read(sda, run, photos, tmp_path):
         (["--network", "teacher"], "the checkpoint has no teacher"),
     ],
 )
-def test_mistyped(sda, run, photos, tmp_path, flags, says):
+def test_invalid_options_are_refused(sda, run, photos, tmp_path, flags, says):
     status, shown = sda("predict", run, photos, *flags, "--out", tmp_path / "out", "--device", "cpu")
     assert status == 2 and says in shown.err and shown.out == "" and not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_written_to(sda, run, photos, tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_reported_first(sda, run, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(trained.Run, "segment_all", lambda *_: pytest.fail("the network ran"))
     (tmp_path / "file").write_text("mine")
     closed = tmp_path / "closed"
@@ -275,7 +275,7 @@ def test_a_folder_that_cannot_be_written_to(sda, run, photos, tmp_path, monkeypa
     assert status == 2 and "cannot write to this folder (Read-only file system)" in shown.err
 
 
-def test_a_disk_that_fills_up(sda, run, photos, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_resumed(sda, run, photos, tmp_path, monkeypatch):
     whole = pipeline.written_whole
 
     def full(path, **_):
@@ -302,7 +302,7 @@ def test_interrupt_and_resume(sda, run, photos, tmp_path, monkeypatch):
     ]:
 
         def stop(self, images, protocol, error=error):
-            if images[0].size == (37, 33):  # the second
+            if images[0].size == (37, 33):  # the second image
                 raise error
             return segment(self, images, protocol)
 
@@ -333,7 +333,7 @@ def test_outputs_are_only_overwritten_on_request(sda, run, photos, tmp_path):
     assert status == 0 and not {*tiny.files(out).values()} & {b"precious"}, shown.err
 
 
-def test_inputs_are_not_written_to(sda, run, photos, tmp_path):
+def test_inputs_are_not_overwritten(sda, run, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "out/overlay")
     (tmp_path / "out/overlay/turned.jpg").rename(tmp_path / "out/overlay/b/turned.jpg")
     before = tiny.files(tmp_path)
@@ -341,7 +341,7 @@ def test_inputs_are_not_written_to(sda, run, photos, tmp_path):
     assert status == 2 and "b/turned.jpg is an input and would be overwritten" in shown.err and tiny.files(tmp_path) == before
 
 
-def test_predictions_are_no_inputs(sda, run, photos, monkeypatch):
+def test_earlier_predictions_are_not_inputs(sda, run, photos, monkeypatch):
     """Earlier predictions inside the input folder are ignored."""
     monkeypatch.chdir(photos)
     for flags in ([], ["--overwrite"], ["--out", "mine"], ["--out", "mine", "--resume"]):
@@ -357,7 +357,7 @@ def names(found, **flags):
     return {str(task.source): task.outputs for task in tasks}
 
 
-def test_equal_names_are_kept_apart():
+def test_files_with_equal_names_have_distinct_outputs():
     outputs = names(["a/b.jpg", "a/b.png", "a/b.jpg.png", "a/c.png", "b.png"])
     assert {source: str(paths["ids"]) for source, paths in outputs.items()} == {
         "a/b.jpg": "out/ids/a/b.jpg.png",
@@ -373,7 +373,7 @@ def test_equal_names_are_kept_apart():
     assert len(files) == 6 * len(everything) == len({*files})
 
 
-def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
+def test_outputs_mirror_paths_below_the_common_folder(photos, monkeypatch):
     monkeypatch.chdir(photos)
 
     def found(*inputs):
@@ -389,7 +389,7 @@ def test_several_inputs_mirror_what_they_have_in_common(photos, monkeypatch):
 # The pipeline
 
 
-def test_only_so_many_jobs_are_begun():
+def test_ahead_limits_the_jobs_in_flight():
     begun, most = [], 0
     with pipeline.ThreadPoolExecutor(2) as pool:
         jobs = (lambda index=index: begun.append(index) or index for index in range(50))
@@ -399,7 +399,7 @@ def test_only_so_many_jobs_are_begun():
     assert len(begun) == 50 and most <= 5
 
 
-def test_a_batch_holds_only_so_many_pixels():
+def test_batches_have_a_maximum_number_of_pixels():
     sizes = [(10, 10), (10, 10), (10, 10), (30, 20), (10, 10), (5, 5)]
     chunks = pipeline._chunks(((place, Image.new("RGB", size)) for place, size in enumerate(sizes)), 2, 500)
     assert [[place for place, _ in chunk] for chunk in chunks] == [[0, 1], [2], [3], [4, 5]]
@@ -447,7 +447,7 @@ def watch(path):
         ("web.webm", (64, 48), "libvpx-vp9", Fraction(24)),
     ],
 )
-def test_videos(sda, run, tmp_path, name, size, codec, rate):
+def test_videos_are_predicted_frame_by_frame(sda, run, tmp_path, name, size, codec, rate):
     source = film(tmp_path / "films" / "x" / name, size, codec=codec, rate=rate)
     out = tmp_path / "out"
     flags = ["--as", "overlay,color,train_ids,confidence", "--batch", 2, "--out", out, "--device", "cpu"]
@@ -456,7 +456,7 @@ def test_videos(sda, run, tmp_path, name, size, codec, rate):
     numbered = {f"{kind}/x/{name}/{index:06d}.png" for kind in ("train_ids", "confidence") for index in range(7)}
     moving = {f"{kind}/x/{Path(name).stem}.mp4" for kind in ("overlay", "color")}
     assert {*tiny.files(out)} == numbered | moving | {"classes.png"}
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     with av.open(str(source)) as container:
         pictures = [np.asarray(frame.to_image()) for frame in container.decode(video=0)]
     expected = [network.predict(picture).labels for picture in pictures]
@@ -471,10 +471,10 @@ def test_videos(sda, run, tmp_path, name, size, codec, rate):
         assert max(np.abs(one - two).mean() for one, two in zip(frames, wanted, strict=True)) < 6
 
 
-def test_frames_keep_their_times_and_stand_upright(sda, run, tmp_path):
+def test_frames_keep_their_times_and_are_rotated_upright(sda, run, tmp_path):
     starts = [0, 100, 133, 500, 533, 900, 2000]
     film(tmp_path / "films/uneven.mkv", (64, 48), starts=starts, rate=Fraction(30))
-    film(tmp_path / "films/turned.mov", (64, 48), turn=-90)  # clockwise: what is at the left goes to the top
+    film(tmp_path / "films/turned.mov", (64, 48), turn=-90)  # clockwise: the left side becomes the top
     status, shown = sda("predict", run, tmp_path / "films", "--out", tmp_path / "out", "--device", "cpu")
     assert status == 0, shown.err
     assert watch(tmp_path / "out/overlay/uneven.mp4")[2] == pytest.approx([start / 1000 for start in starts], abs=1e-3)
@@ -484,7 +484,7 @@ def test_frames_keep_their_times_and_stand_upright(sda, run, tmp_path):
     assert light[:8, 40:].mean() > light[:8, :40].mean() + 40 and light[:8, 40:].mean() > light[8:].mean() + 40
 
 
-def test_videos_that_cannot_be_read(sda, run, photos, tmp_path):
+def test_unreadable_videos_are_skipped_and_reported(sda, run, photos, tmp_path):
     good = film(photos / "good.mp4", (64, 48))
     film(photos / "short.avi", (64, 48), frames=20, codec="mpeg4")
     spoil(photos / "short.avi", left=0.8)
@@ -508,7 +508,7 @@ def test_videos_that_cannot_be_read(sda, run, photos, tmp_path):
     assert status == 0 and len(tiny.files(out / "train_ids/good.mp4")) == 3 == len(watch(out / "overlay/good.mp4")[0])
 
 
-def test_a_disk_that_fills_up_under_a_video(sda, run, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_partial_video(sda, run, tmp_path, monkeypatch):
     film(tmp_path / "a.mp4", (64, 48))
     save = Image.Image.save
 
@@ -523,7 +523,7 @@ def test_a_disk_that_fills_up_under_a_video(sda, run, tmp_path, monkeypatch):
     assert {*tiny.files(tmp_path / "out")} == {"classes.png"} and not (tmp_path / "out/ids/a.mp4").exists()
 
 
-def test_without_the_package_for_videos(sda, run, photos, tmp_path, monkeypatch):
+def test_videos_need_their_package(sda, run, photos, tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "av" else find_spec(name, *rest))
     (photos / "x.MOV").write_text("")

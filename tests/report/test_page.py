@@ -1,4 +1,4 @@
-"""`sda report`: the page shows the numbers in the run's files, is self-contained, and leaves out what is missing."""
+"""`sda report`: the page shows the numbers of the run, is self-contained, and omits missing parts."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ JOINT = "joint <i>run & co"
 
 
 class Page(HTMLParser):
-    """What a browser sees: elements with their attributes, and the text outside of styles."""
+    """A parsed page: elements with their attributes, and the text outside of styles."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -59,7 +59,7 @@ def main(*arguments) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A world with a class of a hostile name, and two runs in it: bank/, with all that a page can show, and a joint one."""
+    """A world with a hostile class name and two runs: bank/, which has every part of a page, and a joint run."""
     folder = tmp_path_factory.mktemp("trained")
     world = tiny.write_world(folder)
     world.field.write_text(tiny.FIELD.replace("human =", f'"{HUMAN}" ='))
@@ -72,7 +72,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(trained):
-    """The page of the first run compared with the other, with all figures, and its folder."""
+    """The page that compares the first run with the other, with all figures, and its folder."""
     out = trained.folder / "whole"
     main("report", trained.folder / "runs/bank", trained.folder / "runs" / JOINT, "--out", out, "--device", "cpu")
     return Page((out / "report.html").read_text(encoding="utf-8")), out
@@ -80,7 +80,7 @@ def whole(trained):
 
 @pytest.fixture
 def runs(trained, tmp_path):
-    """A copy of the runs, to change."""
+    """A copy of the runs that tests may change."""
     return shutil.copytree(trained.folder / "runs", tmp_path / "runs")
 
 
@@ -112,10 +112,10 @@ def shown(value):
     return f"{value:.1f}".replace("-", "−")
 
 
-# What it shows
+# Content
 
 
-def test_the_numbers_of_the_files(trained, whole):
+def test_page_shows_the_numbers_of_the_run(trained, whole):
     (page, out), runs = whole, trained.folder / "runs"
     own, other = values_of(runs / "bank"), values_of(runs / JOINT)
     low, high = own["interval"]
@@ -127,7 +127,8 @@ def test_the_numbers_of_the_files(trained, whole):
             f" {name} {shown(value)} {shown(other['iou'][name])} {lead} {shown(own['boundary_iou'][name])} "
         )
     for name, choice in own["selection"].items():
-        criterion = facts.CRITERIA[name][0]
+        titles = {"oracle": criteria.MIOU.title, "last": "last step"}
+        criterion = titles.get(name) or criteria.CRITERIA[name].title
         where = page.text[page.text.index(" Checkpoint selection ") :]
         row = where[where.index(f" {criterion}") + len(criterion) + 1 :].split()
         row = [word for word in row[:5] if word not in ("best.pt", "last.pt")]
@@ -151,7 +152,7 @@ def test_the_numbers_of_the_files(trained, whole):
             assert min(figure.size) > 200
 
 
-def test_the_page_is_self_contained(whole):
+def test_page_is_self_contained(whole):
     page, _ = whole
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     links = [
@@ -166,20 +167,20 @@ def test_the_page_is_self_contained(whole):
     assert "http" not in page.raw.replace("http-equiv", "").replace("http://www.w3.org/", "")
 
 
-def test_the_same_twice(trained, whole, sda):
+def test_page_is_deterministic(trained, whole, sda):
     before = tiny.files(whole[1])
     runs = [trained.folder / "runs" / name for name in ("bank", JOINT)]
     assert sda("report", *runs, "--out", whole[1], "--overwrite", "--device", "cpu")[0] == 0
     assert tiny.files(whole[1]) == before
 
 
-def test_hostile_names_are_text(whole):
+def test_names_are_escaped(whole):
     page, _ = whole
     assert not {"b", "i"} & {tag for tag, _ in page.elements}
     assert page.text.count(HUMAN) > 3 and page.text.count(JOINT) > 3
 
 
-def test_one_run_alone(runs, report):
+def test_page_of_a_single_run(runs, report):
     _, out = report(runs / "bank")
     assert (out / "figures/bank.png").exists()
     page, out = report(runs / JOINT)
@@ -188,7 +189,7 @@ def test_one_run_alone(runs, report):
     assert "teacher–student agreement (needs unlabelled images" in page.text
 
 
-def test_a_score_by_its_file(trained, runs, report, sda):
+def test_page_of_a_saved_score(trained, runs, report, sda):
     assert sda("eval", runs / "bank", "--network", "teacher", "--flip", "--device", "cpu")[0] == 0
     (file,) = (runs / "bank/evaluations").iterdir()
     page, _ = report(file)
@@ -198,7 +199,7 @@ def test_a_score_by_its_file(trained, runs, report, sda):
     assert "averaged over scale 1 and mirror images" in page.text
 
 
-def test_what_was_predicted(runs, report, monkeypatch):
+def test_pictures_show_the_scored_predictions(runs, report, monkeypatch):
     """The errors in the pictures are those that the score counts."""
     drawn = []
     real = examples.errors
@@ -209,10 +210,10 @@ def test_what_was_predicted(runs, report, monkeypatch):
     assert len(drawn) == 3 and 100 * right / (3 * 48 * 64) == pytest.approx(own["accuracy"])
 
 
-# What is missing
+# Missing parts
 
 
-def test_without_the_data(trained, runs, report):
+def test_page_without_the_dataset(trained, runs, report):
     elsewhere = trained.root.rename(trained.folder / "elsewhere")
     try:
         page, _ = report(runs / "bank")
@@ -225,7 +226,7 @@ def test_without_the_data(trained, runs, report):
         elsewhere.rename(trained.root)
 
 
-def test_a_renamed_image(runs, report):
+def test_page_without_pictures_if_the_dataset_changed(runs, report):
     own = values_of(runs / "bank")
     renamed = {key.replace("09", "99"): value for key, value in own["image_miou"].items()}
     change(runs / "bank/result.json", image_miou=renamed)
@@ -233,7 +234,7 @@ def test_a_renamed_image(runs, report):
     assert not page.images and "the dataset has changed since it was scored: pictures/val/west/99" in page.text
 
 
-def test_without_checkpoint_log_and_environment(runs, report):
+def test_page_without_checkpoint_log_and_environment(runs, report):
     for name in ("last.pt", "metrics.jsonl", "environment.json"):
         (runs / "bank" / name).unlink()
     page, _ = report(runs / "bank")
@@ -241,7 +242,7 @@ def test_without_checkpoint_log_and_environment(runs, report):
     assert not page.images and not page.has("bank") and not page.has("training") and page.has("confusion")
 
 
-def test_an_empty_bank(runs, report):
+def test_page_with_an_empty_bank(runs, report):
     state = checkpoint.load(runs / "bank/last.pt")
     state["method"]["bank.valid"].zero_()
     checkpoint.save(runs / "bank/last.pt", {key: value for key, value in state.items() if key != "format"})
@@ -252,7 +253,7 @@ def test_an_empty_bank(runs, report):
 # Errors
 
 
-def test_nothing_is_overwritten_by_default(runs, report, sda, tmp_path, monkeypatch):
+def test_reports_are_only_overwritten_on_request(runs, report, sda, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, said = sda("report", runs / JOINT)
     assert status == 0 and said.out == "Report: reports/joint_i_run_co/report.html\n"
@@ -263,20 +264,20 @@ def test_nothing_is_overwritten_by_default(runs, report, sda, tmp_path, monkeypa
     assert status == 2 and "contains no report, so it is not overwritten" in said.err and tiny.files(tmp_path) == before
 
 
-def test_scores_that_are_not_comparable(runs, sda, tmp_path):
+def test_incomparable_scores_are_refused(runs, sda, tmp_path):
     protocol = values_of(runs / "bank")["protocol"]
     change(runs / JOINT / "result.json", protocol={**protocol, "flip": True, "name": "other"})
     status, said = sda("report", runs / "bank", runs / JOINT, "--out", tmp_path / "out")
     assert status == 2 and "scored under different protocols" in said.err and not (tmp_path / "out").exists()
     change(runs / "bank/result.json", interval=None, ece=None)
     status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
-    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: missing ece, interval" in said.err
+    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: missing interval" in said.err
     (runs / JOINT / "result.json").unlink()
     status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
     assert status == 2 and "this run is not finished" in said.err
 
 
-def test_a_corrupt_log(runs, sda, tmp_path):
+def test_a_corrupt_log_is_named(runs, sda, tmp_path):
     log = runs / "bank/metrics.jsonl"
     log.write_text(log.read_text()[:-10])
     status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
@@ -286,7 +287,7 @@ def test_a_corrupt_log(runs, sda, tmp_path):
 # Numbers and words
 
 
-def test_losses_and_diagnostics_of_any_name(trained):
+def test_losses_and_diagnostics_may_have_any_name(trained):
     log = [
         {"step": 0, "sup": 1.0, "bank_loss": 2.0, "loss": 3.0, "queue": 0.5, "gradient": 1.0, "rate": 0.1},
         {"step": 5, "skipped": "sup"},
@@ -300,10 +301,6 @@ def test_losses_and_diagnostics_of_any_name(trained):
     assert all(record["loss"] == sum(record.get(name, 0) for name in facts.loss_names(log)) for record in log if "loss" in record)
 
 
-def test_every_criterion_has_a_name():
-    assert facts.CRITERIA.keys() == {"oracle", "last", *criteria.CRITERIA}
-
-
 def test_confusions_by_hand():
     confusion = [[6, 2, 0], [0, 0, 0], [1, 0, 1]]
     shares = facts.normalised(confusion)
@@ -314,7 +311,7 @@ def test_confusions_by_hand():
     ]
 
 
-def test_best_and_worst():
+def test_best_and_worst_images():
     miou = {f"image {value}": float(value) for value in range(20)} | {"void": None}
     best, worst = examples.ranked(miou)
     assert best == ["image 19", "image 18", "image 17", "image 16"] and worst == [f"image {value}" for value in range(4)]
@@ -328,7 +325,7 @@ def test_errors_are_red():
     assert found.tolist() == [[[40, 40, 40], list(examples.ERROR), list(GREY)]]
 
 
-def test_a_plot_of_anything():
+def test_plots_are_small_and_have_no_fixed_colours():
     steps = list(range(2000))
     values = [*np.random.default_rng(0).uniform(1, 2, 1999), float("nan")]
     curve = plots.curves("x", "X", {"a $x$ <b> & 漢": (steps, values)}, "y", smooth=True, log=True)
@@ -340,7 +337,7 @@ def test_a_plot_of_anything():
     assert ">100<" not in large.svg and ">100<" in plots.matrix("m", "M", np.eye(2), ["a <b>", "b"], "r", "c", "percent").svg
 
 
-def test_words():
+def test_numbers_in_words():
     assert [words.signed(value) for value in (1.26, -0.04, -3, None)] == ["+1.3", "0.0", "−3.0", "–"]
     assert [words.duration(seconds) for seconds in (9, 200, 18720)] == ["9 s", "3 min 20 s", "5 h 12 min"]
     assert words.joined(["a"]) == "a" and words.joined(["a", "b", "c"]) == "a, b and c"

@@ -28,7 +28,7 @@ def rejected(path):
     return message
 
 
-def test_round_trip(path):
+def test_checkpoints_round_trip(path):
     checkpoint.save(path, STATE)
     state = checkpoint.load(path)
     assert torch.equal(state["student"].pop("w"), torch.arange(6.0))
@@ -36,18 +36,18 @@ def test_round_trip(path):
     assert os.listdir(path.parent) == ["last.pt"]
 
 
-def test_plain_torch_opens_it_without_running_code(path):
+def test_torch_loads_it_with_weights_only(path):
     checkpoint.save(path, STATE)
     assert torch.load(path, weights_only=True)["step"] == 3
 
 
-def test_saving_replaces(path):
+def test_saving_replaces_the_old_file(path):
     checkpoint.save(path, STATE)
     checkpoint.save(path, {**STATE, "step": 4})
     assert checkpoint.load(path)["step"] == 4
 
 
-def test_interrupted_write_leaves_the_old_file(path, monkeypatch):
+def test_an_interrupted_write_keeps_the_old_file(path, monkeypatch):
     checkpoint.save(path, STATE)
     before = path.read_bytes()
 
@@ -67,14 +67,14 @@ def test_interrupted_write_leaves_the_old_file(path, monkeypatch):
     assert os.listdir(path.parent) == ["last.pt"]
 
 
-def test_missing(path):
+def test_a_missing_checkpoint_is_named(path):
     assert "no such checkpoint" in rejected(path)
     path.mkdir()
     assert "no such checkpoint" in rejected(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
-def test_truncated(path, share):
+def test_a_truncated_checkpoint_is_refused(path, share):
     checkpoint.save(path, STATE)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     assert "not a readable checkpoint" in rejected(path)
@@ -89,7 +89,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch", "old torch"])
-def test_hostile_pickle_does_not_run(path, tmp_path, how):
+def test_a_hostile_pickle_does_not_run(path, tmp_path, how):
     trap = tmp_path / "ran"
     content = {"format": 1, "student": Hostile(trap)}
     if how == "pickle":
@@ -101,18 +101,18 @@ def test_hostile_pickle_does_not_run(path, tmp_path, how):
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, {"format": 2}, {"format": "1"}, [1, 2], torch.zeros(2), 3])
-def test_files_of_other_programs(path, content):
+def test_files_of_other_programs_are_refused(path, content):
     torch.save(content, path)
     assert "not a checkpoint of this version of sda" in rejected(path)
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\x80\x02"])
-def test_files_of_other_kinds(path, content):
+def test_files_of_other_kinds_are_refused(path, content):
     path.write_bytes(content)
     rejected(path)
 
 
-def test_archives_of_other_kinds(path):
+def test_archives_of_other_kinds_are_refused(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     rejected(path)
@@ -121,7 +121,7 @@ def test_archives_of_other_kinds(path):
     rejected(path)
 
 
-def test_damaged_anywhere(path):
+def test_damage_raises_only_sda_errors(path):
     """Change every fourth byte of the pickle: loading fails with an SdaError, or succeeds if only names change."""
     checkpoint.save(path, STATE)
     whole = path.read_bytes()
@@ -139,6 +139,6 @@ def test_damaged_anywhere(path):
     assert failures == []
 
 
-def test_plain_pickle_of_another_protocol(path):
+def test_a_plain_pickle_of_another_protocol_is_refused(path):
     path.write_bytes(pickle.dumps({"format": 1}, protocol=4))
     rejected(path)

@@ -1,4 +1,4 @@
-"""`sda runs` with run folders in every state; student.safetensors."""
+"""`sda runs` with run folders in every state, and student.safetensors."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from sda.cli.terminal import ago
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def test_every_state(sda, tmp_path):
+def test_runs_lists_folders_in_every_state(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     flags = ["--device", "cpu", "--steps", 4, "--eval-every", 2]
     assert sda("train", world.recipe, *flags, "--seed", 7, "--out", "runs/done")[0] == 0
@@ -42,11 +42,11 @@ def test_every_state(sda, tmp_path):
     assert sda("runs", "nowhere")[0] == 2
 
 
-def test_ago():
+def test_age_in_words():
     assert [ago(seconds) for seconds in (3, 60, 7300, 200_000)] == ["3 s ago", "1 min ago", "2 h ago", "2 days ago"]
 
 
-def test_weights_as_safetensors(sda, tmp_path):
+def test_weights_are_saved_as_safetensors(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     assert sda("train", world.recipe, "--device", "cpu", "--out", "run")[0] == 0
     student, alone = torch.load("run/last.pt", weights_only=True)["student"], load_file("run/student.safetensors")

@@ -1,4 +1,4 @@
-"""Which checkpoint each criterion chooses, and its difference to the best one."""
+"""The checkpoint that each criterion selects, and its difference to the best one."""
 
 import json
 

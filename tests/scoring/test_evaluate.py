@@ -1,4 +1,4 @@
-"""Scores under protocols, criteria that choose a checkpoint, and sda eval and compare."""
+"""Scores under protocols, criteria that select a checkpoint, sda eval and sda compare."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def run(world, do, tmp_path_factory):
 
 @pytest.fixture
 def mine(run, tmp_path):
-    """A copy of the run, to write to."""
+    """A copy of the run that a test may write to."""
     return shutil.copytree(run, tmp_path / "mine")
 
 
@@ -57,9 +57,9 @@ def read(path):
     [Protocol((48, 64)), Protocol((32, 40), (24, 32)), Protocol(None, (30, 30)), Protocol((48, 64), window=(32, 32), flip=True)],
     ids=lambda protocol: protocol.name,
 )
-def test_a_score_equals_that_of_a_plain_loop(world, run, protocol):
+def test_scores_equal_a_plain_loop(world, run, protocol):
     """Resize images and labels with Pillow, one at a time, and count the confusion matrix pixel by pixel."""
-    network = trained.load_run(run, "last", CPU)
+    network = trained.load(run, "last", device=CPU)
     data = evaluation_set(network.table_name, network.table, protocol.input, str(world.field), str(world.root / "field"), "val")
     found = evaluate(network.network, data.val, network.table.names, CPU, protocol)
     matrix = torch.zeros(3, 3, dtype=torch.int64)
@@ -71,7 +71,7 @@ def test_a_score_equals_that_of_a_plain_loop(world, run, protocol):
             label = np.asarray(label.resize(size[::-1], Image.Resampling.NEAREST))
             predicted = network.segment(image.convert("RGB"), Protocol(None, window=protocol.window, flip=protocol.flip))
         logits = torch.from_numpy(predicted.labels)
-        if logits.shape != size:  # resize the logits to the size to score, not the prediction
+        if logits.shape != size:  # resize the logits to the scored size, not the prediction
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
             large = torch.nn.functional.interpolate(network.network(pixels)[0], size, mode="bilinear")
             logits = large[0].argmax(dim=0)
@@ -86,7 +86,7 @@ def test_a_score_equals_that_of_a_plain_loop(world, run, protocol):
 
 def test_criteria_by_hand(world, run):
     """Entropy, information maximisation and agreement from the probabilities of all pixels."""
-    student, teacher = trained.load_run(run, "last", CPU), trained.load_run(run, "last", CPU, "teacher")
+    student, teacher = trained.load(run, "last", device=CPU), trained.load(run, "last", "teacher", CPU)
     data = evaluation_set(student.table_name, student.table, (48, 64), str(world.field), str(world.root / "field"), "val")
     found = evaluate(student.network, data.val, student.table.names, CPU, Protocol((48, 64)), teacher=teacher.network)
     both = []
@@ -102,7 +102,7 @@ def test_criteria_by_hand(world, run):
     assert found["agreement"] == pytest.approx((p.argmax(1) == both[1].argmax(1)).double().mean().item())
 
 
-def test_a_training_reports_what_each_criterion_would_have_chosen(world, run):
+def test_training_records_the_choice_of_each_criterion(world, run):
     result = read(run / "result.json")
     assert result["selection"].keys() == {"last", "oracle", "entropy", "infomax", "agreement", "held_out"}
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -116,22 +116,22 @@ def test_a_training_reports_what_each_criterion_would_have_chosen(world, run):
         assert choice["behind"] == result["selection"]["oracle"]["miou"] - choice["miou"] >= 0
 
 
-def test_the_choices_are_shown_after_a_training(sda, world, tmp_path):
+def test_training_prints_the_choice_of_each_criterion(sda, world, tmp_path):
     flags = ["--eval-every", 1, "--learning-rate", 0.02, "--out", tmp_path / "run", "--device", "cpu"]
     status, shown = sda("train", world.recipe, *tiny.BANK, *flags)
     assert status == 0 and "selected by" in shown.out and "below the oracle" in shown.out
     assert all(name in shown.out for name in ("last", "oracle", "entropy", "infomax", "agreement"))
 
 
-def test_held_out_images_are_not_trained_on(world, run):
+def test_held_out_images_are_not_used_in_training(world, run):
     lists = {path.stem: set(path.read_text().split()) for path in (run / "splits").iterdir()}
     assert len(lists["labelled"]) == 3 and len(lists["held_out"]) == 2
     assert not lists["held_out"] & (lists["labelled"] | lists["unlabelled"] | lists["val"])
     assert len(lists["unlabelled"]) == 3
     data = evaluation_set(
-        "field", trained.load_run(run, "last", CPU).table, (48, 64), str(world.field), str(world.root / "field"), "train"
+        "field", trained.load(run, "last", device=CPU).table, (48, 64), str(world.field), str(world.root / "field"), "train"
     )
-    few = trained.load_run(run, "last", CPU)
+    few = trained.load(run, "last", device=CPU)
     data.val.items = [item for item in data.val.items if item.key in lists["held_out"]]
     found = evaluate(few.network, data.val, few.table.names, CPU, Protocol((48, 64)))
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
@@ -146,7 +146,7 @@ def test_held_out_images_are_not_trained_on(world, run):
         (["--best-by", "agreement"], "it needs unlabelled images and eval_every > 0"),
     ],
 )
-def test_criteria_that_cannot_be_measured(sda, world, tmp_path, flags, words):
+def test_criteria_without_their_data_are_refused(sda, world, tmp_path, flags, words):
     status, shown = sda("train", world.recipe, *flags, "--out", tmp_path / "run")
     assert status == 2 and words in shown.err
 
@@ -163,7 +163,7 @@ def test_eval_with_a_protocol_is_saved_in_the_run(sda, mine):
     assert kept.name == f"field-val-{name}-teacher.json" and read(kept) == found
 
 
-def test_the_teacher_is_another_network(sda, mine):
+def test_the_teacher_is_scored_separately(sda, mine):
     scores = {}
     for network in ("student", "teacher"):
         status, shown = sda("eval", mine, "--network", network, "--json", "--device", "cpu")
@@ -174,7 +174,7 @@ def test_the_teacher_is_another_network(sda, mine):
     assert status == 2 and "the checkpoint has no teacher: best.pt only has the student" in shown.err
 
 
-def test_a_row_for_each_domain(sda, world, mine):
+def test_eval_prints_a_row_for_each_domain(sda, world, mine):
     status, shown = sda(
         "eval", mine, "--dataset", world.field, "--root", world.root / "field", "--dataset", world.toy, "--root",
         world.root / "toy", "--device", "cpu",
@@ -193,7 +193,7 @@ def test_scores_that_cannot_be_saved_are_still_shown(sda, mine):
     assert status == 0 and "mIoU" in shown.out and "cannot save the scores" in shown.err
 
 
-def test_compare_refuses_to_mix(sda, mine, tmp_path):
+def test_compare_refuses_different_protocols(sda, mine, tmp_path):
     assert sda("eval", mine, "--flip", "--device", "cpu")[0] == 0
     [flipped] = (mine / "evaluations").iterdir()
     status, shown = sda("compare", mine, flipped)
@@ -216,7 +216,7 @@ def test_compare_refuses_to_mix(sda, mine, tmp_path):
 
 @pytest.fixture
 def three(mine, tmp_path):
-    """Three runs: two that differ only in their seeds, and one with another learning rate."""
+    """Three runs: two differ only in their seeds, and one has another learning rate."""
     folders = [mine]
     for number, (field, value, better) in enumerate([("seed", 1, 3.0), ("learning_rate", 0.5, 10.0)]):
         folder = shutil.copytree(mine, tmp_path / f"other & {number}")

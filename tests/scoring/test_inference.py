@@ -26,18 +26,18 @@ def enlarged(logits, size):
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def test_whole_image(network, images):
+def test_whole_image_equals_a_forward_pass(network, images):
     expected = enlarged(network(images / 255)[0], (50, 60))
     assert torch.equal(predict_logits(network, images, (50, 60), Protocol()), expected)
 
 
-def test_a_window_larger_than_the_image_is_the_whole_image(network, images):
+def test_a_window_larger_than_the_image_covers_the_whole_image(network, images):
     whole = predict_logits(network, images, (40, 56), Protocol())
     assert torch.equal(predict_logits(network, images, (40, 56), Protocol(window=(40, 60))), whole)
 
 
 def test_overlapping_windows_are_averaged(network, images):
-    """Pixel by pixel: the mean of the logits of all windows that contain the pixel."""
+    """Each pixel has the mean of the logits of all windows that contain it."""
     window = (16, 24)
     found = predict_logits(network, images, (40, 56), Protocol(window=window))
     places = [(top, left) for top in starts(40, 16) for left in starts(56, 24)]
@@ -82,7 +82,7 @@ def test_scales_and_flips_average_probabilities(network, images):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_flip_alone_makes_the_prediction_symmetric(network, images):
+def test_flip_makes_the_prediction_symmetric(network, images):
     protocol = Protocol(flip=True)
     one = predict_logits(network, images, (40, 56), protocol)
     other = predict_logits(network, images.flip(3), (40, 56), protocol).flip(3)

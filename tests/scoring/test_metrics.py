@@ -1,4 +1,4 @@
-"""Scores against loops, numbers computed by hand, torchmetrics, cityscapesscripts and the authors' definitions."""
+"""Scores against loops, values computed by hand, torchmetrics, cityscapesscripts and the definitions of the authors."""
 
 import math
 import types
@@ -36,7 +36,7 @@ def slow_confusion(predicted, label):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
-def test_confusion_matrix_is_the_loop(dtype):
+def test_confusion_matrix_equals_a_loop(dtype):
     for seed in range(4):
         predicted, label = random_maps(seed)
         matrix = confusion_matrix(predicted, label.to(dtype), CLASSES)
@@ -81,12 +81,12 @@ def test_large_counts_are_exact():
     assert iou(torch.tensor([[n, 1], [0, 1]]))[0].item() == n / (n + 1)
 
 
-def test_names_must_fit():
+def test_number_of_names_must_match():
     with pytest.raises(ValueError, match="zip"):
         score(torch.zeros(3, 3, dtype=torch.int64), NAMES)
 
 
-# all classes; class 4 absent from both; class 4 predicted but never a label
+# all classes; class 4 absent from both; class 4 predicted but not labelled
 CASES = [(CLASSES, CLASSES), (4, 4), (4, CLASSES), (2, 2)]
 
 
@@ -126,14 +126,14 @@ def test_frequency_weighted_iou_by_hand():
     assert score(matrix, ["a", "b", "c"])["fwiou"] == pytest.approx(100 * (0.8 * 6 / 8 + 0.2))
 
 
-def test_mean_of_the_classes_present():
+def test_miou_is_the_mean_of_the_present_classes():
     assert mean_of_present([10.0, None, 30.0]) == 20 and mean_of_present([None]) is None
 
 
 def test_bootstrap_equals_a_loop():
     random = np.random.default_rng(3)
     matrices = random.integers(0, 50, (12, 4, 4))
-    matrices[:, 3] = 0  # a class that is only predicted
+    matrices[:, 3] = 0  # this class is only predicted
     low, high = metrics.bootstrap(matrices, draws=400)
     means = []
     for _ in range(400):
@@ -157,7 +157,7 @@ def blobs(seed, size=(60, 90)):
     return noise.argmax(axis=0)
 
 
-def test_boundary_iou_is_the_authors_per_class():
+def test_boundary_iou_equals_the_authors_per_class():
     counts, both, either = 0, np.zeros(CLASSES), np.zeros(CLASSES)
     for seed in range(3):
         label, predicted = blobs(seed), blobs(seed + 10)
@@ -172,7 +172,7 @@ def test_boundary_iou_is_the_authors_per_class():
     assert (either > 0).all()
 
 
-def test_ignored_pixels_have_no_boundary_of_their_own():
+def test_predictions_inside_ignored_regions_have_no_boundary():
     """Predictions inside an ignored region have no effect."""
     label = blobs(1)
     label[20:40, 30:60] = 255
@@ -185,7 +185,7 @@ def test_ignored_pixels_have_no_boundary_of_their_own():
     assert found.tolist() == [1.0] * CLASSES
 
 
-def test_calibration_error_is_torchmetrics():
+def test_calibration_error_agrees_with_torchmetrics():
     draw = torch.Generator().manual_seed(4)
     p = (2 * torch.randn(5000, CLASSES, generator=draw)).softmax(dim=1)
     label = torch.randint(CLASSES, (5000,), generator=draw)

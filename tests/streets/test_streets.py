@@ -1,4 +1,4 @@
-"""The embedded dataset: what is drawn, and the files on disk."""
+"""The embedded dataset: its images and its files."""
 
 import inspect
 import json
@@ -16,7 +16,7 @@ COUNTS = {"game": 3, "camera_train": 5, "camera_val": 3}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A small dataset, written in this process."""
+    """A small dataset written in this process."""
     root = tmp_path_factory.mktemp("data") / "streets"
     streets.write(root, seed=3, **COUNTS, processes=1)
     return root
@@ -44,12 +44,12 @@ def test_render_is_deterministic_and_in_range(domain):
     assert set(np.unique(label)) <= {*range(19), 255}
 
 
-def test_render_follows_the_size():
+def test_render_has_the_requested_size():
     image, label = streets.render("camera", 0, 0, height=96, width=160)
     assert image.shape == (96, 160, 3) and label.shape == (96, 160)
 
 
-def test_worlds_differ_under_the_same_number():
+def test_worlds_differ_for_the_same_number():
     game, camera = (streets.render(domain, 0, 0)[0].astype(float) for domain in ("game", "camera"))
     saturation = [(image.max(2) - image.min(2)).mean() for image in (game, camera)]
     assert saturation[0] > saturation[1] + 10
@@ -61,7 +61,7 @@ def test_unknown_domain_is_refused():
 
 
 @pytest.mark.parametrize(("domain", "first"), [("game", 0), ("camera", streets.VAL_OFFSET)])
-def test_every_class_occurs_and_the_common_ones_dominate(domain, first):
+def test_every_class_occurs_and_common_classes_dominate(domain, first):
     labels = np.stack([streets.render(domain, 0, first + index)[1] for index in range(24)])
     pixels = np.bincount(labels.ravel(), minlength=256)[:19] / labels.size
     images = [(labels == train_id).any((1, 2)).sum() for train_id in range(19)]
@@ -70,12 +70,12 @@ def test_every_class_occurs_and_the_common_ones_dominate(domain, first):
     assert pixels[[ROAD, BUILDING]].min() > 0.12
 
 
-def test_count_is_the_size_of_the_default_set():
+def test_count_equals_the_default_number_of_images():
     parameters = inspect.signature(streets.write).parameters
     assert streets.COUNT == sum(parameters[name].default for name in COUNTS) == 700
 
 
-def test_layout(root):
+def test_files_have_the_layout_of_the_descriptors(root):
     names = set(files(root))
     assert {"streets.json", "game/images/00001.png", "game/labels/00003.png"} <= names
     train = "camera/leftImg8bit/train/aldheim/aldheim_000001_000019_leftImg8bit.png"
@@ -88,7 +88,7 @@ def test_layout(root):
     assert cities["train"] and cities["val"] and not cities["train"] & cities["val"]
 
 
-def test_labels_are_encoded_as_in_the_real_sets(root):
+def test_labels_are_encoded_as_in_the_real_datasets(root):
     _, label = streets.render("game", 3, 0)
     picture = load(root / "game/labels/00001.png")
     expected = np.array([*streets.LABEL_IDS, *[0] * 237], np.uint8)[label]
@@ -111,7 +111,7 @@ def test_writing_again_changes_nothing(root, monkeypatch):
 
 
 @pytest.mark.parametrize("note", [None, "not json", json.dumps({"streets": -1})])
-def test_a_folder_with_something_else_is_left_alone(tmp_path, note):
+def test_folders_with_other_content_are_not_modified(tmp_path, note):
     (tmp_path / "holiday.txt").write_text("mine")
     if note is not None:
         (tmp_path / "streets.json").write_text(note)
@@ -131,7 +131,7 @@ def test_negative_counts_are_refused(tmp_path):
         streets.write(tmp_path / "streets", game=-1)
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path):
+def test_an_interrupted_write_leaves_no_files(tmp_path):
     def interrupt(done):
         raise KeyboardInterrupt
 
@@ -141,7 +141,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     assert not any(path.name.endswith(".part") for path in tmp_path.rglob("*"))
 
 
-def test_several_processes_write_the_same_set(root, tmp_path):
+def test_several_processes_write_the_same_dataset(root, tmp_path):
     seen = []
     streets.write(tmp_path, seed=3, **COUNTS, progress=seen.append, processes=2)
     assert files(tmp_path) == files(root)

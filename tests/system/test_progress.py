@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line every few seconds, with the mean rate, and one at the end."""
+"""Without a terminal, progress is a line with the mean rate every few seconds and one at the end."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_lines(clock, capsys):
+def test_progress_without_a_terminal_prints_few_lines(clock, capsys):
     with progress.Bars() as bars:
         for done in range(1, 101):
             bars.count("reading", done, 100, "loss 1.0")

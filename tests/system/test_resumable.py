@@ -1,4 +1,4 @@
-"""Resumable writes: what survives an interruption, what is refused, and damaged shards."""
+"""Resumable writes: interruptions, refused files, and damaged shards."""
 
 import contextlib
 import errno
@@ -74,7 +74,7 @@ def held(out):
         return file["numbers"][:].tolist()
 
 
-def test_resumes_and_removes_the_parts(out, parts):
+def test_an_interrupted_write_resumes_and_removes_its_parts(out, parts):
     with pytest.raises(Stop):
         make(out, stop="1.npz")
     assert sorted(path.name for path in parts.iterdir()) == ["0.npz", "lock", "settings.json"] and not out.exists()
@@ -85,7 +85,7 @@ def test_resumes_and_removes_the_parts(out, parts):
     assert held(out) == [0, 1] and [path.name for path in out.parent.iterdir()] == ["out.h5"]
 
 
-def test_an_existing_file_stays_as_it_is(out, parts):
+def test_a_finished_file_is_not_rewritten(out, parts):
     with pytest.raises(Stop):
         make(out, stop="end")
     before = out.read_bytes()
@@ -93,7 +93,7 @@ def test_an_existing_file_stays_as_it_is(out, parts):
     assert files(out.parent) == {"out.h5": before}
 
 
-def test_a_refused_file(out):
+def test_a_foreign_file_is_refused(out):
     def refuse():
         raise SdaError(f"{out}: not ours; make it with a command")
 
@@ -104,7 +104,7 @@ def test_a_refused_file(out):
     assert out.read_text() == "theirs"
 
 
-def test_parts_of_other_settings(out, parts):
+def test_parts_with_other_settings_are_refused(out, parts):
     with pytest.raises(Stop):
         make(out, stop="1.npz")
     before = files(parts)
@@ -117,7 +117,7 @@ def test_parts_of_other_settings(out, parts):
     assert files(parts) == before
 
 
-def test_difference():
+def test_difference_names_the_changed_settings():
     assert difference(SETTINGS, SETTINGS) == "" and difference({**SETTINGS, "more": 1}, SETTINGS) == ""
     assert difference({}, SETTINGS) == "format is None, not 1"
     assert difference({"format": 1, "size": "x" * 99}, SETTINGS) == "size differs"
@@ -125,7 +125,7 @@ def test_difference():
 
 
 @pytest.mark.parametrize("settings", [None, b"", b'{"format"'])
-def test_shards_of_unknown_settings_are_removed(out, parts, settings):
+def test_shards_with_unknown_settings_are_removed(out, parts, settings):
     with pytest.raises(Stop):
         make(out, stop="1.npz")
     (parts / "settings.json").unlink()
@@ -135,8 +135,8 @@ def test_shards_of_unknown_settings_are_removed(out, parts, settings):
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_a_kill_while_the_parts_are_removed(out, parts, monkeypatch, place):
-    """However far the removal has come, no shard is left without settings, and the same command removes the rest."""
+def test_a_kill_during_the_removal_of_parts(out, parts, monkeypatch, place):
+    """At any point of the removal, no shard remains without settings, and the same command removes the rest."""
     unlink, removed = type(out).unlink, []
 
     def stopping(path, missing_ok=False):
@@ -153,14 +153,14 @@ def test_a_kill_while_the_parts_are_removed(out, parts, monkeypatch, place):
     assert make(out) == ["from before"] and [path.name for path in out.parent.iterdir()] == ["out.h5"]
 
 
-def test_files_of_others_in_the_parts_are_kept(out, parts):
+def test_other_files_in_the_parts_are_kept(out, parts):
     parts.mkdir()
     (parts / "notes.txt").write_text("mine")
     make(out)
     assert files(parts) == {"notes.txt": b"mine"} and held(out) == [0, 1]
 
 
-def test_one_process_at_a_time(out, parts):
+def test_a_second_process_is_refused(out, parts):
     parts.mkdir()
     code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code, parts / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -171,8 +171,8 @@ def test_one_process_at_a_time(out, parts):
     assert make(out) == ["made 2"]
 
 
-def test_finished_by_another_process_while_waiting(out, monkeypatch):
-    """It appears between the first look and the lock."""
+def test_a_file_finished_by_another_process_is_accepted(out, monkeypatch):
+    """The file appears between the first check and the lock."""
     lock = fcntl.lockf
 
     def finishing(*arguments):
@@ -184,7 +184,7 @@ def test_finished_by_another_process_while_waiting(out, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "works"), [(errno.ENOLCK, True), (errno.ENOSYS, True), (errno.EIO, False)])
-def test_a_file_system_without_locks(out, monkeypatch, number, works):
+def test_a_file_system_without_locks_is_reported(out, monkeypatch, number, works):
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
@@ -193,7 +193,7 @@ def test_a_file_system_without_locks(out, monkeypatch, number, works):
         assert make(out) == ["made 2"]
 
 
-def test_one_line_for_a_full_disk(out, parts, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(out, parts, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -205,19 +205,19 @@ def test_one_line_for_a_full_disk(out, parts, monkeypatch):
     assert make(out) == ["made 2"]
 
 
-def test_check_space(tmp_path, monkeypatch):
+def test_check_space_needs_enough_free_space(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2_000_000))
     check_space(tmp_path, 2_000_000)
     with pytest.raises(OSError, match="No space left on device: 3 MB needed, 2 MB free"):
         check_space(tmp_path, 3_000_000)
 
 
-def test_h5py_errors():
+def test_h5py_errors_are_reported_in_one_line():
     with pytest.raises(OSError, match=r"^write failed$"), h5py_errors():
         raise RuntimeError("write failed\nand more")
 
 
-def test_hdf5_appears_whole_or_not_at_all(tmp_path, out):
+def test_hdf5_files_are_written_atomically(tmp_path, out):
     with pytest.raises(Stop), new_hdf5(tmp_path, out) as file:
         file["x"] = [1]
         raise Stop
@@ -230,13 +230,13 @@ def test_hdf5_appears_whole_or_not_at_all(tmp_path, out):
 # Shards
 
 
-def test_shards_keep_arrays(tmp_path):
+def test_shards_round_trip_arrays(tmp_path):
     shard(tmp_path / "0.npz")
     found = dict(read_shard(tmp_path / "0.npz"))
     assert list(found) == list(ARRAYS)
     assert all(found[name].dtype == array.dtype and np.array_equal(found[name], array) for name, array in ARRAYS.items())
     assert [name for name, _ in read_shard(tmp_path / "0.npz", "names")] == ["names"]
-    with np.load(tmp_path / "0.npz") as arrays:  # any npz reader opens them
+    with np.load(tmp_path / "0.npz") as arrays:  # any npz reader can open them
         assert np.array_equal(arrays["numbers"], ARRAYS["numbers"])
 
 
@@ -247,7 +247,7 @@ def test_an_error_leaves_no_shard(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_of_the_reader_are_not_taken_for_damage(tmp_path):
+def test_errors_of_the_caller_are_not_reported_as_damage(tmp_path):
     shard(tmp_path / "0.npz")
     with pytest.raises(ValueError, match="of the reader"):
         for _ in read_shard(tmp_path / "0.npz"):
@@ -255,12 +255,12 @@ def test_errors_of_the_reader_are_not_taken_for_damage(tmp_path):
     assert (tmp_path / "0.npz").exists()
 
 
-def test_a_flipped_bit_anywhere_in_the_arrays(tmp_path):
-    """It is detected, or it is in a field of the zip file that does not matter."""
+def test_a_flipped_bit_in_the_arrays_is_detected(tmp_path):
+    """It is detected, or it is in a field of the zip file without effect."""
     path, refused = tmp_path / "0.npz", 0
     shard(path)
     good = path.read_bytes()
-    for place in range(good.index(b"PK\x01\x02")):  # up to the directory at the end
+    for place in range(good.index(b"PK\x01\x02")):  # up to the zip directory at the end
         data = bytearray(good)
         data[place] ^= 1 << place % 8
         path.write_bytes(data)
@@ -275,7 +275,7 @@ def test_a_flipped_bit_anywhere_in_the_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
-def test_a_truncated_shard(tmp_path, share):
+def test_a_truncated_shard_is_detected(tmp_path, share):
     path = tmp_path / "0.npz"
     shard(path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -284,6 +284,6 @@ def test_a_truncated_shard(tmp_path, share):
     assert not path.exists()
 
 
-def test_a_missing_shard_is_not_a_damaged_one(tmp_path):
+def test_a_missing_shard_is_not_reported_as_damaged(tmp_path):
     with pytest.raises(FileNotFoundError):
         dict(read_shard(tmp_path / "0.npz"))

@@ -29,7 +29,7 @@ def read(folder):
     return events
 
 
-def test_tensorboard_has_the_curves_and_the_pictures(sda, world, tmp_path):
+def test_tensorboard_gets_curves_and_pictures(sda, world, tmp_path):
     plain = train(sda, world, tmp_path / "plain")
     watched = train(sda, world, tmp_path / "watched", "--board", "tensorboard")
     for name, value in plain["student"].items():
@@ -54,15 +54,15 @@ def test_a_resumed_run_continues_its_curves(sda, world, tmp_path):
     assert [event.step for event in read(out / "tensorboard").Scalars("val/miou")] == [1, 2, 3]
 
 
-def test_a_board_that_is_not_installed_is_reported_before_the_run_folder_is_created(sda, world, tmp_path, monkeypatch):
+def test_a_missing_board_is_reported_before_the_run_folder_is_created(sda, world, tmp_path, monkeypatch):
     monkeypatch.setattr(boards.importlib.util, "find_spec", lambda name: None)
     status, shown = sda("train", world.recipe, "--out", tmp_path / "run", "--board", "tensorboard")
     assert status == 2 and "the package tensorboard is not installed: pip install tensorboard" in shown.err
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_and_biases_gets_the_same(sda, world, tmp_path, monkeypatch):
-    """Against a fake package: the values that it gets, and that a resumed run keeps its id."""
+def test_weights_and_biases_gets_curves_and_pictures(sda, world, tmp_path, monkeypatch):
+    """A fake package records the values. A resumed run keeps its id."""
     began, logged = [], []
 
     class Run:

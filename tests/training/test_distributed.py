@@ -79,7 +79,7 @@ def test_two_processes_equal_one_with_twice_the_batch(world, tmp_path):
     assert torch.allclose(mine, theirs, rtol=1e-2, atol=1e-2)
 
 
-def test_without_synchronised_norms_the_processes_still_agree(world, tmp_path):
+def test_without_synchronised_norms_the_processes_have_equal_states(world, tmp_path):
     (_, state), (_, other) = two(world, tmp_path / "two", sync_norm=False, accumulate=2)
     for name, value in state.items():
         assert torch.equal(value, other[name]), name
@@ -94,7 +94,7 @@ def test_no_position_is_drawn_twice(world, monkeypatch):
         halves = []
         for rank in range(2):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(distributed, "size", lambda: 2)
+            monkeypatch.setattr(distributed, "world_size", lambda: 2)
             halves.append(open_streams(recipe, data, start)["labelled"])
         monkeypatch.undo()
         for _ in range(4):
@@ -103,7 +103,7 @@ def test_no_position_is_drawn_twice(world, monkeypatch):
 
 
 def torchrun(world, out, *flags, port, launch=("--nproc-per-node", 2)):
-    """Start the command as users would."""
+    """Start the command with torchrun, as users do."""
     launcher = ["-m", "torch.distributed.run", *launch, "--master-port", port, "-m", "sda"]
     command = [sys.executable, *launcher, "train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags]
     command += ["--device", "cpu", "--out", out, "--resume", "auto"]
@@ -114,7 +114,7 @@ def torchrun(world, out, *flags, port, launch=("--nproc-per-node", 2)):
 
 
 def ended(process, status=0):
-    """Return its output."""
+    """Wait for the process and return its output."""
     try:
         out, err = process.communicate(timeout=300)
     finally:
@@ -138,8 +138,8 @@ def iou(folder):
 
 
 @pytest.mark.slow
-def test_torchrun(world, tmp_path):
-    """It writes, stops and resumes like a single process."""
+def test_torchrun_writes_stops_and_resumes(world, tmp_path):
+    """Two processes write, stop and resume like a single one."""
     flags = ["--steps", 6, "--eval-every", 3]
     out, err = ended(torchrun(world, tmp_path / "run", *flags, port=29611))
     assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in all" in err
@@ -174,7 +174,7 @@ def test_torchrun_survives_a_killed_worker_and_a_signal(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_launchers_as_on_two_hosts(world, tmp_path):
+def test_two_launchers_over_the_network_equal_one(world, tmp_path):
     """Two torchruns connected over the network, with one process each, equal one torchrun with two processes."""
     flags = ["--steps", 4]
     ended(torchrun(world, tmp_path / "one", *flags, port=29617))

@@ -35,12 +35,12 @@ def test_activations_equal_those_of_a_real_forward_pass(backbone):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = network(torch.randn(4, 3, 64, 96))  # a reference, so that nothing is freed
+        kept = network(torch.randn(4, 3, 64, 96))  # keeps a reference, so that nothing is freed
         real = sum(sizes.values()) + 3 * 4 * 4 * 19 * 64 * 96
     assert kept and estimated(wanted).activations == pytest.approx(real, rel=0.05)
 
 
-def test_what_saves_memory():
+def test_estimate_follows_the_options():
     whole = estimated(recipe())
     assert estimated(recipe(accumulate=2)).activations == pytest.approx(whole.activations / 2, rel=0.05)
     assert estimated(recipe(recompute=True)).activations < 0.7 * whole.activations

@@ -28,32 +28,32 @@ def looks(values, method=None, steps=None):
     return said
 
 
-def test_a_loss_that_falls_is_fine():
+def test_a_falling_loss_gives_no_warning():
     assert looks([{"sup": 3.0 / (1 + k)} for k in range(50)]) == []
     noisy = torch.rand(200, generator=torch.manual_seed(0)).tolist()
     assert looks([{"sup": 1 + x} for x in noisy]) == []
 
 
-def test_a_method_may_watch_no_loss():
-    """It may name its losses freely."""
+def test_a_method_without_watched_loss_gives_no_warning():
+    """Its losses may have any names."""
     method = SimpleNamespace(bank=None, watched_loss=None)
     assert looks([{"sup": 1.5**k} for k in range(50)], method) == []
 
 
-def test_a_loss_that_rises_again_diverges():
+def test_a_rising_loss_gives_a_warning():
     falling, rising = [3.0 - 0.1 * k for k in range(25)], [0.6 * 1.2**k for k in range(30)]
     [said] = looks([{"sup": value} for value in falling + rising])
     assert "the supervised loss has risen from" in said and "lower learning_rate" in said
 
 
-def test_a_teacher_that_predicts_one_class_everywhere():
+def test_a_collapsed_teacher_gives_a_warning():
     assert looks([{"teacher_top": 0.97}] * 50) == []
     assert looks([{"teacher_top": 1.0}] * 9 + [{"teacher_top": 0.5}] * 9) == []
     [said] = looks([{"teacher_top": 0.99}] * 50)
     assert "the teacher assigns 99 % of the unlabelled pixels to one class" in said
 
 
-def test_a_class_that_never_enters_the_bank():
+def test_a_class_without_bank_entries_gives_a_warning():
     valid = torch.tensor([[True, False], [False, False], [False, False]])
     method = SimpleNamespace(bank=SimpleNamespace(valid=valid), watched_loss="sup")
     assert looks([{}] * 2, method, [0, 34]) == []
@@ -84,7 +84,7 @@ def poison(monkeypatch, method, *steps):
     monkeypatch.setattr(method, "step", step)
 
 
-def test_stop_and_save_the_batch(world, sda, tmp_path, monkeypatch):
+def test_a_nonfinite_loss_stops_and_saves_the_batch(world, sda, tmp_path, monkeypatch):
     poison(monkeypatch, Supervised, 5)
     flags = ["--steps", 8, "--checkpoint-every", 2, "--device", "cpu", "--out", "run"]
     status, shown = sda("train", world.recipe, *flags)
@@ -97,7 +97,7 @@ def test_stop_and_save_the_batch(world, sda, tmp_path, monkeypatch):
     assert last["step"] == 4 and all(value.isfinite().all() for value in last["student"].values())
 
 
-def test_skip_and_count(world, sda, tmp_path, monkeypatch):
+def test_nonfinite_steps_are_skipped_and_counted(world, sda, tmp_path, monkeypatch):
     """A skipped step does not change the network."""
     poison(monkeypatch, ClassBankMethod, 0, 5)
     flags = [*tiny.SETTINGS["semi-supervised DA"], "--steps", 8, "--device", "cpu", "--nonfinite", "skip", "--out", "run"]

@@ -1,4 +1,4 @@
-"""Training in every setting through the command line, on two tiny datasets with their own TOML descriptors."""
+"""Training in every setting through the command line on two tiny datasets."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ from PIL import Image
 
 from sda import recipe as recipes
 from sda.data.assemble import assemble
+from sda.methods.base import Task
 from sda.methods.supervised import Supervised
 from sda.models.build import build_network
 from sda.models.preprocessing import IMAGENET
@@ -83,7 +84,7 @@ def same_weights(first, second):
 
 
 @pytest.mark.parametrize("setting", tiny.SETTINGS)
-def test_setting(world, sda, tmp_path, setting):
+def test_every_setting_trains(world, sda, tmp_path, setting):
     run, before = tmp_path / "run", tiny.files(world.root)
     printed = sda("train", world.recipe, *tiny.SETTINGS[setting], "--out", run, "--device", "cpu")
     assert "human" in printed and str(run) in printed and "whole-48x64-native" in printed
@@ -124,8 +125,8 @@ def test_setting(world, sda, tmp_path, setting):
         assert state["step"] == 3 and list(state["classes"]) == ["ground", "building", "human"]
 
 
-def test_images_of_unequal_size(sda, tmp_path):
-    """Without resizing: crops in training; each image at its own size in evaluation and in sda eval."""
+def test_images_of_different_sizes(sda, tmp_path):
+    """Without resizing, training uses crops, and evaluation uses each image at its own size."""
     world = tiny.write_world(tmp_path / "world")
     for place, (width, height) in (("train/north/00", (40, 90)), ("val/west/08", (77, 50))):
         for path in (f"pictures/{place}.jpg", f"labels/{place}.png"):
@@ -140,8 +141,8 @@ def test_images_of_unequal_size(sda, tmp_path):
     assert json.loads(sda("eval", run, "--device", "cpu", "--json"))[0]["iou"] == score["iou"]
 
 
-def test_class_statistics(sda, tmp_path, monkeypatch):
-    """Counted once for all labelled images, in the training's classes; balancing starts from them and sampling uses them."""
+def test_class_statistics_initialise_balance_and_sampling(sda, tmp_path, monkeypatch):
+    """All labelled images are counted once in the classes of the training. Balancing and sampling use the counts."""
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
     world = tiny.write_world(tmp_path / "world")
     recipe = settings_of(world, rare_class_sampling=0.01, class_statistics=True, balance_classes=True).with_absolute_paths()
@@ -162,8 +163,8 @@ def settings_of(world, **changes):
     return recipes.load(str(world.recipe), changes)
 
 
-def test_rates_by_layer(world):
-    """Each stage of the backbone has `layer_decay` times the next one's rate; other layers have the head's factor."""
+def test_learning_rates_by_layer(world):
+    """Each stage of the backbone has `layer_decay` times the rate of the next; other layers have `head_rate_factor`."""
     recipe = settings_of(world, learning_rate=1.0, layer_decay=0.5, head_rate_factor=4.0)
     method = torch.nn.Module()
     method.student, method.other = build_network(recipe, 3, "torchvision", IMAGENET), torch.nn.Linear(2, 2)
@@ -176,19 +177,27 @@ def test_rates_by_layer(world):
     assert rate[id(method.student.head.classifier.weight)] == rate[id(method.other.weight)] == 4.0
 
 
-def test_source_and_target_alternate(world, sda, tmp_path, monkeypatch):
+def test_source_and_target_alternate(world, tmp_path):
     """Source in even steps, labelled target images in odd ones; each stream continues at its own position."""
-    seen = []
-    step = Supervised.step
 
-    def recording(self, batch, k):
-        seen.append((batch.source, batch.labelled))
-        return step(self, batch, k)
+    def batches(out, **changes):
+        seen = []
 
-    monkeypatch.setattr(Supervised, "step", recording)
-    sda("train", world.recipe, "--alternate", "true", "--steps", "4", "--out", tmp_path / "turns", "--device", "cpu")
-    sda("train", world.recipe, "--steps", "2", "--out", tmp_path / "both", "--device", "cpu")
-    turns, both = seen[:4], seen[4:]
+        class Recording(Supervised):
+            def step(self, batch, step):
+                seen.append((batch.source, batch.labelled))
+                return super().step(batch, step)
+
+        recipe = settings_of(world, **changes).with_absolute_paths()
+        training = prepare(recipe, assemble(recipe), CPU)
+        training.method = Recording(training.method.student, recipe.method_settings, Task(3))
+        training.optimizer = make_optimizer(training.method, recipe)
+        out.mkdir()
+        train(training, out)
+        return seen
+
+    turns, both = batches(tmp_path / "turns", alternate=True, steps=4), batches(tmp_path / "both", steps=2)
+    assert len(turns) == 4 and len(both) == 2
     assert [(source is None, labelled is None) for source, labelled in turns] == [(False, True), (True, False)] * 2
     for pair in range(2):
         assert torch.equal(turns[2 * pair][0].images, both[pair][0].images)
@@ -196,7 +205,7 @@ def test_source_and_target_alternate(world, sda, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("freeze", ["none", "affine", "all"])
-def test_frozen_norms(world, tmp_path, freeze):
+def test_freeze_norm_fixes_the_norms_of_the_backbone(world, tmp_path, freeze):
     recipe = settings_of(world, freeze_norm=freeze, optimizer="adamw").with_absolute_paths()
     tmp_path.joinpath("run").mkdir()
     train(prepare(recipe, assemble(recipe), CPU), tmp_path / "run")
@@ -214,7 +223,7 @@ def test_frozen_norms(world, tmp_path, freeze):
 # Reproduction
 
 
-def test_a_run_is_reproduced_by_its_own_recipe(world, sda, tmp_path, monkeypatch):
+def test_the_saved_recipe_reproduces_the_run(world, sda, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sda("train", world.recipe, *tiny.BANK, "--out", "first", "--seed", "5", "--labels", "2", "--device", "cpu")
     opening = (tmp_path / "first/recipe.toml").read_text().splitlines()[0]
@@ -228,7 +237,7 @@ def test_a_run_is_reproduced_by_its_own_recipe(world, sda, tmp_path, monkeypatch
     assert tiny.files(first / "splits") == tiny.files(again / "splits")
 
 
-def test_seed_decides(world, sda, tmp_path):
+def test_a_run_depends_on_its_seed(world, sda, tmp_path):
     for name, *flags in (("a",), ("b", "--in-memory", "true"), ("c", "--workers", "2"), ("d", "--seed", "1")):
         sda("train", world.recipe, "--steps", "2", "--out", tmp_path / name, "--device", "cpu", *flags)
     a, b, c, d = (tmp_path / name for name in "abcd")
@@ -237,7 +246,7 @@ def test_seed_decides(world, sda, tmp_path):
     assert lines(a, "labelled") == lines(d, "labelled")  # the split has its own seed
 
 
-def test_split_seed_and_split_list(world, sda, tmp_path):
+def test_split_seed_and_split_list_select_the_images(world, sda, tmp_path):
     chosen = "pictures/train/north/04.jpg\npictures/train/south/03.jpg\n"
     (tmp_path / "list.txt").write_text(chosen)
     sda("train", world.recipe, "--steps", "1", "--split", tmp_path / "list.txt", "--out", tmp_path / "a", "--device", "cpu")
@@ -258,7 +267,7 @@ def test_best_is_selected_by_its_criterion(world, sda, tmp_path):
     assert torch.load(run / "last.pt", weights_only=True)["step"] == 4
 
 
-def test_default_run_folders_do_not_collide(world, sda, tmp_path, monkeypatch):
+def test_default_run_folders_are_distinct(world, sda, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         sda("train", world.recipe, "--steps", "1", "--device", "cpu")
@@ -278,7 +287,7 @@ def trained(world, tmp_path_factory):
     return run
 
 
-def test_eval_gives_the_score_of_training(trained, sda):
+def test_eval_repeats_the_score_of_training(trained, sda):
     [score] = json.loads(sda("eval", trained, "--json", "--device", "cpu"))
     trained_score = result(trained)
     shared = ("protocol", "images", "skipped", "miou", "miou_all", "accuracy", "iou", "infomax", "confusion")
@@ -301,23 +310,23 @@ def test_eval_on_another_dataset(world, trained, sda):
     assert [sum(row) for row in toy["confusion"]] == pixels
 
 
-def test_eval_of_best_as_a_table(trained, sda):
+def test_eval_of_best_prints_a_table(trained, sda):
     printed = sda("eval", trained, "--checkpoint", "best", "--device", "cpu")
     assert "mIoU, classes present" in printed and "whole-48x64-native" in printed
 
 
-def test_eval_of_two_runs(world, trained, sda, tmp_path):
+def test_eval_of_two_runs_prints_both(world, trained, sda, tmp_path):
     shutil.copytree(trained, tmp_path / "other")
     scores = json.loads(sda("eval", trained, tmp_path / "other", "--json", "--device", "cpu"))
     assert [score["run"] for score in scores] == [str(trained), str(tmp_path / "other")]
 
 
-def test_eval_of_two_runs_of_one_name(trained, sda, tmp_path):
+def test_eval_of_two_runs_with_the_same_name(trained, sda, tmp_path):
     shutil.copytree(trained, tmp_path / trained.name)
     assert len(json.loads(sda("eval", trained, tmp_path / trained.name, "--json", "--device", "cpu"))) == 2
 
 
-def test_eval_counts_in_the_classes_of_the_checkpoint(sda, tmp_path):
+def test_eval_uses_the_classes_of_the_checkpoint(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     sda("train", world.recipe, "--steps", "1", "--out", tmp_path / "run", "--device", "cpu")
     swapped = tiny.FIELD.replace("ground = [1, 1, 1], building = [2, 2, 2]", "building = [2, 2, 2], ground = [1, 1, 1]")
@@ -369,7 +378,7 @@ def test_source_pixels_reach_the_loss(world, tmp_path):
     losses = []
     for name in ("as it is", "painted"):
         recipe, data = with_bank(world, steps=2)
-        if name == "painted":  # only the source pixels differ
+        if name == "painted":  # only the pixels of the source differ
             for sample in data.source._memory:
                 sample.image.copy_(255 - sample.image)
         (tmp_path / name).mkdir()
@@ -380,7 +389,7 @@ def test_source_pixels_reach_the_loss(world, tmp_path):
     assert losses[0]["bank_source"] > 0
 
 
-def test_ignored_source_labels_leave_the_bank_to_the_target(world, tmp_path):
+def test_bank_with_ignored_source_has_only_target_entries(world, tmp_path):
     recipe, data = with_bank(world, steps=3)
     for sample in data.source._memory:
         sample.label.fill_(255)
@@ -391,7 +400,7 @@ def test_ignored_source_labels_leave_the_bank_to_the_target(world, tmp_path):
 # Edges
 
 
-def test_validation_labels_that_are_all_ignored(monkeypatch, tmp_path):
+def test_ignored_validation_labels_raise_no_traceback(monkeypatch, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     for path in (world.root / "field/labels/val").rglob("*.png"):
         Image.new("L", (tiny.WIDTH, tiny.HEIGHT), 255).save(path)
@@ -413,11 +422,11 @@ def test_image_name_that_is_not_utf8(monkeypatch, tmp_path):
     assert tiny.run_main(monkeypatch, "train", world.recipe, *tiny.BANK, *flags) in (0, 2)
 
 
-def test_checkpoint_has_its_splits(trained):
+def test_checkpoint_contains_its_splits(trained):
     assert "splits" in torch.load(trained / "last.pt", weights_only=True)
 
 
-def test_users_class_table_is_named_by_its_stem(sda, tmp_path):
+def test_class_table_of_a_user_is_named_by_its_file(sda, tmp_path):
     world = tiny.write_world(tmp_path / "world")
     table = world.folder / "sets/tab.toml"
     table.write_text("[colors]\nground = [1, 1, 1]\nbuilding = [2, 2, 2]\nhuman = [3, 3, 3]\n")
@@ -428,7 +437,7 @@ def test_users_class_table_is_named_by_its_stem(sda, tmp_path):
     sda("train", world.recipe, "--steps", "1", "--out", tmp_path / "run", "--device", "cpu")
 
 
-def test_momentum_is_that_of_sgd():
+def test_momentum_is_passed_to_sgd():
     recipe = recipes.Recipe(target="idd_lite", labels=3, size=[64, 64], backbone="resnet50", steps=1, optimizer="adamw")
     assert recipe.ignored_fields(["momentum", "weight_decay"]) == ["momentum"]
     assert recipe.model_copy(update={"optimizer": "sgd"}).ignored_fields(["momentum"]) == []

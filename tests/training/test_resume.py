@@ -67,7 +67,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("cuts", [[1], [4], [6], [2, 3, 7]])
 @pytest.mark.parametrize("setting", ["SSL", "semi-supervised DA"])
-def test_interrupted_and_resumed_is_bit_equal(world, whole, sda, tmp_path, setting, cuts):
+def test_interrupted_runs_resume_bit_identically(world, whole, sda, tmp_path, setting, cuts):
     flags = VARIANTS[setting]
     command = ["train", world.recipe, *STEPS, *flags, "--out", tmp_path / "run", "--resume", "auto"]
     for cut in cuts:
@@ -81,7 +81,7 @@ def test_interrupted_and_resumed_is_bit_equal(world, whole, sda, tmp_path, setti
 
 
 @pytest.mark.parametrize("setting", ["AdamW, balanced, alternating, by class", "released, DACS", "supervised"])
-def test_other_settings_too(world, whole, sda, tmp_path, setting):
+def test_other_settings_resume_bit_identically(world, whole, sda, tmp_path, setting):
     flags = VARIANTS[setting]
     command = ["train", world.recipe, *STEPS, *flags, "--out", tmp_path / "run", "--resume", "auto"]
     assert sda(*command, "--stop-at", 5)[0] == 0 and sda(*command)[0] == 0
@@ -98,7 +98,7 @@ def test_workers_and_roots_may_change(world, whole, sda, tmp_path):
     assert equal(first["method"], second["method"]) and equal(first["optimizer"], second["optimizer"])
 
 
-def test_from_a_file_into_another_folder(world, whole, sda, tmp_path):
+def test_resume_from_a_file_into_another_folder(world, whole, sda, tmp_path):
     command = ["train", world.recipe, *STEPS, *SSDA]
     assert sda(*command, "--out", tmp_path / "run", "--stop-at", 5)[0] == 0
     before = tiny.files(tmp_path / "run")
@@ -160,13 +160,13 @@ def resume(sda, world, run, *flags):
         (["--method", "mean_teacher"], 'method = "class_bank", not "mean_teacher"'),
     ],
 )
-def test_another_recipe_is_refused(world, sda, stopped, flags, says):
+def test_resuming_with_another_recipe_is_refused(world, sda, stopped, flags, says):
     before = tiny.files(stopped)
     assert says in resume(sda, world, stopped, *flags)
     assert tiny.files(stopped) == before
 
 
-def test_other_images_are_refused(world, sda, stopped, tmp_path):
+def test_resuming_with_other_images_is_refused(world, sda, stopped, tmp_path):
     shutil.copytree(world.root, tmp_path / "moved")
     (tmp_path / "moved/toy/train/02.png").unlink()
     message = resume(sda, world, stopped, "--root", tmp_path / "moved")
@@ -237,9 +237,9 @@ def wait_for(path, process, seconds=120):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_a_checkpoint(world, tmp_path, number):
-    """The checkpoint is of the step in which the signal came, although checkpoints are rare. Loader processes get the signal
-    too, as with Ctrl-C."""
+def test_a_signal_saves_a_checkpoint(world, tmp_path, number):
+    """The checkpoint is that of the interrupted step, although checkpoints are rare. Loader processes get the signal too, as
+    with Ctrl-C."""
     process = start(world, tmp_path / "run", "--checkpoint-every", 100_000, "--steps", 100_000, "--workers", 1)
     wait_for(tmp_path / "run/metrics.jsonl", process)
     while not (tmp_path / "run/metrics.jsonl").read_text():
@@ -268,12 +268,12 @@ def kill_again_and_again(world, run, times, seed):
     assert steps == sorted(steps) and steps[0] >= 1
 
 
-def test_killed_at_any_moment_the_last_checkpoint_is_good(world, tmp_path):
+def test_a_kill_never_damages_the_last_checkpoint(world, tmp_path):
     kill_again_and_again(world, tmp_path / "run", 2, 0)
 
 
 @pytest.mark.slow
-def test_killed_many_times_the_run_is_still_bit_equal(world, tmp_path):
+def test_a_run_killed_many_times_is_bit_identical(world, tmp_path):
     """Kill the run twenty times at random moments, then finish it, and compare with an uninterrupted run."""
     for run in ("whole", "killed"):
         if run == "killed":
@@ -284,7 +284,7 @@ def test_killed_many_times_the_run_is_still_bit_equal(world, tmp_path):
     same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_full_disk_stops_the_run_and_damages_nothing(world, sda, tmp_path):
+def test_a_full_disk_stops_the_run_without_damage(world, sda, tmp_path):
     """A file-size limit simulates the full disk: the write fails in the same place."""
     run = tmp_path / "run"
     flags = ["--steps", 6, "--checkpoint-every", 2]

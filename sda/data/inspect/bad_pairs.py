@@ -1,4 +1,4 @@
-"""The list of pairs that `sda doctor` found bad, which splits, packs and training skip. It is kept beside the scan's cache."""
+"""The list of pairs that `sda doctor` found bad, which splits, packs and training skip. It is stored beside the scan's cache."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def write_bad(root: Path, descriptor: Descriptor, examined: dict[str, Item], bad: list[tuple[str, str]]) -> None:
-    """Update the list of the dataset in `root`. Entries of images that were not examined stay.
+    """Update the list of the dataset in `root`. Keep the entries of images that were not examined.
 
     Args:
-        descriptor: the one that the pairs were judged by.
+        descriptor: the descriptor that the pairs were checked against.
         examined: key → item.
         bad: (key, reason) of each bad pair.
     """
@@ -35,7 +35,7 @@ def write_bad(root: Path, descriptor: Descriptor, examined: dict[str, Item], bad
 
 
 def bad_pairs(root: Path, items: list[Item], descriptor: Descriptor) -> dict[str, str]:
-    """Return key → reason for the listed items. Skips entries of changed files and those judged by another descriptor."""
+    """Return key → reason for the listed items. Ignore entries of changed files, and entries from another descriptor."""
     judge = _fingerprint(descriptor)
     listed: dict[str, dict] = {}
     for entry in _read(_file(root)):
@@ -52,13 +52,13 @@ def _file(root: Path) -> Path:
 
 
 def _fingerprint(descriptor: Descriptor) -> str:
-    """Return a hash of what decides whether a pair is bad: with another one, the verdicts are stale."""
+    """Return a hash of everything that decides whether a pair is bad. Entries with another hash are stale."""
     judged_by = descriptor.model_dump(include={"ids", "void", "void_colors", "layout", "splits"})
     return hashlib.sha256(json.dumps([judged_by, descriptor.table().colors]).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> list[dict]:
-    """Return the entries; skips lines that are incomplete or not ours."""
+    """Return the entries. Skip lines that are incomplete or have another format."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

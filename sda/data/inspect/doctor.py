@@ -16,7 +16,7 @@ from sda.system.console import Progress, ignore_count
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem with one file.
+    """A problem with a file.
 
     Attributes:
         kind: a key of KINDS.
@@ -74,11 +74,11 @@ class Examination:
 
     @property
     def never(self) -> list[str]:
-        """Classes that never occur."""
+        """The classes that never occur."""
         return [name for name, share in self.frequencies.items() if share["images"] == 0]
 
     def to_dict(self) -> dict:
-        """Return the content of report.json."""
+        """Return the findings as the content of report.json."""
         return {**asdict(self), "never": self.never, "bad": len({(problem.split, problem.key) for problem in self.bad})}
 
 
@@ -157,7 +157,7 @@ def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: F
         found.append(problem("black image", f"{item.image}: no value is above 7 of 255"))
     if item.label is None:
         looked = f": looked for {listing.label_pattern}" if listing.label_pattern else ""
-        return [*found, problem("no label", f"{item.image}: has no label file{looked}", bad=False)]
+        return [*found, problem("no label", f"{item.image}: no label file{looked}", bad=False)]
     if finding.label_fault:
         return [*found, problem("unreadable label", finding.label_fault)]
     if finding.size and finding.label_size and finding.label_size != finding.size:
@@ -177,7 +177,7 @@ def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: F
 
 
 def _duplicates(split: str, items: list[Item], findings: dict[str, Finding], first: dict[str, tuple[str, str]]) -> list[Problem]:
-    """Return images with the same bytes as an earlier image, in this split or an earlier one. Updates `first`."""
+    """Return images with the same bytes as an earlier image, in this split or an earlier one. Update `first`."""
     problems = []
     for item in items:
         digest = findings[item.key].sha256

@@ -13,12 +13,12 @@ from sda.data.item import Item
 from sda.data.listing import Listing
 from sda.pictures import colorize, overlay, picture_table, resize_image, resize_nearest
 
-PAIRS = 12  # on the contact sheet, at most
-WIDTH = 512  # of a picture on the contact sheet, at most
+PAIRS = 12  # maximum number of pairs on the contact sheet
+WIDTH = 512  # maximum width of a picture on the contact sheet
 
 
 def write_report(folder: Path, found: Examination, descriptor: Descriptor, listings: dict[str, Listing]) -> None:
-    """Write report.json to a folder, and contact.png if there are good pairs: each as image, label and overlay."""
+    """Write report.json to a folder, and contact.png, with image, label and overlay of some good pairs, if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
     bad, pairs = {problem.key for problem in found.bad}, []

@@ -70,7 +70,7 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Encodings:
-    """The encodings of the labels of a split, by their values.
+    """The encodings of the labels of a split, judged by their values.
 
     Attributes:
         counts: encoding, or several that fit → number of labels.
@@ -140,7 +140,7 @@ def check_encoding(name: str, descriptor: Descriptor, listing: Listing, root: Pa
 def class_pixels(
     descriptor: Descriptor, encoding: str, items: list[Item], root: Path, progress: Progress = ignore_count
 ) -> dict[str, list[int]]:
-    """Count pixels per class: key → counts of the C classes of the descriptor's own table. Uses the scan's cache."""
+    """Count pixels per class: key → counts of the C classes of the descriptor's own table. Use the scan's cache."""
     meaning, counted = Meaning(descriptor), {}
     for item, finding in zip(items, scan(items, root, progress), strict=True):
         pixels = meaning.pixels(encoding, finding)

@@ -26,7 +26,7 @@ SPLITS = {
     "testing": "test",
 }
 SAMPLES = 24  # number of label files whose values are read
-FEW = 4  # number of files that decide what a folder holds
+FEW = 4  # number of files that decide what a folder contains
 
 
 def propose(root: Path) -> tuple[str, list[str]]:
@@ -36,13 +36,13 @@ def propose(root: Path) -> tuple[str, list[str]]:
         The TOML text, and notes on the guesses.
 
     Raises:
-        SdaError: `root` is not a folder, cannot be read, or holds no images.
+        SdaError: `root` is not a folder, cannot be read, or contains no images.
     """
     if not root.is_dir():
         raise SdaError(f"{root}: {'a file, not a folder' if root.exists() else 'no such folder'}")
     folders = _folders(root)
     if not folders:
-        raise SdaError(f"{root}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise SdaError(f"{root}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give the folder of the dataset")
     labels = {folder: endings for folder, files in folders.items() if (endings := _label_endings(root / folder, files))}
     images = {folder: files for folder, files in folders.items() if folder not in labels or _holds_photos(files, labels[folder])}
     pairs = _pair(images, folders, labels)
@@ -56,7 +56,7 @@ def propose(root: Path) -> tuple[str, list[str]]:
 
 
 def _folders(root: Path) -> dict[Path, list[str]]:
-    """Map folders, relative to the root, to the sorted names of their images. Skips hidden files and folders."""
+    """Map folders, relative to the root, to the sorted names of their images. Skip hidden files and folders."""
     folders = {}
     for folder, names in walk(root):
         files = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
@@ -66,7 +66,7 @@ def _folders(root: Path) -> dict[Path, list[str]]:
 
 
 def _label_endings(folder: Path, names: list[str]) -> list[str]:
-    """Return the endings of the names of label files in a folder, best first; empty if it holds none.
+    """Return the endings of the names of label files in a folder, best first; empty if it contains none.
 
     A label is a lossless file of few values in large areas. If a folder holds several kinds (ids, colours, instances), each
     kind has its own ending.
@@ -108,14 +108,14 @@ def _values_of_label(path: Path) -> int | None:
 
 
 def _holds_photos(names: list[str], label_endings: list[str]) -> bool:
-    """Return whether a folder with labels also holds photos."""
+    """Return whether a folder with labels also contains photos."""
     return any(not name.endswith(tuple(label_endings)) for name in names)
 
 
 def _pair(
     images: dict[Path, list[str]], folders: dict[Path, list[str]], labels: dict[Path, list[str]]
 ) -> list[tuple[Path, Path]]:
-    """Pair images with labels: the name with the same beginning, in the label folder that is most like the image's."""
+    """Pair each image with the label whose name begins in the same way, in the label folder most similar to the image's."""
     pairs = []
     for folder, names in images.items():
         photos = [name for name in names if not name.endswith(tuple(labels.get(folder, ["\0"])))]
@@ -213,7 +213,7 @@ def _ending(images: list[str], labels: list[str]) -> tuple[str, str]:
 
 
 def _beginnings(stem: str) -> list[str]:
-    """Return a name, and what remains of it as words are removed from its end."""
+    """Return a name, followed by what remains of it as words are removed from its end one by one."""
     beginnings = [stem]
     while (shorter := re.sub(r"[_.-]?[A-Za-z0-9]+$|[_.-]$", "", beginnings[-1])) != beginnings[-1] and shorter:
         beginnings.append(shorter)
@@ -221,11 +221,11 @@ def _beginnings(stem: str) -> list[str]:
 
 
 def _spread(things: list, count: int) -> list:
-    """Return about `count` of a list, evenly spread."""
+    """Return about `count` elements of a list, evenly spread."""
     return things[:: max(1, -(-len(things) // count))] if things else []
 
 
-# The text
+# The TOML text
 
 
 def _toml(root: Path, layouts: list[tuple[str, str | None]], findings: list[Finding], notes: list[str]) -> str:
@@ -250,7 +250,7 @@ def _text(value: str) -> str:
 
 
 def _splits(root: Path, layouts: list[tuple[str, str | None]]) -> list[str]:
-    """Return the line `splits`, if the folders of the splits are not called train and val."""
+    """Return the `splits` line if the folders of the splits are not called train and val."""
     names: dict[str, str] = {}
     for images, _ in layouts:
         before, split, _ = images.partition("{split}")
@@ -267,7 +267,7 @@ def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list
     for finding in findings:
         values.update(finding.values or {})
     if not values:
-        return ['classes = "cityscapes19" # ? there are no labels to tell'], [], []
+        return ['classes = "cityscapes19" # ? unknown without labels'], [], []
     total = sum(values.values())
     share = {value: f"{100 * count / total:.1f} % of pixels" for value, count in values.items()}
     if any(finding.kind == "rgb" for finding in findings):
@@ -293,7 +293,7 @@ def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list
 def _classes_of_colours(
     found: list[str], share: dict[str, str], notes: list[str]
 ) -> tuple[list[str], list[list[str]], list[str]]:
-    """As `_classes`, for labels stored as RGB."""
+    """Describe the label values as `_classes` does, for labels stored as RGB."""
     rgb = {value: [int(value[at : at + 2], 16) for at in (1, 3, 5)] for value in sorted(found)}
     tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
     table = max(tables, key=lambda name: (sum(color in tables[name] for color in rgb.values()), len(tables[name])))

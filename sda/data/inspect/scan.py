@@ -39,7 +39,7 @@ class Finding:
         label: the label file, relative to the image's folder; None if there is none.
         image_stat, label_stat: [bytes, mtime in ns]; None if there is no file.
         size, label_size: [width, height].
-        sha256: of the image file's bytes.
+        sha256: hash of the image file's bytes.
         black: whether every pixel is (nearly) black.
         kind: `index` (one channel), `rgb`, or empty if no label could be read.
         values: value in the label → pixels; colours as "#rrggbb", indices in decimal.
@@ -96,8 +96,8 @@ def scan(
     progress: Progress = ignore_count,
     processes: int | None = None,
 ) -> list[Finding]:
-    """Read every item, in parallel. Files that have not changed since the last scan (size and time) come from the cache, so an
-    interrupted scan resumes where it stopped.
+    """Read every item, in parallel. Findings on files that have not changed since the last scan (size and time) come from the
+    cache, so an interrupted scan resumes where it stopped.
 
     Args:
         root: the dataset's folder or pack, which identifies the cache.
@@ -182,7 +182,7 @@ def look_at(item: Item) -> Finding:
 
 
 def _look_at_stored(stored: Stored, labelled: bool) -> dict[str, Any]:
-    """Read one image of a pack and its label. The label counts as one of the image's size, although it may have another."""
+    """Read one image of a pack and its label. The label is treated as having the image's size, although it may have another."""
     facts: dict[str, Any] = {}
     try:
         image = stored.image()
@@ -220,7 +220,7 @@ def _look_at_label(path: Path) -> dict[str, Any]:
 
 
 def _count(values: np.ndarray) -> dict[str, int]:
-    """Map whole numbers, in decimal, to how often each occurs."""
+    """Map each whole number, in decimal, to its number of occurrences."""
     if values.dtype in (np.uint8, np.uint16):  # several times faster than sorting
         every = np.bincount(values.ravel())
         found = np.flatnonzero(every)
@@ -231,7 +231,7 @@ def _count(values: np.ndarray) -> dict[str, int]:
 
 
 def _read_cache(path: Path) -> dict[str, Finding]:
-    """Return key → finding, the last of each key; skips lines that are incomplete or of another version."""
+    """Return key → the last finding with this key. Skip lines that are incomplete or of another version."""
     known: dict[str, Finding] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
 """Make packs (`sda pack`).
 
-A large dataset takes an hour, so finished work is kept as shards of 64 images (`sda.system.resumable`). In the end they are
-copied into the pack, which therefore needs twice its size on the disk until then.
+A large dataset takes an hour, so finished work is kept as shards of 64 images (`sda.system.resumable`). At the end they are
+copied into the pack, so writing a pack temporarily takes twice its size on disk.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ from sda.system.signals import begin_worker
 
 COMPRESSIONS: dict[str, dict] = {"none": {}, "lzf": {"compression": "lzf"}, "gzip": {"compression": "gzip"}}  # of images
 
-_LABELS = "gzip"  # shrinks labels to a thirtieth and is read as fast as lzf, which only h5py knows
-_SHARD = 64  # images per shard: what a kill can lose
+_LABELS = "gzip"  # shrinks labels to a thirtieth and reads as fast as lzf, which only h5py supports
+_SHARD = 64  # images per shard: a kill loses at most this many
 
 Chunks = tuple["_Record", bytes, bytes]  # of one image: its record, image chunk and label chunk
 
@@ -59,16 +59,16 @@ def write_pack(
     settings and is up to date, it stays as it is.
 
     Args:
-        name: of the dataset, as the user gave it.
+        name: name of the dataset, as the user gave it.
         size: (height, width) that images and training labels are resized to, exactly as `Dataset` does.
-        compression: of the images, a name in COMPRESSIONS. Photographs shrink by a fifth (lzf) or by half (gzip) and take more
-            than ten times as long to read. lzf may compress the same image to slightly different bytes in another run.
-        processes: that read and resize, by default one per core; with 1, this process does it.
+        compression: compression of the images, a name in COMPRESSIONS. Photographs shrink by a fifth (lzf) or by half (gzip)
+            and take more than ten times as long to read. lzf may produce slightly different bytes in another run.
+        processes: number of processes that read and resize; one per core by default; 1: this process.
         progress: called after each image that is read, then after each that is written.
         skip: skip unusable files instead of raising FileError.
 
     Returns:
-        Why each of the skipped images could not be used.
+        The reason why each of the skipped images could not be used.
 
     Raises:
         FileError: a file is unusable.
@@ -129,10 +129,10 @@ class _Task:
     codec: LabelCodec
     size: tuple[int, int]
     compression: str
-    fault: str  # what sda doctor found wrong, or nothing
+    fault: str  # the problem that sda doctor found, or empty
 
     def run(self) -> Chunks:
-        """Read the pair, resize it as `Dataset` does, and turn it into chunks, empty for what does not exist.
+        """Read the pair, resize it as `Dataset` does, and turn it into chunks, which are empty for missing parts.
 
         An unusable file is reported in the record, because an exception would end the pool.
         """

@@ -7,7 +7,7 @@ A pack is an HDF5 file of format 1.10:
     /labels/SPLIT/000012    any other split: uint8 at the label file's own size, at which networks are scored
     /about                  JSON: what was packed and how, and the file, size, time and SHA-256 of every image
 
-Every chunk has a Fletcher-32 checksum, so that damage is detected on reading. `make_pack` writes packs.
+Every chunk has a Fletcher-32 checksum, so that damage is detected on reading. `write_pack` in `make.py` writes packs.
 """
 
 import json
@@ -37,9 +37,9 @@ class Entry:
 
     Attributes:
         key: the image's path relative to the root.
-        bytes, mtime_ns: of the image file; -1 if it did not exist.
-        label_bytes, label_mtime_ns: of the label file; -1 if it did not exist.
-        sha256: of the image file's content, in hexadecimal digits.
+        bytes, mtime_ns: size and modification time of the image file; -1 if it did not exist.
+        label_bytes, label_mtime_ns: the same for the label file.
+        sha256: hash of the image file's content, in hexadecimal digits.
         fault: why the image was skipped; empty for images in the pack.
     """
 
@@ -71,7 +71,7 @@ class Pack:
         size: (height, width) of images and training labels.
         splits: split → its images, in the order of their indices.
         left_out: split → the images that could not be used.
-        settings: all that decides what the pack contains.
+        settings: everything that determines the content of the pack.
 
     Raises:
         SdaError: the file is missing, truncated, not an HDF5 file, not a pack, or of another format.
@@ -97,7 +97,7 @@ class Pack:
 
     @property
     def faults(self) -> list[str]:
-        """Why each of the skipped images could not be used."""
+        """The reason why each of the skipped images could not be used."""
         return [entry.fault for entries in self.left_out.values() for entry in entries]
 
     def image(self, split: str, index: int) -> np.ndarray:
@@ -184,7 +184,7 @@ def list_packed(path: Path, descriptor: Descriptor, split: str, size: tuple[int,
 
 
 def list_packed_splits(path: Path, descriptor: Descriptor, splits: Sequence[str]) -> dict[str, Listing]:
-    """List those of the splits that a pack has, at its own size. Raise SdaError as `list_packed`, or if it has none of them."""
+    """List the given splits that a pack has, at its own size. Raise SdaError as `list_packed` does, or if it has none of them."""
     pack = Pack(path)
     check_fresh(pack, descriptor)
     listings = {split: _listing(pack, split) for split in splits if split in pack.splits}
@@ -232,10 +232,10 @@ def check_fresh(pack: Pack, descriptor: Descriptor) -> None:
     its files are compared, too, which takes one `stat` per file.
 
     Args:
-        descriptor: of the dataset, as it is now.
+        descriptor: the dataset's current descriptor.
 
     Raises:
-        SdaError: another dataset, a changed descriptor, or a file that is new, missing or changed; names it.
+        SdaError: another dataset, a changed descriptor, or a new, missing or changed file, which the message names.
     """
     again = f"run sda pack again with a new --out, or give the folder {pack.root} instead"
     if pack.title != descriptor.title:
@@ -281,7 +281,7 @@ def decoding(descriptor: Descriptor) -> dict:
 
 
 def is_native(split: str) -> bool:
-    """Return whether labels keep their own size, as in all splits except `train`, because networks are scored at it."""
+    """Return whether labels keep their own size: in all splits except `train`, because networks are scored at that size."""
     return split != "train"
 
 
@@ -291,7 +291,7 @@ def native_label(split: str, index: int) -> str:
 
 
 def _stamp(path: Path | None) -> tuple[int, int]:
-    """Return size and time of a file; (-1, -1) if it does not exist."""
+    """Return size and modification time of a file; (-1, -1) if it does not exist."""
     try:
         status = os.stat(path) if path else None
     except OSError:

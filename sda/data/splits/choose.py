@@ -11,7 +11,7 @@ from sda.errors import SdaError
 
 
 def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "", skipped: Collection[str] = ()) -> list[Item]:
-    """Return the labelled items: those that a list names, or the first `labels` by `rank` of those with a label file.
+    """Return the labelled items: the ones in a list, or the first `labels` items with a label file in the order of `rank`.
 
     Args:
         labels: a count, or "all".
@@ -26,15 +26,19 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
         chosen = [by_key[key] for key in read_keys(Path(split_file), items, "target training images")]
         for item in chosen:
             if item.label is None:
-                raise SdaError(f"{split_file}: {item.key!r} has no label file")
+                raise SdaError(f"{split_file}: {item.key!r} has no label file; remove it from the list")
         return chosen
     labelled = [item.key for item in items if item.label is not None and item.key not in skipped]
     if isinstance(labels, str):
         if not labelled:
-            raise SdaError(f"labels = 'all', but none of the {len(items)} target training images has a label file")
+            raise SdaError(
+                f"labels = 'all', but none of the {len(items)} target training images has a label file; run sda doctor"
+            )
         return [by_key[key] for key in labelled]
     if labels > len(labelled):
-        raise SdaError(f"labels = {labels}, but only {len(labelled)} of the {len(items)} target training images have labels")
+        raise SdaError(
+            f"labels = {labels}, but only {len(labelled)} of the {len(items)} target training images have labels; reduce labels"
+        )
     return [by_key[key] for key in rank(labelled, seed)[:labels]]
 
 
@@ -65,7 +69,7 @@ def check_disjoint(first: str, first_items: list[Item], second: str, second_item
     for twin, item in find_shared(first_items, second_items):
         raise SdaError(
             f"{item.image} ({second}) is the same image as {twin.image} ({first}); "
-            "training streams and validation must not share images"
+            "training streams and validation must not share images; remove one of the two"
         )
 
 

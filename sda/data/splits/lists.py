@@ -1,4 +1,4 @@
-"""Split lists: text files that name images. Reads the usual formats; writes ours and UniMatch's."""
+"""Split lists: text files that name images. This module reads the usual formats, and writes ours and UniMatch's."""
 
 from __future__ import annotations
 
@@ -54,20 +54,24 @@ def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
         keys = _fitting(entry, known, names)
         if not keys:
             example = f", such as {items[0].key!r}" if items else ""
-            raise SdaError(f"{path}: line {line}: {entry!r} is not among the {len(items)} {what}{example}")
+            raise SdaError(
+                f"{path}: line {line}: {entry!r} is not among the {len(items)} {what}{example}; fix or remove the line"
+            )
         if len(keys) > 1:
             raise SdaError(
                 f"{path}: line {line}: {entry!r} matches {len(keys)} of the {len(items)} {what}, such as {keys[0]!r} "
                 f"and {keys[1]!r}: write the whole path"
             )
         if keys[0] in lines:
-            raise SdaError(f"{path}: line {line}: {entry!r} is listed twice: line {lines[keys[0]]} is {keys[0]!r} too")
+            raise SdaError(
+                f"{path}: line {line}: {entry!r} is listed twice: line {lines[keys[0]]} is {keys[0]!r} too; remove one"
+            )
         lines[keys[0]] = line
     return list(lines)
 
 
 def write_list(path: Path, items: Sequence[Item | str], labels: bool = False) -> None:
-    """Write a list, whole or not at all. `read_keys` returns the same keys.
+    """Write a list, completely or not at all. `read_keys` returns the same keys.
 
     Args:
         items: the images, or their keys.
@@ -112,7 +116,7 @@ def unimatch_text(items: list[Item]) -> str:
     lines = []
     for item in items:
         if item.label is None:
-            raise SdaError(f"{item.image}: has no label file, which UniMatch's format needs")
+            raise SdaError(f"{item.image}: has no label file, but UniMatch's format needs one; remove the image")
         root = Path(item.image.as_posix().removesuffix(item.key))
         if not item.label.is_relative_to(root):
             raise SdaError(f"{item.label}: is not below {root}, to which the paths in UniMatch's format are relative")
@@ -148,10 +152,12 @@ def _entries(path: Path) -> list[tuple[int, str]]:
         if not entry or entry.startswith("#"):
             continue
         if entry in entries:
-            raise SdaError(f"{path}: line {line}: {entry!r} is listed twice: line {entries[entry]} is the same")
+            raise SdaError(
+                f"{path}: line {line}: {entry!r} is listed twice: line {entries[entry]} is the same; remove one of them"
+            )
         entries[entry] = line
     if not entries:
-        raise SdaError(f"{path}: the split list is empty")
+        raise SdaError(f"{path}: the split list is empty; write one relative image path per line")
     return [(line, entry) for entry, line in entries.items()]
 
 

@@ -21,15 +21,15 @@ PICKLES = (".pkl", ".pickle", ".p")
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """What to list: exactly one of `labels`, `hold_out` and `given`, or `labels` and `given`: the first `labels` of a list.
+    """What to list: exactly one of `labels`, `hold_out` and `given`, or `labels` and `given` (the start of a list).
 
     Attributes:
         labels: number of images.
         by: random (the default), balanced (rare classes early), or a word of the layout, such as city, whose values take turns.
-        seed: seed of the rule; None is 0.
+        seed: seed of the rule; None means 0.
         hold_out: share of images to validate on, 0 to 1; if `by` is a word, whole groups with all their images.
         given: a list in any format that `read_keys` accepts, or the paper's pickled indices.
-        order: what the indices count: sorted, walk (see `from_indices`), or the lines of a list, given by its path.
+        order: the order of images that the indices refer to: sorted, walk (see `from_indices`), or the path of a list.
         entry: key of the indices in a pickled dict.
     """
 
@@ -43,7 +43,7 @@ class SplitRequest:
 
 
 class ChosenSplit(NamedTuple):
-    """The chosen images, their classes if the rule counted these, and notes for the user."""
+    """The chosen images, the classes in them if the rule counted classes, and notes for the user."""
 
     items: list[Item]
     classes: list[rules.ClassCount]
@@ -76,7 +76,7 @@ def make_split(descriptor: Descriptor, root: Path, request: SplitRequest, progre
 
 
 def _check(request: SplitRequest) -> None:
-    """Raise SdaError if the parts of a request do not go together."""
+    """Raise SdaError if the parts of a request contradict each other."""
     asked = [request.labels is not None, request.hold_out is not None, bool(request.given)]
     if sum(asked) != 1 and asked != [True, False, True]:
         raise SdaError("choose what to list: --labels N, --hold-out SHARE or --from FILE")
@@ -118,14 +118,16 @@ def _hold_out(descriptor: Descriptor, root: Path, items: list[Item], request: Sp
     _, held = rules.hold_out(labelled, share, request.seed or 0, groups)
     if groups is None:
         return [item.key for item in held]
-    held_groups = {groups[item.key] for item in held}  # with their unlabelled images: no stream may contain a neighbour
+    held_groups = {
+        groups[item.key] for item in held
+    }  # with their unlabelled images, so that no stream contains a neighbouring frame
     return [item.key for item in items if groups[item.key] in held_groups]
 
 
 def _choose(
     descriptor: Descriptor, root: Path, listing: Listing, request: SplitRequest, progress: Progress
 ) -> tuple[list[str], list[rules.ClassCount]]:
-    """Return the keys of the first `labels` images by a rule, and their classes if the rule counts these."""
+    """Return the keys of the first `labels` images by a rule, and the classes in them if the rule counts classes."""
     labelled, seed = _labelled(descriptor, root, listing.items), request.seed or 0
     keys = [item.key for item in labelled]
     groups = _groups(descriptor, listing.items, request.by)

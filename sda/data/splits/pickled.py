@@ -1,4 +1,4 @@
-"""Read the paper's splits, pickled indices into a directory walk, without running anything that the pickle asks for."""
+"""Read the paper's splits, pickled indices into a directory walk, without running any code from the pickle."""
 
 import io
 import os
@@ -13,7 +13,7 @@ import numpy as np
 from sda.data.item import Item
 from sda.errors import SdaError
 
-MAX_BYTES = 16 << 20  # of a pickle: hundreds of thousands of indices
+MAX_BYTES = 16 << 20  # maximum size of a pickle: hundreds of thousands of indices
 ORDERS = ("sorted", "walk", "given")
 
 
@@ -51,7 +51,7 @@ def from_indices(indices: list[int], items: list[Item], order: str, path: Path |
     The paper's pickles hold the indices of all images of the split in a shuffled order; the first N were labelled.
 
     Args:
-        items: all images of the split, with and without labels: the indices count them.
+        items: all images of the split, with and without labels, which the indices refer to.
         order: "sorted" by path, which is the same on every machine; "walk", the order in which os.walk and glob find the
             images on this file system; or "given", the order of `items`. The paper's code walked Cityscapes, so its splits
             select the same images only where a file system lists folders as its authors' did. For VOC it counted the lines
@@ -97,7 +97,7 @@ def _walk(items: list[Item]) -> list[str]:
 
 
 def _indices(value: Any, entry: str) -> list[int]:
-    """Return the indices that an unpickled object holds, or its `entry` does. Raises _Refused if it holds anything else."""
+    """Return the indices that an unpickled object holds, or its `entry` does. Raise _Refused if it holds anything else."""
     if isinstance(value, dict):
         known = {str(key): key for key in value}
         if entry not in known:
@@ -153,7 +153,7 @@ class _Array:
             raise _Refused("it holds an array without a type")
         dtype, shape, data = self._dtype.real(), self._shape, self._data
         if type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int:
-            raise _Refused("it holds an array of other than one dimension")
+            raise _Refused("it holds an array that is not one-dimensional")
         if type(data) not in (bytes, str) or len(data) != shape[0] * dtype.itemsize:
             raise _Refused("it holds an array whose bytes do not fit its length")
         return np.frombuffer(data.encode("latin-1") if isinstance(data, str) else data, dtype).tolist()  # Python 2: str
@@ -209,12 +209,12 @@ class _Unpickler(pickle._Unpickler):
         encoded: dict[str, bytes] = self.__dict__.setdefault("encoded", {})
 
         def encode(text: Any, encoding: Any) -> bytes:
-            """Protocols 0 to 2 write bytes as text to encode. Equal texts share their bytes."""
+            """Return text as bytes: protocols 0 to 2 store bytes as text to encode. Equal texts share their bytes."""
             if type(text) is not str or encoding != "latin1":
                 raise _Refused("it encodes something other than bytes")
             return encoded.setdefault(text, text.encode("latin-1"))
 
-        # New functions for every look-up, since a pickle can set attributes of what it gets.
+        # New functions for every lookup, because a pickle can set attributes of what it gets.
         allowed = {
             "numpy.ndarray": "numpy.ndarray",  # only named, never called
             "numpy.dtype": _Dtype,
@@ -226,5 +226,5 @@ class _Unpickler(pickle._Unpickler):
         wanted = f"{module}.{name}"
         found = allowed.get(wanted.replace("numpy._core.", "numpy.core.", 1))  # the name in numpy 2
         if found is None:
-            raise _Refused(f"it asks for {wanted[:100]!r}; nothing of it was run: a split is a list or an array of whole numbers")
+            raise _Refused(f"it asks for {wanted[:100]!r}; no code was run: a split must be a list or an array of whole numbers")
         return found

@@ -1,4 +1,4 @@
-"""Rules that choose images to label or to hold out. Each order is the same on every machine; take its first N."""
+"""Rules that choose images to label or to hold out. Each rule gives the same order on every machine; use its first N."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Counts = Mapping[str, Sequence[int]]  # key → labelled pixels of each class, C
 
 
 def rank(keys: list[str], seed: int) -> list[str]:
-    """Sort keys by SHA-256("seed:key"): the order is the same on every machine, and its first 100 begin its first 200."""
+    """Sort keys by SHA-256("seed:key"). The order is the same on every machine; the first 100 are part of the first 200."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest())
 
 
@@ -35,8 +35,8 @@ def balanced(keys: list[str], seed: int, counts: Counts) -> list[str]:
     if not keys:
         return []
     pixels = _table(keys, counts)
-    # Columns are in order of rarity, so that argmin breaks ties. What is compared is never a sum of floats along an axis, which
-    # may differ from machine to machine.
+    # Columns are in order of rarity, so that argmin breaks ties. Never compare sums of floats along an axis: they may differ from
+    # machine to machine.
     pixels = pixels[:, np.argsort(pixels.sum(axis=0), kind="stable")]
     gain = np.sqrt(pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1))
     richest = np.argsort(-gain, axis=0, kind="stable")  # per class, the images with the largest share first
@@ -99,7 +99,7 @@ def hold_out(
     """Divide items into (kept, held out), for a dataset without a validation split; both keep their order.
 
     With groups (key → group) whole groups are held out, so that no sequence is on both sides. Groups are visited in the order
-    of `rank`, and each is held out that brings the number of images closer to the requested one; if none does, the smallest is.
+    of `rank`. A group is held out if that brings the number of images closer to the requested one; if none does, the smallest is.
 
     Args:
         size: how many to hold out: a count (int), or a share between 0 and 1 (float).

@@ -59,8 +59,8 @@ class Augment:
             images: (B, 3, H, W) float in 0..1. labels: (B, H, W) int64, 255 = ignored. weights: (B, H, W) or None.
 
         Returns:
-            The same three. Scaling down pads: images by reflection (black borders would distort the batch-norm statistics),
-            labels with 255, weights with 0.
+            Augmented images, labels and weights. Scaling down pads: images by reflection (black borders would distort the
+            batch-norm statistics), labels with 255, weights with 0.
         """
         matrix = self._matrix(images.shape).to(images.device, non_blocking=True)
         size = images.shape[2], images.shape[3]

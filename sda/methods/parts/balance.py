@@ -1,11 +1,11 @@
-"""Curriculum class balancing: class weights from running class frequencies of labels and pseudo-labels."""
+"""Curriculum class balancing: class weights from running frequencies of the classes in labels and pseudo-labels."""
 
 import torch
 from torch import Tensor, nn
 
 from sda.labels import IGNORE
 from sda.methods.parts.losses import class_weights
-from sda.system.distributed import total
+from sda.system.distributed import all_reduce_sum
 
 
 class ClassBalance(nn.Module):
@@ -43,7 +43,7 @@ class ClassBalance(nn.Module):
             for label in labels:
                 flat = torch.where(label == IGNORE, classes, label).flatten()
                 counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
-            counts = total(counts)
+            counts = all_reduce_sum(counts)
             share = counts[:classes] / counts[:classes].sum().clamp(min=1)
             keep = torch.clamp(1 - 1 / (self.updates + 1), max=self.momentum)
             self.frequency.mul_(keep).add_(share * (1 - keep))

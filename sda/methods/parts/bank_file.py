@@ -1,4 +1,4 @@
-"""Write memory banks to HDF5 files and read them."""
+"""Write memory banks to HDF5 files, and read them."""
 
 from pathlib import Path
 
@@ -61,7 +61,10 @@ def read(file: Path, names: list[str]) -> dict[str, torch.Tensor]:
     if sorted(classes) != sorted(names):
         other = sorted({*classes} ^ {*names})
         found = f"{', '.join(other[:5])}{', …' if len(other) > 5 else ''}"
-        raise SdaError(f"{file}: the bank has other classes than the recipe; only one of the two has {found}")
+        raise SdaError(
+            f"{file}: the bank has other classes than the recipe; only one of the two has {found}; "
+            "give a bank with the same classes"
+        )
     order = [classes.index(name) for name in names]
     return {name: values[order] for name, values in parts.items()}
 
@@ -78,7 +81,9 @@ def fill(bank: ClassBank, file: Path, names: list[str]) -> None:
     """
     parts = read(file, names)
     if parts["features"].shape[2] != bank.features.shape[2]:
-        raise SdaError(f"{file}: its features have length {parts['features'].shape[2]}, expected {bank.features.shape[2]}")
+        raise SdaError(
+            f"{file}: its features have length {parts['features'].shape[2]}, expected {bank.features.shape[2]}; give another bank"
+        )
     parts["step"].zero_()
     count = min(parts["valid"].shape[1], bank.valid.shape[1])
     for name, values in parts.items():

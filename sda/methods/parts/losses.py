@@ -1,4 +1,4 @@
-"""Losses and weights as pure functions of tensors. Symbols and equations as in Alonso et al., ICCV 2021.
+"""Losses and weights as pure functions of tensors. Symbols and equations are those of Alonso et al., ICCV 2021.
 
 C is the number of classes. Labels are int64 with 255 = ignored; means exclude ignored pixels. Nothing branches on tensor
 values, so nothing waits for the device. With several processes, means are over the pixels of all processes.
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sda.labels import IGNORE
-from sda.system.distributed import total
+from sda.system.distributed import all_reduce_sum
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_weights: Tensor | None = None) -> Tensor:
@@ -30,7 +30,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, pixel_w
     loss = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=IGNORE, reduction="none")
     if pixel_weights is not None:
         loss = loss * pixel_weights
-    return total(loss.sum()) / total(valid.sum()).clamp(min=1)
+    return all_reduce_sum(loss.sum()) / all_reduce_sum(valid.sum()).clamp(min=1)
 
 
 def entropy(logits: Tensor, valid: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def entropy(logits: Tensor, valid: Tensor) -> Tensor:
     """
     log_p = F.log_softmax(logits, dim=1)
     h = -(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])
-    return total(torch.where(valid, h, 0.0).sum()) / total(valid.sum()).clamp(min=1)
+    return all_reduce_sum(torch.where(valid, h, 0.0).sum()) / all_reduce_sum(valid.sum()).clamp(min=1)
 
 
 def contrast(p: Tensor, w_p: Tensor, z: Tensor, w_z: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ def contrast(p: Tensor, w_p: Tensor, z: Tensor, w_z: Tensor) -> Tensor:
     Returns:
         A scalar ≥ 0. Classes without pixels or without bank entries contribute 0 but count in the mean over classes.
     """
-    count_p, count_z = total(w_p.sum(dim=1, keepdim=True)), w_z.sum(dim=1, keepdim=True)  # the weights have mean 1
-    u = total(torch.einsum("cn,cnd->cd", w_p, F.normalize(p, dim=2))) / count_p.clamp(min=1e-6)
+    count_p, count_z = all_reduce_sum(w_p.sum(dim=1, keepdim=True)), w_z.sum(dim=1, keepdim=True)  # the weights have mean 1
+    u = all_reduce_sum(torch.einsum("cn,cnd->cd", w_p, F.normalize(p, dim=2))) / count_p.clamp(min=1e-6)
     v = torch.einsum("cn,cnd->cd", w_z, F.normalize(z, dim=2)) / count_z.clamp(min=1e-6)
     both = ((count_p > 0) & (count_z > 0)).squeeze(1)
     return torch.where(both, 1 - (u * v).sum(dim=1), 0.0).mean()
@@ -78,7 +78,7 @@ def mean_one(scores: Tensor, valid: Tensor, shared: bool = False) -> Tensor:
     scores = torch.where(valid, scores, 0.0)
     count, mass = valid.sum(dim=1, keepdim=True), scores.sum(dim=1, keepdim=True)
     if not shared:
-        count, mass = total(count), total(mass)
+        count, mass = all_reduce_sum(count), all_reduce_sum(mass)
     return scores * (count / mass.clamp(min=torch.finfo(scores.dtype).tiny))
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sda.system.distributed import total
+from sda.system.distributed import all_reduce_sum
 
 TILE = 128  # rows per tile in `GroupedMLP.of_rows`
 
@@ -31,10 +31,10 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(groups, 1, channels))
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x: (G, N, D); valid: (G, N) bool. Returns (G, N, D)."""
+        """Normalise rows x (G, N, D) of which `valid` (G, N) marks the real ones: (G, N, D)."""
         if self.training:
             rows = valid.unsqueeze(2)
-            add = (lambda part: part) if self.shared else total
+            add = (lambda part: part) if self.shared else all_reduce_sum
             count = add(valid.sum(dim=1)[:, None, None])
             mean = add(torch.where(rows, x, 0.0).sum(dim=1, keepdim=True)) / count.clamp(min=1)
             var = add(torch.where(rows, x - mean, 0.0).square().sum(dim=1, keepdim=True)) / count.clamp(min=1)
@@ -69,14 +69,14 @@ class GroupedMLP(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """x: (G, N, inputs); valid: (G, N) bool. Returns (G, N, outputs); the values of invalid rows are undefined."""
+        """Apply the MLPs to rows x (G, N, inputs) with mask `valid` (G, N): (G, N, outputs), undefined for invalid rows."""
         hidden = self.norm(torch.baddbmm(self.bias1, x, self.weight1), valid)
         hidden = nn.functional.leaky_relu(hidden, self.slope)
         return torch.baddbmm(self.bias2, hidden, self.weight2)
 
     @torch.no_grad()
     def of_rows(self, x: Tensor, group: Tensor) -> Tensor:
-        """Apply to each row the MLP of its group.
+        """Apply the MLP of its group to each row.
 
         Like `forward` in training mode, this normalises by the statistics of the given rows, but it does not update the running
         statistics, and it needs no padding to the largest group.
@@ -93,10 +93,10 @@ class GroupedMLP(nn.Module):
         def mean_by_group(values: Tensor) -> Tensor:
             sums = values.new_zeros(groups, values.shape[2])
             sums.index_add_(0, mine, torch.where(valid.unsqueeze(2), values, 0.0).sum(dim=1))
-            return (sums if self.norm.shared else total(sums)) / count
+            return (sums if self.norm.shared else all_reduce_sum(sums)) / count
 
         count = torch.zeros(groups, 1, device=x.device).index_add_(0, mine, valid.sum(dim=1, keepdim=True).float())
-        count = (count if self.norm.shared else total(count)).clamp(min=1)
+        count = (count if self.norm.shared else all_reduce_sum(count)).clamp(min=1)
         hidden = torch.baddbmm(self.bias1[mine], x[index], self.weight1[mine])
         hidden = hidden - mean_by_group(hidden)[mine].unsqueeze(1)
         scale = (mean_by_group(hidden.square()) + self.norm.eps).rsqrt()

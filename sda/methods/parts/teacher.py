@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sda.system.distributed import total
+from sda.system.distributed import all_reduce_sum
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -48,7 +48,7 @@ class Teacher(nn.Module, Generic[Module]):
 
     @torch.no_grad()
     def follow(self, student: Module, step: int) -> None:
-        """Update the teacher towards the student."""
+        """Move the teacher towards the student."""
         if self.released:
             ours, theirs = dict(self.model.named_parameters()), dict(student.named_parameters())
         else:
@@ -76,5 +76,5 @@ def top_share(labels: Tensor, classes: int) -> Tensor:
     """Return the share, 0 to 1, of the most frequent class among labels (any shape, int64, none ignored)."""
     counts = torch.zeros(classes, device=labels.device)
     flat = labels.flatten()
-    counts = total(counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)))
+    counts = all_reduce_sum(counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype)))
     return counts.max() / counts.sum()

@@ -1,4 +1,4 @@
-"""The doctor on folders with planted faults: each is found, named and skipped in training; no user file is changed."""
+"""The doctor on folders with planted faults: it names each, training skips it, and no user file is changed."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import tiny
 from PIL import Image
 
 from sda.data import descriptor as descriptors
+from sda.data.files import LabelCodec
 from sda.data.inspect import doctor, scan
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.doctor import examine
@@ -56,10 +57,10 @@ def keys(found, kind):
     return [problem.key for problem in found.problems if problem.kind == kind]
 
 
-# A healthy set
+# A dataset without problems
 
 
-def test_nothing_is_wrong(tmp_path):
+def test_a_dataset_without_problems(tmp_path):
     root = gta5(tmp_path / "gta5")
     before = tiny.files(root)
     found = diagnose("gta5", root)
@@ -71,7 +72,7 @@ def test_nothing_is_wrong(tmp_path):
 
 
 def test_frequencies_by_hand(tmp_path):
-    """One label is half road, a quarter sky, a quarter void; the other is all road."""
+    """One label is half road, a quarter sky and a quarter void; the other is all road."""
     half = np.full((4, 8), 7, np.uint8)
     half[:, 4:6], half[:, 6:] = 23, 0
     for index, label in enumerate((half, np.full((4, 8), 7, np.uint8))):
@@ -86,7 +87,7 @@ def test_frequencies_by_hand(tmp_path):
 # Planted faults
 
 
-def test_every_fault_is_found_and_named(tmp_path):
+def test_every_planted_fault_is_named(tmp_path):
     root = gta5(tmp_path / "gta5", 12)
     images, labels = root / "images", root / "labels"
     (images / "00000.png").write_bytes((images / "00000.png").read_bytes()[:200])  # truncated
@@ -118,7 +119,7 @@ def test_every_fault_is_found_and_named(tmp_path):
     assert "00009.png" in details[name(10)]
 
 
-def test_duplicates_across_splits(tmp_path):
+def test_duplicates_across_splits_are_reported(tmp_path):
     for split, place in (("train", "ulm"), ("val", "bonn")):
         stem = f"{split}/{place}/{place}_000000_000019"
         tiny.save(picture(1), tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png")
@@ -131,8 +132,8 @@ def test_duplicates_across_splits(tmp_path):
 # Encodings
 
 
-def test_labels_converted_to_train_ids(tmp_path):
-    """Some files contain 255 or 250, which only train ids do; then labels that could be either are not trusted."""
+def test_labels_converted_to_train_ids_are_detected(tmp_path):
+    """Some files contain 255 or 250, which only occur in train ids; then labels that could be either are bad too."""
     root = gta5(tmp_path, 3, values=[0, 1, 10, 255])
     gta5(root, 2, values=[0, 8, 250], first=3)
     gta5(root, 2, values=[0, 1, 8], first=5)
@@ -142,7 +143,7 @@ def test_labels_converted_to_train_ids(tmp_path):
     assert len(keys(found, "other encoding")) == 7 and len(found.bad) == 7
 
 
-def test_a_conversion_that_stopped_half_way(tmp_path):
+def test_an_incomplete_conversion_is_detected(tmp_path):
     root = gta5(tmp_path, 3, values=[0, 1, 10, 255])
     gta5(root, 3, values=[7, 8, 26, 33], first=3)
     found = diagnose("gta5", root)
@@ -151,7 +152,7 @@ def test_a_conversion_that_stopped_half_way(tmp_path):
     assert keys(found, "other encoding") == [f"images/{index:05d}.png" for index in range(3)]
 
 
-def test_colour_labels(tmp_path):
+def test_unknown_colours_are_named(tmp_path):
     """RGB labels in the colours of the class table are valid; an unknown colour is named."""
     table = descriptors.load("gta5").table().colors
     for index, colors in enumerate(([table["road"], table["sky"]], [table["road"], [1, 2, 3]])):
@@ -165,7 +166,7 @@ def test_colour_labels(tmp_path):
     assert found.frequencies["sky"]["images"] == 0.5
 
 
-def test_synthia_ids_in_red(tmp_path):
+def test_synthia_ids_are_in_the_red_channel(tmp_path):
     for index in range(2):
         label = np.stack([ids(index, values=[1, 2, 3, 22]), ids(index + 9, values=[5, 99]), ids(0, values=[0])], axis=2)
         tiny.save(picture(index), tmp_path / f"RGB/{index}.png")
@@ -206,7 +207,7 @@ def test_interrupted_scan_resumes(tmp_path, monkeypatch):
     assert len(looked) == 28 and found.splits["train"]["images"] == 40
 
 
-def test_a_damaged_cache_does_no_harm(tmp_path, cache):
+def test_a_damaged_cache_is_ignored(tmp_path, cache):
     root = gta5(tmp_path / "gta5")
     first = diagnose("gta5", root)
     [file] = (cache / "scans").iterdir()
@@ -215,7 +216,7 @@ def test_a_damaged_cache_does_no_harm(tmp_path, cache):
     assert diagnose("gta5", root) == first
 
 
-def test_in_parallel(tmp_path, monkeypatch):
+def test_parallel_scan_equals_sequential_scan(tmp_path, monkeypatch):
     root = gta5(tmp_path / "gta5", 40)
     alone = diagnose("gta5", root)
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "other"))
@@ -226,7 +227,7 @@ def test_in_parallel(tmp_path, monkeypatch):
 # What training does with the findings
 
 
-def test_pairs_are_bad_until_they_are_fixed(tmp_path):
+def test_bad_pairs_are_skipped_until_they_are_fixed(tmp_path):
     root = gta5(tmp_path / "gta5")
     tiny.save(ids(3, (32, 40)), root / "labels/00003.png")
     described = descriptors.load("gta5")
@@ -249,7 +250,7 @@ def cityscapes(root):
     return root
 
 
-def test_examining_one_split_keeps_the_findings_on_another(tmp_path):
+def test_findings_on_other_splits_are_kept(tmp_path):
     root, described = cityscapes(tmp_path / "cs"), descriptors.load("cityscapes")
     for label in root.rglob("*_labelIds.png"):
         label.write_bytes(label.read_bytes()[:50])
@@ -259,8 +260,8 @@ def test_examining_one_split_keeps_the_findings_on_another(tmp_path):
     assert len(bad_pairs(root, list_items(described, root, "val").items, described)) == 1
 
 
-def test_a_list_does_not_bring_a_bad_pair_back(sda, tmp_path):
-    """It is skipped with a note. Names are matched against all images, so that skipping one makes no other unambiguous."""
+def test_bad_pairs_of_a_split_list_are_skipped(sda, tmp_path):
+    """A bad pair is skipped with a note. Names are matched against all images, so skipping one makes no other unambiguous."""
     world = tiny.write_world(tmp_path / "world")
     pictures = world.root / "field/pictures/train"
     label = world.root / "field/labels/train/north/00.png"
@@ -278,7 +279,7 @@ def test_a_list_does_not_bring_a_bad_pair_back(sda, tmp_path):
     assert status == 2 and "'00' matches 2 of the 9 target training images" in shown.err
 
 
-def test_doctor_of_a_pack(sda, tmp_path):
+def test_doctor_examines_packs(sda, tmp_path):
     """The counts are those of the folder; a damaged image is found, and training skips it."""
     world, pack = tiny.write_world(tmp_path / "world"), tmp_path / "field.h5"
     folder = world.root / "field"
@@ -305,7 +306,7 @@ def test_doctor_of_a_pack(sda, tmp_path):
     assert sda("doctor", world.field, "--root", pack, "--split", "test")[0] == 2
 
 
-def test_train_ids_of_a_set_without_ids(tmp_path):
+def test_train_ids_equal_ids_that_are_positions(tmp_path):
     """If ids are positions, encoding = "train_ids" is the same encoding, in which 250 is void."""
     described = tmp_path / "mine.toml"
     described.write_text(
@@ -318,14 +319,14 @@ def test_train_ids_of_a_set_without_ids(tmp_path):
     assert found.bad == [] and found.advice == "" and found.encodings == {"train_ids": 6}
 
 
-def test_every_label_could_be_either(tmp_path):
+def test_ambiguous_labels_are_reported(tmp_path):
     """Train ids without any 255: if they were ids, road, sidewalk and building would be void."""
     found = diagnose("gta5", gta5(tmp_path, 6, values=[0, 1, 2, 8]))
     assert found.bad == [] and found.advice.startswith("every label could be ids or train ids: ")
     assert "void if they are ids, 0% if they are train ids" in found.advice and 'encoding = "train_ids"' in found.advice
 
 
-def test_class_pixels(tmp_path):
+def test_class_pixels_by_hand(tmp_path):
     root = gta5(tmp_path / "gta5", 3)
     listing = list_items(descriptors.load("gta5"), root, "train")
     counted = class_pixels(descriptors.load("gta5"), listing.encoding, listing.items, root)
@@ -340,7 +341,7 @@ def test_class_pixels(tmp_path):
 
 
 @pytest.mark.usefixtures("here")
-def test_command(sda, tmp_path):
+def test_command_writes_its_report(sda, tmp_path):
     root = gta5(tmp_path / "gta5")
     status, shown = sda("doctor", "gta5", "--root", root, "--processes", 1)
     assert status == 0 and "No problems found" in shown.out and "Classes that never occur: wall" in shown.out
@@ -371,10 +372,8 @@ def test_training_skips_bad_pairs(sda, tmp_path):
     assert status == 2 and "they must be equal" in shown.err
 
 
-def test_doctor_counts_what_the_codec_reads(tmp_path):
+def test_frequencies_are_those_of_training(tmp_path):
     """The frequencies are those of the labels as training decodes them."""
-    from sda.data.files import LabelCodec
-
     root = gta5(tmp_path / "gta5", 5)
     described = descriptors.load("gta5")
     found = diagnose("gta5", root)

@@ -10,7 +10,7 @@ from sda.data.files import LabelCodec
 from sda.data.inspect.propose import propose
 from sda.data.listing import list_items
 
-IDS = (7, 21, 26)  # of Cityscapes: road, vegetation, car
+IDS = (7, 21, 26)  # ids of Cityscapes: road, vegetation, car
 
 
 def photo(seed):
@@ -66,7 +66,7 @@ def pairs(described, root, splits=("train", "val")):
         ("{split}/{frame}.jpg", "{split}/{frame}_label.png"),
     ],
 )
-def test_layouts(tmp_path, images, labels):
+def test_common_layouts_are_found(tmp_path, images, labels):
     root = tmp_path / "set"
     total = write(root, images, labels)
     described, _, _ = load(root, tmp_path)
@@ -77,7 +77,7 @@ def test_layouts(tmp_path, images, labels):
         assert found[images.format(**filled)] == labels.format(**filled)
 
 
-def test_splits_by_another_name(tmp_path):
+def test_splits_with_other_names(tmp_path):
     root = tmp_path / "set"
     write(root, "{split}/rgb/{frame}.jpg", "{split}/seg/{frame}.png", splits=("training", "validation"))
     described, _, _ = load(root, tmp_path)
@@ -85,15 +85,15 @@ def test_splits_by_another_name(tmp_path):
     assert len(pairs(described, root)) == 12
 
 
-def test_without_splits(tmp_path):
+def test_folders_without_splits(tmp_path):
     root = tmp_path / "set"
     write(root, "images/{frame}.jpg", "masks/{frame}.png", splits=("train",))
     described, _, _ = load(root, tmp_path)
     assert len(pairs(described, root, ("train",))) == 6
 
 
-def test_several_kinds_of_label(tmp_path):
-    """Of ids, colours and instances in one folder, the ids are used."""
+def test_ids_are_preferred_to_colours_and_instances(tmp_path):
+    """If a folder has ids, colours and instances, the descriptor uses the ids."""
     root = tmp_path / "set"
     write(
         root,
@@ -110,7 +110,7 @@ def test_several_kinds_of_label(tmp_path):
     assert 'classes = "cityscapes19"' in text and "label ids of Cityscapes" in notes[0]
 
 
-def test_ids_become_classes_to_name(tmp_path):
+def test_unknown_ids_become_classes_to_name(tmp_path):
     root = tmp_path / "set"
     write(root, "images/{split}/{frame}.jpg", "masks/{split}/{frame}.png", values=[3, 9, 255])
     described, _, text = load(root, tmp_path)
@@ -118,7 +118,7 @@ def test_ids_become_classes_to_name(tmp_path):
     assert described.void == [255] and "% of pixels" in text
 
 
-def test_train_ids_of_cityscapes(tmp_path):
+def test_train_ids_of_cityscapes_are_recognised(tmp_path):
     root = tmp_path / "set"
     write(root, "images/{split}/{frame}.jpg", "masks/{split}/{frame}.png", values=[*range(19), 255], count=12)
     described, notes, _ = load(root, tmp_path)
@@ -126,7 +126,7 @@ def test_train_ids_of_cityscapes(tmp_path):
 
 
 @pytest.mark.parametrize(("table", "names"), [("cityscapes19", ["road", "sky", "car"]), ("camvid11", ["road", "tree", "car"])])
-def test_colours_of_a_known_table(tmp_path, table, names):
+def test_colours_of_a_known_table_are_recognised(tmp_path, table, names):
     root = tmp_path / "set"
     colors = descriptors.class_table(table).colors
     for index in range(6):
@@ -138,7 +138,7 @@ def test_colours_of_a_known_table(tmp_path, table, names):
     assert described.classes == table and len(pairs(described, root, ("train",))) == 6
 
 
-def test_colours_of_no_known_table(tmp_path):
+def test_unknown_colours_become_classes_to_name(tmp_path):
     root = tmp_path / "set"
     for index in range(6):
         tiny.save(photo(index), root / f"images/train/{index}.jpg")
@@ -148,7 +148,7 @@ def test_colours_of_no_known_table(tmp_path):
     assert len(pairs(described, root, ("train",))) == 6
 
 
-def test_images_alone(tmp_path):
+def test_images_without_labels(tmp_path):
     root = tmp_path / "set"
     for index in range(4):
         tiny.save(photo(index), root / f"{index}.jpg")
@@ -156,7 +156,7 @@ def test_images_alone(tmp_path):
     assert len(list_items(described, root, "train").items) == 4 and "without labels" in notes[0]
 
 
-def test_command(tmp_path, monkeypatch, capsys):
+def test_command_writes_a_descriptor(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "my set", "{split}/{frame}.jpg", "{split}_gt/{frame}.png")
     before = tiny.files(tmp_path / "my set")
@@ -169,4 +169,4 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert "my set.toml: this file exists and is not overwritten" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert tiny.run_main(monkeypatch, "init-dataset", "empty", "--out", "-") == 2
-    assert "holds no image" in capsys.readouterr().err
+    assert "contains no images" in capsys.readouterr().err

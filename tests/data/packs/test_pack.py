@@ -1,4 +1,4 @@
-"""Packs: they contain what Dataset reads; a kill loses little; damage and changes are detected and named."""
+"""Packs: they contain what Dataset reads, are resumed after interruptions, and detect damage and changes."""
 
 import errno
 import hashlib
@@ -91,7 +91,7 @@ def make(out, root, **options):
 
 @pytest.fixture(scope="module")
 def finished(original, tmp_path_factory):
-    """A pack of `original`, not to be modified."""
+    """A pack of `original`, which tests must not modify."""
     out = tmp_path_factory.mktemp("packs") / "mine.h5"
     assert make(out, original) == []
     return out
@@ -123,7 +123,7 @@ def flip(out, dataset, index=0):
 
 
 @pytest.mark.parametrize("compression", ["none", "lzf", "gzip"])
-def test_contains_what_dataset_reads(original, out, compression):
+def test_pack_contains_what_dataset_reads(original, out, compression):
     assert make(out, original, compression=compression) == []
     pack = Pack(out)
     for split in ("train", "val"):
@@ -147,14 +147,14 @@ def test_images_of_the_right_size_are_not_changed(root, out):
         assert np.array_equal(Pack(out).image("train", indices(Pack(out), "train")["train/0.png"]), np.asarray(image))
 
 
-def test_train_ids_are_the_descriptors_own(root, out):
+def test_train_ids_follow_the_descriptor(root, out):
     save(root / "train_labels/0.png", np.repeat(np.array([[0, 3, 7, 200]], np.uint8), 11, axis=1).repeat(30, 0))
     make(out, root)
     label = Pack(out).label("train", indices(Pack(out), "train")["train/0.png"])
     assert label[0, ::6].tolist() == [255, 0, 1, 2]
 
 
-def test_metadata(finished, original):
+def test_metadata_of_a_pack(finished, original):
     pack = Pack(finished)
     assert (pack.name, pack.title, pack.size, pack.classes) == ("mine", "Mine", SIZE, list(CLASSES))
     assert pack.root == original and pack.faults == []
@@ -165,7 +165,7 @@ def test_metadata(finished, original):
     assert entry.sha256 == hashlib.sha256(image.read_bytes()).hexdigest()
 
 
-def test_does_not_need_the_original(root, out):
+def test_reading_needs_no_original_files(root, out):
     named = DESCRIPTOR.model_copy(update={"classes": "cityscapes19", "ids": {"3": "road", "7": "sky", "200": "car"}})
     make(out, root, descriptor=named)
     shutil.rmtree(root)
@@ -175,7 +175,7 @@ def test_does_not_need_the_original(root, out):
     check_fresh(pack, named)
 
 
-def test_file_names_that_are_not_utf8(root, out):
+def test_file_names_may_be_invalid_utf8(root, out):
     name = os.fsdecode(b"caf\xe9.png")
     try:
         draw(root, "train", name, 1)
@@ -186,19 +186,19 @@ def test_file_names_that_are_not_utf8(root, out):
     check_fresh(Pack(out), DESCRIPTOR)
 
 
-def test_an_image_without_label_has_none(finished):
+def test_an_unlabelled_image_has_no_label(finished):
     pack = Pack(finished)
     with pytest.raises(FileError, match=r"mine\.h5: train/unlabelled\.png has no label"):
         pack.label("train", indices(pack, "train")["train/unlabelled.png"])
 
 
-def test_one_chunk_per_image_and_a_checksum_on_all(finished):
+def test_chunks_are_images_with_checksums(finished):
     with h5py.File(finished) as file:
         assert file["images/train"].chunks == (1, *SIZE, 3) and file["labels/train"].chunks == (1, *SIZE)
         file.visititems(lambda name, thing: None if isinstance(thing, h5py.Group) else (thing.fletcher32 or pytest.fail(name)))
 
 
-def test_processes_change_nothing(root, out, tmp_path):
+def test_number_of_processes_does_not_change_the_file(root, out, tmp_path):
     counted = []
     make(out, root, processes=2, progress=lambda *step: counted.append(step))
     make(tmp_path / "alone.h5", root)
@@ -224,7 +224,7 @@ class Images(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize(("context", "opened"), [("fork", False), ("fork", True), ("spawn", True)])
-def test_loader_workers_open_it_themselves(finished, context, opened):
+def test_loader_workers_open_the_file_themselves(finished, context, opened):
     pack = Pack(finished)
     images = np.stack([Pack(finished).image("train", index) for index in range(len(TRAIN))])
     if opened:
@@ -237,7 +237,7 @@ def test_loader_workers_open_it_themselves(finished, context, opened):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns if the process has used threads
-def test_a_fork_reads_through_its_own_handle(finished):
+def test_a_fork_has_its_own_handle(finished):
     pack = Pack(finished)
     pack.image("train", 0)
     before = pack._opened[1]
@@ -251,7 +251,7 @@ def test_a_fork_reads_through_its_own_handle(finished):
     assert os.waitpid(child, 0)[1] == 0 and before.id.valid
 
 
-def test_threads_read_at_once(finished):
+def test_threads_can_read_concurrently(finished):
     images = [Pack(finished).image("train", index) for index in range(len(TRAIN))]
     for _ in range(20):  # a new pack each time, because the race is in its first read
         with ThreadPoolExecutor(8) as pool:
@@ -259,14 +259,14 @@ def test_threads_read_at_once(finished):
         assert all(map(np.array_equal, read, images))
 
 
-def test_pickles(finished):
+def test_a_pack_can_be_pickled(finished):
     pack = Pack(finished)
     first = pack.image("train", 0)
     copy = pickle.loads(pickle.dumps(pack))
     assert copy._opened is None and np.array_equal(copy.image("train", 0), first) and copy.splits == pack.splits
 
 
-def test_a_pack_replaced_after_it_was_opened(finished, out):
+def test_a_replaced_pack_is_detected(finished, out):
     shutil.copy(finished, out)
     pack = Pack(out)
     os.utime(out, ns=(0, 0))
@@ -313,7 +313,7 @@ def test_resumes_after_an_interruption(original, out, finished, reads, count, ke
     assert out.read_bytes() == finished.read_bytes() and files(out.parent) == {"out.h5": out.read_bytes()}
 
 
-def test_interrupted_while_it_is_written(original, out, finished, reads):
+def test_resumes_an_interrupted_join(original, out, finished, reads):
     with pytest.raises(Stop):
         make(out, original, progress=stop_after(7, "writing the pack"))
     assert not out.exists()
@@ -325,7 +325,7 @@ def test_interrupted_while_it_is_written(original, out, finished, reads):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sda.data.packs import make as make_pack
+from sda.data.packs import make
 from sda.data.descriptor import Descriptor
 
 def progress(what, done, total):
@@ -333,10 +333,10 @@ def progress(what, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    make_pack._SHARD = 3
+    make._SHARD = 3
     descriptor = Descriptor.model_validate_json(sys.argv[3])
     out, root = Path(sys.argv[1]), Path(sys.argv[2])
-    make_pack.write_pack(out, "mine", descriptor, root, {size}, ["train", "val"], processes=1, progress=progress)
+    make.write_pack(out, "mine", descriptor, root, {size}, ["train", "val"], processes=1, progress=progress)
 """
 
 
@@ -350,16 +350,16 @@ def test_resumes_after_a_kill(original, out, finished, reads, what, done, kept):
     assert out.read_bytes() == finished.read_bytes() and files(out.parent) == {"out.h5": out.read_bytes()}
 
 
-def test_files_changed_in_the_meantime_are_read_again(root, out, reads):
+def test_files_changed_since_the_interruption_are_read_again(root, out, reads):
     with pytest.raises(Stop):
         make(out, root, progress=stop_after(8))
-    os.utime(root / "train/0.png", ns=(1, 1))  # in the first shard of the two that are done
+    os.utime(root / "train/0.png", ns=(1, 1))  # in the first of the two finished shards
     reads.clear()
     make(out, root)
     assert len(reads) == 12 - 3 and root / "train/0.png" in reads
 
 
-def test_removing_a_file_loses_no_finished_work(root, out, reads):
+def test_removing_a_file_keeps_finished_shards(root, out, reads):
     (root / "train_labels/a b.png").write_bytes(b"")
     with pytest.raises(FileError, match=r"train_labels/a b\.png: this label cannot be read"):
         make(out, root)
@@ -369,7 +369,7 @@ def test_removing_a_file_loses_no_finished_work(root, out, reads):
     assert len(reads) == 11 - 6 and len(Pack(out).splits["train"]) == 8
 
 
-def test_a_damaged_shard_is_made_again(original, out, finished, reads):
+def test_a_damaged_shard_is_recreated(original, out, finished, reads):
     with pytest.raises(Stop):
         make(out, original, progress=stop_after(1, "writing the pack"))
     first, second = sorted(out.with_name("out.h5.parts").glob("*.npz"))[:2]
@@ -413,7 +413,7 @@ def test_other_settings_are_refused(original, out, finished, options, named):
 
 
 @pytest.mark.parametrize("place", ["shard", "join"])
-def test_full_disk(original, out, finished, reads, monkeypatch, place):
+def test_a_full_disk_is_reported_and_resumed(original, out, finished, reads, monkeypatch, place):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -435,7 +435,7 @@ def full_after(patch, count, full):
     return lambda what, done, total: done == count and patch.setattr(packs.os, "fsync", full)
 
 
-def test_a_killed_worker(original, out, finished, monkeypatch):
+def test_a_killed_worker_is_reported(original, out, finished, monkeypatch):
     monkeypatch.setattr(packs, "begin_worker", os.abort)
     with pytest.raises(SdaError, match="a process that read images was killed.*fewer processes"):
         make(out, original, processes=2)
@@ -443,7 +443,7 @@ def test_a_killed_worker(original, out, finished, monkeypatch):
     assert out.read_bytes() == finished.read_bytes()
 
 
-def test_one_process_at_a_time(original, out, finished):
+def test_a_second_process_is_refused(original, out, finished):
     parts = out.with_name("out.h5.parts")
     parts.mkdir()
     code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
@@ -459,14 +459,14 @@ def test_one_process_at_a_time(original, out, finished):
 # Files that exist already
 
 
-def test_a_finished_pack_stays_as_it_is(original, out, finished, reads):
+def test_a_finished_pack_is_not_rewritten(original, out, finished, reads):
     shutil.copy2(finished, out)
     before = out.stat().st_ino, out.stat().st_mtime_ns
     assert make(out, original) == [] and not reads
     assert (out.stat().st_ino, out.stat().st_mtime_ns) == before
 
 
-def test_killed_before_the_parts_were_removed(original, out, finished):
+def test_remaining_parts_of_a_finished_pack_are_removed(original, out, finished):
     with pytest.raises(Stop):
         make(out, original, progress=stop_after(12, "writing the pack"))
     shutil.copy(finished, out)
@@ -477,7 +477,7 @@ def test_killed_before_the_parts_were_removed(original, out, finished):
 @pytest.mark.parametrize(
     ("there", "named"), [(b"mine", "not an HDF5 file"), (b"", "not an HDF5 file"), (None, "this is a folder")]
 )
-def test_nothing_is_overwritten(original, out, there, named):
+def test_other_files_are_not_overwritten(original, out, there, named):
     if there is None:
         out.mkdir()
     else:
@@ -497,7 +497,7 @@ def test_a_stale_pack_is_not_overwritten(root, out):
     assert out.read_bytes() == before
 
 
-def test_a_pack_that_appears_in_the_meantime(original, out):
+def test_a_file_created_in_the_meantime_is_not_overwritten(original, out):
     def progress(what, done, total):
         out.write_bytes(b"theirs")
 
@@ -506,7 +506,7 @@ def test_a_pack_that_appears_in_the_meantime(original, out):
     assert out.read_bytes() == b"theirs"
 
 
-def test_a_folder_that_cannot_be_written_to(original, tmp_path):
+def test_an_unwritable_folder_is_reported(original, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SdaError, match=r"file/out\.h5: cannot be written"):
         make(tmp_path / "file/out.h5", original)
@@ -536,7 +536,7 @@ def test_skipped_files_are_named(root, out):
         check_fresh(pack, DESCRIPTOR)
 
 
-def test_skipping_is_undone_by_the_next_run(root, out, reads):
+def test_resuming_without_skip_fails_on_the_bad_file(root, out, reads):
     (root / "train/0.png").write_bytes(b"")
     with pytest.raises(Stop):
         make(out, root, skip=True, progress=stop_after(8))
@@ -547,7 +547,7 @@ def test_skipping_is_undone_by_the_next_run(root, out, reads):
     assert len(Pack(out).splits["train"]) == 8
 
 
-def test_no_usable_image(root, out):
+def test_a_split_without_usable_images_is_refused(root, out):
     for path in (root / "val").iterdir():
         path.write_bytes(b"")
     with pytest.raises(SdaError, match=r"no image of val can be used; the first error: .*val/0\.png"):
@@ -598,18 +598,18 @@ def test_changed_files_are_named(root, out, change, named):
         ({"title": "Yours"}, "this is a pack of Mine, not of Yours"),
     ],
 )
-def test_a_changed_descriptor(finished, update, named):
+def test_a_changed_descriptor_is_detected(finished, update, named):
     with pytest.raises(SdaError, match=rf"mine\.h5: .*{named}"):
         check_fresh(Pack(finished), DESCRIPTOR.model_copy(update=update))
 
 
-def test_a_changed_label_encoding(finished):
+def test_a_changed_label_encoding_is_detected(finished):
     layout = DESCRIPTOR.layout[0].model_copy(update={"encoding": "train_ids"})
     with pytest.raises(SdaError, match="the labels of train are now read as train_ids"):
         check_fresh(Pack(finished), DESCRIPTOR.model_copy(update={"layout": [layout]}))
 
 
-def test_descriptor_changes_that_do_not_affect_labels(finished):
+def test_descriptor_changes_without_effect_on_labels_are_accepted(finished):
     check_fresh(Pack(finished), DESCRIPTOR.model_copy(update={"licence": "free", "maps": {"x": {"stone": "road"}}}))
 
 
@@ -626,10 +626,10 @@ def test_a_flipped_bit_is_detected(original, out, dataset, place, compression):
     index = place or 1
     with pytest.raises(FileError, match=rf"out\.h5: {pack.splits[split][index].key} cannot be read from this pack"):
         (pack.image if what == "images" else pack.label)(split, index)
-    pack.image("val", 0)  # the other chunks are intact
+    pack.image("val", 0)  # other chunks are intact
 
 
-def test_a_flipped_bit_in_the_description(finished, out):
+def test_a_flipped_bit_in_the_metadata_is_detected(finished, out):
     shutil.copy(finished, out)
     flip(out, "about")
     with pytest.raises(SdaError, match=r"out\.h5: this pack cannot be read"):
@@ -637,7 +637,7 @@ def test_a_flipped_bit_in_the_description(finished, out):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_truncated(finished, out, share):
+def test_a_truncated_pack_is_refused(finished, out, share):
     data = finished.read_bytes()
     out.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(
@@ -647,7 +647,7 @@ def test_truncated(finished, out, share):
     assert "\n" not in str(caught.value)
 
 
-def test_foreign_files(tmp_path, finished):
+def test_files_that_are_not_packs_are_refused(tmp_path, finished):
     with pytest.raises(SdaError, match=r"none\.h5: no such pack"):
         Pack(tmp_path / "none.h5")
     with pytest.raises(SdaError, match="this is a folder, not a pack"):
@@ -694,7 +694,7 @@ def packed(world, monkeypatch, *options):
         assert tiny.run_main(monkeypatch, *arguments, *options) == 0
 
 
-def test_training_from_packs_is_training_from_folders(world, monkeypatch, capsys, tmp_path):
+def test_training_from_packs_equals_training_from_folders(world, monkeypatch, capsys, tmp_path):
     """Streams, losses and scores are the same to the last bit, even if the folders no longer exist."""
     packed(world, monkeypatch)
     roots = ["--source-root", world.folder / "toy.h5", "--target-root", world.folder / "field.h5"]
@@ -714,7 +714,7 @@ def test_training_from_packs_is_training_from_folders(world, monkeypatch, capsys
     assert lists[0] == lists[1] == lists[2]
 
 
-def test_pack_of_another_size_and_stale_pack_are_refused(world, monkeypatch, capsys, tmp_path):
+def test_packs_of_another_size_and_stale_packs_are_refused(world, monkeypatch, capsys, tmp_path):
     packed(world, monkeypatch)
     roots = ["--source-root", world.folder / "toy.h5", "--target-root", world.folder / "field.h5", "--out", tmp_path / "run"]
     assert tiny.run_main(monkeypatch, "train", world.recipe, *roots, "--size", "[64, 64]") == 2

@@ -34,12 +34,12 @@ def keys(world):
     return [item.key for item in list_items(load(str(world.field)), world.root / "field", "train").items]
 
 
-def test_random_is_the_rank(choose, keys):
+def test_random_lists_follow_the_rank(choose, keys):
     assert choose(labels=3) == choose(labels=3, by="random", seed=0) == rank(keys, 0)[:3]
     assert choose(labels=3, seed=5) == rank(keys, 5)[:3]
 
 
-def test_held_out_groups_take_their_unlabelled_images_with_them(world, choose, keys):
+def test_held_out_groups_include_their_unlabelled_images(world, choose, keys):
     unlabelled = next(key for key in keys if "/south/" in key)
     (world.root / "field" / unlabelled.replace("pictures", "labels").replace(".jpg", ".png")).unlink()
     for seed in range(4):
@@ -49,7 +49,7 @@ def test_held_out_groups_take_their_unlabelled_images_with_them(world, choose, k
     assert unlabelled not in choose(hold_out=0.9), "without groups, an image without a label is not held out"
 
 
-def test_order_of_indices(choose, keys, tmp_path):
+def test_order_maps_indices_to_images(choose, keys, tmp_path):
     (tmp_path / "split.pkl").write_bytes(pickle.dumps([3, 0, 5]))
     given = str(tmp_path / "split.pkl")
     assert choose(given=given) == [keys[3], keys[0], keys[5]]
@@ -86,7 +86,7 @@ def test_bad_pairs_are_skipped_by_rules_but_not_by_lists(world, choose, keys, tm
         ({"given": "split.pkl", "order": "walks"}, "walks: the split list cannot be read"),
     ],
 )
-def test_mistakes(choose, keys, tmp_path, monkeypatch, request_fields, says):
+def test_invalid_requests_are_refused(choose, keys, tmp_path, monkeypatch, request_fields, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.txt").write_text("\n".join(keys[:2]))
     (tmp_path / "split.pkl").write_bytes(pickle.dumps([1]))
@@ -94,7 +94,7 @@ def test_mistakes(choose, keys, tmp_path, monkeypatch, request_fields, says):
         choose(**request_fields)
 
 
-def test_no_labels_at_all(world, choose):
+def test_a_dataset_without_labels_is_refused(world, choose):
     for path in (world.root / "field/labels").rglob("*.png"):
         path.unlink()
     with pytest.raises(SdaError, match="no training image in .* has a label file"):

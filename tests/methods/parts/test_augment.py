@@ -1,4 +1,4 @@
-"""Weak and strong augmentation, and ClassMix: what moves together, what is ignored, and how much is drawn."""
+"""Weak and strong augmentation, and ClassMix: geometry, ignored pixels, and distributions of the random parameters."""
 
 import colorsys
 import dataclasses
@@ -19,7 +19,7 @@ def but(**changes):
 
 
 def blocks(batch, side=8, classes=19, cells=4, ignored=0.2, seed=0):
-    """Label maps of square blocks, some ignored."""
+    """Return label maps of square blocks, some of them ignored."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (batch, cells, cells), generator=draw)
     labels[torch.rand(labels.shape, generator=draw) < ignored] = IGNORE
@@ -27,7 +27,7 @@ def blocks(batch, side=8, classes=19, cells=4, ignored=0.2, seed=0):
 
 
 def coloured(labels):
-    """Images with every label in a colour of its own."""
+    """Return images in which every label has its own colour."""
     return COLOURS[labels].permute(0, 3, 1, 2).contiguous()
 
 
@@ -38,12 +38,12 @@ def noise(batch=4, height=10, width=13, seed=0):
     return torch.rand(batch, 3, height, width, generator=draw), labels, torch.rand(batch, height, width, generator=draw)
 
 
-def test_strengths_are_the_paper_s():
+def test_strengths_equal_those_of_the_paper():
     assert Strength(0.5, 0.2, 0.125, 0.125, 0.0625, 0.042, 0.0, 0.5, scale_range=(0.75, 1.75)) == WEAK
     assert Strength(0.5, 0.8, 0.25, 0.25, 0.125, 0.083, 0.2, 0.8, 23, (0.1, 1.5), (0.75, 1.75)) == STRONG
 
 
-def test_nothing_changes_nothing():
+def test_zero_strength_changes_nothing():
     images, labels, weights = noise()
     new_images, new_labels, new_weights = Augment(NOTHING)(images, labels, weights)
     torch.testing.assert_close(new_images, images, atol=1e-5, rtol=0)
@@ -61,18 +61,18 @@ def test_flip_is_exact():
 
 
 def ramp_images(batch, size):
-    """Images whose channels are column and row in 0..1, so that a warp can be read off."""
+    """Return images whose channels are column and row in 0..1, so that the pixel values show the warp."""
     rows, columns = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
     return torch.stack([columns, rows, torch.ones(size, size)]).expand(batch, 3, size, size).contiguous()
 
 
 def reflected(x):
-    """Any number folded into 0..1, as a mirror at either end would."""
+    """Reflect numbers into 0..1."""
     return 1 - (1 - x % 2).abs()
 
 
-def test_scaling_down_pads_with_ignored():
-    """Half size: a 16×16 image somewhere in 32×32, whole; around it label 255, weight 0, and the image goes on mirrored."""
+def test_scaling_down_pads_labels_with_ignore():
+    """At half size, 32×32 contains a whole 16×16 image; around it are label 255, weight 0 and the reflected image."""
     torch.manual_seed(0)
     labels, weights = torch.zeros(8, 32, 32, dtype=torch.int64), torch.full((8, 32, 32), 0.7)
     images, labels, weights = Augment(but(scale=1, scale_range=(0.5, 0.5)))(ramp_images(8, 32), labels, weights)
@@ -92,12 +92,12 @@ def test_scaling_down_pads_with_ignored():
         slope, y, x = 2 / 31, rows[8], columns[8]
         across = reflected(image[0, y, x] + slope * (torch.arange(32) - x))
         down = reflected(image[1, y, x] + slope * (torch.arange(32) - y))
-        torch.testing.assert_close(image[0], across.expand(32, 32), atol=0.04, rtol=0)  # interpolation rounds the tips
+        torch.testing.assert_close(image[0], across.expand(32, 32), atol=0.04, rtol=0)  # interpolation smooths the turning points
         torch.testing.assert_close(image[1], down[:, None].expand(32, 32), atol=0.04, rtol=0)
     assert len(places) > 4
 
 
-def test_scaling_up_needs_no_padding():
+def test_scaling_up_does_not_pad():
     torch.manual_seed(0)
     images, _, weights = noise(16)
     labels = torch.full_like(weights, 3, dtype=torch.int64)
@@ -107,8 +107,8 @@ def test_scaling_up_needs_no_padding():
     assert (new_images >= 0.1 - 1e-5).all()
 
 
-def test_labels_and_images_stay_together():
-    """Away from the borders of labels the image has the label's colour exactly, and the weight the label's weight."""
+def test_labels_and_images_are_warped_alike():
+    """Away from the borders between labels, image and weight have exactly the colour and weight of the label."""
     torch.manual_seed(0)
     labels = blocks(32)
     weights = COLOURS[labels, 0]
@@ -126,7 +126,7 @@ def test_labels_and_images_stay_together():
 
 
 def test_labels_are_never_interpolated():
-    """Neighbouring ids 0 and 18 give no third one, and 255 stays 255; every image keeps to its own labels."""
+    """Neighbouring ids 0 and 18 create no third id, 255 stays 255, and images exchange no labels."""
     torch.manual_seed(0)
     labels = torch.where(torch.rand(24, 17, 19) < 0.5, 0, 18)
     labels[:, ::3] = IGNORE
@@ -138,7 +138,7 @@ def test_labels_are_never_interpolated():
     assert set(new[12:].unique().tolist()) == {0, 18, IGNORE}
 
 
-def test_ignored_in_ignored_out():
+def test_ignored_pixels_stay_ignored():
     torch.manual_seed(0)
     images, labels, _ = noise(16)
     _, new, _ = Augment(MOVING)(images, torch.full_like(labels, IGNORE))
@@ -146,7 +146,7 @@ def test_ignored_in_ignored_out():
 
 
 @pytest.mark.parametrize("strength", [WEAK, STRONG])
-def test_seed_decides(strength):
+def test_augmentation_depends_on_the_seed_only(strength):
     images, labels, weights = noise(6, 24, 24)
     before = [x.clone() for x in (images, labels, weights)]
     results = []
@@ -159,14 +159,14 @@ def test_seed_decides(strength):
     assert all(torch.equal(x, y) for x, y in zip(before, (images, labels, weights), strict=True)), "inputs are left alone"
 
 
-def test_each_image_is_moved_on_its_own():
-    """From a ramp's slopes: about half flipped, a share `scale` rescaled by 0.75 to 1.75, both axes alike, each its own."""
+def test_each_image_has_its_own_flip_and_scale():
+    """The slopes of a ramp show it: about half are flipped, a share `scale` is rescaled by 0.75 to 1.75, equally on both axes."""
     torch.manual_seed(0)
     count, size = 400, 64
     images, labels, _ = Augment(dataclasses.replace(WEAK, jitter=0))(
         ramp_images(count, size), torch.zeros(count, size, size, dtype=torch.int64)
     )
-    # not padding, nor the outermost pixels, which are half mirrored
+    # no padding, and no outermost pixels, which are partly reflected
     outside = torch.nn.functional.pad((labels == IGNORE).float(), (1, 1, 1, 1), value=1.0)
     inside = torch.nn.functional.max_pool2d(outside, 3, 1) == 0
     both = inside[:, :, 1:] & inside[:, :, :-1]
@@ -186,7 +186,7 @@ def test_each_image_is_moved_on_its_own():
     assert 0.35 < scaled[flipped].float().mean() < 0.65, "flip and scale are drawn apart"
 
 
-def test_colour_jitter_is_per_image_and_does_not_touch_labels():
+def test_colour_jitter_is_per_image_and_keeps_labels():
     torch.manual_seed(0)
     images, labels, weights = (
         torch.full((400, 3, 2, 2), 0.5),
@@ -204,7 +204,7 @@ def test_colour_jitter_is_per_image_and_does_not_touch_labels():
     assert torch.equal(new_weights, weights)
 
 
-def test_hue_is_a_share_of_a_turn():
+def test_hue_is_a_fraction_of_the_colour_circle():
     torch.manual_seed(0)
     images = torch.tensor([0.8, 0.2, 0.2])[None, :, None, None].expand(200, 3, 2, 2).contiguous()
     new, _, _ = Augment(but(jitter=1, hue=0.083))(images, torch.zeros(200, 2, 2, dtype=torch.int64))
@@ -214,7 +214,7 @@ def test_hue_is_a_share_of_a_turn():
     assert 0.07 < turns.max() < 0.084
 
 
-def test_blur_is_per_image_and_spares_labels():
+def test_blur_is_per_image_and_keeps_labels():
     torch.manual_seed(0)
     images = torch.zeros(100, 3, 25, 25)
     images[:, :, 12, 12] = 1
@@ -230,7 +230,7 @@ def test_blur_is_per_image_and_spares_labels():
 
 
 def distinct(*counts, ignored=False):
-    """One label map per count, with that many classes, all of its own, in rows; the last row ignored if asked."""
+    """Return one label map per count, with that many classes that no other map has, in rows; the last row may be ignored."""
     maps, first = [], 0
     for count in counts:
         rows = [first + k % count for k in range(12)]
@@ -242,7 +242,7 @@ def distinct(*counts, ignored=False):
 
 
 def with_origin(labels):
-    """Images and weights that tell, in every pixel, whence it is: image number in the channels, place in the weight."""
+    """Return images and weights that encode the origin of every pixel: image number in the channels, position in the weight."""
     batch, height, width = labels.shape
     images = torch.arange(batch).float()[:, None, None, None].expand(batch, 3, height, width).contiguous()
     places = torch.arange(height * width).float().view(1, height, width)
@@ -252,7 +252,7 @@ def with_origin(labels):
 @pytest.mark.parametrize(("n", "pasted"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_classmix_pastes_half_the_classes_rounded_down(n, pasted, ignored):
-    """Two images without a class in common: what is foreign in one was pasted, floor(n/2) whole classes of the other."""
+    """Two images share no class, so the classes of the other image were pasted: floor(n/2) whole classes."""
     labels, classes = distinct(n, n, ignored=ignored)
     own = [set(one.unique().tolist()) - {IGNORE} for one in labels]
     for seed in range(10):
@@ -268,8 +268,8 @@ def test_classmix_pastes_half_the_classes_rounded_down(n, pasted, ignored):
             assert not torch.equal(new[k], labels[1 - k]), "never all of it"
 
 
-def test_classmix_counts_classes_image_by_image():
-    """Images of 2, 5 and 8 classes give 1, 2 and 4."""
+def test_classmix_counts_the_classes_of_each_image():
+    """From images with 2, 5 and 8 classes, 1, 2 and 4 classes are pasted."""
     labels, classes = distinct(2, 5, 8)
     gives = {0: 1, 1: 2, 2: 4}
     for seed in range(20):
@@ -283,8 +283,8 @@ def test_classmix_counts_classes_image_by_image():
             assert len(foreign) == gives[giver]
 
 
-def test_classmix_chooses_every_class_alike():
-    """Three of six: each class in half the draws, and so is each of the two givers."""
+def test_classmix_chooses_classes_uniformly():
+    """Three of six classes are pasted: each in half the draws, and from each of the two other images in half the draws."""
     labels, classes = distinct(6, 6, 6)
     chosen, givers = torch.zeros(classes), torch.zeros(3)
     torch.manual_seed(0)
@@ -318,7 +318,7 @@ def test_classmix_moves_image_label_and_weight_together(weighted):
     assert (labels[pasted] == IGNORE).any(), "but may be covered"
 
 
-def test_classmix_of_ignored_images():
+def test_classmix_never_pastes_ignored_pixels():
     labels = torch.full((2, 6, 6), IGNORE)
     labels[1, 0] = 0
     labels[1, 1] = 1
@@ -328,7 +328,7 @@ def test_classmix_of_ignored_images():
     assert (new[0] != IGNORE).sum() == 6, "one class of the two is pasted onto the ignored image"
 
 
-def test_classmix_probability():
+def test_classmix_applies_with_its_probability():
     labels, classes = distinct(4, 4, 4, 4)
     images, weights = with_origin(labels)
     torch.manual_seed(0)
@@ -343,14 +343,14 @@ def test_classmix_probability():
     assert always.all()
 
 
-def test_classmix_of_one_image():
+def test_classmix_does_not_change_a_single_image():
     labels, classes = distinct(4)
     images, weights = with_origin(labels)
     alone = classmix(images, labels, weights, classes, 1.0)
     assert all(torch.equal(x, y) for x, y in zip(alone, (images, labels, weights), strict=True))
 
 
-def test_classmix_leaves_its_inputs_alone_and_follows_the_seed():
+def test_classmix_does_not_modify_its_inputs_and_follows_the_seed():
     labels, classes = distinct(6, 6, 6)
     images, weights = with_origin(labels)
     before = [x.clone() for x in (images, labels, weights)]

@@ -9,25 +9,25 @@ IGNORE = 255
 
 
 def label_map(*counts, ignored=0):
-    """A flat label map with that many pixels of class 0, 1, …"""
+    """Return a flat label map with that many pixels of class 0, 1, …"""
     return torch.cat([torch.full((n,), c) for c, n in enumerate(counts)] + [torch.full((ignored,), IGNORE)])
 
 
 def test_weights_by_hand():
-    """The first batch counts at once: shares 1/21, 4/21, 16/21, median 4/21. Ignored pixels and an absent class do not."""
+    """The shares of the first batch are 1/21, 4/21, 16/21, with median 4/21. Ignored pixels and an absent class do not count."""
     weights = ClassBalance(4, active=True)(label_map(4, 1, 16, ignored=100))
     torch.testing.assert_close(weights, torch.tensor([1, 2, 0.5, 1]))
 
 
 def test_counts_are_over_all_label_maps_together():
-    """10 + 90 of class 0, 1 + 3 of class 1, whatever the shapes."""
+    """There are 10 + 90 pixels of class 0 and 1 + 3 of class 1 in maps of different shapes."""
     balance = ClassBalance(2, active=True)
     balance(label_map(10, 1, ignored=1).view(3, 2, 2), label_map(90, 3).view(1, 31, 3))
     torch.testing.assert_close(balance.frequency, torch.tensor([100 / 104, 4 / 104]))
 
 
-def test_running_mean_is_a_true_mean_and_then_forgets():
-    """Shares of class 0: 1, .5, 0, 0 with momentum 2/3: means 1, .75, .5 (true), then 2/3·.5 (forgetting)."""
+def test_mean_is_exact_at_first_and_then_moving():
+    """Shares of class 0: 1, .5, 0, 0 with momentum 2/3: means 1, .75, .5 (exact), then 2/3·.5 (moving)."""
     balance = ClassBalance(2, active=True, momentum=2 / 3)
     expected = [1.0, 0.75, 0.5, 1 / 3]
     for labels, share in zip([label_map(4), label_map(9, 9), label_map(0, 3), label_map(0, 7)], expected, strict=True):
@@ -35,7 +35,7 @@ def test_running_mean_is_a_true_mean_and_then_forgets():
         torch.testing.assert_close(balance.frequency, torch.tensor([share, 1 - share]), atol=1e-6, rtol=1e-6)
 
 
-def test_weights_are_those_after_the_batch():
+def test_weights_include_the_current_batch():
     balance = ClassBalance(2, active=True, momentum=0.5)
     torch.testing.assert_close(balance(label_map(5)), torch.ones(2))
     # shares (1, 0) and (0, 1) average to halves: equal weights
@@ -44,8 +44,8 @@ def test_weights_are_those_after_the_batch():
     torch.testing.assert_close(balance(label_map(0, 5)), torch.tensor([2**0.5, (2 / 3) ** 0.5]))
 
 
-def test_everything_ignored():
-    """Such batches say nothing about the shares' proportions: 1 to 8, with median 4.5, before and after."""
+def test_ignored_batches_do_not_change_the_weights():
+    """Before and after such a batch, the shares are 1 to 8, with median 4.5."""
     balance = ClassBalance(3, active=True)
     assert torch.equal(balance(label_map(ignored=9)), torch.ones(3))
     for labels in (label_map(1, 8), label_map(ignored=9)):
@@ -53,13 +53,13 @@ def test_everything_ignored():
 
 
 @pytest.mark.parametrize("labels", [label_map(4, 1), label_map(ignored=4)])
-def test_inactive(labels):
+def test_weights_are_1_if_inactive(labels):
     balance = ClassBalance(2, active=False)
     assert torch.equal(balance(labels), torch.ones(2))
     assert torch.equal(balance.frequency, torch.zeros(2))
 
 
-def test_is_saved():
+def test_state_dict_round_trip():
     balance = ClassBalance(3, active=True)
     for counts in ((1, 2, 3), (4, 0, 1)):
         balance(label_map(*counts))
@@ -68,7 +68,7 @@ def test_is_saved():
     assert torch.equal(copy(label_map(2, 9, 1)), balance(label_map(2, 9, 1)))
 
 
-def test_labels_are_left_alone():
+def test_labels_are_not_modified():
     labels = label_map(2, 1, ignored=2)
     before = labels.clone()
     ClassBalance(2, active=True)(labels)

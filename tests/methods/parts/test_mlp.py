@@ -1,4 +1,4 @@
-"""Masked batch norm and grouped MLPs against PyTorch's own layers, one group and its valid rows at a time."""
+"""Masked batch norm and grouped MLPs against the layers of PyTorch, applied to the valid rows of one group at a time."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ COUNTS = (9, 2, 5, 3)
 
 
 def padded(seed, counts=COUNTS, channels=CHANNELS):
-    """Rows (G, N, D), and which are valid: `counts` of each group, anywhere."""
+    """Return rows (G, N, D) and their validity: `counts` of each group, at random places."""
     draw = torch.Generator().manual_seed(seed)
     x = 2 * torch.randn(len(counts), ROWS, channels, generator=draw) + 1
     valid = torch.zeros(len(counts), ROWS, dtype=torch.bool)
@@ -33,7 +33,7 @@ def masked_norm(groups=GROUPS):
 
 
 def own_norm(norm, group):
-    """torch's batch norm with the parameters of one group."""
+    """Return PyTorch's batch norm with the parameters of one group."""
     reference = nn.BatchNorm1d(norm.weight.shape[2])
     reference.load_state_dict(
         {
@@ -47,10 +47,10 @@ def own_norm(norm, group):
     return reference
 
 
-def test_norm_is_batch_norm_of_each_group():
+def test_norm_equals_batch_norm_of_each_group():
     norm = masked_norm()
     references = [own_norm(norm, group) for group in range(GROUPS)]
-    for seed in range(3):  # several batches, so that running statistics run
+    for seed in range(3):  # several batches, so that running statistics change
         x, valid = padded(seed)
         x.requires_grad_()
         y = norm(x, valid)
@@ -76,7 +76,7 @@ def test_norm_is_batch_norm_of_each_group():
     assert torch.equal(norm.running_mean, before)
 
 
-def test_norm_padding_takes_no_part():
+def test_norm_ignores_padding():
     x, valid = padded(0)
     x.requires_grad_()
     one, other = masked_norm(), masked_norm()
@@ -90,8 +90,8 @@ def test_norm_padding_takes_no_part():
     assert (grad[valid] != 0).any()
 
 
-def test_norm_of_few_rows():
-    """A single row is its own mean: the output is the bias. No row: finite. Neither touches the running statistics."""
+def test_norm_of_one_or_no_row():
+    """A single row is its own mean, so the output is the bias; without rows it is finite. Running statistics do not change."""
     norm = masked_norm(3)
     x, valid = padded(0, counts=(1, 0, 2))
     x.requires_grad_()
@@ -106,7 +106,7 @@ def test_norm_of_few_rows():
 
 
 def sequential(mlp, group):
-    """Linear-BN-LeakyReLU-Linear with the weights of one group."""
+    """Return Linear-BN-LeakyReLU-Linear with the weights of one group."""
     inputs, hidden = mlp.weight1.shape[1:]
     first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, mlp.weight2.shape[2])
     with torch.no_grad():
@@ -119,7 +119,7 @@ def sequential(mlp, group):
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
-def test_grouped_mlp_is_a_loop_of_sequentials(slope):
+def test_grouped_mlp_equals_a_loop_of_sequentials(slope):
     torch.manual_seed(1)
     mlp = GroupedMLP(GROUPS, CHANNELS, 7, 2, slope)
     nn.init.normal_(mlp.norm.weight)
@@ -145,8 +145,8 @@ def test_grouped_mlp_is_a_loop_of_sequentials(slope):
 
 
 @pytest.mark.parametrize("counts", [(500, 0, 128, 3), (1, 2, 129, 0), (0, 0, 0, 0)])
-def test_rows_go_through_the_mlp_of_their_own_group(counts):
-    """Any number of rows of each group, and some of none: as PyTorch's layers on each group's rows, and nothing is noted."""
+def test_of_rows_applies_the_mlp_of_each_group(counts):
+    """It equals PyTorch's layers on the rows of each group, for any number of rows, and leaves the statistics unchanged."""
     torch.manual_seed(2)
     mlp = GroupedMLP(GROUPS, CHANNELS, 7, 2, 0.2)
     nn.init.normal_(mlp.norm.weight)
@@ -162,7 +162,7 @@ def test_rows_go_through_the_mlp_of_their_own_group(counts):
     assert torch.equal(mlp.norm.running_mean, before)
 
 
-def test_heads_have_the_paper_s_sizes():
+def test_heads_have_the_sizes_of_the_paper():
     g, s = projection(48, 256), attention(19, 256)
     rows = torch.ones(1, 3, dtype=torch.bool)
     assert g(torch.randn(1, 3, 48), rows).shape == (1, 3, 256)
@@ -172,8 +172,8 @@ def test_heads_have_the_paper_s_sizes():
     assert not torch.equal(s.weight1[0], s.weight1[1]), "classes start apart"
 
 
-def test_initial_weights_are_those_of_linear():
-    """U(-1/√n, 1/√n), n the inputs of the layer: 1/4 and 1/8 here."""
+def test_initial_weights_equal_those_of_linear():
+    """U(-1/√n, 1/√n) with n inputs of the layer; here the bounds are 1/4 and 1/8."""
     torch.manual_seed(0)
     mlp = GroupedMLP(2, 16, 64, 64)
     for weights, bound in ((mlp.weight1, 1 / 4), (mlp.bias1, 1 / 4), (mlp.weight2, 1 / 8), (mlp.bias2, 1 / 8)):

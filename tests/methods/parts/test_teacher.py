@@ -1,4 +1,4 @@
-"""The EMA teacher: schedule by hand, true average at the start, what follows and what does not change."""
+"""The EMA teacher: schedule by hand, exact average at the start, and the parameters and statistics that follow the student."""
 
 import math
 
@@ -14,7 +14,7 @@ def make_student():
 
 
 def disturb(student):
-    """Other weights, and other batch-norm statistics."""
+    """Change weights and batch-norm statistics."""
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -36,7 +36,7 @@ def test_tau_by_hand():
     assert teacher.tau(149_999) == pytest.approx(1 - 1 / 150_000)
 
 
-def test_tau_is_the_smaller_of_schedule_and_average():
+def test_tau_is_the_minimum_of_schedule_and_average():
     teacher = Teacher(make_student(), 0.9, "cosine", 100)
     for k in range(100):
         schedule = 1 - (1 - 0.9) * (math.cos(math.pi * k / 100) + 1) / 2
@@ -57,7 +57,7 @@ def test_teacher_is_the_mean_of_all_students_at_first():
 
 
 def test_parameters_and_statistics_follow():
-    """Late in training with momentum .9: teacher = τ teacher + (1 - τ) student; the counter is copied."""
+    """Late in training with momentum .9, teacher = τ teacher + (1 - τ) student; the counter is copied."""
     torch.manual_seed(0)
     student = make_student()
     teacher = Teacher(student, 0.9, "cosine", 1000)
@@ -72,7 +72,7 @@ def test_parameters_and_statistics_follow():
     assert teacher.model[1].num_batches_tracked == student[1].num_batches_tracked == 1
 
 
-def test_teacher_is_a_copy_that_does_not_touch_the_student():
+def test_teacher_is_a_copy_independent_of_the_student():
     student = make_student()
     teacher = Teacher(student, 0.9)
     mine, theirs = floats(teacher.model), floats(student)
@@ -108,7 +108,7 @@ def test_teacher_has_no_gradients():
     assert not teacher(torch.randn(1, 3, 6, 6)).requires_grad
 
 
-def test_teacher_is_saved():
+def test_teacher_round_trips_through_its_state_dict():
     student = make_student()
     teacher = Teacher(student, 0.9)
     disturb(student)
@@ -128,13 +128,13 @@ def test_pseudo_label_by_hand():
     torch.testing.assert_close(confidence, torch.tensor([0.625, 0.75]).view(2, 1, 1).expand(2, 4, 5))
 
 
-def test_constant_schedule():
+def test_tau_of_the_constant_schedule():
     teacher = Teacher(make_student(), 0.9, "constant", 100)
     assert [teacher.tau(k) for k in (0, 1, 99)] == [0, 0.5, 0.9]
     assert teacher.tau(8) == pytest.approx(8 / 9)
 
 
-def test_released_teacher_follows_no_statistics_and_normalises_with_the_batch():
+def test_released_teacher_uses_batch_statistics_and_does_not_follow_running_ones():
     torch.manual_seed(0)
     student = make_student()
     teacher = Teacher(student, 0.9, "constant", 1000, released=True).eval()

@@ -1,10 +1,7 @@
-"""The contract of every network and backbone; dilation; torchvision with a CPU-only PyTorch."""
+"""The contract of every network and backbone, dilation, and recomputed activations."""
 
+import copy
 import math
-import runpy
-import subprocess
-import sys
-import types
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from sda.models import torchvision_shim
 from sda.models.backbones import BUILDERS, build_backbone
 from sda.models.build import HEADS, build
 from sda.models.names import BACKBONES, NETWORKS
+from sda.models.network import recompute_activations
 from sda.models.preprocessing import PREPROCESSING
 
 CLASSES = 5
@@ -24,7 +22,7 @@ V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_lar
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_contract(network, backbone):
+def test_every_network_meets_its_contract(network, backbone):
     torch.manual_seed(0)
     model = build(network, backbone, CLASSES)
     mobile = backbone.startswith("mobilenet")
@@ -62,7 +60,7 @@ def test_contract(network, backbone):
         assert torch.equal(again, model(images)[0])
 
 
-def test_meta_device_at_true_size():
+def test_full_size_on_the_meta_device():
     with torch.device("meta"):
         logits, features = build("deeplabv2", "resnet101", 19)(torch.empty(1, 3, 512, 512))
     assert logits.shape == (1, 19, 64, 64)
@@ -82,8 +80,8 @@ def test_output_stride_keeps_resolution(backbone, output_stride):
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
-def test_dilated_network_computes_what_the_original_does(backbone, output_stride):
-    # On its finer grid, at the original's positions: this is why ImageNet weights fit a dilated network.
+def test_dilated_network_equals_the_original_at_its_positions(backbone, output_stride):
+    # The dilated network computes a finer grid that contains the original's, so ImageNet weights fit it.
     torch.manual_seed(0)
     original = getattr(torchvision_shim.models, backbone)().eval()
     body = build_backbone(backbone, output_stride).eval()
@@ -138,45 +136,13 @@ def test_output_stride_sets_stride_of_deeplabv2_and_rates_of_deeplabv3plus():
         ({"output_stride": 32}, "expected 8 or 16"),
     ],
 )
-def test_bad_arguments(changed, message):
+def test_invalid_arguments_are_refused(changed, message):
     arguments = {"network": "deeplabv2", "backbone": "mobilenet_v2", "classes": 3} | changed
     with pytest.raises(SdaError, match=message):
         build(**arguments)
 
 
-def test_models_import_in_a_fresh_process():
-    # Whether torchvision's operators load or not, and without a warning.
-    code = (
-        "import sda.models.build, torch, torchvision\n"
-        "assert hasattr(torch.ops.torchvision, 'nms')\n"
-        "print(sda.models.build.build('deeplabv3plus', 'mobilenet_v3_small', 3).stride)"
-    )
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == "4", done.stderr
-
-
-def test_shim_declares_nothing_when_torchvision_imports(monkeypatch):
-    stub = types.ModuleType("torchvision")
-    stub.models = types.ModuleType("torchvision.models")
-    monkeypatch.setitem(sys.modules, "torchvision", stub)
-    names = runpy.run_path(torchvision_shim.__file__)
-    assert names["models"] is stub.models
-    assert "_library" not in names
-
-
-def test_shim_lets_other_errors_through(monkeypatch):
-    def refuse(name):
-        raise RuntimeError("something else is wrong")
-
-    stub = types.ModuleType("torchvision")
-    stub.__getattr__ = refuse
-    monkeypatch.setitem(sys.modules, "torchvision", stub)
-    with pytest.raises(RuntimeError, match="something else"):
-        runpy.run_path(torchvision_shim.__file__)
-
-
-def test_released_v2_sums_two_of_its_four_branches():
+def test_released_deeplabv2_sums_two_branches():
     torch.manual_seed(0)
     model = build("deeplabv2", "mobilenet_v3_small", 3, released=True).eval()
     assert len(model.head.branches) == 2
@@ -188,8 +154,8 @@ def test_released_v2_sums_two_of_its_four_branches():
 
 
 @pytest.mark.parametrize("form", ["torchvision", "caffe"])
-def test_the_first_layer_normalises_as_the_weights_expect(form):
-    """The same for uint8 images and floats from 0 to 1; the layer adds nothing to the state dict."""
+def test_network_normalises_its_input(form):
+    """It gives the same result for uint8 images and floats from 0 to 1, and adds nothing to the state dict."""
     torch.manual_seed(0)
     preprocessing = PREPROCESSING[form]
     model = build("deeplabv2", "resnet50", 3, preprocessing=preprocessing).eval()
@@ -205,5 +171,32 @@ def test_the_first_layer_normalises_as_the_weights_expect(form):
     assert model.preprocessing == preprocessing
 
 
-def test_names_without_pytorch_are_those_that_are_built():
+def test_name_lists_match_the_builders():
     assert list(NETWORKS) == list(HEADS) and list(BACKBONES) == list(BUILDERS)
+
+
+@pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
+def test_recomputed_activations_change_only_the_memory(network, backbone):
+    """Gradients and running statistics are equal, and fewer bytes are saved for the backward pass."""
+    torch.manual_seed(0)
+    plain = build(network, backbone, 3).train()
+    thrifty = copy.deepcopy(plain)
+    recompute_activations(thrifty)
+    images, kept = torch.randn(2, 3, 64, 64), []
+    for net in (plain, thrifty):
+        sizes = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)  # for the head's dropout
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            logits, features = net(images)
+            kept.append(sum(sizes.values()))
+        (logits.square().mean() + features.mean()).backward()
+    assert kept[1] < 0.7 * kept[0]
+    for (name, one), two in zip(plain.named_parameters(), thrifty.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad), name
+    for (name, one), two in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
+        assert torch.equal(one, two), name

@@ -1,4 +1,4 @@
-"""The paper's pickled indices: real ones are read; hostile ones are refused, and nothing in them is run."""
+"""Pickled indices of the paper: valid files are read, and hostile ones are refused without running their code."""
 
 import builtins
 import os
@@ -57,27 +57,27 @@ def refused(path, entry="", says="."):
     ],
     ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', type(value[0]).__name__)}",
 )
-def test_sequences(pickled, value, protocol):
+def test_sequences_of_every_protocol(pickled, value, protocol):
     indices = read_pickle(pickled(pickle.dumps(value, protocol)))
     assert indices == INDICES and {type(index) for index in indices} == {int}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_every_byte(pickled, protocol):
+def test_every_byte_value(pickled, protocol):
     """Bytes above 127 are encoded differently in some protocols."""
     assert read_pickle(pickled(pickle.dumps(np.arange(256, dtype=np.uint8), protocol))) == list(range(256))
-    shuffled = np.random.default_rng(0).permutation(2975)  # as the paper's files hold them
+    shuffled = np.random.default_rng(0).permutation(2975)  # as in the files of the paper
     assert read_pickle(pickled(pickle.dumps(shuffled, protocol))) == shuffled.tolist()
 
 
-def test_read_only_arrays(pickled):
+def test_read_only_arrays_are_read(pickled):
     array = np.array(INDICES)
     array.flags.writeable = False
     assert read_pickle(pickled(pickle.dumps(array, 5))) == INDICES
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_numpy_1_and_2(pickled, protocol):
+def test_arrays_of_numpy_1_and_2(pickled, protocol):
     """The core of numpy 1 is `numpy.core`, that of numpy 2 `numpy._core`."""
     data = pickle.dumps(np.array(INDICES), protocol)
     new, old = b"numpy._core.", b"numpy.core."
@@ -107,13 +107,13 @@ PYTHON_2 = {
 
 
 @pytest.mark.parametrize("data", PYTHON_2.values(), ids=PYTHON_2)
-def test_python_2(pickled, data):
+def test_pickles_of_python_2(pickled, data):
     assert list(pickle.loads(data, encoding="latin1")) == INDICES
     assert read_pickle(pickled(data)) == INDICES
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_dicts(pickled, protocol):
+def test_entries_of_a_dict(pickled, protocol):
     path = pickled(pickle.dumps({"labelled": [3, 1], "unlabelled": np.array([2, 0]), 100: (7,)}, protocol))
     assert read_pickle(path, "labelled") == [3, 1]
     assert read_pickle(path, "unlabelled") == [2, 0]
@@ -123,11 +123,11 @@ def test_dicts(pickled, protocol):
     refused(pickled(pickle.dumps([1], protocol)), "train", says="holds one list, not a dict with 'train': omit the name")
 
 
-def test_a_dict_in_one_operation(pickled):
+def test_a_dict_built_in_one_operation(pickled):
     assert read_pickle(pickled(b"(S'a'\n(lI3\nad."), "a") == [3]
 
 
-# Pickles that hold no list of indices
+# Pickles without a list of indices
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -164,20 +164,20 @@ def test_a_dict_in_one_operation(pickled):
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_other_things(pickled, value, protocol):
+def test_pickles_without_indices_are_refused(pickled, value, protocol):
     refused(pickled(pickle.dumps(value, protocol)))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_cut_short_anywhere(pickled, protocol):
+def test_truncated_pickles_are_refused(pickled, protocol):
     for value in (INDICES, np.array(INDICES)):
         data = pickle.dumps(value, protocol)
         for length in range(0, len(data), 3):
             refused(pickled(data[:length]))
 
 
-def test_damage(pickled):
-    """A wrong byte raises nothing but SdaError; some go unnoticed."""
+def test_damaged_pickles_raise_only_sda_errors(pickled):
+    """A wrong byte raises SdaError or remains undetected."""
     for protocol in PROTOCOLS:
         data = pickle.dumps(np.array(INDICES), protocol)
         for place in range(protocol, len(data), 6):
@@ -188,15 +188,15 @@ def test_damage(pickled):
 
 
 @pytest.mark.parametrize("data", [b"", b".", b"\x80\x09.", b"hello", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"\x80\x04N."])
-def test_no_pickles(pickled, data):
+def test_files_that_are_not_pickles_are_refused(pickled, data):
     refused(pickled(data))
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     refused(tmp_path / "none.pkl", says="cannot be read")
 
 
-def test_too_large(pickled):
+def test_a_too_large_file_is_refused(pickled):
     refused(pickled(bytes(MAX_BYTES + 1)), says="larger than 16 MiB")
 
 
@@ -204,7 +204,7 @@ def test_too_large(pickled):
 
 
 class Reduce:
-    """Pickles as the call of a function."""
+    """Pickles as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -246,10 +246,10 @@ def hostile(trap):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_hostile_calls(pickled, trap, protocol):
+def test_hostile_calls_do_not_run(pickled, trap, protocol):
     for name, value in hostile(trap).items():
         message = refused(pickled(pickle.dumps(value, protocol)), "labelled" if name == "in a dict" else "")
-        assert "it asks for" in message and "nothing of it was run" in message, name
+        assert "it asks for" in message and "no code was run" in message, name
 
 
 RAW = {
@@ -286,7 +286,7 @@ RAW = {
 
 
 @pytest.mark.parametrize("data", RAW.values(), ids=RAW)
-def test_hostile_by_hand(pickled, trap, monkeypatch, data):
+def test_hostile_opcodes_do_not_run(pickled, trap, monkeypatch, data):
     def alarm(*_arguments, **_named):
         raise AssertionError("it ran")
 
@@ -309,8 +309,8 @@ FORGED = (
 )
 
 
-def test_an_array_of_forged_objects(pickled):
-    """numpy itself restores this type, and takes the bytes for pointers to objects."""
+def test_arrays_of_forged_objects_are_refused(pickled):
+    """numpy would restore this type and interpret the bytes as pointers to objects."""
     refused(pickled(FORGED), says="it holds numbers of the type 'V8', not whole numbers")
 
 
@@ -323,7 +323,7 @@ def test_python_2_arrays_of_large_bytes(pickled):
     assert read_pickle(pickled(head + scalars + b".")) == data.tolist()
 
 
-def test_stand_ins_stay_as_they_are(pickled):
+def test_hostile_pickles_cannot_change_the_unpickler(pickled):
     for data in RAW.values():
         refused(pickled(data))
     assert read_pickle(pickled(pickle.dumps(np.array(INDICES)))) == INDICES
@@ -344,7 +344,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("data", CLAIMS.values(), ids=CLAIMS)
-def test_claimed_sizes_take_no_memory(pickled, data):
+def test_claimed_sizes_allocate_no_memory(pickled, data):
     path = pickled(data + b"x.")
     tracemalloc.start()
     refused(path)
@@ -353,8 +353,8 @@ def test_claimed_sizes_take_no_memory(pickled, data):
     assert peak < 20 << 20
 
 
-def test_one_megabyte_referred_to_many_times(pickled):
-    """References are short, so a small file could unfold to any size. Bytes are shared instead."""
+def test_repeated_references_allocate_no_memory(pickled):
+    """References are short, so a small file could expand to any size. They share their bytes instead."""
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + b"q\x00"
     encode = b"c_codecs\nencode\nq\x01h\x00X\x06\x00\x00\x00latin1\x86q\x02"
     array = (
@@ -369,8 +369,8 @@ def test_one_megabyte_referred_to_many_times(pickled):
     assert peak < 20 << 20
 
 
-def test_nesting_does_not_overflow(pickled):
-    deep = b")" + b"\x85" * 200_000  # as the key of a plain dict this ends Python by a segmentation fault
+def test_deep_nesting_does_not_overflow(pickled):
+    deep = b")" + b"\x85" * 200_000  # as a key of a plain dict, this would crash Python with a segmentation fault
     refused(pickled(b"\x80\x02" + deep + b"."), says="no flat list")
     refused(pickled(b"\x80\x02}" + deep + b"K\x01s."), says="keys are not strings or whole numbers")
     refused(pickled(b"\x80\x02(" + deep + b"K\x01d."), says="keys are not strings or whole numbers")
@@ -402,8 +402,8 @@ def test_given_order(tree):
     assert from_indices([1, 0], tree, "given") == ["train/ulm/a.png", "train/ulm/b.png"]
 
 
-def test_walk_order_is_that_of_the_filesystem(tree, tmp_path):
-    """The original code lists them so: os.walk of the split's folder, files that end in .png."""
+def test_walk_order_equals_os_walk(tree, tmp_path):
+    """The original code uses os.walk of the folder of the split and takes files that end in .png."""
     names = [Path(folder, name) for folder, _, files in os.walk(tmp_path / "train") for name in files if name.endswith(".png")]
     expected = [path.relative_to(tmp_path).as_posix() for path in names]
     assert from_indices(list(range(5)), tree, "walk") == expected
@@ -438,7 +438,7 @@ def test_walk_order_by_hand(tree, monkeypatch):
     assert [Path(key).stem for key in keys] == ["e", "b", "a", "d", "c"]
 
 
-def test_walk_through_links(tree, tmp_path):
+def test_walk_follows_links(tree, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "train").symlink_to(tmp_path / "train", target_is_directory=True)
@@ -447,7 +447,7 @@ def test_walk_through_links(tree, tmp_path):
     assert sorted(from_indices(list(range(5)), linked, "walk")) == sorted(item.key for item in tree)
 
 
-def test_walk_without_the_images(tree):
+def test_walk_names_missing_images(tree):
     tree[0].image.unlink()
     with pytest.raises(SdaError, match=r"cannot be walked for the 5 images: 'train/ulm/b.png' is not found"):
         from_indices([0], tree, "walk")
@@ -461,11 +461,11 @@ def test_walk_without_the_images(tree):
         ([2, 1, 2], "split_0.pkl: index 2 occurs twice .the second time as number 2."),
     ],
 )
-def test_faulty_indices(tree, indices, says):
+def test_invalid_indices_are_refused(tree, indices, says):
     with pytest.raises(SdaError, match=says):
         from_indices(indices, tree, "sorted", "split_0.pkl")
 
 
-def test_unknown_order(tree):
+def test_an_unknown_order_is_refused(tree):
     with pytest.raises(SdaError, match="order = 'random': must be one of sorted, walk, given"):
         from_indices([0], tree, "random")

@@ -1,4 +1,4 @@
-"""The bank against one plain Python deque per class; the choice of pixels by class against what it promises."""
+"""The memory bank against one Python deque per class, and the selection of pixels by class."""
 
 import itertools
 from collections import Counter, deque
@@ -15,16 +15,16 @@ CHANNELS = 3
 
 
 def candidates(draw, classes, n, share):
-    """Features, scores, validity, domains and confidences of n candidates per class. Invalid ones score highest, to tempt."""
+    """Return features, scores, validity, domains, confidences of n candidates per class. Invalid ones have the highest scores."""
     features = torch.randn(classes, n, CHANNELS, generator=draw)
     scores = torch.stack([torch.randperm(n, generator=draw) for _ in range(classes)]).float()
     valid = torch.rand(classes, n, generator=draw) < share
-    scores = torch.where(valid, scores, scores + 100) - n / 2  # scores are logits: also negative
+    scores = torch.where(valid, scores, scores + 100) - n / 2  # scores are logits and may be negative
     return features, scores, valid, torch.randint(2, (classes, n), generator=draw), torch.rand(classes, n, generator=draw)
 
 
 def admit_slowly(queues, features, scores, valid, domain, confidence, step, count):
-    """Newest on the left: of one admission the highest-scored is leftmost. The right end falls off."""
+    """Newest on the left; within one admission, the highest score is leftmost. Entries are dropped at the right end."""
     for c, queue in enumerate(queues):
         best = sorted((k for k in range(scores.shape[1]) if valid[c, k]), key=lambda k: -scores[c, k].item())[:count]
         for k in reversed(best):
@@ -32,7 +32,7 @@ def admit_slowly(queues, features, scores, valid, domain, confidence, step, coun
 
 
 def contents(bank):
-    """Per class, the filled entries in order."""
+    """Return the filled entries of each class in order."""
     return [
         [(f.tolist(), d.item(), sure.item(), step.item()) for f, d, sure, step, filled in zip(*rows, strict=True) if filled]
         for rows in zip(bank.features, bank.domain, bank.confidence, bank.step, bank.valid, strict=True)
@@ -44,7 +44,7 @@ admissions = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled
 
 @many
 @given(seeds, st.integers(1, 4), st.integers(1, 6), admissions)
-def test_bank_is_a_deque_per_class(seed, classes, size, sequence):
+def test_bank_equals_a_deque_per_class(seed, classes, size, sequence):
     draw = torch.Generator().manual_seed(seed)
     bank, queues = ClassBank(classes, size, CHANNELS), [deque() for _ in range(classes)]
     for step, (n, count, share) in enumerate(sequence):
@@ -70,11 +70,11 @@ def test_bank_by_hand():
     scalar_admit(bank, [1.0, 2.0, 3.0], [0.1, 0.9, 0.5], [True, True, True], 2)
     assert bank.features.flatten().tolist() == [2, 3, 0]
     assert bank.valid.tolist() == [[True, True, False]]
-    scalar_admit(bank, [7.0, 8.0], [0.2, 0.1], [False, True], 2)  # one of them only; 8 is newest
+    scalar_admit(bank, [7.0, 8.0], [0.2, 0.1], [False, True], 2)  # only one of them; 8 is newest
     assert bank.features.flatten().tolist() == [8, 2, 3]
-    scalar_admit(bank, [9.0], [-5.0], [True], 2)  # a low score enters too; 3 is oldest
+    scalar_admit(bank, [9.0], [-5.0], [True], 2)  # low scores are admitted too; 3 is oldest
     assert bank.features.flatten().tolist() == [9, 8, 2]
-    scalar_admit(bank, [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0], [True] * 5, 5)  # more than there is room for
+    scalar_admit(bank, [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0], [True] * 5, 5)  # more than fit
     assert bank.features.flatten().tolist() == [5, 4, 3]
 
 
@@ -88,7 +88,7 @@ def test_bank_starts_empty_and_without_gradient():
     assert bank.valid.all()
 
 
-def test_bank_is_saved_and_loaded():
+def test_bank_round_trips_through_its_state_dict():
     draw = torch.Generator().manual_seed(0)
     bank = ClassBank(3, 4, CHANNELS)
     bank.admit(*candidates(draw, 3, 5, 0.5), 0, 2)
@@ -104,11 +104,11 @@ def test_bank_is_saved_and_loaded():
 
 @many
 @given(seeds, st.integers(1, 40), st.integers(1, 5), st.integers(1, 50), st.floats(0, 1))
-def test_pixels_by_class(seed, n, classes, most, ignored):
+def test_pixels_by_class_are_valid_and_distinct(seed, n, classes, most, ignored):
     torch.manual_seed(seed)
     valid = torch.rand(n) >= ignored
     labels = torch.where(valid, torch.randint(classes, (n,)), 255)
-    valid &= torch.rand(n) < 0.9  # also pixels with a label may be barred
+    valid &= torch.rand(n) < 0.9  # labelled pixels may be invalid too
     indices, chosen = pixels_by_class(labels, valid, classes, most)
     assert indices.shape == chosen.shape == (classes, min(most, n))
     assert ((indices >= 0) & (indices < n)).all(), "padding too must be an index"
@@ -121,7 +121,7 @@ def test_pixels_by_class(seed, n, classes, most, ignored):
 
 @many
 @given(seeds, st.integers(1, 40), st.integers(1, 5), st.integers(1, 50))
-def test_the_highest_scored_pixels_by_class(seed, n, classes, most):
+def test_pixels_by_class_with_the_highest_scores(seed, n, classes, most):
     torch.manual_seed(seed)
     valid, labels, scores = torch.rand(n) < 0.8, torch.randint(classes, (n,)), torch.randn(n)
     indices, chosen = pixels_by_class(labels, valid, classes, most, scores)
@@ -130,8 +130,8 @@ def test_the_highest_scored_pixels_by_class(seed, n, classes, most):
         assert indices[c][chosen[c]].tolist() == sorted(possible, key=lambda k: -scores[k])[:most]
 
 
-def test_pixels_by_class_choose_uniformly():
-    """All ten pairs out of a class's five pixels are equally likely, wherever in the image they lie."""
+def test_pixels_by_class_are_chosen_uniformly():
+    """All ten pairs of the five pixels of a class are equally likely, wherever they are in the image."""
     torch.manual_seed(0)
     labels = torch.tensor([1, 0, 0, 255, 1, 0, 0, 1, 0, 2])
     draws = 3000
@@ -145,7 +145,7 @@ def test_pixels_by_class_choose_uniformly():
     assert all(abs(count - draws / 10) < five_sigma for count in pairs.values())
 
 
-def test_pixels_by_class_of_an_empty_choice():
+def test_pixels_by_class_without_valid_pixels():
     labels = torch.tensor([0, 1, 255])
     indices, chosen = pixels_by_class(labels, torch.zeros(3, dtype=torch.bool), 2, 5)
     assert indices.shape == (2, 3)

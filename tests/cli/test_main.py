@@ -42,7 +42,7 @@ def fails(monkeypatch, capsys):
 
 
 def the_line(out, err):
-    """The one error line, which is the last."""
+    """Return the only error line, which must be the last."""
     assert out == "" and "Traceback" not in err
     errors = [line for line in err.splitlines() if line.lower().startswith("error")]
     assert len(errors) == 1 and err.rstrip().endswith(errors[0]), err
@@ -50,7 +50,7 @@ def the_line(out, err):
 
 
 def sda(*arguments):
-    """The same through click's runner, for commands that succeed."""
+    """Run a command that must succeed through click's runner. Return its standard output."""
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -81,7 +81,7 @@ def test_unknown_key_in_a_dataset(fails, world):
     assert str(world.toy) in message and "unknown key 'viod' (did you mean 'void'?)" in message
 
 
-def test_recipe_that_is_no_toml(fails, world):
+def test_recipe_that_is_not_toml(fails, world):
     world.recipe.write_text("steps = = 3")
     assert f"{world.recipe}: not valid TOML" in fails("train", world.recipe)
 
@@ -104,7 +104,7 @@ def test_recipe_that_is_no_toml(fails, world):
         (["--unlabelled", "target"], "method supervised cannot use unlabelled images"),
     ],
 )
-def test_mistyped_values(fails, world, flags, says):
+def test_mistyped_values_are_refused(fails, world, flags, says):
     assert says in fails("train", world.recipe, *flags, "--out", world.folder / "run")
     assert not (world.folder / "run").exists()
 
@@ -132,29 +132,29 @@ def test_mistyped_value_in_a_recipe(fails, world):
                      marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")),
     ],
 )  # fmt: skip
-def test_missing_things(fails, world, flags, says):
+def test_missing_files_and_folders_are_named(fails, world, flags, says):
     assert says in fails("train", world.recipe, "--device", "cpu", *flags, "--out", world.folder / "run")
 
 
-def test_weights_that_are_none(fails, world):
+def test_files_that_are_not_weights_are_refused(fails, world):
     (world.folder / "w.pth").write_text("<html>404</html>")
     message = fails("train", world.recipe, "--weights", world.folder / "w.pth", "--out", world.folder / "run")
     assert "w.pth: cannot be read as a state dict" in message
 
 
-def test_root_is_an_empty_folder(fails, world):
+def test_empty_root_is_reported(fails, world):
     (world.folder / "empty").mkdir()
     message = fails("train", world.recipe, "--source-root", world.folder / "empty", "--out", world.folder / "run")
     assert "no images of split 'train'" in message and "looked for train/*.png" in message
 
 
-def test_images_without_any_label(fails, world):
+def test_images_without_labels_are_reported(fails, world):
     (world.root / "toy/train_masks").rename(world.root / "toy/masks")
     message = fails("train", world.recipe, "--out", world.folder / "run")
-    assert "4 images such as train/00.png" in message and "no label file for any" in message
+    assert "none of the 4 images in " in message and "such as train/00.png, has a label file" in message
 
 
-def test_out_that_is_not_empty(fails, world):
+def test_out_must_be_empty(fails, world):
     run = world.folder / "run"
     run.mkdir()
     (run / "mine.txt").write_text("precious")
@@ -164,7 +164,7 @@ def test_out_that_is_not_empty(fails, world):
     assert tiny.files(run) == {"mine.txt": b"precious"}
 
 
-def test_out_that_is_empty(world):
+def test_out_may_be_an_empty_folder(world):
     (world.folder / "run").mkdir()
     sda("train", world.recipe, "--steps", "1", "--out", world.folder / "run", "--device", "cpu")
 
@@ -193,7 +193,7 @@ BAD_FILES = [
 
 @pytest.mark.parametrize(("name", "spoil", "says"), BAD_FILES)
 @pytest.mark.parametrize("in_memory", ["true", "false"])
-def test_bad_files(fails, world, name, spoil, says, in_memory):
+def test_bad_files_are_named(fails, world, name, spoil, says, in_memory):
     spoil(world.root / name)
     message = fails("train", world.recipe, "--in-memory", in_memory, "--out", world.folder / "run", "--device", "cpu")
     assert message.startswith(f"{world.root / name}: ") and says in message
@@ -213,7 +213,7 @@ def test_bad_files_are_skipped_and_reported(world):
     ]
 
 
-def test_missing_run(fails, tmp_path):
+def test_missing_run_is_named(fails, tmp_path):
     assert fails("eval", tmp_path / "nowhere") == f"{tmp_path}/nowhere: no such run folder"
     assert fails("eval", tmp_path) == f"{tmp_path}/last.pt: no such checkpoint"
 
@@ -226,19 +226,19 @@ class Hostile:
         return os.mkdir, (str(self.trap),)
 
 
-def test_hostile_checkpoint(fails, tmp_path):
+def test_hostile_checkpoint_does_not_run(fails, tmp_path):
     (tmp_path / "last.pt").write_bytes(pickle.dumps({"format": 1, "student": Hostile(tmp_path / "ran")}, protocol=2))
     assert "not a readable checkpoint" in fails("eval", tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_foreign_checkpoint(fails, tmp_path):
+def test_foreign_checkpoint_is_refused(fails, tmp_path):
     torch.save({"state_dict": {"w": torch.zeros(2)}}, tmp_path / "last.pt")
     assert "not a checkpoint of this version of sda" in fails("eval", tmp_path)
 
 
 @pytest.mark.parametrize("change", ["no recipe", "no student", "no weights", "other classes", "classes = 3", "student = [1]"])
-def test_checkpoint_of_ours_with_something_wrong(fails, world, change):
+def test_checkpoint_with_wrong_content_names_its_file(fails, world, change):
     colors = {"ground": [1, 1, 1], "building": [2, 2, 2], "human": [3, 3, 3]}
     state = {
         "step": 1,
@@ -252,7 +252,7 @@ def test_checkpoint_of_ours_with_something_wrong(fails, world, change):
     run = world.folder / "run"
     run.mkdir()
     checkpoint.save(run / "last.pt", state)
-    sda("eval", run, "--device", "cpu")  # as it should be
+    sda("eval", run, "--device", "cpu")  # the unchanged checkpoint is valid
     if change.startswith("no "):
         key = change.removeprefix("no ")
         state = {**state, "student": {}} if key == "weights" else {k: v for k, v in state.items() if k != key}
@@ -264,19 +264,19 @@ def test_checkpoint_of_ours_with_something_wrong(fails, world, change):
     assert str(run / "last.pt") in fails("eval", run)
 
 
-def test_too_many_roots(fails):
+def test_more_roots_than_datasets_are_refused(fails):
     assert "2 --root for 1 --dataset" in fails("eval", "run", "--root", "a", "--root", "b")
 
 
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["eval"], ["train", "streets-ssda", "--stepz", "3"], ["eval", "x", "--device", "tpu"]]
 )
-def test_usage_errors(monkeypatch, capsys, arguments):
+def test_usage_errors_exit_with_2(monkeypatch, capsys, arguments):
     assert tiny.run_main(monkeypatch, *arguments) == 2
     assert "Error: " in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_no_empty_line_before_the_error(monkeypatch, capsys, world):
+def test_errors_have_no_empty_lines(monkeypatch, capsys, world):
     assert tiny.run_main(monkeypatch, "train", world.recipe, "--target-root", "/nowhere", "--out", world.folder / "run") == 2
     assert "" not in capsys.readouterr().err.splitlines()
 
@@ -284,7 +284,7 @@ def test_no_empty_line_before_the_error(monkeypatch, capsys, world):
 @pytest.mark.parametrize(
     "kind", ["recipe", "key", "value", "truncated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("root", "size"))]
 )
-def test_the_real_command(world, kind):
+def test_errors_of_the_installed_command(world, kind):
     arguments = ["train", world.recipe, "--out", world.folder / "run", "--device", "cpu"]
     if kind == "recipe":
         arguments[1] = "no-such-recipe"
@@ -323,7 +323,7 @@ def test_help_of_a_recipe_shows_its_values():
         assert f"--{field.replace('_', '-')} " in shown
 
 
-def test_help_of_a_recipe_of_the_users(world):
+def test_help_of_a_recipe_file(world):
     shown = " ".join(sda("train", world.recipe, "--help").split())
     assert "joint: a tiny run" in shown and "[default: runs/tiny]" in shown
 
@@ -355,7 +355,7 @@ def test_recipes_as_table_and_json():
         assert settings[name] == setting
 
 
-def test_one_recipe():
+def test_a_single_recipe_is_printed():
     printed = sda("recipes", "streets-ssda")
     assert printed.startswith("# sda train streets-ssda") and tomllib.loads(printed)["method"] == "class_bank"
     assert json.loads(sda("recipes", "streets-ssda", "--json"))["steps"] == recipe.load("streets-ssda").steps
@@ -368,7 +368,7 @@ def test_datasets_as_table_and_json():
     assert all(row["name"] in table for row in rows)
 
 
-def test_one_dataset(world):
+def test_a_single_dataset_is_printed(world):
     assert tomllib.loads(sda("datasets", "camvid"))["classes"] == "camvid11"
     assert json.loads(sda("datasets", "camvid", "--json"))["void"] == [11]
     assert json.loads(sda("datasets", world.toy, "--json"))["title"] == "Toy town"
@@ -382,8 +382,8 @@ def test_train_and_eval_as_json(world):
     assert score["miou"] == result["miou"]
 
 
-def test_a_flag_without_effect_is_reported(sda, world, tmp_path):
-    """Only flags that the user gave: fields of a recipe may be for its other methods."""
+def test_ignored_flags_are_reported(sda, world, tmp_path):
+    """Only flags of the user are reported: fields of a recipe may be for its other methods."""
     flags = [
         "--steps",
         1,
@@ -405,14 +405,14 @@ def test_a_flag_without_effect_is_reported(sda, world, tmp_path):
     assert status == 0 and "no effect" not in shown.err
 
 
-def test_flag_over_recipe(world):
+def test_flags_override_the_recipe(world):
     run = world.folder / "run"
     sda("train", world.recipe, "--steps", "2", "--set", "steps=1", "--set", "seed=4", "--out", run, "--device", "cpu")
     values = tomllib.loads((run / "recipe.toml").read_text())
     assert (values["steps"], values["seed"], values["labels"]) == (1, 4, 3)
 
 
-def test_choices_are_those_of_the_packages():
-    """Commands list them without importing PyTorch."""
+def test_choices_match_the_packages():
+    """The command line has its own lists, which need no PyTorch."""
     assert set(features.STRATEGIES) == set(select.STRATEGIES)
     assert set(export.FORMATS) == {*formats.FORMATS, "safetensors"}

@@ -1,4 +1,4 @@
-"""Every recipe of the package and every variant: the network at full size, and two steps on tiny images in real layouts."""
+"""Every recipe of the package with every variant: its network at full size, and two steps on tiny images."""
 
 import re
 
@@ -31,8 +31,8 @@ def label(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=label)
-def test_network_at_true_size(variant):
-    """Build the recipe's network and run it on a batch of crops, on the meta device, which takes no memory or time."""
+def test_network_of_every_recipe_at_full_size(variant):
+    """Run the network of the recipe on a batch of crops on the meta device, which takes no memory and little time."""
     name, changes = variant
     loaded = recipe.load(name, {**changes, "precision": "float32"})  # autocast does not support the meta device
     _, table = training_classes(loaded)
@@ -45,7 +45,7 @@ def test_network_at_true_size(variant):
 
 
 def write_dataset(name, root):
-    """Write a few tiny images in the first layout with each split; their labels have all ids of the descriptor."""
+    """Write a few tiny images per split, each in the first layout with that split. The labels have all ids of the descriptor."""
     described = descriptors.load(name)
     values = sorted(descriptors.label_values(described, "ids"))
     for split, count in (("train", 8), ("val", 2)):
@@ -71,7 +71,7 @@ def write_dataset(name, root):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder with all datasets of the recipes."""
+    """`root(recipe)`: write the datasets of a recipe and return their folder."""
     write = streets.write
     counts = {"game": 4, "camera_train": 8, "camera_val": 2, "processes": 1}
     monkeypatch.setattr(streets, "write", lambda root, progress: write(root, progress=progress, **counts))
@@ -86,8 +86,8 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=label)
-def test_two_steps(variant, root, tmp_path):
-    """The recipe's streams, network and method on tiny crops, with random weights, and with all losses from the first step."""
+def test_two_steps_of_every_recipe(variant, root, tmp_path):
+    """Train on tiny crops with random weights. All losses begin in the first two steps."""
     name, changes = variant
     data = root(recipe.load(name, changes))
     small = {
@@ -96,7 +96,7 @@ def test_two_steps(variant, root, tmp_path):
         "bank_confidence": 0.0, "contrast_pixels": 16,
     }  # fmt: skip
     loaded = recipe.load(name, changes)
-    small["protocol"] = "whole"  # at the size below, not at the paper's
+    small["protocol"] = "whole"  # the size below, not that of the paper
     small |= {key: [64, 96] for key in ("size", "source_size") if getattr(loaded, key) not in (None, "native")}
     if loaded.labels not in (0, "all"):
         small["labels"] = 2

@@ -28,7 +28,7 @@ def make(*keys, labels="gt"):
     return [Item(key, Path("/data/set") / key, Path("/data/set") / labels / Path(key).with_suffix(".png")) for key in keys]
 
 
-def test_lines(listed):
+def test_lines_are_read_in_common_encodings(listed):
     assert read_list(listed("# made by hand\r\n a b.png \r\n\r\n./#1.png\r\nc.png")) == ["a b.png", "./#1.png", "c.png"]
     assert read_list(listed("\ufeffa.png\rb.png")) == ["a.png", "b.png"]
     assert read_list(listed("größe.png\n日本.png\n".encode("utf-16"))) == ["größe.png", "日本.png"]
@@ -47,7 +47,7 @@ def test_lines(listed):
         ("a.png\n" + "x" * 10_001, "line 2 is not a path"),
     ],
 )
-def test_no_lists(listed, text, says):
+def test_files_that_are_not_lists_are_refused(listed, text, says):
     path = listed(text)
     with pytest.raises(SdaError, match=says) as caught:
         read_list(path)
@@ -57,7 +57,7 @@ def test_no_lists(listed, text, says):
 @pytest.mark.parametrize(
     ("entry", "key"),
     [
-        # ours
+        # our format
         ("images/train/a.png", "images/train/a.png"),
         ("./images/train/a.png", "images/train/a.png"),
         ("images/train/b c.png", "images/train/b c.png"),
@@ -86,7 +86,7 @@ def test_no_lists(listed, text, says):
         (unicodedata.normalize("NFD", "images/train/größe.png"), "images/train/größe.png"),
     ],
 )
-def test_forms(listed, entry, key):
+def test_entries_in_every_form_are_matched(listed, entry, key):
     names = ("a.png", "b c.png", "2007_000032.jpg", "frame.0001.png", "größe.png")
     items = make("#1.png", *(f"images/train/{name}" for name in names), f"{NESTED}/ulm/ulm_1.png")
     assert read_keys(listed(f"# split\r\n{entry}\r\n"), items) == [key]
@@ -96,7 +96,7 @@ def test_order_is_that_of_the_list(listed):
     assert read_keys(listed("c\nb\na\n"), make("a.png", "b.png", "c.png")) == ["c.png", "b.png", "a.png"]
 
 
-def test_whole_paths_go_before_parts(listed):
+def test_whole_paths_take_precedence(listed):
     items = make("x/a.png", "y/x/a.png", "a", "a b.png")
     assert read_keys(listed("x/a.png\na b.png\na\n"), items) == ["x/a.png", "a b.png", "a"]
 
@@ -108,11 +108,11 @@ def test_whole_paths_go_before_parts(listed):
         ("a", ("x/a.png", "y/a.png")),
         ("c", ("x/c.jpg", "x/c.png")),
         ("x/c", ("x/c.jpg", "x/c.png")),
-        ("x/a.png y/a.png", None),  # UniMatch's format: the first
+        ("x/a.png y/a.png", None),  # UniMatch's format: the first path counts
         ("a b", ("x/a.png", "y/a.png")),
     ],
 )
-def test_several_match(listed, entry, found):
+def test_ambiguous_entries_are_refused(listed, entry, found):
     items = make("x/a.png", "y/a.png", "x/c.jpg", "x/c.png")
     path = listed(f"x/c.png\n\n{entry}\n")
     if found is None:
@@ -130,7 +130,7 @@ def test_several_match(listed, entry, found):
         "images/val/a.png",
         "val/ulm/u.png",
         "val2017/ulm/u.png",
-        "elsewhere/a.png",  # nothing but the name agrees
+        "elsewhere/a.png",  # only the name matches
         "images/train/A.png",
         "rain/a.png",
         "images/train/a.jpg",
@@ -140,19 +140,19 @@ def test_several_match(listed, entry, found):
         "/ " * 4000,
     ],
 )
-def test_none_matches(listed, entry):
+def test_unknown_entries_are_refused(listed, entry):
     path = listed(f"# one\n{entry}\n")
     with pytest.raises(SdaError) as caught:
         read_keys(path, make("images/train/a.png", "train/ulm/u.png"), "target images")
     assert str(caught.value).startswith(f"{path}: line 2: {entry.strip()!r} is not among the 2 target images, such as 'images/")
 
 
-def test_two_spellings_of_one_image(listed):
+def test_an_image_listed_twice_is_refused(listed):
     with pytest.raises(SdaError, match=r"line 2: 'a' is listed twice: line 1 is 'x/a.png' too"):
         read_keys(listed("x/a.png\na\n"), make("x/a.png", "x/b.png"))
 
 
-def test_choose_reads_all_forms(listed):
+def test_choose_accepts_every_form(listed):
     items = make("x/a.png", "x/b.png")
     assert choose(items, 1, 0, str(listed("b\nx/a.png gt/x/a.png\n"))) == items[::-1]
     bare = [Item("x/a.png", Path("/data/set/x/a.png"), None)]
@@ -172,14 +172,14 @@ def test_written_lists_are_read_back(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["100.txt"], "no temporary file is left"
 
 
-def test_keys_will_do(tmp_path):
+def test_lists_can_be_written_from_keys(tmp_path):
     write_list(tmp_path / "a.txt", ["a.png", "b.png"])
     write_list(tmp_path / "b.txt", make("a.png", "b.png"))
     assert (tmp_path / "a.txt").read_bytes() == (tmp_path / "b.txt").read_bytes() == b"a.png\nb.png\n"
     assert list_hash(["a.png"]) == list_hash(make("a.png")) and list_text(["a.png"]) == "a.png\n"
 
 
-def test_unimatch_form(tmp_path):
+def test_lists_in_the_unimatch_format(tmp_path):
     items = make("x/a.jpg", "x/b.jpg")
     write_list(tmp_path / "labeled.txt", items, labels=True)
     assert (tmp_path / "labeled.txt").read_text() == "x/a.jpg gt/x/a.png\nx/b.jpg gt/x/b.png\n"
@@ -197,12 +197,12 @@ def test_unimatch_form(tmp_path):
         (Item("a.png", Path("/set/a.png"), Path("/other/a.png")), "/other/a.png: is not below /set"),
     ],
 )
-def test_not_in_unimatch_form(item, says):
+def test_lists_that_unimatch_cannot_read_are_refused(item, says):
     with pytest.raises(SdaError, match=says):
         unimatch_text([item])
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("precious")
     with pytest.raises(SdaError, match=r"list.txt: it exists and is not overwritten"):
@@ -214,7 +214,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two\nlines.png", "ends with a space ", "nul\0.png"])
-def test_names_that_no_list_can_hold(tmp_path, name):
+def test_names_that_lists_cannot_contain_are_refused(tmp_path, name):
     with pytest.raises(SdaError, match="cannot be written as one line of a list"):
         write_list(tmp_path / "list.txt", ["a.png", name])
     assert not list(tmp_path.iterdir())
@@ -226,7 +226,7 @@ def test_empty_lists_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_lists_are_written_atomically(tmp_path, monkeypatch):
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
@@ -236,7 +236,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_folders_place(tmp_path):
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path):
     (tmp_path / "splits").write_text("")
     with pytest.raises(SdaError, match="cannot be written"):
         write_list(tmp_path / "splits" / "list.txt", ["a.png"])

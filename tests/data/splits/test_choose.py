@@ -1,7 +1,6 @@
-"""Splits: the portable rule, lists, and the check that streams share no image."""
+"""Choosing labelled images by rule or by list, and the check that streams share no image."""
 
 import hashlib
-import random
 import shutil
 
 import pytest
@@ -11,8 +10,6 @@ from sda.data.splits.choose import check_disjoint, choose, find_shared
 from sda.data.splits.lists import list_hash, list_text, read_list
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
-
-KEYS = [f"leftImg8bit/train/ulm/ulm_{n:06d}.png" for n in range(40)]
 
 
 @pytest.fixture
@@ -40,45 +37,23 @@ def listed(tmp_path, text):
 # The rule
 
 
-def test_rank_by_hand():
-    # printf '0:a.png' | sha256sum, and so on
-    digests = {key: hashlib.sha256(f"0:{key}".encode()).hexdigest() for key in ("a.png", "b.png", "c.png")}
-    assert {key: digest[:8] for key, digest in digests.items()} == {"a.png": "a2d18bd9", "b.png": "354a63dd", "c.png": "1b74a34b"}
-    assert rank(["a.png", "b.png", "c.png"], 0) == ["c.png", "b.png", "a.png"]
-
-
-def test_rank_is_the_order_of_sha256():
-    expected = sorted((hashlib.sha256(b"7:" + key.encode()).hexdigest(), key) for key in KEYS)
-    assert rank(KEYS, 7) == [key for _, key in expected]
-
-
-def test_rank_does_not_depend_on_the_listing_order():
-    shuffled = KEYS[:]
-    random.Random(1).shuffle(shuffled)
-    assert rank(shuffled, 3) == rank(KEYS, 3) != rank(KEYS, 4)
-
-
-def test_rank_of_names_beyond_ascii():
-    assert sorted(rank(["größe.png", "日本.png"], 0)) == ["größe.png", "日本.png"]
-
-
 def test_counts_are_nested(items):
     chosen = [keys(choose(items, count, 0)) for count in range(7)]
     assert chosen[6] == rank([item.key for item in items if item.label], 0)
     assert all(chosen[count] == chosen[6][:count] for count in range(7))
 
 
-def test_a_new_image_only_squeezes_in(items):
+def test_a_new_image_keeps_the_order_of_the_others(items):
     fewer = keys(choose(items[1:], 4, 0))
     more = keys(choose(items, 4, 0))
     assert [key for key in more if key != "0.png"] == [key for key in fewer if key in more]
 
 
-def test_all_labels(items):
+def test_all_takes_every_labelled_image(items):
     assert keys(choose(items, "all", 0)) == ["0.png", "1.png", "2.png", "4.png", "6.png", "7.png"]
 
 
-def test_too_many_labels(items):
+def test_more_labels_than_images_are_refused(items):
     with pytest.raises(SdaError, match="labels = 7, but only 6 of the 8 target training images have labels"):
         choose(items, 7, 0)
 
@@ -86,12 +61,12 @@ def test_too_many_labels(items):
 # Lists
 
 
-def test_list_replaces_the_rule(items, tmp_path):
+def test_a_list_replaces_the_rule(items, tmp_path):
     assert keys(choose(items, 1, 0, listed(tmp_path, "7.png\n\n  1.png \r\n0.png"))) == ["7.png", "1.png", "0.png"]
 
 
-def test_list_with_byte_order_mark(items, tmp_path):
-    path = listed(tmp_path, "\ufeff7.png\n")  # as Windows' editor writes it
+def test_a_list_with_byte_order_mark_is_read(items, tmp_path):
+    path = listed(tmp_path, "\ufeff7.png\n")  # as Windows Notepad writes it
     assert keys(choose(items, 1, 0, path)) == ["7.png"]
 
 
@@ -105,22 +80,22 @@ def test_list_with_byte_order_mark(items, tmp_path):
         ("1.png\n3.png\n", "'3.png' has no label file"),
     ],
 )
-def test_faulty_lists(items, tmp_path, text, says):
+def test_faulty_lists_are_refused(items, tmp_path, text, says):
     with pytest.raises(SdaError, match=says) as caught:
         choose(items, 1, 0, listed(tmp_path, text))
     assert str(caught.value).startswith(str(tmp_path / "list.txt"))
 
 
-def test_missing_list(tmp_path):
+def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(SdaError, match="nowhere.txt: the split list cannot be read"):
         read_list(tmp_path / "nowhere.txt")
 
 
-def test_list_survives_writing(items, tmp_path):
+def test_a_written_list_is_read_back(items, tmp_path):
     assert keys(choose(items, 0, 0, listed(tmp_path, list_text(items[:3])))) == keys(items[:3])
 
 
-def test_hash_of_a_list(items):
+def test_hash_of_a_list_depends_on_its_order(items):
     assert list_hash(items[:2]) == hashlib.sha256(b"0.png\n1.png\n").hexdigest()
     assert list_hash(items[:2]) != list_hash(items[1::-1])
 
@@ -169,7 +144,7 @@ def test_shared_images_are_refused(items, tmp_path, kind):
     assert "(unlabelled)" in message and "(validation)" in message
 
 
-def test_equal_size_is_not_equality(items, tmp_path):
+def test_files_of_equal_size_may_differ(items, tmp_path):
     path = tmp_path / "other.png"
     path.write_bytes(b"picture x")
     assert find_shared(items, [Item("other.png", path, None)]) == []

@@ -1,4 +1,4 @@
-"""The shelves, strict TOML, recipes and their flags."""
+"""Recipes: strict TOML, variants, flags and absolute paths."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ import sda
 from sda import recipe, shelf
 from sda.data import descriptor
 from sda.errors import SdaError
-from sda.runs import folder as run_folder
+from sda.runs.folder import toml_text
 
 PACKAGE = Path(sda.__file__).parent
 RECIPES = shelf.names("recipes")
@@ -30,27 +30,20 @@ def refused(**changes):
     return message
 
 
-# The shelves
-
-
-def test_what_ships():
-    streets = [f"streets-{kind}" for kind in ("source-only", "target-only", "ssda", "ssl")]
-    real = [f"camvid-idd_lite-{kind}" for kind in ("source-only", "target-only", "joint", "ssda", "oracle")]
-    assert {*streets, *real, "gta5-cityscapes-ssda", "cityscapes-ssl"} <= set(RECIPES)
-    assert {"gta5", "cityscapes", "camvid", "idd_lite", "streets-game", "streets-camera"} <= set(shelf.names("datasets"))
+# Recipes of the package
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_loads_opens_with_its_command_and_survives_toml(name):
+def test_recipe_starts_with_its_command_and_round_trips_through_toml(name):
     path = shelf.find("recipes", name)
     assert path.read_text(encoding="utf-8").startswith(f"# sda train {name}")
     loaded = recipe.load(name)
     assert loaded.description
-    assert recipe.Recipe.model_validate(tomllib.loads(run_folder.toml_text(loaded.model_dump()))) == loaded
+    assert recipe.Recipe.model_validate(tomllib.loads(toml_text(loaded.model_dump()))) == loaded
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_fits_its_datasets(name):
+def test_target_classes_cover_the_source_classes(name):
     loaded = recipe.load(name)
     target = descriptor.load(loaded.target)
     if loaded.source:
@@ -58,50 +51,11 @@ def test_recipe_fits_its_datasets(name):
         assert dropped == []
 
 
-@pytest.mark.parametrize("name", shelf.names("datasets"))
-def test_dataset_loads(name):
-    loaded = descriptor.load(name)
-    assert loaded.home and loaded.licence and loaded.download
-    assert len(loaded.table().names) > 1
-
-
-@pytest.mark.parametrize("name", shelf.names("datasets/classes"))
-def test_class_table_loads(name):
-    assert descriptor.class_table(name).title
-
-
-@pytest.mark.parametrize("kind", ["datasets", "recipes"])
-def test_shelves_hold_data_only(kind):
-    assert {path.suffix for path in shelf.shelf(kind).rglob("*") if path.is_file()} == {".toml"}
-
-
-def test_find_by_name_and_by_path(tmp_path):
-    mine = tmp_path / "mine.toml"
-    mine.write_text("")
-    assert shelf.find("recipes", str(mine)) == mine
-    assert shelf.find("recipes", "streets-ssda").name == "streets-ssda.toml"
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("streets-sda", "did you mean 'streets-ssda'"),
-        ("xyz", "known: .*streets-ssda"),
-        ("absent.toml", "absent.toml: no such file"),
-        ("../recipes/streets-ssda", "is not in recipes"),
-        ("", "is not in recipes"),
-    ],
-)
-def test_find_suggests_known_names(name, says):
-    with pytest.raises(SdaError, match=says):
-        shelf.find("recipes", name)
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [(b"a = ", "not valid TOML"), (b"a = 1\na = 2", "not valid TOML"), (b'a = "\xff"', "cannot be read")],
 )
-def test_unreadable_toml(tmp_path, content, says):
+def test_unreadable_toml_is_refused(tmp_path, content, says):
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
     with pytest.raises(SdaError, match=f"broken.toml: {says}"):
@@ -116,7 +70,7 @@ def test_unknown_key_gets_a_suggestion():
     assert "unknown key 'qqq' (known: description" in refused(qqq=3)
 
 
-def test_missing_key():
+def test_missing_key_is_named():
     with pytest.raises(SdaError, match="my.toml: key 'steps' is missing"):
         shelf.check(recipe.Recipe, {key: value for key, value in BASE.items() if key != "steps"}, "my.toml")
 
@@ -138,7 +92,7 @@ def test_mistyped_values_are_refused(key, value):
 
 
 @pytest.mark.parametrize("value", [1, 0, 0.5])
-def test_whole_numbers_are_numbers(value):
+def test_whole_numbers_are_valid_floats(value):
     loaded = make(learning_rate=value)
     assert loaded.learning_rate == value and type(loaded.learning_rate) is float
 
@@ -202,7 +156,7 @@ def test_several_errors_are_reported_at_once():
     assert "stepz" in message and "steps = 1.5" in message
 
 
-def test_error_about_labels_reads_like_the_others():
+def test_errors_about_labels_have_plain_wording():
     assert "constrained-int" not in refused(labels=1.5)
 
 
@@ -214,7 +168,7 @@ def test_seed_too_large_for_torch_is_refused():
     refused(seed=2**70)
 
 
-def test_values_of_a_loaded_recipe_are_fixed():
+def test_a_loaded_recipe_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         make().steps = 3
 
@@ -224,7 +178,7 @@ def test_values_of_a_loaded_recipe_are_fixed():
 
 def test_flag_over_recipe_over_default(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(run_folder.toml_text({**BASE, "seed": 7}))
+    path.write_text(toml_text({**BASE, "seed": 7}))
     plain, changed = recipe.load(str(path)), recipe.load(str(path), {"seed": 9, "labels": "all"})
     assert (plain.seed, plain.labels, plain.workers) == (7, 30, 2)
     assert (changed.seed, changed.labels, changed.workers) == (9, "all", 2)
@@ -232,7 +186,7 @@ def test_flag_over_recipe_over_default(tmp_path):
 
 def test_errors_name_the_file_or_the_flags(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(run_folder.toml_text({**BASE, "steps": 1.5}))
+    path.write_text(toml_text({**BASE, "steps": 1.5}))
     with pytest.raises(SdaError, match=r"^\S*mine.toml: steps = 1.5"):
         recipe.load(str(path), {"seed": 3})
     with pytest.raises(SdaError, match="^recipe streets-ssda: steps = 1.5"):
@@ -258,7 +212,7 @@ def test_errors_name_the_file_or_the_flags(tmp_path):
         ("steps", "ten", "ten"),
     ],
 )
-def test_parse_value(field, text, value):
+def test_parse_value_by_type_of_field(field, text, value):
     parsed = recipe.parse_value(field, text)
     assert parsed == value and type(parsed) is type(value)
 
@@ -345,7 +299,7 @@ def test_parse_value_keeps_quotes_inside_strings(text):
         ({"labels": 0, "split": "list.txt", "source": "camvid"}, "joint"),
     ],
 )
-def test_setting(changes, setting):
+def test_setting_follows_from_the_streams(changes, setting):
     assert make(**changes).setting == setting
 
 
@@ -356,7 +310,7 @@ def test_a_list_overrides_labels():
 # Paths
 
 
-def test_absolute_paths(tmp_path, monkeypatch):
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = make(
         source="sets/toy.toml", source_root="~/toy", target_root="here", split="list.txt", unlabelled="more/images",
@@ -371,7 +325,7 @@ def test_absolute_paths(tmp_path, monkeypatch):
     assert loaded.target == "idd_lite" and loaded.classes == "" and loaded.root == ""
 
 
-def test_names_are_not_paths():
+def test_names_do_not_become_paths():
     loaded = make(source="camvid", **UNLABELLED).with_absolute_paths()
     assert (loaded.source, loaded.target, loaded.unlabelled, loaded.weights) == ("camvid", "idd_lite", "target", "imagenet")
     assert loaded.source_root == loaded.target_root == ""
@@ -383,7 +337,7 @@ def test_a_folder_without_a_slash_becomes_absolute(tmp_path, monkeypatch):
     assert loaded.unlabelled == str(tmp_path / "photos")
 
 
-def test_root_becomes_the_roots_of_both_and_the_weights(tmp_path, monkeypatch):
+def test_root_sets_the_dataset_roots_and_the_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     local = tmp_path / "data/weights/mobilenet_v2_imagenet.pth"
     local.parent.mkdir(parents=True)

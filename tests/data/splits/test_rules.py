@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import random
 import time
 
 import numpy as np
@@ -26,11 +27,38 @@ def item(key, root):
 CITIES = {f"{city}/{city}_{n}.png": city for city, count in (("ulm", 5), ("bonn", 2), ("köln", 3)) for n in range(count)}
 
 
+# Rank
+
+KEYS = [f"leftImg8bit/train/ulm/ulm_{n:06d}.png" for n in range(40)]
+
+
+def test_rank_by_hand():
+    # printf '0:a.png' | sha256sum, and so on
+    digests = {key: hashlib.sha256(f"0:{key}".encode()).hexdigest() for key in ("a.png", "b.png", "c.png")}
+    assert {key: digest[:8] for key, digest in digests.items()} == {"a.png": "a2d18bd9", "b.png": "354a63dd", "c.png": "1b74a34b"}
+    assert rank(["a.png", "b.png", "c.png"], 0) == ["c.png", "b.png", "a.png"]
+
+
+def test_rank_sorts_by_sha256():
+    expected = sorted((hashlib.sha256(b"7:" + key.encode()).hexdigest(), key) for key in KEYS)
+    assert rank(KEYS, 7) == [key for _, key in expected]
+
+
+def test_rank_does_not_depend_on_the_listing_order():
+    shuffled = KEYS[:]
+    random.Random(1).shuffle(shuffled)
+    assert rank(shuffled, 3) == rank(KEYS, 3) != rank(KEYS, 4)
+
+
+def test_rank_of_names_beyond_ascii():
+    assert sorted(rank(["größe.png", "日本.png"], 0)) == ["größe.png", "日本.png"]
+
+
 # Class-balanced
 
 
 def plain_balanced(keys, seed, counts):
-    """The rule of `balanced`, step by step, in plain Python."""
+    """Compute `balanced` step by step in plain Python."""
     todo = sorted(keys, key=lambda key: sha(f"{seed}:{key}"))
     classes = range(len(counts[todo[0]]))
     pixels = [sum(counts[key][c] for key in keys) for c in classes]
@@ -42,7 +70,7 @@ def plain_balanced(keys, seed, counts):
         if not open_classes:
             return order + todo
         worst = min(open_classes, key=lambda c: (coverage[c], pixels[c], c))
-        best = max(todo, key=lambda key: share[key][worst])  # the first of equals, which is the first by rank
+        best = max(todo, key=lambda key: share[key][worst])  # the first of several maxima, which is the first by rank
         todo.remove(best)
         order.append(best)
         coverage = [sum(pair) for pair in zip(coverage, share[best], strict=True)]
@@ -56,15 +84,15 @@ def test_balanced_by_hand():
         "train.png": [84, 0, 16, 0],
         "void.png": [0, 0, 0, 0],
     }
-    # All classes at 0: train is rarest (16 pixels). Then coverage is road √.84, train √.16, car 0: car. Then road √.84 + √.75,
-    # and neither car nor train has an image left: road. An image without labels comes last.
+    # All classes start at 0, and train is the rarest (16 pixels). Then the coverage is √.84 for road, √.16 for train and 0 for
+    # car, so car.png is next. After that, only road has an image left. An image without labels comes last.
     assert balanced(list(counts), 0, counts) == ["train.png", "car.png", "road.png", "void.png"]
 
 
-def test_balanced_when_classes_are_alike():
+def test_balanced_prefers_the_rarer_of_equally_covered_classes():
     counts = {"full.png": [0, 100], "little.png": [96, 4], "less.png": [99, 1], "none.png": [100, 0]}
-    # Class 1 is rarer: full. Class 0 is at 0: none. Both are at 1, class 1 is rarer: little, and now class 1 has √1 + √.04 and
-    # class 0 √1 + √.96; the last shows both.
+    # Class 1 is rarer, so full.png is first. Then class 0 is at 0, so none.png follows. Then both are at 1, and class 1 is
+    # rarer, so little.png is next. The last image shows both.
     assert balanced(list(counts), 0, counts) == ["full.png", "none.png", "little.png", "less.png"]
 
 
@@ -73,7 +101,7 @@ def test_balanced_when_classes_are_alike():
     st.integers(0, 3),
 )
 @settings(derandomize=True, deadline=None, database=None, max_examples=150)
-def test_balanced_is_the_plain_rule(table, seed):
+def test_balanced_equals_the_plain_rule(table, seed):
     counts = {f"{n}.png": row for n, row in enumerate(table)}
     assert balanced(list(counts), seed, counts) == plain_balanced(list(counts), seed, counts)
 
@@ -88,7 +116,7 @@ def test_balanced_on_larger_random_sets():
     assert sorted(order) == sorted(counts)
 
 
-def test_balanced_shows_rare_classes_that_rank_misses():
+def test_balanced_covers_rare_classes_that_rank_misses():
     random = np.random.default_rng(1)
     table = random.integers(1, 1000, (400, 5)) * (random.random((400, 5)) < [1, 1, 0.5, 0.02, 0.01])
     counts = {f"{n}.png": row for n, row in enumerate(table)}
@@ -100,7 +128,7 @@ def test_balanced_shows_rare_classes_that_rank_misses():
     assert with_rarest(rank(list(counts), 0)) <= 1
 
 
-def test_balanced_takes_seconds_at_most():
+def test_balanced_is_fast():
     random = np.random.default_rng(2)
     table = random.integers(0, 1 << 21, (10_000, 19)) * (random.random((10_000, 19)) < np.linspace(0, 1, 19))
     counts = {f"{n}.png": row for n, row in enumerate(table)}
@@ -109,7 +137,7 @@ def test_balanced_takes_seconds_at_most():
     assert time.process_time() - start < 5
 
 
-def test_balanced_of_nothing():
+def test_balanced_of_an_empty_list():
     assert balanced([], 0, {}) == []
 
 
@@ -122,13 +150,13 @@ def test_balanced_of_nothing():
         ([0.5, 0.5], "counts of 'b.png' are not 2 whole numbers"),
     ],
 )
-def test_faulty_counts(row, says):
+def test_invalid_counts_are_refused(row, says):
     counts = {"a.png": [1, 2]} | ({} if row is None else {"b.png": row})
     with pytest.raises(SdaError, match=says):
         count_classes(["a.png", "b.png"], counts, ["road", "car"])
 
 
-# In turn from groups
+# Groups in turn
 
 
 def test_groups_take_turns():
@@ -156,7 +184,7 @@ def test_groups_by_word(tmp_path):
         groups_by_word(load("cityscapes"), val, "city")
 
 
-def test_the_layout_must_match_all_items(tmp_path):
+def test_groups_use_the_layout_that_matches_all_items(tmp_path):
     """A pattern that matches only some items, with another meaning, is not used, although it comes first."""
     descriptor = Descriptor.model_validate(
         {
@@ -177,7 +205,7 @@ def test_the_layout_must_match_all_items(tmp_path):
 # Hold-out
 
 
-def test_hold_out_by_rank(tmp_path):
+def test_hold_out_follows_the_rank(tmp_path):
     items = [item(f"{n}.png", tmp_path) for n in range(10)]
     kept, held = hold_out(items, 3, 7)
     assert {i.key for i in held} == set(rank([i.key for i in items], 7)[:3])
@@ -187,7 +215,7 @@ def test_hold_out_by_rank(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 10, 11, -1, 0.0, 1.0, 1.5, 0.99])
-def test_one_side_empty(tmp_path, size):
+def test_holding_out_all_or_nothing_is_refused(tmp_path, size):
     items = [item(f"{n}.png", tmp_path) for n in range(10)]
     with pytest.raises(SdaError, match=f"cannot hold out {size} of 10 images: one side would be empty"):
         hold_out(items, size, 0)
@@ -210,14 +238,14 @@ def test_groups_stay_whole(sizes, seed, share):
     assert abs(len(held) - wanted) < max(sizes)
 
 
-def test_groups_in_rank_order(tmp_path):
+def test_groups_are_held_out_in_rank_order(tmp_path):
     items = [item(key, tmp_path) for key in CITIES]
     first = min(("ulm", "bonn", "köln"), key=lambda group: sha(f"1:{group}"))
     count = sum(group == first for group in CITIES.values())
     assert {CITIES[i.key] for i in hold_out(items, count, 1, CITIES)[1]} == {first}
 
 
-def test_one_group_cannot_be_divided(tmp_path):
+def test_holding_out_from_one_group_is_refused(tmp_path):
     items = [item(f"{n}.png", tmp_path) for n in range(10)]
     with pytest.raises(SdaError, match="all 10 images are in one group, 'drive'"):
         hold_out(items, 2, 0, {i.key: "drive" for i in items})
@@ -226,7 +254,7 @@ def test_one_group_cannot_be_divided(tmp_path):
 # Summary
 
 
-def test_count_classes():
+def test_count_classes_by_hand():
     counts = {"a.png": [6, 2, 0], "b.png": [0, 2, 0], "c.png": [100, 100, 100]}
     expected = [ClassCount("road", 1, 0.6), ClassCount("car", 2, 0.4), ClassCount("train", 0, 0.0)]
     assert count_classes(["a.png", "b.png"], counts, ["road", "car", "train"]) == expected

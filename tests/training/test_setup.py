@@ -1,4 +1,4 @@
-"""Options that fit a training to a machine: parts of a batch, recomputed activations, lower precision."""
+"""Options that adapt a training to a machine: gradient accumulation, recomputed activations, precision, compilation."""
 
 import copy
 import json
@@ -9,27 +9,15 @@ import torch
 from torch import nn
 
 from sda.data.assemble import assemble
-from sda.data.batch import Batch, Labelled
 from sda.methods.base import Method, Task
-from sda.models.build import build
-from sda.models.network import recompute_activations
 from sda.recipe import load
 from sda.training.loop import train
 from sda.training.optimizer import make_optimizer
 from sda.training.setup import prepare
 
 
-def test_parts_of_a_batch():
-    images, labels = torch.arange(24).view(6, 1, 2, 2), torch.arange(6).view(6, 1, 1)
-    batch = Batch(Labelled(images, labels), None, images[:2])
-    parts = batch.parts(2)
-    assert [len(part.source.images) for part in parts] == [3, 3] and [len(part.unlabelled) for part in parts] == [1, 1]
-    assert torch.equal(torch.cat([part.source.labels for part in parts]), labels) and parts[0].labelled is None
-    assert batch.parts(1) == [batch]
-
-
 class Linear(Method):
-    """A method whose loss is a mean over images, so that parts add up to the whole exactly."""
+    """A method whose loss is a mean over images, so that parts add up exactly to the whole batch."""
 
     def __init__(self, student, settings, task):
         super().__init__(student, settings, task)
@@ -41,7 +29,7 @@ class Linear(Method):
         return {"mean": (value - 1).square().mean() + 0 * sum(p.sum() for p in self.student.parameters())}
 
 
-def test_parts_take_the_step_of_the_whole(world, tmp_path):
+def test_accumulated_parts_equal_the_whole_batch(world, tmp_path):
     ends = []
     for accumulate in (1, 2):
         changes = {"accumulate": accumulate, "batch_source": 4, "weight_decay": 0.0, "learning_rate": 0.1}
@@ -58,38 +46,11 @@ def test_parts_take_the_step_of_the_whole(world, tmp_path):
         assert torch.allclose(ends[0][name], ends[1][name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])
-def test_recomputing_changes_nothing_but_the_memory(network, backbone):
-    """Gradients and running statistics are equal, and fewer bytes are saved for the backward pass."""
-    torch.manual_seed(0)
-    plain = build(network, backbone, 3).train()
-    thrifty = copy.deepcopy(plain)
-    recompute_activations(thrifty)
-    images, kept = torch.randn(2, 3, 64, 64), []
-    for net in (plain, thrifty):
-        sizes = {}
-
-        def note(tensor, sizes=sizes):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        torch.manual_seed(1)  # for the head's dropout
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            logits, features = net(images)
-            kept.append(sum(sizes.values()))
-        (logits.square().mean() + features.mean()).backward()
-    assert kept[1] < 0.7 * kept[0]
-    for (name, one), two in zip(plain.named_parameters(), thrifty.parameters(), strict=True):
-        assert torch.equal(one.grad, two.grad), name
-    for (name, one), two in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
-        assert torch.equal(one, two), name
-
-
 @pytest.mark.parametrize(
     "flags", [["--recompute", "true"], ["--accumulate", "2", "--batch-unlabelled", "4"], ["--precision", "float16"]]
 )
-def test_the_whole_method_in_few_steps(world, sda, tmp_path, flags):
-    """Also interrupted and resumed."""
+def test_training_with_options_that_save_memory(world, sda, tmp_path, flags):
+    """An interrupted and resumed run has the same score."""
     command = ["train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags, "--device", "cpu"]
     assert sda(*command, "--out", tmp_path / "run")[0] == 0
     assert sda(*command, "--out", tmp_path / "cut", "--stop-at", 2)[0] == 0
@@ -99,8 +60,8 @@ def test_the_whole_method_in_few_steps(world, sda, tmp_path, flags):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own parts
-def test_compiled(world, sda, tmp_path):
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # deprecations inside torch
+def test_compiled_training(world, sda, tmp_path):
     flags = [*tiny.SETTINGS["SSL"], "--compile", "true", "--device", "cpu", "--out", tmp_path / "run"]
     assert sda("train", world.recipe, *flags)[0] == 0
     assert sda("eval", tmp_path / "run", "--device", "cpu")[0] == 0
@@ -124,6 +85,6 @@ def test_compiled(world, sda, tmp_path):
          "batch_unlabelled = 1 is too small for ClassMix, which needs two images; set at least 2, or"),
     ],
 )  # fmt: skip
-def test_batches_that_cannot_be_divided(world, sda, tmp_path, flags, says):
+def test_invalid_batch_sizes_are_refused(world, sda, tmp_path, flags, says):
     status, shown = sda("train", world.recipe, *flags, "--device", "cpu", "--out", tmp_path / "run")
     assert status == 2 and says in shown.err

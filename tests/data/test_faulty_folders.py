@@ -1,4 +1,4 @@
-"""Faulty folders that the doctor, lists and packs once handled wrongly."""
+"""Regression tests: faulty folders that the doctor, lists and packs once handled wrongly."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def keys(path, root, split):
 # Lists in layouts
 
 
-def test_folders_in_a_list_count(listed):
+def test_folders_in_a_list_distinguish_equal_names(listed):
     path, root = listed
     (root / "sets/train.txt").write_text("# mine\nI/a/1.png\nI/a/2.png\n")
     (root / "sets/val.txt").write_text("b/1\n")
@@ -79,7 +79,7 @@ def test_one_image_in_two_lists_is_reported(listed):
 
 
 def test_a_list_that_names_a_missing_image_is_an_error(listed):
-    """It does not count as a missing split."""
+    """The doctor must not treat it as a missing split."""
     path, root = listed
     (root / "sets/train.txt").write_text("I/a/1.png\n")
     (root / "sets/val.txt").write_text("I/a/7.png\n")
@@ -87,7 +87,7 @@ def test_a_list_that_names_a_missing_image_is_an_error(listed):
         examine("listed", load(str(path)), root, processes=1)
 
 
-# What follows from the doctor's findings
+# Effects of the doctor's findings
 
 
 def spoil(field, key="pictures/train/north/00.jpg"):
@@ -97,7 +97,7 @@ def spoil(field, key="pictures/train/north/00.jpg"):
 
 
 def test_a_pack_skips_what_the_doctor_found(world, field, sda):
-    """Not only unreadable files: only the doctor rejects a black image."""
+    """This includes images that can be read: only the doctor rejects a black image."""
     Image.new("RGB", (tiny.WIDTH, tiny.HEIGHT)).save(field / "pictures/train/north/02.jpg")
     assert sda("doctor", world.field, "--root", field, "--processes", 1)[0] == 1
     command = ["pack", world.field, "--root", field, "--size", 48, 64, "--processes", 1, "--out", "field.h5"]
@@ -108,18 +108,18 @@ def test_a_pack_skips_what_the_doctor_found(world, field, sda):
     assert status == 0 and json.loads(shown.out)["splits"]["train"]["images"] == 7
 
 
-def test_a_list_of_bad_images_alone_is_refused(world, field, sda):
+def test_a_list_with_only_bad_images_is_refused(world, field, sda):
     key = spoil(field)
     assert sda("doctor", world.field, "--root", field, "--processes", 1)[0] == 1
     Path("mine.txt").write_text(f"{key}\n")
     status, shown = sda("train", world.recipe, "--split", "mine.txt", "--device", "cpu")
-    assert status == 2 and "mine.txt: sda doctor found all 1 images of this list bad" in shown.err
+    assert status == 2 and "mine.txt: sda doctor found all 1 images in this list bad" in shown.err
     Path("mine.txt").write_text(f"{key}\npictures/train/north/02.jpg\n")
     status, shown = sda("train", world.recipe, "--split", "mine.txt", "--device", "cpu")
     assert status == 0 and f"mine.txt: 1 of its 2 images are skipped, such as {key}" in shown.err
 
 
-def test_findings_hold_for_one_descriptor(world, field, tmp_path):
+def test_findings_apply_to_one_descriptor(world, field, tmp_path):
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(tiny.FIELD.replace("human = [3, 3, 3]", "").replace("[2, 2, 2], ", "[2, 2, 2]"))
     found, _ = examine("wrong", load(str(wrong)), field, processes=1)
@@ -128,7 +128,7 @@ def test_findings_hold_for_one_descriptor(world, field, tmp_path):
     assert len(bad_pairs(field, items, load(str(wrong)))) == 8 and bad_pairs(field, items, load(str(world.field))) == {}
 
 
-def test_a_damaged_list_of_bad_pairs_does_no_harm(world, field):
+def test_damaged_lines_of_the_bad_pairs_are_ignored(world, field):
     described, key = load(str(world.field)), spoil(field)
     examine("field", described, field, processes=1)
     path = cache_file("bad", field)
@@ -136,8 +136,8 @@ def test_a_damaged_list_of_bad_pairs_does_no_harm(world, field):
     assert list(bad_pairs(field, list_items(described, field, "train").items, described)) == [key]
 
 
-def test_two_descriptors_of_one_folder_share_no_findings(world, field, tmp_path):
-    """Their labels are different files of equal size and time."""
+def test_two_descriptors_of_a_folder_do_not_share_findings(world, field, tmp_path):
+    """Their labels are different files with equal sizes and times."""
     other = tmp_path / "other.toml"
     other.write_text(tiny.FIELD.replace("labels/", "others/"))
     for path in (field / "labels").rglob("*.png"):
@@ -162,7 +162,7 @@ def cityscapes(root, kind="labelIds", values=(7, 11, 23), split="train", count=2
         tiny.save(label, root / f"gtFine/{stem}_gtFine_{kind}.png")
 
 
-def test_every_split_has_its_own_encoding(world, sda, tmp_path):
+def test_each_split_has_its_own_encoding(world, sda, tmp_path):
     cityscapes(tmp_path / "cs")
     cityscapes(tmp_path / "cs", "labelTrainIds", (0, 2, 255), "val")
     status, shown = sda("doctor", "cityscapes", "--root", tmp_path / "cs", "--processes", 1, "--json")
@@ -172,7 +172,7 @@ def test_every_split_has_its_own_encoding(world, sda, tmp_path):
     assert (Path(facts["out"]) / "contact.png").exists()
 
 
-def test_a_mistyped_label_pattern(world, sda, tmp_path):
+def test_a_mistyped_label_pattern_is_reported(world, sda, tmp_path):
     cityscapes(tmp_path / "cs", "labelsId")
     status, shown = sda("doctor", "cityscapes", "--root", tmp_path / "cs", "--processes", 1)
     assert status == 1 and "no image has a label file: is the pattern gtFine/" in shown.out
@@ -189,8 +189,8 @@ def test_labels_without_an_image_are_named(world, sda, tmp_path):
 # Copies and overlaps
 
 
-def test_a_rule_skips_copies_of_validation_images(world, field, sda):
-    """sda split and training agree, and training does not fail because of one."""
+def test_copies_of_validation_images_are_skipped(world, field, sda):
+    """sda split and training agree, and training does not fail because of a copy."""
     copy = field / "pictures/train/north/00.jpg"
     copy.write_bytes((field / "pictures/val/west/08.jpg").read_bytes())
     status, shown = sda("split", world.field, "--root", field, "--labels", 7, "--out", "list.txt")
@@ -200,13 +200,13 @@ def test_a_rule_skips_copies_of_validation_images(world, field, sda):
     assert "north/00" not in Path("run/splits/labelled.txt").read_text()
 
 
-def test_the_target_is_no_source_of_its_own(world, field, sda):
+def test_source_and_target_must_not_share_images(world, field, sda):
     flags = ["--source", world.field, "--source-root", field, "--device", "cpu"]
     status, shown = sda("train", world.recipe, *flags)
     assert status == 2 and "must not share images" in shown.err
 
 
-def test_a_link_to_a_folder_above_is_walked_once(tmp_path):
+def test_a_link_to_a_parent_folder_is_walked_once(tmp_path):
     tiny.save(np.zeros((8, 8, 3), np.uint8), tmp_path / "a/0.png")
     (tmp_path / "a/up").symlink_to("..")
     assert [item.key for item in list_folder(tmp_path).items] == ["a/0.png"]
@@ -243,10 +243,10 @@ def test_braces_in_a_folder_become_a_word(tmp_path):
     [
         ('ids = {3 = "ground", 03 = "human"}', "the value 3 occurs twice in ids and void"),
         ('ids = {3 = "ground"}\nvoid = [0, 3]', "the value 3 occurs twice in ids and void"),
-        ('[maps.cityscapes19]\ngruond = "road"', "maps.cityscapes19: no class 'gruond' here.*'ground'"),
+        ('[maps.cityscapes19]\ngruond = "road"', "maps.cityscapes19: the class table has no class 'gruond'.*'ground'"),
     ],
 )
-def test_contradictions(tmp_path, change, says):
+def test_contradictory_descriptors_are_refused(tmp_path, change, says):
     head, layout = tiny.FIELD.split("[[layout]]")
     path = tmp_path / "mine.toml"
     path.write_text(f"{head}{change}\n[[layout]]{layout}" if not change.startswith("[") else f"{tiny.FIELD}{change}\n")
@@ -254,7 +254,7 @@ def test_contradictions(tmp_path, change, says):
         load(str(path))
 
 
-def test_a_map_for_another_table_is_named(tmp_path, world, sda):
+def test_missing_map_names_the_existing_ones(tmp_path, world, sda):
     status, shown = sda("train", world.recipe, "--classes", "voc21", "--device", "cpu")
     assert status == 2 and "none of its classes is in the class table voc21" in shown.err and "it has maps for field" in shown.err
 
@@ -263,7 +263,7 @@ def test_a_map_for_another_table_is_named(tmp_path, world, sda):
 
 
 @pytest.mark.parametrize("share", ["nan", "inf", "-1", "0", "1.5"])
-def test_invalid_shares(world, field, sda, share):
+def test_invalid_hold_out_shares_are_refused(world, field, sda, share):
     status, shown = sda("split", world.field, "--root", field, "--hold-out", share)
     assert status == 2 and "one side would be empty" in shown.err
 

@@ -25,22 +25,22 @@ def split(world, monkeypatch, capsys):
     return split
 
 
-def test_random_is_the_rule_of_the_recipes_and_nested(split, world, monkeypatch, tmp_path):
+def test_random_lists_are_nested_and_equal_those_of_recipes(split, world, monkeypatch, tmp_path):
     three, five = split("--labels", 3), split("--labels", 5, out="five.txt")
     assert len(three) == 3 and five[:3] == three and split("--labels", 3, "--seed", 1, out="other.txt") != three
     assert tiny.run_main(monkeypatch, "train", world.recipe, "--out", tmp_path / "run", "--device", "cpu") == 0
     assert sorted(three) == sorted((tmp_path / "run/splits/labelled.txt").read_text().splitlines())
 
 
-def test_by_word_and_balanced(split):
+def test_lists_by_word_and_balanced_lists(split):
     places = [key.split("/")[2] for key in split("--labels", 4, "--by", "place")]
     assert sorted(places) == ["north"] * 2 + ["south"] * 2
     assert len(split("--labels", 4, "--by", "balanced", out="balanced.txt")) == 4
     assert "has no word {town} to group by; it has" in split("--labels", 4, "--by", "town", out="none.txt")
 
 
-def test_held_out_groups_are_validated_on(split, world, monkeypatch, capsys, tmp_path):
-    """A target without a val split: whole groups are held out of all streams, and sda eval scores on them."""
+def test_held_out_groups_become_the_validation_images(split, world, monkeypatch, capsys, tmp_path):
+    """The target has no val split. Whole groups are excluded from all streams, and sda eval scores on them."""
     held = split("--hold-out", 0.5, "--by", "place")
     assert len(held) == 4 and len({key.split("/")[2] for key in held}) == 1
     for path in (world.root / "field/pictures/val").rglob("*.jpg"):
@@ -58,7 +58,7 @@ def test_held_out_groups_are_validated_on(split, world, monkeypatch, capsys, tmp
     assert score["images"] == 4 and score["iou"] == json.loads((tmp_path / "run/result.json").read_text())["iou"]
 
 
-def test_lists_of_others(split, world, tmp_path):
+def test_lists_in_other_formats_are_converted(split, world, tmp_path):
     keys = split("--labels", 4)
     (tmp_path / "names.txt").write_text("".join(f"{key.split('/')[-1]}\n" for key in keys))
     assert split("--from", tmp_path / "names.txt", out="again.txt") == keys
@@ -72,7 +72,7 @@ def test_lists_of_others(split, world, tmp_path):
     assert split("--from", tmp_path / "split.pkl", "--labels", 2, out="paper.txt") == [everything[3], everything[0]]
 
 
-def test_mistakes(split):
+def test_invalid_requests_are_refused(split):
     assert "choose what to list" in split()
     assert "choose what to list" in split("--labels", 3, "--hold-out", 0.5)
     assert "has labels for 8 training images" in split("--labels", 9)

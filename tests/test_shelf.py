@@ -1,0 +1,53 @@
+"""The shelves: the datasets and recipes of the package, and how they are found."""
+
+import pytest
+
+from sda import shelf
+from sda.data import descriptor
+from sda.errors import SdaError
+
+
+def test_package_contains_its_recipes_and_datasets():
+    streets = [f"streets-{kind}" for kind in ("source-only", "target-only", "ssda", "ssl")]
+    real = [f"camvid-idd_lite-{kind}" for kind in ("source-only", "target-only", "joint", "ssda", "oracle")]
+    assert {*streets, *real, "gta5-cityscapes-ssda", "cityscapes-ssl"} <= set(shelf.names("recipes"))
+    assert {"gta5", "cityscapes", "camvid", "idd_lite", "streets-game", "streets-camera"} <= set(shelf.names("datasets"))
+
+
+@pytest.mark.parametrize("name", shelf.names("datasets"))
+def test_dataset_loads(name):
+    loaded = descriptor.load(name)
+    assert loaded.home and loaded.licence and loaded.download
+    assert len(loaded.table().names) > 1
+
+
+@pytest.mark.parametrize("name", shelf.names("datasets/classes"))
+def test_class_table_loads(name):
+    assert descriptor.class_table(name).title
+
+
+@pytest.mark.parametrize("kind", ["datasets", "recipes"])
+def test_shelves_contain_only_toml_files(kind):
+    assert {path.suffix for path in shelf.shelf(kind).rglob("*") if path.is_file()} == {".toml"}
+
+
+def test_find_by_name_and_by_path(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text("")
+    assert shelf.find("recipes", str(mine)) == mine
+    assert shelf.find("recipes", "streets-ssda").name == "streets-ssda.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("streets-sda", "did you mean 'streets-ssda'"),
+        ("xyz", "known: .*streets-ssda"),
+        ("absent.toml", "absent.toml: no such file"),
+        ("../recipes/streets-ssda", "is not in recipes"),
+        ("", "is not in recipes"),
+    ],
+)
+def test_find_suggests_known_names(name, says):
+    with pytest.raises(SdaError, match=says):
+        shelf.find("recipes", name)
