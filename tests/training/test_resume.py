@@ -170,7 +170,7 @@ def test_resuming_with_other_images_is_refused(world, sda, stopped, tmp_path):
     shutil.copytree(world.root, tmp_path / "moved")
     (tmp_path / "moved/toy/train/02.png").unlink()
     message = resume(sda, world, stopped, "--root", tmp_path / "moved")
-    assert "trained on other source images (4 then, 3 now; train/02.png)" in message
+    assert "trained on different source images (4 then, 3 now; train/02.png)" in message
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_previous_one(world, whole, sda, stopped):
