@@ -100,8 +100,8 @@ def test_a_training_starts_from_a_bank(sda, world, cached_run, tmp_path):
     [
         (lambda file: file.unlink(), "no such file"),
         (lambda file: file.write_bytes(b"nothing"), "cannot be read"),
-        (lambda file: change(file, "format", 99), "not a bank of this version"),
-        (lambda file: change(file, "classes", ["a", "b", "d"]), "a bank of other classes: c, d"),
+        (lambda file: change(file, "format", 99), "not a bank of sda"),
+        (lambda file: change(file, "classes", ["a", "b", "d"]), "its classes differ from those of the recipe: c, d"),
     ],
 )
 def test_a_file_that_is_no_bank(tmp_path, spoil, words):
@@ -130,7 +130,7 @@ def test_classes_in_another_order(tmp_path):
     bank_file.fill(bank, tmp_path / "bank.h5", ["b", "c", "a"])
     assert bank.valid.tolist() == [[True, False], [False, False], [True, True]]
     assert bank.features[2].tolist() == [[2, 0], [0, 3]]
-    with pytest.raises(SdaError, match="entries have 2 numbers, those of this bank 7"):
+    with pytest.raises(SdaError, match="its features have length 2, expected 7"):
         bank_file.fill(ClassBank(3, 2, 7), tmp_path / "bank.h5", ["a", "b", "c"])
 
 

@@ -61,7 +61,7 @@ def read(file: Path, names: list[str]) -> dict[str, torch.Tensor]:
     if sorted(classes) != sorted(names):
         other = sorted({*classes} ^ {*names})
         found = f"{', '.join(other[:5])}{', …' if len(other) > 5 else ''}"
-        raise SdaError(f"{file}: the bank has other classes than the recipe; only one of the two has {found}")
+        raise SdaError(f"{file}: its classes differ from those of the recipe: {found}")
     order = [classes.index(name) for name in names]
     return {name: values[order] for name, values in parts.items()}
 
