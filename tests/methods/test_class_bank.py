@@ -1,4 +1,4 @@
-"""The class-wise memory bank method: one step against a slow re-implementation of its equations, and what reaches what."""
+"""The class-bank method: steps against a slow re-implementation of its equations, data flow, and gradients."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ def unaugmented(method):
 
 
 def settings(**changes):
-    """The paper's, but for the sizes and the start steps."""
+    """The paper's settings, except for sizes and start steps."""
     return ClassBankSettings(
         **{
             "balance_classes": True, "classmix_labelled": 0.0, "classmix_unlabelled": 0.0, "views": 2,
@@ -63,7 +63,7 @@ def make_plain(make):
 
 @pytest.fixture
 def scene(paint):
-    """Labelled images in the colours of their classes, a little noisy, and (labels only) some pixels ignored or wrong."""
+    """Labelled images in the colours of their classes with a little noise; some labels are ignored or wrong."""
 
     def scene(seed, count=2, classes=(0, 1, 2, 3), cell=4, ignored=0.1, wrong=0.1):
         draw = torch.Generator().manual_seed(seed)
@@ -80,7 +80,7 @@ def scene(paint):
 
 @pytest.fixture
 def batches(scene):
-    """One batch of each setting."""
+    """One batch per setting."""
     source, target, unlabelled = scene(1), scene(2, 1), scene(3).images
     return {
         "ssl": Batch(None, target, unlabelled),
@@ -102,7 +102,7 @@ def record_outputs(network):
 
 
 def train(method, batch, steps, rate=0.01):
-    """A few steps of plain SGD, seeded by the step."""
+    """Train a few steps with plain SGD, seeded by the step."""
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], rate)
     for step in range(steps):
         torch.manual_seed(step)
@@ -112,7 +112,7 @@ def train(method, batch, steps, rate=0.01):
         method.follow(step)
 
 
-# --- the slow re-implementation: no augmentation, no ClassMix, every pixel in the contrast ---
+# --- slow re-implementation: no augmentation, no ClassMix, all pixels in the contrastive loss ---
 
 
 def slow_mlp(mlp, group, x, batch_statistics):
@@ -149,7 +149,7 @@ def slow_shrink(labels, stride):
 
 
 def slow_contrast(method, features, labels, queues):
-    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)); attention sees p without its history."""
+    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)); the attention sees p detached."""
     rows, y = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]), labels.reshape(-1)
     rows, y = rows[y != IGNORE], y[y != IGNORE]
     p = slow_mlp(method.q, 0, slow_mlp(method.g, 0, rows, True), True)
@@ -175,7 +175,7 @@ def large(logits):
 
 
 def slow_step(method, batch, step, queues, mean_shares, stride):
-    """The losses of one step; `queues` (per class, newest first, of (z, domain)) and `mean_shares` are brought up to date."""
+    """Compute the losses of one step, and update `queues` (per class, newest first, of (z, domain)) and `mean_shares`."""
     s = method.settings
     parts = [(part, domain) for part, domain in ((batch.source, 0), (batch.labelled, 1)) if part is not None]
     x_l = torch.cat([part.images for part, _ in parts]) / 255
@@ -189,7 +189,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         if step >= s.bank_start:
             logits, f = teacher(x_l)
             y, p = slow_shrink(y_l, stride), logits.softmax(1)
-            rows, found = [], []  # features, and (class, domain), of the candidates
+            rows, found = [], []  # features and (class, domain) of the candidates
             for b in range(len(y)):
                 if s.bank_streams != "both" and domain[b] != ["source", "target"].index(s.bank_streams):
                     continue
@@ -212,7 +212,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     (logits_l, f_l), (logits_a, f_a) = method.student(x_l), method.student(x_a)
     logits_l, logits_a = large(logits_l), large(logits_a)
     counts = torch.stack([(y_l == c).sum() + (y_a == c).sum() for c in range(CLASSES)])
-    mean_shares += (counts / counts.sum() - mean_shares) / (step + 1)  # far from forgetting
+    mean_shares += (counts / counts.sum() - mean_shares) / (step + 1)  # still a plain mean
     alpha = slow_alpha(mean_shares)
     p = logits_a.softmax(1)
     t = min(step / s.ramp_steps, 1)
@@ -242,8 +242,8 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "paper",
 )
-def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches):
-    """Every loss of every step, the gradient of their sum in every parameter, and the bank's contents, in order."""
+def test_steps_equal_the_equations(streams, switches, make_plain, batches):
+    """All losses of all steps, the gradient of their sum for all parameters, and the bank's contents in order."""
     stride, batch = 2, batches[streams]
     method = make_plain(stride, sharpness=5.0, **switches)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.01)
@@ -271,7 +271,7 @@ def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches
         for name, parameter in mine.items():
             assert (parameter.grad is None) == (theirs[name].grad is None), name
             if parameter.grad is not None:
-                # by the norm: in float32 a hidden unit may fall on the other side of its ReLU
+                # compare norms: in float32 a hidden unit may be on the other side of its ReLU
                 apart = (parameter.grad - theirs[name].grad).norm()
                 assert apart < 0.02 * theirs[name].grad.norm() + 5e-7, f"gradient of {name} at step {step}"
         optimizer.step()
@@ -284,7 +284,7 @@ def test_steps_are_those_of_the_equations(streams, switches, make_plain, batches
 
 @pytest.mark.parametrize("streams", ["ssl", "uda", "ssda"])
 def test_timeline(streams, make, batches):
-    """With all the augmentation: the bank fills from its start, contrast begins at its own."""
+    """With augmentation: the bank and the contrastive loss each begin at their start step."""
     method = make(classmix_labelled=0.25, classmix_unlabelled=0.75)
     filled = []
     for step in range(CONTRAST + 2):
@@ -305,33 +305,33 @@ def test_without_contrast_there_is_no_bank(make, batches):
 
 
 def test_weights_of_the_losses(make_plain, batches):
-    """L = L_sup + w_p ramp L_pseudo + w_e L_ent + λ_c L_contr: each weight scales its own loss and no other."""
+    """L = L_sup + w_p ramp L_pseudo + w_e L_ent + λ_c L_contr: each weight scales only its own loss."""
     base = {"weight_pseudo": 1.0, "weight_entropy": 1.0, "weight_contrast": 1.0, "ramp_steps": 10, "bank_start": 0}
     scaled = {**base, "weight_pseudo": 2.0, "weight_entropy": 3.0, "weight_contrast": 5.0}
     ones, others = (make_plain(**weights).step(batches["ssda"], CONTRAST) for weights in (base, scaled))
     ratio = {"sup": 1, "pseudo": 2, "entropy": 3, "contrast_l": 5, "contrast_u": 5}
     assert {name: (others[name] / ones[name]).item() for name in others} == pytest.approx(ratio)
-    # ramp: exp(-5·(1 - 4/10)²) of what it is when done
+    # ramp: exp(-5·(1 - 4/10)²) of the final weight
     done = make_plain(**{**base, "ramp_steps": 4}).step(batches["ssda"], CONTRAST)
     assert (ones["pseudo"] / done["pseudo"]).item() == pytest.approx(math.exp(-5 * 0.36))
 
 
 @pytest.mark.parametrize("views_of_each", [1, 2, 3])
 def test_unlabelled_classmix_waits_for_its_start(views_of_each, make_plain, batches):
-    """Before, the student sees `views` exact copies of the unlabelled images; from then on mixed ones."""
+    """Before it, the student sees `views` exact copies of the unlabelled images; from then on, mixed ones."""
     method, batch = make_plain(classmix_unlabelled=1.0, views=views_of_each), batches["ssda"]
     copies = torch.cat([batch.unlabelled / 255] * views_of_each)
     seen = record_inputs(method.student)
     for step in (CONTRAST - 1, *[CONTRAST] * 8):
         method.step(batch, step)
-    before, *after = seen[1::2]  # after the labelled images, the strong views
+    before, *after = seen[1::2]  # the strong views come after the labelled images
     assert before.shape == copies.shape
     torch.testing.assert_close(before, copies, atol=1e-4, rtol=0)
     assert any(((images - copies).abs() > 1e-2).flatten(1).any(1).all() for images in after)
 
 
 def test_unlabelled_classmix_mixes_different_images(make_plain, batches):
-    """Two images, two views of each, probability 1: every view shows something of the other image, whatever the draw."""
+    """Two images, two views each, probability 1: every view contains pixels of the other image, for every draw."""
     method, batch = make_plain(classmix_unlabelled=1.0), batches["ssda"]
     copies = torch.cat([batch.unlabelled / 255] * 2)
     seen = record_inputs(method.student)
@@ -340,7 +340,7 @@ def test_unlabelled_classmix_mixes_different_images(make_plain, batches):
     assert all(((images - copies).abs() > 1e-2).flatten(1).any(1).all() for images in seen[1::2])
 
 
-def test_views_of_an_image_are_augmented_apart(make, batches):
+def test_views_of_an_image_are_augmented_independently(make, batches):
     method, batch = make(views=3), batches["ssda"]
     seen = record_inputs(method.student)
     method.step(batch, 0)
@@ -349,7 +349,7 @@ def test_views_of_an_image_are_augmented_apart(make, batches):
         assert ((a - b).abs() > 1e-2).flatten(1).any(1).all()
 
 
-def test_labelled_classmix_is_there_from_the_first_step(make_plain, batches):
+def test_labelled_classmix_starts_at_the_first_step(make_plain, batches):
     method, batch = make_plain(classmix_labelled=1.0), batches["ssda"]
     seen = record_inputs(method.student)
     method.step(batch, 0)
@@ -359,7 +359,7 @@ def test_labelled_classmix_is_there_from_the_first_step(make_plain, batches):
 
 
 def test_networks_see_images_from_0_to_1(make, batches):
-    """Which they normalise themselves."""
+    """The networks normalise them themselves."""
     method, batch = unaugmented(make()), batches["ssda"]
     student, teacher = record_inputs(method.student), record_inputs(method.teacher.model)
     method.step(batch, BANK)
@@ -368,7 +368,7 @@ def test_networks_see_images_from_0_to_1(make, batches):
         torch.testing.assert_close(images, expected / 255, atol=1e-4, rtol=1e-4)
 
 
-def test_images_of_the_batch_are_left_alone(make, batches):
+def test_images_of_the_batch_are_not_modified(make, batches):
     batch = batches["ssda"]
     before = [x.clone() for x in (batch.source.images, batch.source.labels, batch.unlabelled)]
     make(classmix_labelled=1.0, classmix_unlabelled=1.0).step(batch, CONTRAST)
@@ -381,7 +381,7 @@ def test_images_of_the_batch_are_left_alone(make, batches):
 
 
 def test_source_pixels_reach_the_loss(make_plain, batches):
-    """Another label, or another colour, of one source pixel changes the supervised loss."""
+    """Changing the label or the colour of one source pixel changes the supervised loss."""
     batch = batches["ssda"]
     labels, images = batch.source.labels.clone(), batch.source.images.clone()
     labels[1, 5, 5] = (labels[1, 5, 5] + 1) % CLASSES
@@ -393,7 +393,7 @@ def test_source_pixels_reach_the_loss(make_plain, batches):
 
 
 @pytest.mark.parametrize(("bank_streams", "domains"), [("source", {0}), ("target", {1}), ("both", {0, 1})])
-def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make_plain, batches):
+def test_bank_has_entries_of_its_streams_only(bank_streams, domains, make_plain, batches):
     method = make_plain(bank_streams=bank_streams, bank_size=60)
     method.step(batches["ssda"], BANK)
     filled = method.bank.valid
@@ -405,7 +405,7 @@ def test_bank_holds_the_streams_it_is_fed_from(bank_streams, domains, make_plain
 
 @pytest.mark.parametrize(("bank_streams", "allowed"), [("source", {0, 1}), ("target", {2, 3})])
 def test_bank_streams_under_classmix(bank_streams, allowed, make_plain, scene):
-    """The source has classes 0 and 1, the target 2 and 3: with one stream, the other's classes must stay out."""
+    """The source has classes 0 and 1, the target 2 and 3: with one stream, the other's classes must not enter."""
     batch = Batch(scene(1, classes=(0, 1)), scene(2, classes=(2, 3)), scene(3).images)
     method = make_plain(bank_streams=bank_streams, classmix_labelled=1.0)
     for step in range(BANK, CONTRAST):
@@ -416,8 +416,8 @@ def test_bank_streams_under_classmix(bank_streams, allowed, make_plain, scene):
 
 
 @pytest.mark.parametrize("streams", ["ssl", "ssda"])
-def test_source_is_admitted_where_the_teacher_is_right(streams, make_plain, batches, scene):
-    """Wrong labels keep everything out, and so does doubt."""
+def test_source_is_admitted_where_the_teacher_is_correct(streams, make_plain, batches, scene):
+    """With wrong labels or low confidence, nothing is admitted."""
     good = batches[streams]
     wrong = scene(2, wrong=0.0)
     wrong.labels[wrong.labels != IGNORE] += 1
@@ -436,7 +436,7 @@ def test_source_is_admitted_where_the_teacher_is_right(streams, make_plain, batc
     ("bank_size", "labelled_images", "each"), [(24, 6, 4), (25, 6, 4), (27, 6, 4), (24, 1000, 1), (24, 48, 1)]
 )
 def test_admissions_per_step(bank_size, labelled_images, each, make_plain, scene):
-    """B·max(1, round(ψ/|X_l|)) per class and step, when there are enough pixels; here B = 2."""
+    """B·max(1, round(ψ/|X_l|)) per class and step, if there are enough pixels; here B = 2."""
     batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
     method = make_plain(bank_size=bank_size, labelled_images=labelled_images)
     for step in (BANK, BANK + 1):
@@ -449,7 +449,7 @@ def test_admissions_per_step(bank_size, labelled_images, each, make_plain, scene
 
 @pytest.fixture
 def entrants(make_plain, scene):
-    """The scores by S_c of all candidates of class 1, and of those that entered: 8 of more than 50."""
+    """Return the S_c of all candidates of class 1 (more than 50) and of those that entered (8)."""
 
     def entrants(**changes):
         batch = Batch(None, scene(1, classes=(1,), ignored=0, wrong=0), scene(3).images)
@@ -476,7 +476,7 @@ def test_released_the_lowest_scored_enter(entrants):
     torch.testing.assert_close(entered, everyone[:8])
 
 
-def test_random_selection_takes_as_many_from_all_over(entrants):
+def test_random_selection_takes_the_same_number_from_all_scores(entrants):
     everyone, entered = entrants(bank_selection="random")
     assert len(entered) == 8
     places = torch.searchsorted(everyone, entered - 1e-6)
@@ -491,7 +491,7 @@ def test_recent_selection_fills_the_queue_at_once(entrants):
 # --- switches ---
 
 
-def test_attention_of_the_bank_learns_from_the_contrast_unless_it_is_off(make, batches):
+def test_attention_of_the_bank_is_trained_unless_it_is_off(make, batches):
     for changes, learns in [({}, True), ({"attention_bank": False}, False), ({"released": True}, False)]:
         method = make(bank_start=0, **changes)
         losses = method.step(batches["ssda"], CONTRAST)
@@ -507,7 +507,7 @@ def test_contrast_on(make, batches):
 
 @pytest.mark.parametrize("streams", ["ssl", "uda", "ssda"])
 def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fake_network):
-    """The same losses and the same network after some steps, with all the augmentation."""
+    """The same losses and the same network after some steps, with augmentation."""
     shared = {"classmix_labelled": 0.25, "classmix_unlabelled": 0.75}
     whole = make(weight_contrast=0.0, **shared)
     torch.manual_seed(0)
@@ -524,7 +524,7 @@ def test_mean_teacher_is_the_method_without_its_bank(streams, make, batches, fak
 
 
 def test_few_pixels_of_each_class_suffice(make, batches):
-    """`contrast_pixels` bounds what is chosen per class for the contrast."""
+    """`contrast_pixels` limits the pixels per class in the contrastive loss."""
     method = make(contrast_pixels=3, bank_size=5)
     seen = []
     method.S.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
@@ -539,7 +539,7 @@ def test_few_pixels_of_each_class_suffice(make, batches):
 
 
 def test_attention_trains_and_the_teacher_does_not(make, batches):
-    """Both sets of attention MLPs, for every class that has pixels; heads and student too."""
+    """Both sets of attention MLPs are trained, for every class with pixels, and so are heads and student."""
     method = make(bank_start=0)
     assert method.S is not method.S_bank
     sum(method.step(batches["ssda"], CONTRAST).values()).backward()
@@ -552,8 +552,8 @@ def test_attention_trains_and_the_teacher_does_not(make, batches):
     assert not any(buffer.requires_grad for buffer in method.buffers())
 
 
-def test_attention_input_takes_no_gradient_to_the_features(make_plain, batches):
-    """Attention replaced by one that reads a feature strongly: its own gradient must not arrive, its values must."""
+def test_attention_passes_no_gradient_to_the_features(make_plain, batches):
+    """With an attention that depends strongly on one feature: its values have an effect, but no gradient flows through it."""
 
     class Reader(nn.Module):
         slope = 0.0
@@ -572,8 +572,8 @@ def test_attention_input_takes_no_gradient_to_the_features(make_plain, batches):
     assert method.step(batches["ssda"], CONTRAST)["contrast_l"].item() != plain
 
 
-def test_ignored_pixels_take_no_gradient(make_plain, batches):
-    """At full resolution, pixel by pixel: ignored labels are out of the supervised loss and of the contrast."""
+def test_ignored_pixels_get_no_gradient(make_plain, batches):
+    """At full resolution, per pixel: neither the supervised nor the contrastive loss depends on ignored pixels."""
     method, batch = make_plain(stride=1, bank_start=0), batches["ssda"]
     outputs = record_outputs(method.student)
     losses = method.step(batch, CONTRAST)
@@ -593,8 +593,8 @@ def test_ignored_pixels_take_no_gradient(make_plain, batches):
         assert (grad != 0).any()
 
 
-def test_padding_of_strong_views_takes_no_gradient(make, batches, monkeypatch):
-    """Half-size views: three quarters are padding, out of pseudo-label loss, entropy and contrast."""
+def test_padding_of_strong_views_gets_no_gradient(make, batches, monkeypatch):
+    """Half-size views: three quarters are padding, which pseudo-label loss, entropy and contrastive loss exclude."""
     results = []
 
     def recording(*arguments):
@@ -614,7 +614,7 @@ def test_padding_of_strong_views_takes_no_gradient(make, batches, monkeypatch):
         grad = grad.abs().sum(1)
         assert (grad[padding] == 0).all(), name
         assert (grad[~padding] > 0).float().mean() > 0.9, name
-    # the entropy is a mean over what is not padding
+    # the entropy is averaged without padding
     log_p = outputs[1][0].log_softmax(1)
     each = -(log_p.exp() * log_p).sum(1) / math.log(CLASSES)
     torch.testing.assert_close(losses["entropy"], 0.01 * each[~padding].mean())
@@ -651,7 +651,7 @@ def test_losses_and_gradients_are_finite(case, make, batches, scene):
 
 
 def test_teacher_follows_network_and_projection(make, batches):
-    """After the first step the teacher is the student; after the second the mean of the two, statistics included."""
+    """After the first step the teacher equals the student; after the second, the mean of both, including statistics."""
     method = make(bank_start=0, unlabelled_start=0)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
     states = []
@@ -680,8 +680,8 @@ def test_teacher_stays_in_eval_mode_and_is_not_trained(make, batches):
 
 @pytest.mark.parametrize("switch", ["strong_statistics", "released"])
 @pytest.mark.parametrize("streams", ["uda", "ssda"])
-def test_strong_views_enter_the_running_statistics(streams, switch, make_plain, batches):
-    """First the labelled images' statistics are noted, then theirs."""
+def test_strong_views_update_the_running_statistics(streams, switch, make_plain, batches):
+    """First labelled images update the statistics, then strong views."""
     method, batch = make_plain(**{switch: True}), batches[streams]
     noted, labelled = torch.zeros(6), [part.images for part in (batch.source, batch.labelled) if part is not None]
     for images in (torch.cat(labelled), torch.cat([batch.unlabelled] * 2)):
@@ -691,7 +691,7 @@ def test_strong_views_enter_the_running_statistics(streams, switch, make_plain, 
     torch.testing.assert_close(method.student.norm.running_mean, noted, rtol=1e-4, atol=1e-5)
 
 
-def test_ranking_leaves_the_attention_s_statistics_alone(make_plain, batches):
+def test_ranking_does_not_update_the_attentions_statistics(make_plain, batches):
     method = make_plain()
     before = method.S.norm.running_mean.clone()
     method.step(batches["ssda"], BANK)
@@ -699,7 +699,7 @@ def test_ranking_leaves_the_attention_s_statistics_alone(make_plain, batches):
 
 
 def test_running_statistics_are_those_of_the_labelled_images(make_plain, batches):
-    """Without `strong_statistics`: strong views are normalised by their own statistics, which leave no trace."""
+    """Without `strong_statistics`, strong views are normalised by their own statistics and do not update the running ones."""
     method, batch = make_plain(), batches["ssda"]
     x_l = torch.cat([batch.source.images, batch.labelled.images]) / 255
     hidden = method.student.embed(F.avg_pool2d(x_l, 2)).transpose(0, 1).flatten(1)
@@ -708,8 +708,8 @@ def test_running_statistics_are_those_of_the_labelled_images(make_plain, batches
     torch.testing.assert_close(method.student.norm.running_var, 0.9 + 0.1 * hidden.var(1), rtol=1e-4, atol=1e-5)
 
 
-def test_pseudo_labels_are_the_teacher_s(make_plain, batches):
-    """A teacher that is sure of class 2 everywhere: the pseudo-label loss is the student's -log p_2."""
+def test_pseudo_labels_are_the_teachers(make_plain, batches):
+    """A teacher that predicts class 2 everywhere with probability 1: the pseudo-label loss is the student's -log p_2."""
     method, batch = make_plain(stride=1, balance_classes=False, ramp_steps=0), batches["ssl"]
     with torch.no_grad():
         method.teacher.model.classify.bias[2] += 1000
@@ -732,7 +732,7 @@ def test_same_seed_same_losses(make, batches):
 
 
 def test_state_is_complete(make, batches):
-    """Teacher, bank, balance, heads: a fresh method that loads the state goes on just the same."""
+    """With teacher, bank, balance and heads: a new method that loads the state continues identically."""
     method = make(classmix_labelled=0.5, classmix_unlabelled=0.75, contrast_pixels=8)
     train(method, batches["ssda"], CONTRAST + 1)
     state = method.state_dict()
@@ -751,7 +751,7 @@ def test_state_is_complete(make, batches):
 
 
 def test_parameters_for_the_optimizer(make):
-    """The optimizer is given what needs a gradient: student, heads and attention, and nothing of the teacher."""
+    """Student, heads and attention require gradients; the teacher does not."""
     method = make()
     trained = {name.split(".")[0] for name, parameter in method.named_parameters() if parameter.requires_grad}
     assert trained == {"student", "g", "q", "S", "S_bank"}

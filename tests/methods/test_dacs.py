@@ -1,4 +1,4 @@
-"""DACS: one step against its equations, and what is pasted where."""
+"""DACS: one step against its equations, and pasting."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def make(fake_network):
 
 @pytest.fixture
 def batch(paint):
-    """Source images of classes 0 and 1 (some pixels ignored), in their colours; target images of classes 2 and 3."""
+    """Source images of classes 0 and 1 (some pixels ignored) and target images of classes 2 and 3, in class colours."""
     draw = torch.Generator().manual_seed(0)
     y_s = torch.randint(0, 2, (2, SIDE, SIDE), generator=draw)
     x_s = paint(y_s)
@@ -43,7 +43,7 @@ def batch(paint):
 
 
 def mixed_input(method, batch):
-    """The second batch of images that the student sees in a step, and its losses."""
+    """Return the second batch of images that the student sees in a step, and the losses."""
     seen = []
     handle = method.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
     losses = method.step(batch, 0)
@@ -52,8 +52,8 @@ def mixed_input(method, batch):
 
 
 @pytest.mark.parametrize("threshold", [0.968, 0.9])
-def test_step_is_that_of_the_equations(make, batch, threshold):
-    """L_mix: the source pixels keep their labels and weigh 1, the others weigh what their image is sure of."""
+def test_step_equals_the_equations(make, batch, threshold):
+    """L_mix: source pixels have their labels and weight 1; other pixels have their image's share of confident pixels."""
     method = make(confidence_threshold=threshold)
     x_m, losses = mixed_input(method, batch)
     x_u = batch.unlabelled / 255
@@ -65,7 +65,7 @@ def test_step_is_that_of_the_equations(make, batch, threshold):
     assert sure.min() > 0 and sure.max() < 1
     total, count = torch.zeros(()), 0
     student = make().student
-    student(torch.cat([batch.source.images / 255]))  # the first forward moves nothing that training normalises with
+    student(torch.cat([batch.source.images / 255]))  # in train mode, this forward has no effect on the next one
     log_p = student(x_m)[0].log_softmax(1)
     for b in range(3):
         sources = [(batch.source.images[n] / 255 - x_m[b])[:, pasted[b]].abs().max() < 1e-3 for n in range(2)]
@@ -82,7 +82,7 @@ def test_step_is_that_of_the_equations(make, batch, threshold):
 
 
 def test_half_of_the_source_classes_is_pasted(make, batch):
-    """Of two classes one: all of its pixels and no others."""
+    """Of two classes, one: all of its pixels and no others."""
     for seed in range(5):
         method = make()
         torch.manual_seed(seed)
@@ -114,7 +114,7 @@ def test_teacher_follows(make, batch):
 )
 @pytest.mark.parametrize("round_up", [False, True])
 def test_half_of_classes(present, down, up, round_up):
-    """floor(n/2) or ceil(n/2) of n, whole classes, never an ignored pixel, and in time every class."""
+    """floor(n/2) or ceil(n/2) of n whole classes, never an ignored pixel, and over many draws every class."""
     taken = up if round_up else down
     labels = torch.tensor([*present, IGNORE]).repeat(1, 3, 4)
     ever = set()

@@ -1,4 +1,4 @@
-"""Supervised training: the one loss against a loop over pixels, whichever streams there are."""
+"""Supervised training: its loss against a loop over pixels, for all combinations of streams."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ STREAMS = {
 
 
 def slow_sup(method, images, labels):
-    """(1/V) Σ_pixels α_y (-log p_y), with α_c = sqrt(median(f)/f_c) of this batch's counts if it balances."""
+    """(1/V) Σ_pixels α_y (-log p_y), with α_c = sqrt(median(f)/f_c) from this batch's counts if classes are balanced."""
     logits, _ = method.student(images)
     log_p = F.interpolate(logits, labels.shape[1:], mode="bilinear").log_softmax(1)
     alpha = [1.0] * CLASSES
@@ -58,7 +58,7 @@ def slow_sup(method, images, labels):
 
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("streams", STREAMS)
-def test_sup_is_the_loop_over_pixels(streams, balance, fake_network):
+def test_sup_equals_a_loop_over_pixels(streams, balance, fake_network):
     method, batch = make(fake_network, balance_classes=balance), STREAMS[streams]
     parts = [part for part in (batch.source, batch.labelled) if part]
     images, labels = torch.cat([part.images for part in parts]) / 255, torch.cat([part.labels for part in parts])
@@ -68,7 +68,7 @@ def test_sup_is_the_loop_over_pixels(streams, balance, fake_network):
 
 
 def test_source_pixels_reach_the_loss(fake_network):
-    """Another label, or another colour, of one source pixel changes the loss and its gradient."""
+    """Changing the label or the colour of one source pixel changes the loss and its gradient."""
     batch = STREAMS["joint"]
     method = make(fake_network)
     before = method.step(batch, 0)["sup"]
@@ -106,7 +106,7 @@ def test_absent_class(fake_network):
 
 
 def test_network_sees_images_from_0_to_1(fake_network):
-    """Which it normalises itself."""
+    """The network normalises them itself."""
     method, seen, part = make(fake_network), [], labelled(1)
     method.student.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     method.step(Batch(part, None, None), 0)

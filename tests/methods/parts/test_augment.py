@@ -1,4 +1,4 @@
-"""Weak and strong augmentation, and ClassMix: what moves together, what is ignored, and how much is drawn."""
+"""Weak and strong augmentation and ClassMix: consistency of images, labels and weights; ignored pixels; random draws."""
 
 import colorsys
 import dataclasses
@@ -27,7 +27,7 @@ def blocks(batch, side=8, classes=19, cells=4, ignored=0.2, seed=0):
 
 
 def coloured(labels):
-    """Images with every label in a colour of its own."""
+    """Return images in which every label has its own colour."""
     return COLOURS[labels].permute(0, 3, 1, 2).contiguous()
 
 
@@ -38,12 +38,12 @@ def noise(batch=4, height=10, width=13, seed=0):
     return torch.rand(batch, 3, height, width, generator=draw), labels, torch.rand(batch, height, width, generator=draw)
 
 
-def test_strengths_are_the_paper_s():
+def test_strengths_are_the_papers():
     assert Strength(0.5, 0.2, 0.125, 0.125, 0.0625, 0.042, 0.0, 0.5, scale_range=(0.75, 1.75)) == WEAK
     assert Strength(0.5, 0.8, 0.25, 0.25, 0.125, 0.083, 0.2, 0.8, 23, (0.1, 1.5), (0.75, 1.75)) == STRONG
 
 
-def test_nothing_changes_nothing():
+def test_zero_strength_changes_nothing():
     images, labels, weights = noise()
     new_images, new_labels, new_weights = Augment(NOTHING)(images, labels, weights)
     torch.testing.assert_close(new_images, images, atol=1e-5, rtol=0)
@@ -61,18 +61,18 @@ def test_flip_is_exact():
 
 
 def ramp_images(batch, size):
-    """Images whose channels are column and row in 0..1, so that a warp can be read off."""
+    """Images whose channels are column and row in 0..1, so that a warp can be measured."""
     rows, columns = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
     return torch.stack([columns, rows, torch.ones(size, size)]).expand(batch, 3, size, size).contiguous()
 
 
 def reflected(x):
-    """Any number folded into 0..1, as a mirror at either end would."""
+    """Fold any number into 0..1 by reflection at both ends."""
     return 1 - (1 - x % 2).abs()
 
 
 def test_scaling_down_pads_with_ignored():
-    """Half size: a 16×16 image somewhere in 32×32, whole; around it label 255, weight 0, and the image goes on mirrored."""
+    """Half size: the whole image as 16×16 somewhere in 32×32; around it label 255, weight 0 and the reflected image."""
     torch.manual_seed(0)
     labels, weights = torch.zeros(8, 32, 32, dtype=torch.int64), torch.full((8, 32, 32), 0.7)
     images, labels, weights = Augment(but(scale=1, scale_range=(0.5, 0.5)))(ramp_images(8, 32), labels, weights)
@@ -92,7 +92,7 @@ def test_scaling_down_pads_with_ignored():
         slope, y, x = 2 / 31, rows[8], columns[8]
         across = reflected(image[0, y, x] + slope * (torch.arange(32) - x))
         down = reflected(image[1, y, x] + slope * (torch.arange(32) - y))
-        torch.testing.assert_close(image[0], across.expand(32, 32), atol=0.04, rtol=0)  # interpolation rounds the tips
+        torch.testing.assert_close(image[0], across.expand(32, 32), atol=0.04, rtol=0)  # interpolation smooths the peaks
         torch.testing.assert_close(image[1], down[:, None].expand(32, 32), atol=0.04, rtol=0)
     assert len(places) > 4
 
@@ -108,7 +108,7 @@ def test_scaling_up_needs_no_padding():
 
 
 def test_labels_and_images_stay_together():
-    """Away from the borders of labels the image has the label's colour exactly, and the weight the label's weight."""
+    """Away from label borders, the image has exactly the label's colour, and the weight is the label's weight."""
     torch.manual_seed(0)
     labels = blocks(32)
     weights = COLOURS[labels, 0]
@@ -126,7 +126,7 @@ def test_labels_and_images_stay_together():
 
 
 def test_labels_are_never_interpolated():
-    """Neighbouring ids 0 and 18 give no third one, and 255 stays 255; every image keeps to its own labels."""
+    """Neighbouring ids 0 and 18 produce no third id, 255 stays 255, and every image keeps its own labels."""
     torch.manual_seed(0)
     labels = torch.where(torch.rand(24, 17, 19) < 0.5, 0, 18)
     labels[:, ::3] = IGNORE
@@ -159,14 +159,14 @@ def test_seed_decides(strength):
     assert all(torch.equal(x, y) for x, y in zip(before, (images, labels, weights), strict=True)), "inputs are left alone"
 
 
-def test_each_image_is_moved_on_its_own():
-    """From a ramp's slopes: about half flipped, a share `scale` rescaled by 0.75 to 1.75, both axes alike, each its own."""
+def test_each_image_has_its_own_parameters():
+    """Measured by slopes: about half are flipped, and a share `scale` is rescaled by 0.75 to 1.75, equally on both axes."""
     torch.manual_seed(0)
     count, size = 400, 64
     images, labels, _ = Augment(dataclasses.replace(WEAK, jitter=0))(
         ramp_images(count, size), torch.zeros(count, size, size, dtype=torch.int64)
     )
-    # not padding, nor the outermost pixels, which are half mirrored
+    # without padding and the outermost pixels, which are partly reflected
     outside = torch.nn.functional.pad((labels == IGNORE).float(), (1, 1, 1, 1), value=1.0)
     inside = torch.nn.functional.max_pool2d(outside, 3, 1) == 0
     both = inside[:, :, 1:] & inside[:, :, :-1]
@@ -214,7 +214,7 @@ def test_hue_is_a_share_of_a_turn():
     assert 0.07 < turns.max() < 0.084
 
 
-def test_blur_is_per_image_and_spares_labels():
+def test_blur_is_per_image_and_does_not_touch_labels():
     torch.manual_seed(0)
     images = torch.zeros(100, 3, 25, 25)
     images[:, :, 12, 12] = 1
@@ -230,7 +230,7 @@ def test_blur_is_per_image_and_spares_labels():
 
 
 def distinct(*counts, ignored=False):
-    """One label map per count, with that many classes, all of its own, in rows; the last row ignored if asked."""
+    """Return one label map per count, with that many classes of its own in rows; optionally the last row is ignored."""
     maps, first = [], 0
     for count in counts:
         rows = [first + k % count for k in range(12)]
@@ -242,7 +242,7 @@ def distinct(*counts, ignored=False):
 
 
 def with_origin(labels):
-    """Images and weights that tell, in every pixel, whence it is: image number in the channels, place in the weight."""
+    """Return images and weights that encode the origin of each pixel: image number in the channels, position in the weight."""
     batch, height, width = labels.shape
     images = torch.arange(batch).float()[:, None, None, None].expand(batch, 3, height, width).contiguous()
     places = torch.arange(height * width).float().view(1, height, width)
@@ -252,7 +252,7 @@ def with_origin(labels):
 @pytest.mark.parametrize(("n", "pasted"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3), (7, 3)])
 @pytest.mark.parametrize("ignored", [False, True])
 def test_classmix_pastes_half_the_classes_rounded_down(n, pasted, ignored):
-    """Two images without a class in common: what is foreign in one was pasted, floor(n/2) whole classes of the other."""
+    """Two images without a common class: the other's pixels in an image are pasted, and are floor(n/2) whole classes."""
     labels, classes = distinct(n, n, ignored=ignored)
     own = [set(one.unique().tolist()) - {IGNORE} for one in labels]
     for seed in range(10):
@@ -283,8 +283,8 @@ def test_classmix_counts_classes_image_by_image():
             assert len(foreign) == gives[giver]
 
 
-def test_classmix_chooses_every_class_alike():
-    """Three of six: each class in half the draws, and so is each of the two givers."""
+def test_classmix_chooses_all_classes_equally():
+    """Three of six: each class is in half of the draws, and so is each of the two source images."""
     labels, classes = distinct(6, 6, 6)
     chosen, givers = torch.zeros(classes), torch.zeros(3)
     torch.manual_seed(0)
@@ -350,7 +350,7 @@ def test_classmix_of_one_image():
     assert all(torch.equal(x, y) for x, y in zip(alone, (images, labels, weights), strict=True))
 
 
-def test_classmix_leaves_its_inputs_alone_and_follows_the_seed():
+def test_classmix_does_not_modify_its_inputs_and_depends_on_the_seed():
     labels, classes = distinct(6, 6, 6)
     images, weights = with_origin(labels)
     before = [x.clone() for x in (images, labels, weights)]

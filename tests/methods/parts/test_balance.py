@@ -9,25 +9,25 @@ IGNORE = 255
 
 
 def label_map(*counts, ignored=0):
-    """A flat label map with that many pixels of class 0, 1, …"""
+    """Return a flat label map with the given numbers of pixels of classes 0, 1, …"""
     return torch.cat([torch.full((n,), c) for c, n in enumerate(counts)] + [torch.full((ignored,), IGNORE)])
 
 
 def test_weights_by_hand():
-    """The first batch counts at once: shares 1/21, 4/21, 16/21, median 4/21. Ignored pixels and an absent class do not."""
+    """The first batch counts fully: shares 1/21, 4/21, 16/21, median 4/21, without ignored pixels and an absent class."""
     weights = ClassBalance(4, active=True)(label_map(4, 1, 16, ignored=100))
     torch.testing.assert_close(weights, torch.tensor([1, 2, 0.5, 1]))
 
 
 def test_counts_are_over_all_label_maps_together():
-    """10 + 90 of class 0, 1 + 3 of class 1, whatever the shapes."""
+    """10 + 90 pixels of class 0 and 1 + 3 of class 1, for any shapes."""
     balance = ClassBalance(2, active=True)
     balance(label_map(10, 1, ignored=1).view(3, 2, 2), label_map(90, 3).view(1, 31, 3))
     torch.testing.assert_close(balance.frequency, torch.tensor([100 / 104, 4 / 104]))
 
 
-def test_running_mean_is_a_true_mean_and_then_forgets():
-    """Shares of class 0: 1, .5, 0, 0 with momentum 2/3: means 1, .75, .5 (true), then 2/3·.5 (forgetting)."""
+def test_running_mean_is_a_plain_mean_and_then_a_moving_average():
+    """Shares of class 0: 1, .5, 0, 0 with momentum 2/3: plain means 1, .75, .5, then 2/3·.5."""
     balance = ClassBalance(2, active=True, momentum=2 / 3)
     expected = [1.0, 0.75, 0.5, 1 / 3]
     for labels, share in zip([label_map(4), label_map(9, 9), label_map(0, 3), label_map(0, 7)], expected, strict=True):
@@ -45,7 +45,7 @@ def test_weights_are_those_after_the_batch():
 
 
 def test_everything_ignored():
-    """Such batches say nothing about the shares' proportions: 1 to 8, with median 4.5, before and after."""
+    """Such batches do not change the proportions of the shares: 1 to 8, with median 4.5, before and after."""
     balance = ClassBalance(3, active=True)
     assert torch.equal(balance(label_map(ignored=9)), torch.ones(3))
     for labels in (label_map(1, 8), label_map(ignored=9)):
@@ -68,7 +68,7 @@ def test_is_saved():
     assert torch.equal(copy(label_map(2, 9, 1)), balance(label_map(2, 9, 1)))
 
 
-def test_labels_are_left_alone():
+def test_labels_are_not_modified():
     labels = label_map(2, 1, ignored=2)
     before = labels.clone()
     ClassBalance(2, active=True)(labels)

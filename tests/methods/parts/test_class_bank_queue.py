@@ -1,4 +1,4 @@
-"""The bank against one plain Python deque per class; the choice of pixels by class against what it promises."""
+"""The bank against one Python deque per class; the selection of pixels by class against its specification."""
 
 import itertools
 from collections import Counter, deque
@@ -15,16 +15,16 @@ CHANNELS = 3
 
 
 def candidates(draw, classes, n, share):
-    """Features, scores, validity, domains and confidences of n candidates per class. Invalid ones score highest, to tempt."""
+    """Return features, scores, validity, domains and confidences of n candidates per class. Invalid ones score highest."""
     features = torch.randn(classes, n, CHANNELS, generator=draw)
     scores = torch.stack([torch.randperm(n, generator=draw) for _ in range(classes)]).float()
     valid = torch.rand(classes, n, generator=draw) < share
-    scores = torch.where(valid, scores, scores + 100) - n / 2  # scores are logits: also negative
+    scores = torch.where(valid, scores, scores + 100) - n / 2  # scores are logits and can be negative
     return features, scores, valid, torch.randint(2, (classes, n), generator=draw), torch.rand(classes, n, generator=draw)
 
 
 def admit_slowly(queues, features, scores, valid, domain, confidence, step, count):
-    """Newest on the left: of one admission the highest-scored is leftmost. The right end falls off."""
+    """Newest on the left; the highest-scored of one admission is leftmost. Entries drop out at the right end."""
     for c, queue in enumerate(queues):
         best = sorted((k for k in range(scores.shape[1]) if valid[c, k]), key=lambda k: -scores[c, k].item())[:count]
         for k in reversed(best):
@@ -32,7 +32,7 @@ def admit_slowly(queues, features, scores, valid, domain, confidence, step, coun
 
 
 def contents(bank):
-    """Per class, the filled entries in order."""
+    """Return the filled entries of each class, in order."""
     return [
         [(f.tolist(), d.item(), sure.item(), step.item()) for f, d, sure, step, filled in zip(*rows, strict=True) if filled]
         for rows in zip(bank.features, bank.domain, bank.confidence, bank.step, bank.valid, strict=True)
@@ -70,11 +70,11 @@ def test_bank_by_hand():
     scalar_admit(bank, [1.0, 2.0, 3.0], [0.1, 0.9, 0.5], [True, True, True], 2)
     assert bank.features.flatten().tolist() == [2, 3, 0]
     assert bank.valid.tolist() == [[True, True, False]]
-    scalar_admit(bank, [7.0, 8.0], [0.2, 0.1], [False, True], 2)  # one of them only; 8 is newest
+    scalar_admit(bank, [7.0, 8.0], [0.2, 0.1], [False, True], 2)  # only one is valid; 8 is newest
     assert bank.features.flatten().tolist() == [8, 2, 3]
     scalar_admit(bank, [9.0], [-5.0], [True], 2)  # a low score enters too; 3 is oldest
     assert bank.features.flatten().tolist() == [9, 8, 2]
-    scalar_admit(bank, [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0], [True] * 5, 5)  # more than there is room for
+    scalar_admit(bank, [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0], [True] * 5, 5)  # more than the bank's size
     assert bank.features.flatten().tolist() == [5, 4, 3]
 
 
@@ -108,7 +108,7 @@ def test_pixels_by_class(seed, n, classes, most, ignored):
     torch.manual_seed(seed)
     valid = torch.rand(n) >= ignored
     labels = torch.where(valid, torch.randint(classes, (n,)), 255)
-    valid &= torch.rand(n) < 0.9  # also pixels with a label may be barred
+    valid &= torch.rand(n) < 0.9  # pixels with a label can be invalid too
     indices, chosen = pixels_by_class(labels, valid, classes, most)
     assert indices.shape == chosen.shape == (classes, min(most, n))
     assert ((indices >= 0) & (indices < n)).all(), "padding too must be an index"
@@ -131,7 +131,7 @@ def test_the_highest_scored_pixels_by_class(seed, n, classes, most):
 
 
 def test_pixels_by_class_choose_uniformly():
-    """All ten pairs out of a class's five pixels are equally likely, wherever in the image they lie."""
+    """All ten pairs of a class's five pixels are equally likely, wherever they are in the image."""
     torch.manual_seed(0)
     labels = torch.tensor([1, 0, 0, 255, 1, 0, 0, 1, 0, 2])
     draws = 3000
@@ -145,7 +145,7 @@ def test_pixels_by_class_choose_uniformly():
     assert all(abs(count - draws / 10) < five_sigma for count in pairs.values())
 
 
-def test_pixels_by_class_of_an_empty_choice():
+def test_pixels_by_class_without_valid_pixels():
     labels = torch.tensor([0, 1, 255])
     indices, chosen = pixels_by_class(labels, torch.zeros(3, dtype=torch.bool), 2, 5)
     assert indices.shape == (2, 3)

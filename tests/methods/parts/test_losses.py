@@ -1,4 +1,4 @@
-"""The losses against slow loops in float64, straight from the equations, and against hand-computed numbers."""
+"""The losses against slow loops in float64 written from the equations, and against numbers computed by hand."""
 
 import math
 
@@ -48,10 +48,10 @@ maps = st.fixed_dictionaries(
 
 @many
 @given(maps, st.booleans())
-def test_cross_entropy_is_the_loop(case, weighted):
+def test_cross_entropy_equals_the_loop(case, weighted):
     """Value and gradient."""
     logits, labels, weights, alpha = random_maps(**case)
-    labels[0, 0, 0] = 0  # without a valid pixel: see below
+    labels[0, 0, 0] = 0  # at least one valid pixel; a test below has none
     expected = slow_cross_entropy(logits, labels, alpha, weights if weighted else torch.ones_like(weights))
     actual = cross_entropy(logits, labels, alpha, weights if weighted else None)
     torch.testing.assert_close(actual, expected)
@@ -60,7 +60,7 @@ def test_cross_entropy_is_the_loop(case, weighted):
 
 
 def test_cross_entropy_by_hand():
-    """Two valid pixels with even odds of two classes, log 2 each, α = (1, 3), pixel weights 1/2 and 1; one ignored."""
+    """Two valid pixels with probability 1/2 (log 2 each), α = (1, 3), pixel weights 1/2 and 1; one ignored pixel."""
     logits = torch.zeros(1, 2, 1, 3)
     labels = torch.tensor([[[0, 1, IGNORE]]])
     loss = cross_entropy(logits, labels, torch.tensor([1.0, 3.0]), torch.tensor([[[0.5, 1.0, 9.0]]]))
@@ -103,8 +103,8 @@ def slow_entropy(logits, valid):
 
 @many
 @given(maps)
-def test_entropy_is_the_loop(case):
-    """Value and gradient; none where a pixel is ignored."""
+def test_entropy_equals_the_loop(case):
+    """Value and gradient; the gradient is 0 for ignored pixels."""
     logits, labels, _, _ = random_maps(**case)
     labels[0, 0, 0] = 0
     valid = labels != IGNORE
@@ -118,7 +118,7 @@ def test_entropy_is_the_loop(case):
 @pytest.mark.parametrize("classes", [2, 19])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_entropy_range(classes, batch):
-    """1 for uniform predictions, 0 for certain ones, 1/2 when half the pixels are each, whatever C and the batch."""
+    """1 for uniform predictions, 0 for certain ones, 1/2 for half of each, for any C and batch size."""
     logits = torch.zeros(batch, classes, 2, 2)
     valid = torch.ones(batch, 2, 2, dtype=torch.bool)
     assert entropy(logits, valid).item() == pytest.approx(1)
@@ -137,7 +137,7 @@ def test_entropy_stays_in_range(seed, classes, scale):
 
 
 def pairwise_contrast(p, s_p, valid_p, z, s_z, valid_z):
-    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)), w = N s / Σ s. Classes without pairs add nothing."""
+    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)), w = N s / Σ s. Classes without pairs contribute 0."""
     total = torch.zeros((), dtype=p.dtype)
     for c in range(len(p)):
         ps, zs = p[c][valid_p[c]], z[c][valid_z[c]]
@@ -155,7 +155,8 @@ def pairwise_contrast(p, s_p, valid_p, z, s_z, valid_z):
 
 
 def random_rows(draw, counts, width, channels):
-    """Rows by class: features, scores in (0, 1), and which are real: `counts` per class, anywhere; padding is large."""
+    """Return rows by class: features, scores in (0, 1), and a mask with `counts` valid rows per class at random places. Padding
+    has large values."""
     valid = torch.zeros(len(counts), width, dtype=torch.bool)
     for c, count in enumerate(counts):
         valid[c, torch.randperm(width, generator=draw)[: min(count, width)]] = True
@@ -170,8 +171,8 @@ counts_lists = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_siz
 
 @many
 @given(seeds, counts_lists, st.integers(2, 5))
-def test_contrast_is_the_pairwise_definition(seed, counts, channels):
-    """Value, and gradient with respect to p, z and the scores that make the weights, for any counts per class."""
+def test_contrast_equals_the_pairwise_definition(seed, counts, channels):
+    """Value, and gradient with respect to p, z and the scores behind the weights, for any counts per class."""
     draw = torch.Generator().manual_seed(seed)
     p, s_p, valid_p = random_rows(draw, [n for n, _ in counts], 6, channels)
     z, s_z, valid_z = random_rows(draw, [m for _, m in counts], 7, channels)
@@ -206,7 +207,7 @@ def test_contrast_by_hand():
 
 
 def test_contrast_range():
-    """0 for equal directions, 2 for opposite ones, 1 for right angles; the lengths do not matter."""
+    """0 for equal directions, 2 for opposite ones, 1 for right angles; lengths have no effect."""
     x, y, one = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]), torch.ones(1, 1)
     assert contrast(3 * x, one, 0.2 * x, one).item() == pytest.approx(0)
     assert contrast(3 * x, one, -x, one).item() == pytest.approx(2)
@@ -214,7 +215,7 @@ def test_contrast_range():
 
 
 def test_mean_one_by_hand():
-    """Scores .2 and .6 of two valid entries: 2·.2/.8 and 2·.6/.8; a single one weighs 1, padding and empty rows 0."""
+    """Scores .2 and .6 of two valid entries: 2·.2/.8 and 2·.6/.8; a single entry has weight 1, padding and empty rows 0."""
     scores = torch.tensor([[0.2, 0.9, 0.6], [0.3, 0.1, 0.1], [0.5, 0.5, 0.5]])
     valid = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
     torch.testing.assert_close(mean_one(scores, valid), torch.tensor([[0.5, 0, 1.5], [0, 1, 0], [0, 0, 0]]))
@@ -247,7 +248,7 @@ def test_mean_one_of_tiny_scores(score):
 
 
 def test_class_weights_by_hand():
-    """Odd: the median of 1, 4, 16 is 4. Even: that of 1, 3, 5, 27 is 4. An absent class is no part of it and weighs 1."""
+    """Odd: the median of 1, 4, 16 is 4. Even: that of 1, 3, 5, 27 is 4. Absent classes are excluded and have weight 1."""
     close = torch.testing.assert_close
     close(class_weights(torch.tensor([4.0, 1.0, 16.0])), torch.tensor([1, 2, 0.5]))
     close(class_weights(torch.tensor([4.0, 0.0, 1.0, 0.0, 16.0, 0.0, 0.0])), torch.tensor([1, 1, 2, 1, 0.5, 1, 1]))

@@ -1,4 +1,4 @@
-"""Masked batch norm and grouped MLPs against PyTorch's own layers, one group and its valid rows at a time."""
+"""Masked batch norm and grouped MLPs against PyTorch's layers on the valid rows of one group at a time."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ COUNTS = (9, 2, 5, 3)
 
 
 def padded(seed, counts=COUNTS, channels=CHANNELS):
-    """Rows (G, N, D), and which are valid: `counts` of each group, anywhere."""
+    """Return rows (G, N, D) and a mask with `counts` valid rows per group at random places."""
     draw = torch.Generator().manual_seed(seed)
     x = 2 * torch.randn(len(counts), ROWS, channels, generator=draw) + 1
     valid = torch.zeros(len(counts), ROWS, dtype=torch.bool)
@@ -47,10 +47,10 @@ def own_norm(norm, group):
     return reference
 
 
-def test_norm_is_batch_norm_of_each_group():
+def test_norm_equals_batch_norm_of_each_group():
     norm = masked_norm()
     references = [own_norm(norm, group) for group in range(GROUPS)]
-    for seed in range(3):  # several batches, so that running statistics run
+    for seed in range(3):  # several batches, to test the running statistics
         x, valid = padded(seed)
         x.requires_grad_()
         y = norm(x, valid)
@@ -76,7 +76,7 @@ def test_norm_is_batch_norm_of_each_group():
     assert torch.equal(norm.running_mean, before)
 
 
-def test_norm_padding_takes_no_part():
+def test_norm_ignores_padding():
     x, valid = padded(0)
     x.requires_grad_()
     one, other = masked_norm(), masked_norm()
@@ -91,7 +91,7 @@ def test_norm_padding_takes_no_part():
 
 
 def test_norm_of_few_rows():
-    """A single row is its own mean: the output is the bias. No row: finite. Neither touches the running statistics."""
+    """A single row is its own mean: the output is the bias. Without rows it is finite. Neither updates the running statistics."""
     norm = masked_norm(3)
     x, valid = padded(0, counts=(1, 0, 2))
     x.requires_grad_()
@@ -119,7 +119,7 @@ def sequential(mlp, group):
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
-def test_grouped_mlp_is_a_loop_of_sequentials(slope):
+def test_grouped_mlp_equals_a_loop_of_sequentials(slope):
     torch.manual_seed(1)
     mlp = GroupedMLP(GROUPS, CHANNELS, 7, 2, slope)
     nn.init.normal_(mlp.norm.weight)
@@ -146,7 +146,8 @@ def test_grouped_mlp_is_a_loop_of_sequentials(slope):
 
 @pytest.mark.parametrize("counts", [(500, 0, 128, 3), (1, 2, 129, 0), (0, 0, 0, 0)])
 def test_rows_go_through_the_mlp_of_their_own_group(counts):
-    """Any number of rows of each group, and some of none: as PyTorch's layers on each group's rows, and nothing is noted."""
+    """For any number of rows per group, and rows without a group: equal to PyTorch's layers on each group's rows. The running
+    statistics are not updated."""
     torch.manual_seed(2)
     mlp = GroupedMLP(GROUPS, CHANNELS, 7, 2, 0.2)
     nn.init.normal_(mlp.norm.weight)
@@ -157,12 +158,12 @@ def test_rows_go_through_the_mlp_of_their_own_group(counts):
     found = mlp.of_rows(x, group)
     assert found.shape == (len(group), 2) and found.isfinite().all() and not found.requires_grad
     for g in range(GROUPS):
-        if counts[g] > 1:  # PyTorch refuses a single row
+        if counts[g] > 1:  # PyTorch raises an error for a single row
             close(found[group == g], sequential(mlp, g)(x[group == g]))
     assert torch.equal(mlp.norm.running_mean, before)
 
 
-def test_heads_have_the_paper_s_sizes():
+def test_heads_have_the_papers_sizes():
     g, s = projection(48, 256), attention(19, 256)
     rows = torch.ones(1, 3, dtype=torch.bool)
     assert g(torch.randn(1, 3, 48), rows).shape == (1, 3, 256)
@@ -173,7 +174,7 @@ def test_heads_have_the_paper_s_sizes():
 
 
 def test_initial_weights_are_those_of_linear():
-    """U(-1/√n, 1/√n), n the inputs of the layer: 1/4 and 1/8 here."""
+    """U(-1/√n, 1/√n), where n is the number of inputs of the layer: 1/4 and 1/8 here."""
     torch.manual_seed(0)
     mlp = GroupedMLP(2, 16, 64, 64)
     for weights, bound in ((mlp.weight1, 1 / 4), (mlp.bias1, 1 / 4), (mlp.weight2, 1 / 8), (mlp.bias2, 1 / 8)):

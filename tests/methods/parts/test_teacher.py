@@ -1,4 +1,4 @@
-"""The EMA teacher: schedule by hand, true average at the start, what follows and what does not change."""
+"""The EMA teacher: its schedule by hand, the plain average at the start, and what is updated."""
 
 import math
 
@@ -14,7 +14,7 @@ def make_student():
 
 
 def disturb(student):
-    """Other weights, and other batch-norm statistics."""
+    """Change the weights and the batch-norm statistics."""
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -57,7 +57,7 @@ def test_teacher_is_the_mean_of_all_students_at_first():
 
 
 def test_parameters_and_statistics_follow():
-    """Late in training with momentum .9: teacher = τ teacher + (1 - τ) student; the counter is copied."""
+    """Late in training, with momentum .9: teacher = τ teacher + (1 - τ) student; the counter is copied."""
     torch.manual_seed(0)
     student = make_student()
     teacher = Teacher(student, 0.9, "cosine", 1000)
@@ -134,7 +134,7 @@ def test_constant_schedule():
     assert teacher.tau(8) == pytest.approx(8 / 9)
 
 
-def test_released_teacher_follows_no_statistics_and_normalises_with_the_batch():
+def test_released_teacher_copies_no_statistics_and_normalises_with_the_batch():
     torch.manual_seed(0)
     student = make_student()
     teacher = Teacher(student, 0.9, "constant", 1000, released=True).eval()
