@@ -63,9 +63,9 @@ class LoadReport:
     Attributes:
         matched: names of loaded tensors.
         missing: names that only the backbone has, except the batch norms' step counters, which old files lack and nothing reads.
-        unexpected: names that only the file has, except those in `left_out`.
+        unexpected: names that only the file has, except those in `skipped`.
         unfit: names of tensors of another shape, or of integers instead of floats, as in a quantised file.
-        left_out: names of the file's classifier and of blocks that the backbone does not use.
+        skipped: names of the file's classifier and of blocks that the backbone does not use.
         summary: one line for the log.
     """
 
@@ -73,7 +73,7 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     unfit: list[str]
-    left_out: list[str]
+    skipped: list[str]
     summary: str = ""
 
     @property
@@ -83,7 +83,7 @@ class LoadReport:
     def details(self) -> str:
         """Return the summary and all names, grouped."""
         lists = {"missing": self.missing, "unexpected": self.unexpected, "of another shape or type": self.unfit}
-        lists |= {"skipped": self.left_out, "matched": self.matched}
+        lists |= {"skipped": self.skipped, "matched": self.matched}
         parts = [f"\n{what}:\n" + "\n".join(f"  {name}" for name in names) for what, names in lists.items() if names]
         return "\n".join([self.summary, *parts]) + "\n"
 
@@ -92,7 +92,7 @@ class LoadReport:
             "missing": self.missing,
             "unexpected": self.unexpected,
             "of another shape or type": self.unfit,
-            "skipped": self.left_out,
+            "skipped": self.skipped,
         }
         parts = [f"{len(names)} {what} ({examples(names)})" for what, names in lists.items() if names]
         return ", ".join([f"{len(self.matched)} tensors matched", *parts])
@@ -156,7 +156,7 @@ def load_state(backbone: Backbone, state: dict[str, Tensor]) -> LoadReport:
         missing=[key for key in own if key not in state and not is_counter(key)],
         unexpected=[key for key in state if key not in own and not key.startswith(ignored)],
         unfit=[key for key in state if key in own and key not in fitting],
-        left_out=[key for key in state if key not in own and key.startswith(ignored)],
+        skipped=[key for key in state if key not in own and key.startswith(ignored)],
     )
 
 

@@ -296,7 +296,7 @@ def test_nothing_is_overwritten_unasked(folder, tmp_path, sda):
     assert teacher.network_name == "teacher" and sorted(tiny.files(out)) == ["README.md", "model.safetensors"]
     student = package.load("runs/mine", device="cpu").network.head.classifier.weight
     assert torch.equal(teacher.network.head.classifier.weight, -student)
-    with pytest.raises(package.errors.SdaError, match="holds the teacher of last.pt alone"):
+    with pytest.raises(package.errors.SdaError, match="the file only has the teacher of last.pt"):
         package.load(out, checkpoint="best")
 
 

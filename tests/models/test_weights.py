@@ -50,8 +50,8 @@ def test_torchvision_file_loads_completely(name, tmp_path, caplog):
     loaded = body.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
     # Only the classifier is skipped, and in MobileNetV2 the one block (of six tensors) that only the classifier needs.
-    left_out = [key for key in state if key not in loaded and not key.startswith(("fc.", "classifier."))]
-    assert len(left_out) == (6 if name == "mobilenet_v2" else 0)
+    unused = [key for key in state if key not in loaded and not key.startswith(("fc.", "classifier."))]
+    assert len(unused) == (6 if name == "mobilenet_v2" else 0)
     assert caplog.records == []
 
 
@@ -230,7 +230,7 @@ def test_converted_files_load_as_caffe(prefix, tmp_path, caplog):
         report = weights.load_weights(body, "resnet50", pretrained)
     details = report.details()
     assert "\nskipped:\n  layer5.conv2d_list.0.weight\n" in details and "\n  layer4.2.bn3.running_var\n" in details
-    assert report.complete and len(report.matched) == 53 * 5 and len(report.left_out) == 4
+    assert report.complete and len(report.matched) == 53 * 5 and len(report.skipped) == 4
     assert torch.equal(body.layer3[5].conv2.weight, state[f"{prefix}layer3.5.conv2.weight"])
     assert "265 tensors matched, 4 skipped (layer5.conv2d_list.0.weight, " in caplog.text
     assert "caffe format" in caplog.text
@@ -269,7 +269,7 @@ def test_coco_is_torchvisions_deeplab(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         report = load(body, "resnet50", "coco")
     assert asked == [models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url]
-    assert report.complete and report.left_out
+    assert report.complete and report.skipped
     assert torch.equal(body.layer4[2].conv3.weight, state["backbone.layer4.2.conv3.weight"])
     assert "renamed like backbone.conv1.weight → conv1.weight" in caplog.text
 

@@ -246,7 +246,7 @@ def test_nothing_to_read(sda, run, photos, tmp_path):
         (["--size", "8x64"], "of at least 32"),
         (["--scales", "a"], "--scales a: expected numbers"),
         (["--resume", "--overwrite"], "give one of them"),
-        (["--network", "teacher"], "there is no teacher in it"),
+        (["--network", "teacher"], "the checkpoint has no teacher"),
     ],
 )
 def test_mistyped(sda, run, photos, tmp_path, flags, says):
