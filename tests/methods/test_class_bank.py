@@ -110,7 +110,7 @@ def train(method, batch, steps, rate=0.01):
         method.follow(step)
 
 
-# --- the slow re-implementation: no augmentation, no ClassMix, every pixel in the contrast ---
+# --- slow re-implementation: no augmentation, no ClassMix, all pixels in the contrastive loss ---
 
 
 def slow_mlp(mlp, group, x, batch_statistics):
@@ -187,7 +187,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         if step >= s.bank_start:
             logits, f = teacher(x_l)
             y, p = slow_shrink(y_l, stride), logits.softmax(1)
-            rows, found = [], []  # features, and (class, domain), of the candidates
+            rows, found = [], []  # features and (class, domain) of the candidates
             for b in range(len(y)):
                 if s.bank_streams != "both" and domain[b] != ["source", "target"].index(s.bank_streams):
                     continue
@@ -322,7 +322,7 @@ def test_unlabelled_classmix_starts_at_unlabelled_start(views_of_each, make_plai
     seen = record_inputs(method.student)
     for step in (CONTRAST - 1, *[CONTRAST] * 8):
         method.step(batch, step)
-    before, *after = seen[1::2]  # after the labelled images, the strong views
+    before, *after = seen[1::2]  # the strong views come after the labelled images
     assert before.shape == copies.shape
     torch.testing.assert_close(before, copies, atol=1e-4, rtol=0)
     assert any(((images - copies).abs() > 1e-2).flatten(1).any(1).all() for images in after)

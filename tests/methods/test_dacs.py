@@ -32,7 +32,7 @@ def make(fake_network):
 
 @pytest.fixture
 def batch(paint):
-    """Source images of classes 0 and 1 (some pixels ignored), in their colours; target images of classes 2 and 3."""
+    """Source images of classes 0 and 1 (some pixels ignored) and target images of classes 2 and 3, in class colours."""
     draw = torch.Generator().manual_seed(0)
     y_s = torch.randint(0, 2, (2, SIDE, SIDE), generator=draw)
     x_s = paint(y_s)

@@ -38,7 +38,7 @@ STREAMS = {
 
 
 def slow_sup(method, images, labels):
-    """(1/V) Σ_pixels α_y (-log p_y), with α_c = sqrt(median(f)/f_c) of this batch's counts if it balances."""
+    """(1/V) Σ_pixels α_y (-log p_y), with α_c = sqrt(median(f)/f_c) from this batch's counts if classes are balanced."""
     logits, _ = method.student(images)
     log_p = F.interpolate(logits, labels.shape[1:], mode="bilinear").log_softmax(1)
     alpha = [1.0] * CLASSES

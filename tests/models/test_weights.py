@@ -49,8 +49,8 @@ def test_torchvision_file_loads_completely(name, tmp_path, caplog):
     loaded = body.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
     # Only the classifier is skipped, and in MobileNetV2 the one block (of six tensors) that only the classifier needs.
-    left_out = [key for key in state if key not in loaded and not key.startswith(("fc.", "classifier."))]
-    assert len(left_out) == (6 if name == "mobilenet_v2" else 0)
+    unused = [key for key in state if key not in loaded and not key.startswith(("fc.", "classifier."))]
+    assert len(unused) == (6 if name == "mobilenet_v2" else 0)
     assert caplog.records == []
 
 

@@ -142,7 +142,7 @@ def test_torchrun_writes_stops_and_resumes(world, tmp_path):
     """Two processes write, stop and resume like a single one."""
     flags = ["--steps", 6, "--eval-every", 3]
     out, err = ended(torchrun(world, tmp_path / "run", *flags, port=29611))
-    assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in all" in err
+    assert "2 processes: 4 source, 4 labelled, 4 unlabelled images per step in total" in err
     assert out.count("mIoU, classes present") == 1
     for part in (["--stop-at", 3], []):
         ended(torchrun(world, tmp_path / "cut", *flags, *part, port=29612))

@@ -60,7 +60,7 @@ def test_cross_entropy_equals_the_loop(case, weighted):
 
 
 def test_cross_entropy_by_hand():
-    """Two valid pixels with even odds of two classes, log 2 each, α = (1, 3), pixel weights 1/2 and 1; one ignored."""
+    """Two valid pixels with probability 1/2 (log 2 each), α = (1, 3), pixel weights 1/2 and 1; one ignored pixel."""
     logits = torch.zeros(1, 2, 1, 3)
     labels = torch.tensor([[[0, 1, IGNORE]]])
     loss = cross_entropy(logits, labels, torch.tensor([1.0, 3.0]), torch.tensor([[[0.5, 1.0, 9.0]]]))
@@ -206,7 +206,7 @@ def test_contrast_by_hand():
 
 
 def test_contrast_range():
-    """0 for equal directions, 2 for opposite ones, 1 for right angles; the lengths do not matter."""
+    """0 for equal directions, 2 for opposite ones, 1 for right angles; lengths have no effect."""
     x, y, one = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]]), torch.ones(1, 1)
     assert contrast(3 * x, one, 0.2 * x, one).item() == pytest.approx(0)
     assert contrast(3 * x, one, -x, one).item() == pytest.approx(2)

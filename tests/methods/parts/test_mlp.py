@@ -157,7 +157,7 @@ def test_of_rows_applies_the_mlp_of_each_group(counts):
     found = mlp.of_rows(x, group)
     assert found.shape == (len(group), 2) and found.isfinite().all() and not found.requires_grad
     for g in range(GROUPS):
-        if counts[g] > 1:  # PyTorch refuses a single row
+        if counts[g] > 1:  # PyTorch raises an error for a single row
             close(found[group == g], sequential(mlp, g)(x[group == g]))
     assert torch.equal(mlp.norm.running_mean, before)
 
