@@ -270,10 +270,11 @@ def test_invalid_hold_out_shares_are_refused(world, field, sda, share):
 
 def test_workers_end_when_the_doctor_is_killed(tmp_path):
     root = tmp_path / "gta5"
-    for index in range(300):
-        image, label = tiny.draw(index, [7, 8, 11], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])
-        tiny.save(image.repeat(16, 0).repeat(16, 1), root / f"images/{index:05d}.png")
-        tiny.save(label.repeat(16, 0).repeat(16, 1), root / f"labels/{index:05d}.png")
+    image, label = tiny.draw(0, [7, 8, 11], [(200, 200, 255), (180, 90, 60), (90, 90, 90)])
+    for folder, array in (("images", image), ("labels", label)):
+        first = tiny.save(array.repeat(16, 0).repeat(16, 1), root / folder / "00000.png")
+        for index in range(1, 300):
+            (root / folder / f"{index:05d}.png").hardlink_to(first)
     command = [sys.executable, "-m", "sda", "doctor", "gta5", "--root", root, "--processes", "2", "--out", tmp_path / "out"]
     environment = {**os.environ, "SDA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([*map(str, command)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -30,6 +30,7 @@ CHANGES = {
     "unlabelled_start": 1, "bank_size": 16, "contrast_pixels": 10_000, "bank_confidence": 0.0, "balance_classes": True,
     "batch_source": 2, "batch_labelled": 2, "batch_unlabelled": 2, "views": 1, "teacher_momentum": 0.5, "learning_rate": 0.01,
 }  # fmt: skip
+CASES = {"synchronised": {}, "own norms": {"sync_norm": False, "accumulate": 2}}
 
 
 def train(recipe_path, changes):
@@ -49,23 +50,25 @@ def train(recipe_path, changes):
     return losses, training.method.state_dict()
 
 
-def in_one_of_two(rank, recipe_path, changes, folder):
+def in_one_of_two(rank, recipe_path, folder):
     os.environ["SDA_CACHE"] = str(folder / f"cache{rank}")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    losses, state = train(recipe_path, changes)
-    torch.save((losses, state), folder / f"{rank}.pt")
+    for case, changes in CASES.items():
+        torch.save(train(recipe_path, {**CHANGES, **changes}), folder / f"{case}-{rank}.pt")
     dist.destroy_process_group()
 
 
-def two(world, folder, **changes):
-    folder.mkdir()
-    spawn(in_one_of_two, (str(world.recipe), {**CHANGES, **changes}, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture(scope="module")
+def two(world, tmp_path_factory):
+    """Case → losses and state of both processes."""
+    folder = tmp_path_factory.mktemp("two")
+    spawn(in_one_of_two, (str(world.recipe), folder), nprocs=2)
+    return {case: [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)] for case in CASES}
 
 
-def test_two_processes_equal_one_with_twice_the_batch(world, tmp_path):
-    (first, state), (second, other) = two(world, tmp_path / "two")
+def test_two_processes_equal_one_with_twice_the_batch(world, two):
+    (first, state), (second, other) = two["synchronised"]
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
     alone, whole = train(str(world.recipe), {**CHANGES, **double})
     assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
@@ -79,8 +82,8 @@ def test_two_processes_equal_one_with_twice_the_batch(world, tmp_path):
     assert torch.allclose(mine, theirs, rtol=1e-2, atol=1e-2)
 
 
-def test_without_synchronised_norms_the_processes_have_equal_states(world, tmp_path):
-    (_, state), (_, other) = two(world, tmp_path / "two", sync_norm=False, accumulate=2)
+def test_without_synchronised_norms_the_processes_have_equal_states(two):
+    (_, state), (_, other) = two["own norms"]
     for name, value in state.items():
         assert torch.equal(value, other[name]), name
 

@@ -288,8 +288,8 @@ def test_a_full_disk_stops_the_run_without_damage(world, sda, tmp_path):
     """A file-size limit simulates the full disk: the write fails in the same place."""
     run = tmp_path / "run"
     flags = ["--steps", 6, "--checkpoint-every", 2]
-    process = start(world, run, *flags, "--stop-at", 2)
-    process.communicate(timeout=120)
+    command = ["train", world.recipe, "--out", run, "--resume", "auto", *SSDA, "--device", "cpu", *flags]
+    assert sda(*command, "--stop-at", 2)[0] == 0
     before = (run / "last.pt").read_bytes()
     process = start(world, run, *flags, limit=len(before) // 2)
     _, errors = process.communicate(timeout=120)
@@ -298,6 +298,5 @@ def test_a_full_disk_stops_the_run_without_damage(world, sda, tmp_path):
     )
     assert "Traceback" not in errors and (run / "last.pt").read_bytes() == before
     assert not list(run.glob("*.partial"))
-    process = start(world, run, *flags)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    status, shown = sda(*command)
+    assert status == 0, shown.err
