@@ -1,6 +1,5 @@
 """Evaluate trained runs, and save the scores as RUN/evaluations/*.json."""
 
-import json
 import os
 import re
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 from sda.protocol import Protocol
 from sda.runs.trained import Run
 from sda.scoring.evaluate import evaluate
-from sda.system.atomic import written_whole
+from sda.system.atomic import write_json
 from sda.system.progress import Bars
 
 
@@ -60,8 +59,7 @@ def keep(run: Run, score: dict) -> str:
     file = run.folder / "evaluations" / f"{name}.json"
     try:
         file.parent.mkdir(exist_ok=True)
-        with written_whole(file) as out:
-            out.write((json.dumps(score, indent=2) + "\n").encode())
+        write_json(file, score)
     except OSError as error:
         return f"{os.path.relpath(file)}: cannot save the scores ({error.strerror})"
     return ""

@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 _LONGEST = 10_000  # characters in a line: more than two paths can have
 
 
-def read_list(path: Path) -> list[str]:
-    """Return the entries of a list, one per line, unchanged.
-
-    Windows line ends and a byte order mark are accepted. Empty lines and comments (lines that begin with `#`) are skipped; an
-    entry `./#…` is not a comment.
-
-    Raises:
-        SdaError: the file is unreadable, not text or empty, or lists an entry twice.
-    """
-    return [entry for _, entry in _entries(path)]
-
-
 def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
     """Return the keys of the items that a list names, in the order of the list.
 
@@ -46,11 +34,11 @@ def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
         what: what the items are, for the error messages.
 
     Raises:
-        SdaError: as `read_list`; or an entry matches no item, several items, or the item of an earlier line.
+        SdaError: as `read_entries`; or an entry matches no item, several items, or the item of an earlier line.
     """
     known, names = {item.key for item in items}, _by_name(items)
     lines: dict[str, int] = {}
-    for line, entry in _entries(path):
+    for line, entry in read_entries(path):
         keys = _fitting(entry, known, names)
         if not keys:
             example = f", such as {items[0].key!r}" if items else ""
@@ -132,8 +120,15 @@ def _key(item: Item | str) -> str:
     return item if isinstance(item, str) else item.key
 
 
-def _entries(path: Path) -> list[tuple[int, str]]:
-    """Return the entries of a list with their line numbers, from 1."""
+def read_entries(path: Path) -> list[tuple[int, str]]:
+    """Return the entries of a list, unchanged, with their line numbers from 1.
+
+    Windows line ends and a byte order mark are accepted. Empty lines and comments (lines that begin with `#`) are skipped; an
+    entry `./#…` is not a comment.
+
+    Raises:
+        SdaError: the file is unreadable, not text or empty, or lists an entry twice.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -7,7 +7,7 @@ import pytest
 
 from sda.data.item import Item
 from sda.data.splits.choose import check_disjoint, choose, find_shared
-from sda.data.splits.lists import list_hash, list_text, read_list
+from sda.data.splits.lists import list_hash, list_text, read_entries
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
 
@@ -88,7 +88,7 @@ def test_faulty_lists_are_refused(items, tmp_path, text, says):
 
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(SdaError, match="nowhere.txt: the split list cannot be read"):
-        read_list(tmp_path / "nowhere.txt")
+        read_entries(tmp_path / "nowhere.txt")
 
 
 def test_a_written_list_is_read_back(items, tmp_path):

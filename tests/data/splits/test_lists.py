@@ -8,7 +8,7 @@ import pytest
 
 from sda.data.item import Item
 from sda.data.splits.choose import choose
-from sda.data.splits.lists import list_hash, list_text, read_keys, read_list, unimatch_text, write_list
+from sda.data.splits.lists import list_hash, list_text, read_entries, read_keys, unimatch_text, write_list
 from sda.errors import SdaError
 
 NESTED = "leftImg8bit_trainvaltest/leftImg8bit/train"
@@ -28,12 +28,16 @@ def make(*keys, labels="gt"):
     return [Item(key, Path("/data/set") / key, Path("/data/set") / labels / Path(key).with_suffix(".png")) for key in keys]
 
 
+def entries(path):
+    return [entry for _, entry in read_entries(path)]
+
+
 def test_lines_are_read_in_common_encodings(listed):
-    assert read_list(listed("# made by hand\r\n a b.png \r\n\r\n./#1.png\r\nc.png")) == ["a b.png", "./#1.png", "c.png"]
-    assert read_list(listed("\ufeffa.png\rb.png")) == ["a.png", "b.png"]
-    assert read_list(listed("größe.png\n日本.png\n".encode("utf-16"))) == ["größe.png", "日本.png"]
-    assert read_list(listed(b"gr\xf6\xdfe.png\n")) == [os.fsdecode(b"gr\xf6\xdfe.png")], "a name that is not UTF-8"
-    assert read_list(listed("line\u2028separator.png")) == ["line\u2028separator.png"]
+    assert entries(listed("# made by hand\r\n a b.png \r\n\r\n./#1.png\r\nc.png")) == ["a b.png", "./#1.png", "c.png"]
+    assert entries(listed("\ufeffa.png\rb.png")) == ["a.png", "b.png"]
+    assert entries(listed("größe.png\n日本.png\n".encode("utf-16"))) == ["größe.png", "日本.png"]
+    assert entries(listed(b"gr\xf6\xdfe.png\n")) == [os.fsdecode(b"gr\xf6\xdfe.png")], "a name that is not UTF-8"
+    assert entries(listed("line\u2028separator.png")) == ["line\u2028separator.png"]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +54,7 @@ def test_lines_are_read_in_common_encodings(listed):
 def test_files_that_are_not_lists_are_refused(listed, text, says):
     path = listed(text)
     with pytest.raises(SdaError, match=says) as caught:
-        read_list(path)
+        read_entries(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
