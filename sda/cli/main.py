@@ -19,7 +19,7 @@ def main() -> None:
     try:
         cli()
     except Interrupted as stop:
-        click.echo(f"{stop}. Run the same command again with --resume auto to resume.", err=True)
+        click.echo(f"{stop}.", err=True)
         sys.exit(128 + stop.number)
     except SdaError as error:
         click.echo(f"error: {error}", err=True)

@@ -16,6 +16,7 @@ from sda.cli import terminal
 from sda.cli.options import DEVICES, device_option, json_option, short_name, show_file
 from sda.errors import SdaError
 from sda.system.progress import Bars
+from sda.system.signals import Interrupted
 
 
 class Recipes(click.Group):
@@ -110,15 +111,17 @@ def _train_here(
             require_empty(str(folder))
     else:
         folder = require_empty(out) if out else first_free(Path("runs"), title)
+    how_to_resume = f"To resume, repeat the command with --resume auto --out {folder}"
     with Bars(quiet=not is_main) as bars:
         bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}; run folder {folder}")
-        result = run.run(wanted, title, folder, device, bars, resumed, stop_at)
+        try:
+            result = run.run(wanted, title, folder, device, bars, resumed, stop_at)
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. {how_to_resume}") from None
     if not is_main:
         return
     if result is None:
-        click.echo(
-            f"Stopped at step {stop_at} of {wanted.steps}. To resume, repeat the command with --resume auto --out {folder}."
-        )
+        click.echo(f"Stopped at step {stop_at} of {wanted.steps}. {how_to_resume}.")
         return
     if as_json:
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
@@ -140,7 +143,7 @@ def _train_here(
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="N,…", help="Seeds for each row.")
 @click.option("--vary-split", is_flag=True, help="Let the seed also choose the labelled images.")
 @click.option(
-    "--jobs", type=click.IntRange(0), default=0, help="Number of runs at the same time.  [default: 2 on a CPU, 1 on a GPU]"
+    "--jobs", type=click.IntRange(0), default=0, help="Number of runs at the same time; 0 chooses 2 on a CPU and 1 on a GPU."
 )
 @click.option("--out", default="runs/ablate", show_default=True, metavar="DIR", help="Folder for the runs and the table.")
 @device_option
@@ -186,7 +189,10 @@ def ablate(
     rows = ablate.make_rows(list(recipes), axes, changes)
     with Bars() as bars:
         folder = Path(os.path.expanduser(out))
-        table = ablate.run(rows, fixed, numbers, vary_split, folder, jobs, pick_device(device), bars)
+        try:
+            table = ablate.run(rows, fixed, numbers, vary_split, folder, jobs, pick_device(device), bars)
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
     if as_json:
         click.echo(json.dumps(table, indent=2))
     else:

@@ -79,7 +79,9 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
             f"{descriptor.title}: no layout of its descriptor has a split {split!r}; choose another split, or add a [[layout]]"
         )
     looked = " and ".join(dict.fromkeys(tried))
-    raise NoImages(f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{get}")
+    raise NoImages(
+        f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{'' if descriptor.generated else get}"
+    )
 
 
 def list_splits(descriptor: Descriptor, root: Path, splits: Sequence[str] = ("train", "val")) -> dict[str, Listing]:

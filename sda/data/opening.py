@@ -54,7 +54,8 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
         flag: the command-line option to name in the error message.
     """
     if not given and not descriptor.root:
-        raise SdaError(f"{descriptor.title}: where is it? Give its folder with {flag}. {descriptor.download}".strip())
+        get = f"; {descriptor.download}" if descriptor.download else ""
+        raise SdaError(f"{descriptor.title}: no folder is given; set it with {flag}{get}")
     root = Path(os.path.expanduser(given or descriptor.root))
     if descriptor.generated and not root.is_file():
         streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))

@@ -249,7 +249,7 @@ def _check_finite(steps: list[Taken], out: Path) -> None:
     for taken in steps:
         if not taken.skipped and (names := taken.nonfinite()):
             last = out / "last.pt"
-            intact = f"; {last} is intact: resume from it with --resume auto" if last.exists() else ""
+            intact = f"; {last} is intact: resume with --resume {last}" if last.exists() else ""
             raise SdaError(
                 f"step {taken.step}: the loss {names} is not finite{_keep_batch(taken, out)}; lower learning_rate, or skip such "
                 f"steps with --nonfinite skip{intact}"

@@ -132,7 +132,7 @@ def read_entries(path: Path) -> list[tuple[int, str]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SdaError(f"{path}: the split list cannot be read: {error}") from None
+        raise SdaError(f"{path}: the split list cannot be read: {error.strerror}") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # PowerShell's > writes UTF-16
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig", "strict" if wide else "surrogateescape")
