@@ -94,7 +94,7 @@ def rows(scores: list[Score], merge: bool) -> list[Row]:
     """Return a row per score; with `merge`, runs whose recipes differ only in their seeds share a row.
 
     Raises:
-        SdaError: the scores differ in protocol, data or classes.
+        SdaError: the scores differ in protocol, data or classes; or `merge`, and two of a row have the same seeds.
     """
     titled = _unique(scores)
     if why := why_not_comparable({title: score.values for title, score in titled.items()}):
@@ -109,7 +109,11 @@ def rows(scores: list[Score], merge: bool) -> list[Row]:
     groups: dict[str, list[tuple[str, Score]]] = {}
     for title, score in titled.items():
         shared = {key: value for key, value in score.recipe.items() if key not in SEEDS | recipes.IDLE}
-        groups.setdefault(json.dumps(shared, sort_keys=True) if merge else title, []).append((title, score))
+        group = groups.setdefault(json.dumps(shared, sort_keys=True) if merge else title, [])
+        for other, earlier in group:
+            if all(earlier.recipe[key] == score.recipe[key] for key in SEEDS):
+                raise SdaError(f"{other} and {title} have the same recipe and seed {score.recipe['seed']}; leave one of them out")
+        group.append((title, score))
     return [_row(group) for group in groups.values()]
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sda.data.evaluation import evaluation_set
+from sda.errors import SdaError
 from sda.protocol import Protocol
 from sda.runs import compare, trained
 from sda.scoring.evaluate import evaluate
@@ -239,6 +240,14 @@ def test_compare_with_seeds_merged(three):
     assert rows[0].miou == pytest.approx(base + 1.5) and rows[0].spread == pytest.approx(3 / np.sqrt(2))
     assert rows[0].interval is None and rows[1].interval == tuple(read(three[2] / "result.json")["interval"])
     assert len(compare.rows(scores, merge=False)) == 3
+
+
+def test_runs_with_equal_seeds_are_not_merged(three, tmp_path):
+    copy = shutil.copytree(three[0], tmp_path / "copy")
+    scores = [compare.read(folder) for folder in (*three, copy)]
+    with pytest.raises(SdaError, match="mine and copy have the same recipe and seed 0; leave one of them out"):
+        compare.rows(scores, merge=True)
+    assert len(compare.rows(scores, merge=False)) == 4
 
 
 def test_compare_in_every_format(sda, three):
