@@ -28,7 +28,8 @@ def require_empty(out: str) -> Path:
     """
     folder = Path(os.path.expanduser(out))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SdaError(f"--out {folder}: exists and is not empty; choose another folder")
+        resume = ", or continue this run with --resume auto" if (folder / "last.pt").exists() else ""
+        raise SdaError(f"--out {folder}: exists and is not empty; choose another folder{resume}")
     return folder
 
 

@@ -249,6 +249,8 @@ def _file(folder: Path, checkpoint: str) -> Path:
     """Return the file that contains a run's network. Raise SdaError if there is no such folder."""
     if folder.is_file() and folder.suffix in (".pt", ".safetensors"):
         return folder
+    if folder.is_file():
+        raise SdaError(f"{folder}: not a network of sda; give a run folder, a checkpoint (.pt) or an exported .safetensors file")
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such run folder")
     exported = folder / checkpoints.MODEL_FILE

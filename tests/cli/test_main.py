@@ -158,10 +158,12 @@ def test_out_must_be_empty(fails, world):
     run = world.folder / "run"
     run.mkdir()
     (run / "mine.txt").write_text("precious")
-    assert "exists and is not empty; choose another folder" in fails("train", world.recipe, "--out", run)
+    assert fails("train", world.recipe, "--out", run).endswith("exists and is not empty; choose another folder")
     assert "exists and is not empty" in fails("train", world.recipe, "--out", run / "mine.txt")
     assert "cannot create the folder" in fails("train", world.recipe, "--out", run / "mine.txt/deeper")
-    assert tiny.files(run) == {"mine.txt": b"precious"}
+    (run / "last.pt").touch()
+    assert fails("train", world.recipe, "--out", run).endswith("or continue this run with --resume auto")
+    assert tiny.files(run) == {"mine.txt": b"precious", "last.pt": b""}
 
 
 def test_out_may_be_an_empty_folder(world):
@@ -215,6 +217,8 @@ def test_bad_files_are_skipped_and_reported(world):
 
 def test_missing_run_is_named(fails, tmp_path):
     assert fails("eval", tmp_path / "nowhere") == f"{tmp_path}/nowhere: no such run folder"
+    (tmp_path / "model.onnx").write_bytes(b"")
+    assert "model.onnx: not a network of sda; give a run folder" in fails("eval", tmp_path / "model.onnx")
     assert fails("eval", tmp_path) == f"{tmp_path}/last.pt: no such checkpoint"
 
 
