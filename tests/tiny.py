@@ -1,5 +1,7 @@
 """Two tiny datasets on disk with their own descriptors, and a function that runs the command line in this process."""
 
+import contextlib
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,3 +132,18 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def files(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextlib.contextmanager
+def owned_elsewhere(folder: Path):
+    """Let another process own a folder; yield the process."""
+    code = (
+        "import pathlib, sys; from sda.system.owned import owned\n"
+        "with owned(pathlib.Path(sys.argv[1])): print(1, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"1\n"
+            yield other
+        finally:
+            other.kill()

@@ -7,21 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sda.system.owned import locked_file
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary file that is renamed to `path` once it is on the disk; on an error it is removed."""
+    """Yield a temporary file that is renamed to `path` once it is on the disk; on an error it is removed.
+
+    Raises:
+        SdaError: another process is writing the same file. OSError: the file cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with locked_file(temporary) as descriptor:
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: object) -> None:

@@ -3,14 +3,13 @@
 Until OUT is complete, everything is in the folder OUT.parts:
 
     settings.json   the settings that determine the contents of OUT
-    lock            held by the process that writes
+    .lock           names the process that writes (`sda.system.owned`)
     *.npz           shards: finished work, from which the same command resumes
     whole.partial   the HDF5 file that gets the name OUT in the end
 """
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import os
@@ -26,9 +25,9 @@ import numpy as np
 
 from sda.errors import SdaError
 from sda.system.atomic import rename, written_whole
+from sda.system.owned import owned
 
-_SETTINGS, _LOCK, _SHARDS, _PARTIAL = "settings.json", "lock", "*.npz", "*.partial"
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_SETTINGS, _SHARDS, _PARTIAL = "settings.json", "*.npz", "*.partial"
 # Depending on which byte is damaged, zipfile and NumPy raise any of these.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, KeyError, RuntimeError)
 
@@ -61,13 +60,15 @@ def write_resumable(
     parts = out.with_name(f"{out.name}.parts")
     try:
         if not os.path.lexists(out):
-            parts.mkdir(parents=True, exist_ok=True)
-            with _locked(parts, out):
+            skipped = None
+            with owned(parts, shown=out):
                 if not os.path.lexists(out):  # another process may just have finished it
                     _claim(parts, settings, wording)
                     skipped = write(parts)
                     _remove(parts)
-                    return skipped
+            if skipped is not None:
+                _remove_empty(parts)
+                return skipped
     except OSError as error:
         reason = (error.strerror or first_line(error)).splitlines()[0]
         raise SdaError(
@@ -79,8 +80,10 @@ def write_resumable(
     except SdaError as error:
         reason = str(error).removeprefix(f"{out}: ").partition("; ")[0]  # without its advice, which does not fit here
         raise SdaError(f"{out}: already exists ({reason}) and is not overwritten; remove it or choose another --out") from None
-    if _read_settings(parts) in (None, settings):  # a kill interrupted the removal of the parts
-        _remove(parts)
+    if parts.exists() and _read_settings(parts) in (None, settings):  # a kill interrupted the removal of the parts
+        with contextlib.suppress(SdaError, OSError), owned(parts):
+            _remove(parts)
+        _remove_empty(parts)
     return skipped
 
 
@@ -191,20 +194,6 @@ def check_space(folder: Path, needed: int) -> None:
 # OUT.parts
 
 
-@contextlib.contextmanager
-def _locked(parts: Path, out: Path) -> Iterator[None]:
-    """Admit only one process. The lock ends with its process, even if that is killed, and child processes do not inherit it."""
-    with (parts / _LOCK).open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise SdaError(f"{out}: another process is writing this file; wait for it or choose another --out") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:  # on a file system without locks, two processes are the user's responsibility
-                raise
-        yield
-
-
 def _read_settings(parts: Path) -> dict | None:
     try:
         return json.loads((parts / _SETTINGS).read_text(encoding="utf-8"))
@@ -225,9 +214,13 @@ def _claim(parts: Path, settings: dict, wording: Mapping[str, str] | None) -> No
 
 
 def _remove(parts: Path) -> None:
-    """Remove our files and the folder, the settings after the shards, so that a kill leaves no shards of unknown settings."""
+    """Remove our files, the settings after the shards, so that a kill leaves no shards of unknown settings."""
     with contextlib.suppress(OSError):
-        for pattern in (_SHARDS, _PARTIAL, _SETTINGS, _LOCK):
+        for pattern in (_SHARDS, _PARTIAL, _SETTINGS):
             for path in parts.glob(pattern):
                 path.unlink(missing_ok=True)
+
+
+def _remove_empty(parts: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty: it has files that are not ours
         parts.rmdir()

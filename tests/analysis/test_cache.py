@@ -335,13 +335,9 @@ def test_folders_with_the_same_name_are_two_domains(sda, run, world, tmp_path):
 def test_a_second_process_is_refused(sda, run, tmp_path):
     """The lock is released when its process ends, even by a kill."""
     parts = tmp_path / "f.h5.parts"
-    parts.mkdir()
-    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code, parts / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
+    with tiny.owned_elsewhere(parts) as other:
         status, shown = sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")
-        other.kill()
-    assert status == 2 and "f.h5: another process is writing this file; wait for it" in shown.err
+    assert status == 2 and f"f.h5: process {other.pid} on " in shown.err and "is writing it; wait until it ends" in shown.err
     assert sda("features", run, "--out", tmp_path / "f.h5", "--device", "cpu")[0] == 0
 
 

@@ -5,14 +5,12 @@ import errno
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import types
 
 import h5py
 import numpy as np
 import pytest
-from tiny import files
+from tiny import files, owned_elsewhere
 
 from sda.errors import SdaError
 from sda.system.resumable import check_space, difference, h5py_errors, new_hdf5, new_shard, read_shard, write_resumable
@@ -77,10 +75,10 @@ def held(out):
 def test_an_interrupted_write_resumes_and_removes_its_parts(out, parts):
     with pytest.raises(Stop):
         make(out, stop="1.npz")
-    assert sorted(path.name for path in parts.iterdir()) == ["0.npz", "lock", "settings.json"] and not out.exists()
+    assert sorted(path.name for path in parts.iterdir()) == ["0.npz", "settings.json"] and not out.exists()
     with pytest.raises(Stop):
         make(out, stop="join")
-    assert sorted(path.name for path in parts.iterdir()) == ["0.npz", "1.npz", "lock", "settings.json"] and not out.exists()
+    assert sorted(path.name for path in parts.iterdir()) == ["0.npz", "1.npz", "settings.json"] and not out.exists()
     assert make(out) == ["made 0"]
     assert held(out) == [0, 1] and [path.name for path in out.parent.iterdir()] == ["out.h5"]
 
@@ -161,13 +159,8 @@ def test_other_files_in_the_parts_are_kept(out, parts):
 
 
 def test_a_second_process_is_refused(out, parts):
-    parts.mkdir()
-    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code, parts / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(SdaError, match=r"out\.h5: another process is writing this file; wait for it or choose another --out"):
-            make(out)
-        other.kill()
+    with owned_elsewhere(parts), pytest.raises(SdaError, match=r"out\.h5: process \d+ on .* is writing it; wait"):
+        make(out)
     assert make(out) == ["made 2"]
 
 

@@ -20,7 +20,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from tiny import files
+from tiny import files, owned_elsewhere
 
 from sda import recipe
 from sda.data.dataset import Dataset
@@ -445,13 +445,8 @@ def test_a_killed_worker_is_reported(original, out, finished, monkeypatch):
 
 def test_a_second_process_is_refused(original, out, finished):
     parts = out.with_name("out.h5.parts")
-    parts.mkdir()
-    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(1, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code, parts / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(SdaError, match=r"out\.h5: another process is writing this file; wait for it or choose another --out"):
-            make(out, original)
-        other.kill()
+    with owned_elsewhere(parts), pytest.raises(SdaError, match=r"out\.h5: process \d+ on .* is writing it; wait"):
+        make(out, original)
     make(out, original)
     assert out.read_bytes() == finished.read_bytes()
 

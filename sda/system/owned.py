@@ -1,0 +1,126 @@
+"""Locks: only one process at a time writes a folder or a file. A lock ends with its process, even if that is killed."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from sda.errors import SdaError
+
+LOCK = ".lock"  # in a folder that a process owns; names the process
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_HELD: set[str] = set()  # lock files of this process, which the system's locks do not protect from the process itself
+_CHECKING = threading.Lock()
+
+
+@contextlib.contextmanager
+def owned(folder: Path, shown: Path | None = None) -> Iterator[None]:
+    """Own a folder within the context. Create it if it is missing; then remove it in the end if it is empty.
+
+    Args:
+        shown: the path to name in the message, if it is not the folder.
+
+    Raises:
+        SdaError: another process owns the folder; the message names its host and process id.
+        OSError: the folder or its lock cannot be created.
+    """
+    made = not folder.exists()
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its owner just removed the folder
+            lock = _acquire(folder / LOCK)
+            break
+    try:
+        if lock is None:
+            raise SdaError(
+                f"{shown or folder}: {owner(folder) or 'another process'} is writing it; wait until it ends, stop it, or choose "
+                "another --out"
+            )
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        if lock is not None:
+            _release(folder / LOCK, lock, remove=True)
+            with contextlib.suppress(OSError):  # not empty
+                if made:
+                    folder.rmdir()
+
+
+def owner(folder: Path) -> str:
+    """Return the process that owns a folder, as "process ID on HOST"; "" if none does."""
+    lock = folder / LOCK
+    if os.path.abspath(lock) not in _HELD:
+        try:
+            with lock.open("rb") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return ""
+        except (BlockingIOError, PermissionError):
+            pass
+        except OSError:  # no lock file, or a file system without locks
+            return ""
+    with contextlib.suppress(OSError):
+        return lock.read_text(errors="replace").strip()
+    return ""
+
+
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[int]:
+    """Create or empty a file, and yield its descriptor; no other process opens it with this function meanwhile.
+
+    Raises:
+        SdaError: another process has it open. OSError: it cannot be created.
+    """
+    descriptor = _acquire(path)
+    if descriptor is None:
+        raise SdaError(f"{path}: another process is writing this file; wait until it ends")
+    try:
+        os.truncate(descriptor, 0)
+        yield descriptor
+    finally:
+        _release(path, descriptor, remove=False)
+
+
+def _acquire(path: Path) -> int | None:
+    """Open and lock a file, and return its descriptor; None if another process, or this one, has locked it.
+
+    The locks of `lockf` are not inherited by child processes, unlike those of `flock`.
+    """
+    with _CHECKING:
+        return None if os.path.abspath(path) in _HELD else _open_locked(path)
+
+
+def _open_locked(path: Path) -> int | None:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                os.close(descriptor)
+                return None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:  # on a file system without locks, two processes are the user's responsibility
+                    raise
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    _HELD.add(os.path.abspath(path))
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # another process replaced or removed the file between our open and our lock
+
+
+def _release(path: Path, descriptor: int, remove: bool) -> None:
+    try:
+        if remove:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(descriptor)
+        _HELD.discard(os.path.abspath(path))
