@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset
 
 from sda.analysis.cache import FORMAT, FeatureCache
 from sda.analysis.shards import Shard, Writer, describe, finished_shards, shard_path
-from sda.data.dataset import Dataset, Guarded, Sample
+from sda.data.dataset import Dataset, Guarded, Loader, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.labels import IGNORE
@@ -205,9 +205,9 @@ def _compute(
     keys = [item.key for domain in domains for item in domain.dataset.items]
     finished, done = finished_shards(parts)
     begin, batch, shard = done, batch_size(run.protocol()), Shard()
-    loader = DataLoader(whole, batch, sampler=range(done, len(whole)), num_workers=run.recipe.workers, collate_fn=list)
-    batches = iter(loader)  # forks the loader processes before HDF5 opens a file and a thread writes to it
-    with new_hdf5(parts, out) as file:
+    # The loader starts its processes before HDF5 opens a file and a thread writes to it.
+    loader = Loader(whole, batch, range(done, len(whole)), run.recipe.workers)
+    with loader as batches, new_hdf5(parts, out) as file:
         with Writer(file, finished, settings["compression"]) as writer:
             progress("features", done, len(whole))
             for found in batches:

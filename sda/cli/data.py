@@ -82,9 +82,11 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     from sda.data.inspect.doctor import examine
     from sda.data.inspect.doctor_files import write_report
     from sda.runs.folder import first_free, require_empty
+    from sda.system.owned import owned
 
-    place = require_empty(out) if out else first_free(Path("runs"), f"doctor-{short_name(dataset)}")
-    with Bars() as bars, bars.saying_logs():
+    place = Path(os.path.expanduser(out)) if out else first_free(Path("runs"), f"doctor-{short_name(dataset)}")
+    with Bars() as bars, bars.saying_logs(), owned(place):
+        require_empty(place)
         described = descriptor.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
         found, listings = examine(
@@ -95,7 +97,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
             lambda done, total: bars.count("reading", done, total),
             processes,
         )
-    write_report(place, found, described, listings)
+        write_report(place, found, described, listings)
     if as_json:
         click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
     else:

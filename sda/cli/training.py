@@ -1,5 +1,6 @@
 """The commands train, ablate, demo, runs and recipes."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -93,31 +94,29 @@ def _train_here(
 ) -> None:
     """Train in this process, which may be one of several."""
     from sda.experiments import run
-    from sda.runs.folder import first_free, require_empty
+    from sda.runs.folder import first_free
     from sda.system import distributed
     from sda.training import resume
 
-    title, resumed, is_main = short_name(name), None, distributed.rank() == 0
+    title, is_main = short_name(name), distributed.rank() == 0
     if resume_from:
         folder = resume.folder(resume_from, out, name, title)
-        if (folder / "result.json").exists():
-            if resume_from != "auto":
-                raise SdaError(f"{folder}: this run is finished; to train again, choose another --out")
-            if is_main:
-                click.echo(f"{folder}: this run is finished")
-            return
-        resumed = resume.find(resume_from, folder)
-        if not (resumed.is_in(folder) if resumed else (folder / "recipe.toml").exists()):
-            require_empty(str(folder))
+    elif out:
+        folder = Path(os.path.expanduser(out))
     else:
-        folder = require_empty(out) if out else first_free(Path("runs"), title)
-    how_to_resume = f"To resume, repeat the command with --resume auto --out {folder}"
+        [folder] = distributed.all_gather_objects([first_free(Path("runs"), title)] if is_main else [])
+    how_to_resume = f"To resume, repeat the command with --resume auto --out {shlex.quote(str(folder))}"
     with Bars(quiet=not is_main) as bars:
-        bars.say(f"{title}: {wanted.setting}, {wanted.steps} steps, seed {wanted.seed}; run folder {folder}")
         try:
-            result = run.run(wanted, title, folder, device, bars, resumed, stop_at)
+            result = run.run(wanted, title, folder, device, bars, resume_from, stop_at)
         except Interrupted as stop:
-            raise Interrupted(stop.number, f"{stop}. {how_to_resume}") from None
+            if (folder / "last.pt").exists():
+                raise Interrupted(stop.number, f"{stop}. {how_to_resume}") from None
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # nothing was written: first_free's folder is empty
+                if is_main and not resume_from and not out:
+                    folder.rmdir()
     if not is_main:
         return
     if result is None:

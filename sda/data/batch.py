@@ -25,7 +25,7 @@ class Labelled:
         return [Labelled(images, labels) for images, labels in parts]
 
     def pin_memory(self) -> "Labelled":
-        """Copy to page-locked memory. The loader calls this if there is a GPU."""
+        """Copy to page-locked memory, from which the copy to a GPU is fast."""
         return Labelled(self.images.pin_memory(), self.labels.pin_memory())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Labelled":

@@ -1,8 +1,15 @@
 """Read items as tensors: decoded, resized, and kept in memory on request."""
 
-from collections.abc import Callable
+import functools
+import io
+import multiprocessing
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +17,9 @@ from torch import Tensor
 
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.item import Item
+from sda.errors import SdaError
 from sda.pictures import resize_image, resize_nearest
+from sda.system.signals import STOPPING
 
 
 @dataclass(frozen=True)
@@ -101,3 +110,101 @@ class Guarded(torch.utils.data.Dataset):
             return index, self.dataset[index]
         except FileError as error:
             return index, error
+
+
+class Loader:
+    """An iterator over the batches of a PyTorch DataLoader whose processes never keep the program waiting.
+
+    - Batches come through pipes, not through shared memory, which is 64 MB in a Docker container: a process that finds it full
+      would lose its batch without a word.
+    - If a process dies, the next batch is an error.
+    - `close`, or the end of the context, ends the processes whatever they are doing.
+
+    Args:
+        dataset, batch, sampler, collate: as of DataLoader.
+        workers: number of processes; 0 reads in this process.
+    """
+
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset,
+        batch: int,
+        sampler: Iterable[int],
+        workers: int,
+        collate: Callable[[list], Any] = list,
+    ):
+        packed = functools.partial(_packed, collate) if workers else collate
+        loader = torch.utils.data.DataLoader(
+            dataset, batch, sampler=sampler, num_workers=workers, collate_fn=packed, worker_init_fn=_begin_worker
+        )
+        before = set(multiprocessing.active_children())
+        self._workers = workers
+        try:
+            self._batches: Any = iter(loader)
+        except OSError as error:
+            _kill(set(multiprocessing.active_children()) - before)
+            for frame, _ in traceback.walk_tb(error.__traceback__):  # the unfinished iterator would complain when it is deleted
+                if hasattr(unfinished := frame.f_locals.get("self"), "_workers"):
+                    unfinished._shutdown = True
+            raise SdaError(
+                f"cannot start {workers} loader processes: {error.strerror}; use fewer with --workers, or none: --workers 0"
+            ) from None
+        self._processes = set(multiprocessing.active_children()) - before
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next batch. Raise SdaError if a process died."""
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise SdaError(
+                "a loader process was killed, perhaps because memory ran out; use fewer with --workers, or none: --workers 0"
+            ) from None
+        return pickle.loads(batch) if self._workers else batch
+
+    def close(self) -> None:
+        """End the loader processes."""
+        if self._processes:
+            if not self._batches._shutdown:
+                # PyTorch's own way asks them to end and may wait for ever. It must not take their end for an error.
+                torch.utils.data._utils.signal_handling._remove_worker_pids(id(self._batches))
+                self._batches._worker_pids_set, self._batches._shutdown = False, True
+            _kill(self._processes)
+            self._batches, self._processes = iter(()), set()
+
+
+def _kill(processes: set[multiprocessing.process.BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+
+
+def _begin_worker(_worker: int) -> None:
+    """Limit a loader process to one thread, and make it ignore stopping signals: its parent may still need its batch."""
+    torch.set_num_threads(1)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors with their values, as arrays."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
+
+
+def _packed(collate: Callable[[list], Any], samples: list) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, protocol=5).dump(collate(samples))
+    return file.getvalue()

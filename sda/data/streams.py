@@ -4,7 +4,6 @@ The number of workers therefore has no effect on the samples, and a resumed run 
 """
 
 import itertools
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from sda.data.assemble import Data
 from sda.data.batch import STREAMS, Batch, Labelled
-from sda.data.dataset import Dataset, Sample
+from sda.data.dataset import Dataset, Loader, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.labels import IGNORE
@@ -125,13 +123,6 @@ class _PositionSampler(torch.utils.data.Sampler):
             yield from range(first, first + self.batch)
 
 
-def _begin_worker(_worker: int) -> None:
-    """Limit a loader process to one thread, and make it ignore stop signals: the parent handles them and still needs batches."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 class Stream:
     """An endless iterator of batches of random crops.
 
@@ -161,17 +152,9 @@ class Stream:
         sampling: RareClassSampling | None = None,
     ):
         drawn = _DrawnSamples(dataset, crop, seed, STREAMS.index(name), skip, sampling)
-        loader = DataLoader(
-            drawn,
-            batch,
-            sampler=_PositionSampler(start, batch, distributed.rank(), distributed.world_size()),
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=_begin_worker,
-            pin_memory=torch.cuda.is_available(),
-        )
+        positions = _PositionSampler(start, batch, distributed.rank(), distributed.world_size())
         self.faults: dict[str, None] = {}
-        self._batches = iter(loader)
+        self._batches = Loader(drawn, batch, positions, workers, _collate)
 
     def __iter__(self) -> "Stream":
         return self
@@ -182,7 +165,11 @@ class Stream:
         if batch is None:
             raise SdaError(faults[-1])
         self.faults.update(dict.fromkeys(faults))
-        return batch
+        return batch.pin_memory() if torch.cuda.is_available() else batch
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self._batches.close()
 
 
 def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]:

@@ -10,15 +10,18 @@ from pathlib import Path
 import torch
 from scipy import stats
 
-from sda import recipe, shelf
+from sda import recipe
 from sda.errors import SdaError
 from sda.experiments import pool
-from sda.recipe import Recipe
 from sda.system import tables
-from sda.system.atomic import write_json
+from sda.system.atomic import write_json, written_whole
+from sda.system.owned import owned
 from sda.system.progress import Bars
 from sda.system.tables import mean_of_present
 from sda.training import resume
+
+# Fields that may differ in a finished run. Other folders may have other images, so the roots must be equal.
+SAME_DATA = resume.FREE - resume.PLACES | {"root"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,22 @@ def run(
     Raises:
         SdaError: a recipe cannot be read, or a folder below `out` has a run with other settings.
     """
+    with owned(out):
+        return _run(rows, fixed, seeds, vary_split, out, at_once, device, bars)
+
+
+def _run(
+    rows: list[Variant],
+    fixed: dict,
+    seeds: list[int],
+    vary_split: bool,
+    out: Path,
+    at_once: int,
+    device: torch.device,
+    bars: Bars,
+) -> dict:
     jobs = {(row.name, seed): _job(row, fixed, seed, vary_split, out) for row in rows for seed in seeds}
-    results = {key: finished for key, job in jobs.items() if (finished := _finished(job))}
+    results = {key: finished for key, job in jobs.items() if (finished := resume.finished(job.folder, job.recipe, SAME_DATA))}
     missing = [job for key, job in jobs.items() if key not in results]
     for row in rows:
         if idle := jobs[row.name, seeds[0]].recipe.ignored_fields({**fixed, **row.changes}):
@@ -96,9 +113,9 @@ def run(
             results[places[job.folder]] = result
         bars.count("runs", number, len(missing))
     table = {**summarise([row.name for row in rows], seeds, results), "vary_split": vary_split, "failed": failed}
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "ablation.json", table)
-    (out / "ablation.md").write_text(markdown(table), encoding="utf-8")
+    with written_whole(out / "ablation.md") as file:
+        file.write(markdown(table).encode(errors="replace"))
     return table
 
 
@@ -106,27 +123,6 @@ def _job(row: Variant, fixed: dict, seed: int, vary_split: bool, out: Path) -> p
     changes = {**fixed, **row.changes, "seed": seed, **({"split_seed": seed} if vary_split else {})}
     folder = out / re.sub(r"[^\w=.,+-]+", "_", row.name) / f"seed{seed}"
     return pool.Job(f"{row.name}, seed {seed}", recipe.load(row.recipe, changes).with_absolute_paths(), folder)
-
-
-def _finished(job: pool.Job) -> dict | None:
-    """Return the result in a job's folder; None if its run is not finished.
-
-    Raises:
-        SdaError: the folder has a run with other settings.
-    """
-    if not (job.folder / "result.json").exists():
-        return None
-    file = job.folder / "recipe.toml"
-    before = shelf.parse(file)
-    shelf.check(Recipe, before, str(file))
-    idle = resume.FREE - resume.PLACES | {"root"}  # other folders may have other images, so the roots must be equal
-    for key, value in job.recipe.model_dump(exclude=idle).items():
-        if before.get(key) != value:
-            raise SdaError(f"{file}: the run has {key} = {before.get(key)!r}, not {value!r}; choose another --out")
-    try:
-        return json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # the process was killed while writing the file
 
 
 def summarise(names: list[str], seeds: list[int], results: dict[tuple[str, int], dict], confidence: float = 0.95) -> dict:

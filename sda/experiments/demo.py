@@ -1,5 +1,6 @@
 """The demo: train three settings on the embedded data with few target labels, and compare their per-class IoU."""
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -7,11 +8,11 @@ import torch
 from sda import recipe as recipes
 from sda.errors import SdaError
 from sda.experiments import pool
-from sda.runs import folder as run_folder
 from sda.runs import trained
 from sda.scoring.gallery import spread, truth_and_predictions
 from sda.system.atomic import write_json
 from sda.system.devices import pick_device
+from sda.system.owned import owned
 from sda.system.progress import Bars
 
 RECIPES = {"streets-target-only": "target-only", "streets-source-only": "source-only", "streets-ssda": "semi-supervised DA"}
@@ -21,14 +22,18 @@ PICTURES = 6
 def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     """Train the three recipes with one seed, and write demo.png and summary.json into `out`.
 
-    Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
+    Resumes a demo that was interrupted. Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
 
     Returns:
         The summary: `protocol`, and `runs`: recipe → mIoU and IoU (percent), seed, steps, seconds of training and run folder.
     """
-    device = pick_device(device_name)
+    with owned(out):
+        return _run(out, seed, pick_device(device_name), bars)
+
+
+def _run(out: Path, seed: int, device: torch.device, bars: Bars) -> dict:
     loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
-    folders = {name: run_folder.first_free(out, f"{name}-seed{seed}") for name in RECIPES}
+    folders = _unfinished(out, seed)
     longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
     jobs = [pool.Job(name, loaded[name], folders[name]) for name in longest_first]
     results = {}
@@ -49,6 +54,16 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     draw(out / "demo.png", folders, device)
     write_json(out / "summary.json", summary)
     return summary
+
+
+def _unfinished(out: Path, seed: int) -> dict[str, Path]:
+    """Return the run folders of the first demo with this seed that is not finished, or of a new one."""
+    for number in itertools.count(1):
+        suffix = f"-{number}" if number > 1 else ""
+        folders = {name: out / f"{name}-seed{seed}{suffix}" for name in RECIPES}
+        if not all((folder / "result.json").exists() for folder in folders.values()):
+            return folders
+    raise AssertionError("unreachable")
 
 
 def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:

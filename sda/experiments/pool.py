@@ -1,13 +1,13 @@
 """Train several runs in parallel on one machine, each in its own process."""
 
+import functools
 import logging
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,8 +16,9 @@ from sda.data.assemble import find_root
 from sda.errors import SdaError
 from sda.experiments import run as experiment
 from sda.recipe import Recipe
-from sda.system.progress import Bars, Relay, play
-from sda.training import resume
+from sda.system.children import PATIENCE, run_tasks
+from sda.system.progress import Bars, Relay
+from sda.system.signals import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -57,30 +58,16 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
         if name and (described := descriptors.load(name)).generated:
             find_root(described, root, "--root", bars.count)
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(at_once, context) as pool:
-        queue = manager.Queue()
-        running = {pool.submit(_train_apart, job, device, threads, queue): job for job in jobs}
-        try:
-            while running:
-                play(queue, bars, seconds=0.2)
-                for future in [future for future in running if future.done()]:
-                    play(queue, bars, seconds=0.0)
-                    job = running.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        result = SdaError("its process was killed, perhaps because memory ran out")
-                    yield job, result
-        finally:  # if the caller stops iterating, do not start the remaining jobs
-            for future in running:
-                future.cancel()
+    train = functools.partial(_train_apart, device=device, threads=threads)
+    with closing(run_tasks(train, jobs, at_once, bars.hear, in_hand=1, patience=PATIENCE)) as results:
+        for place, result in results:
+            yield jobs[place], result
 
 
 def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
     """Train a job, and return its result or its error."""
     try:
-        result = experiment.run(job.recipe, job.name, job.folder, device, bars, resume.find("auto", job.folder))
+        result = experiment.run(job.recipe, job.name, job.folder, device, bars, "auto")
         assert result is not None
         return result
     except SdaError as error:
@@ -90,7 +77,12 @@ def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
         return SdaError(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 
 
-def _train_apart(job: Job, device: torch.device, threads: int, queue) -> dict | SdaError:
-    """Train a job in a separate process, and report progress to `queue`."""
+def _train_apart(job: Job, tell: Callable[[Any], None], device: torch.device, threads: int) -> dict | SdaError:
+    """Train a job in a child process, and send its progress to the parent."""
     torch.set_num_threads(threads)
-    return _train(job, device, Relay(queue))
+    bars = Relay(tell)
+    try:
+        return _train(job, device, bars)
+    except Interrupted as stop:
+        bars.say(f"{job.name}: {stop}")
+        raise

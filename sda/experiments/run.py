@@ -1,5 +1,6 @@
 """One run, from recipe to result."""
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from sda.models.preprocessing import IMAGENET
 from sda.recipe import Recipe
 from sda.runs import folder
 from sda.system import distributed
+from sda.system.owned import owned
 from sda.system.progress import Bars
 from sda.training import boards, gpu_memory, resume
 from sda.training.loop import train
@@ -24,35 +26,74 @@ def run(
     out: Path,
     device: torch.device,
     bars: Bars,
-    resumed: Resumed | None = None,
+    resume_from: str = "",
     stop_at: int | None = None,
 ) -> dict | None:
     """Train a recipe into the folder `out`, or resume there, and return the result (see `sda.training.loop.train`).
 
-    Missing files raise an error before the folder is created. Returns None if stopped at `stop_at`, and in all processes except
-    the first.
+    Meanwhile no other process can write `out`. Missing files raise an error before anything is written there.
+
+    Args:
+        resume_from: a checkpoint; "auto" for the newest one in `out`, if there is one; "" to start a run in an empty folder.
+
+    Returns:
+        The result; that of the earlier run if `out` has one that is finished and `resume_from` is "auto"; None if stopped at
+        `stop_at`, and in all processes except the first.
+
+    Raises:
+        SdaError: `out` is not empty, or has another run; another process writes it; the data, weights or checkpoint cannot be
+            used. Interrupted: see `train`.
     """
+    is_main = distributed.rank() == 0
+    with owned(out) if is_main else contextlib.nullcontext():
+        if result := resume.finished(out, recipe) if resume_from else None:
+            if resume_from != "auto":
+                raise SdaError(f"{out}: this run is finished; to train again, choose another --out")
+            bars.say(f"{out}: this run is finished")
+            return result if is_main else None
+        resumed = resume.find(resume_from, out) if resume_from else None
+        may_have_files = resumed.is_in(out) if resumed else resume_from and (out / "recipe.toml").exists()
+        if is_main and not may_have_files:
+            folder.require_empty(out)
+        bars.say(f"{name}: {recipe.setting}, {recipe.steps} steps, seed {recipe.seed}; run folder {out}")
+        return _train(recipe, name, out, device, bars, resumed, stop_at)
+
+
+def _train(
+    recipe: Recipe, name: str, out: Path, device: torch.device, bars: Bars, resumed: Resumed | None, stop_at: int | None
+) -> dict | None:
     boards.check_installed(recipe.board)
     with distributed.main_process_first():
         data = assemble(recipe, bars.count)
     _report_data(recipe, data, bars)
+    # Only the first process writes checkpoints, so only it needs these.
+    inputs = resume.inputs_of(recipe, data, bars.count) if distributed.rank() == 0 else {}
+    machine = resume.machine_of(device)
     if resumed is not None:
-        resume.check(resumed, recipe, data)
+        for note in resume.check(resumed, recipe, data, inputs, machine):
+            bars.say(note)
         bars.say(f"resuming from {resumed.path}, step {resumed.step} of {recipe.steps}")
     if device.type == "cuda":
         bars.say(_memory(recipe, len(data.table.names), device))
-    with bars.saying_logs():
+    begun, result = False, None
+    with bars.saying_logs(), contextlib.closing(prepare(recipe, data, device, resumed)) as training:
+        training.inputs, training.machine = inputs, machine
         try:
-            training = prepare(recipe, data, device, resumed)
             with distributed.main_process_first():
                 if distributed.rank() == 0:
+                    begun = True
                     _begin_folder(out, recipe, data, str(device), resumed, bars)
             result = train(training, out, bars, name, stop_at)
-        except torch.OutOfMemoryError:
-            raise SdaError(f"{device} is out of memory; try, in this order: {gpu_memory.advice(recipe)}") from None
+            if result is not None and distributed.rank() == 0:
+                folder.finish(out, result)
+        except Exception as error:
+            if begun:
+                folder.fail(out, str(error), stepped=training.step > 0)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise SdaError(f"{device} is out of memory; try, in this order: {gpu_memory.advice(recipe)}") from None
+            raise
     if result is None or distributed.rank() > 0:
         return None
-    folder.finish(out, result)
     if result["skipped"]:
         bars.say(f"{len(result['skipped'])} unusable files were skipped: {out / 'skipped.txt'}")
     return result

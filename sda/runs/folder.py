@@ -1,67 +1,73 @@
 """Write the files of a run folder that document a run and make it reproducible."""
 
+import contextlib
 import csv
+import itertools
 import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import torch
 
 from sda import __version__
 from sda.data.assemble import Data
 from sda.data.splits.lists import list_hash, list_text
 from sda.errors import SdaError
 from sda.recipe import Recipe
-from sda.system.atomic import write_json
+from sda.system.atomic import write_json, written_whole
+from sda.system.owned import LOCK
 
 _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py")
 
 
-def require_empty(out: str) -> Path:
-    """Return the folder given with --out, which must be empty or not exist.
+_IGNORED = {LOCK, "recipe.toml.partial"}  # left by a kill at the very start; such a folder still counts as empty
+_BEGUN = ("recipe.toml", "environment.json", "weights.txt", "metrics.jsonl")
+FAILURE = "failure.txt"  # the error that ended the run
 
-    Raises:
-        SdaError: the folder is not empty.
-    """
-    folder = Path(os.path.expanduser(out))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        resume = ", or continue this run with --resume auto" if (folder / "last.pt").exists() else ""
-        raise SdaError(f"--out {folder}: exists and is not empty; choose another folder{resume}")
-    return folder
+
+def require_empty(folder: Path) -> None:
+    """Raise SdaError if a folder, given with --out, exists and is not empty."""
+    if not folder.exists():
+        return
+    if folder.is_dir() and _IGNORED.issuperset(os.listdir(folder)):
+        return
+    resume = ", or resume this run with --resume auto" if (folder / "recipe.toml").exists() else ""
+    raise SdaError(f"--out {folder}: exists and is not empty; choose another folder{resume}")
 
 
 def first_free(base: Path, name: str) -> Path:
-    """Return the first of base/NAME, base/NAME-2, … that does not exist."""
-    number = 1
-    while (folder := base / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return folder
+    """Create and return the first of base/NAME, base/NAME-2, … that does not exist."""
+    for number in itertools.count(1):
+        folder = base / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
 
 
 def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
-    """Write recipe.toml, splits/ and environment.json.
+    """Write recipe.toml, splits/ and environment.json into a folder that this process owns.
 
-    If the folder contains an interrupted run without a checkpoint, it is renamed first.
+    If the folder contains a run that ended before its first checkpoint, its files are moved to another folder first.
 
     Returns:
-        The new folder of that interrupted run, or None.
-
-    Raises:
-        SdaError: the folder cannot be created.
+        The new folder of that run, or None.
     """
     before = None
     if (folder / "recipe.toml").exists():
-        before = folder.rename(first_free(folder.parent, f"{folder.name}-interrupted"))
-    try:
-        (folder / "splits").mkdir(parents=True)
-    except OSError as error:
-        raise SdaError(f"--out {folder}: cannot create the folder: {error}") from None
-    (folder / "recipe.toml").write_text(
-        f"# sda train {shlex.quote(str(folder / 'recipe.toml'))}\n" + toml_text(recipe.model_dump()), encoding="utf-8"
-    )
+        before = first_free(folder.parent, f"{folder.name}-interrupted")
+        for path in folder.iterdir():
+            if path.name not in _IGNORED:
+                path.rename(before / path.name)
+    with written_whole(folder / "recipe.toml") as file:  # first, because it tells that the folder contains a run
+        file.write(f"# sda train {shlex.quote(str(folder / 'recipe.toml'))}\n{toml_text(recipe.model_dump())}".encode())
+    (folder / "splits").mkdir()
     hashes = {}
     for stream, items in data.lists.items():
         (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
@@ -74,6 +80,7 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": device,
+            "threads": torch.get_num_threads(),
             "packages": {name: _version(name) for name in _PACKAGES},
             "command": sys.argv,
             "setting": recipe.setting,
@@ -87,14 +94,29 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
     """Add to environment.json the checkpoint that the run resumes from, and the current environment."""
     path = folder / "environment.json"
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        facts = {"resumed": [], **json.loads(path.read_text(encoding="utf-8"))}
+        resumed = [*facts["resumed"]]
+    except (OSError, ValueError, TypeError):  # missing or damaged: the checkpoint is what counts
+        facts, resumed = {}, []
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
-    write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
+    write_json(path, {**facts, "resumed": [*resumed, now]})
+    (folder / FAILURE).unlink(missing_ok=True)
+
+
+def fail(folder: Path, error: str, stepped: bool) -> None:
+    """Note the error that ended a run; if it ended before its first step, remove what `begin` and the loop's start wrote."""
+    with contextlib.suppress(OSError):
+        if stepped:
+            (folder / FAILURE).write_text(error + "\n", encoding="utf-8", errors="surrogateescape")
+            return
+        for name in _BEGUN:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "splits", ignore_errors=True)
 
 
 def finish(folder: Path, result: dict) -> None:
     """Write result.json, iou.csv and, if files were skipped, skipped.txt."""
-    write_json(folder / "result.json", result)
     with (folder / "iou.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "iou_percent"])
@@ -103,6 +125,7 @@ def finish(folder: Path, result: dict) -> None:
         writer.writerow(["mean over all classes", f"{result['miou_all']:.4f}"])
     if result["skipped"]:
         (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8", errors="surrogateescape")
+    write_json(folder / "result.json", result)  # last, because it tells that the run is finished
 
 
 def toml_text(values: dict) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from sda.data.dataset import Dataset, Guarded, Sample
+from sda.data.dataset import Dataset, Guarded, Loader, Sample
 from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
@@ -76,28 +75,28 @@ def evaluate(
     matrices: dict[int, Tensor] = {}
     skipped = []
     mine = range(distributed.rank(), len(dataset), distributed.world_size())
-    loader = DataLoader(Guarded(dataset), batch_size(protocol), sampler=mine, num_workers=workers, collate_fn=list)
-    for found in loader:
-        faults = [str(sample) for _, sample in found if isinstance(sample, FileError)]
-        if faults and not skip:
-            raise SdaError(faults[0])
-        skipped += faults
-        for group in _of_one_size([(index, sample) for index, sample in found if isinstance(sample, Sample)], protocol):
-            images = torch.stack([sample.image for _, sample, _ in group]).to(device)
-            size = tuple(group[0][2].shape)
-            logits = predict_logits(network, images, size, protocol)
-            if teacher is not None:
-                theirs = predict_logits(teacher, images, size, protocol).argmax(dim=1)
-                agreeing += (theirs == logits.argmax(dim=1)).float().mean(dim=(1, 2)).sum()
-            for one, (index, _, label) in zip(logits, group, strict=True):
-                label, predicted, p = label.to(device), one.argmax(dim=0), one.softmax(dim=0)
-                mean_p += p.mean(dim=(1, 2))
-                mean_h -= (p * p.clamp(min=1e-12).log()).sum(dim=0).mean()
-                matrices[index] = metrics.confusion_matrix(predicted, label, classes)
-                edges += metrics.boundary_counts(predicted, label, classes)
-                counted = label < classes
-                bins += metrics.calibration_counts(p.amax(dim=0)[counted], (predicted == label)[counted])
-        progress(min(distributed.world_size() * (len(matrices) + len(skipped)), len(dataset)), len(dataset))
+    with Loader(Guarded(dataset), batch_size(protocol), mine, workers) as batches:
+        for found in batches:
+            faults = [str(sample) for _, sample in found if isinstance(sample, FileError)]
+            if faults and not skip:
+                raise SdaError(faults[0])
+            skipped += faults
+            for group in _of_one_size([(index, sample) for index, sample in found if isinstance(sample, Sample)], protocol):
+                images = torch.stack([sample.image for _, sample, _ in group]).to(device)
+                size = tuple(group[0][2].shape)
+                logits = predict_logits(network, images, size, protocol)
+                if teacher is not None:
+                    theirs = predict_logits(teacher, images, size, protocol).argmax(dim=1)
+                    agreeing += (theirs == logits.argmax(dim=1)).float().mean(dim=(1, 2)).sum()
+                for one, (index, _, label) in zip(logits, group, strict=True):
+                    label, predicted, p = label.to(device), one.argmax(dim=0), one.softmax(dim=0)
+                    mean_p += p.mean(dim=(1, 2))
+                    mean_h -= (p * p.clamp(min=1e-12).log()).sum(dim=0).mean()
+                    matrices[index] = metrics.confusion_matrix(predicted, label, classes)
+                    edges += metrics.boundary_counts(predicted, label, classes)
+                    counted = label < classes
+                    bins += metrics.calibration_counts(p.amax(dim=0)[counted], (predicted == label)[counted])
+            progress(min(distributed.world_size() * (len(matrices) + len(skipped)), len(dataset)), len(dataset))
     for each, training in zip(networks, were_training, strict=True):
         each.train(training)
     skipped = distributed.all_gather_objects(skipped)

@@ -1,11 +1,11 @@
 """Write the whole dataset, in the layouts of GTA5 and Cityscapes."""
 
+import functools
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,17 @@ from PIL import Image
 from sda.errors import SdaError
 from sda.streets.labels import COLOURS, LABEL_IDS
 from sda.streets.scene import VERSION, render
+from sda.system.atomic import write_json
+from sda.system.children import ChildDied, run_tasks
+from sda.system.owned import owned
 
 GAME_COUNT, TRAIN_COUNT, VAL_COUNT = 320, 320, 60  # images in the default dataset
 COUNT = GAME_COUNT + TRAIN_COUNT + VAL_COUNT
 TRAIN_CITIES = ("aldheim", "brunnau", "carsted", "dorvik")
 VAL_CITIES = ("elmsund", "farnholt")
 VAL_OFFSET = 1_000_000  # number of the first validation scene, independent of the number of training scenes
+
+_DRAWN = "drawn"  # in the temporary folder, beside its lock
 
 Job = tuple[str, int, str, str]  # domain, index, image path and label path relative to the root
 
@@ -50,16 +55,20 @@ def write(
     wanted = {"streets": VERSION, "seed": seed, "game": game, "camera_train": camera_train, "camera_val": camera_val}
     if holds(root, wanted):
         return
-    part = root.with_name(f".{root.name}.{os.getpid()}.part")
-    try:
-        todo = list(jobs(game, camera_train, camera_val))
-        for folder in {(part / path).parent for _, _, *paths in todo for path in paths} | {part}:
-            folder.mkdir(parents=True, exist_ok=True)
-        draw_all(part, seed, todo, progress or (lambda done: None), processes or os.cpu_count() or 1)
-        (part / "streets.json").write_text(json.dumps(wanted, indent=1) + "\n")
-        part.replace(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    part = root.with_name(f".{root.name}.part")
+    with owned(part, shown=root):
+        if holds(root, wanted):  # another process just finished it
+            return
+        shutil.rmtree(part / _DRAWN, ignore_errors=True)  # left by a kill
+        try:
+            todo = list(jobs(game, camera_train, camera_val))
+            for folder in {(part / _DRAWN / path).parent for _, _, *paths in todo for path in paths}:
+                folder.mkdir(parents=True, exist_ok=True)
+            draw_all(part / _DRAWN, seed, todo, progress or (lambda done: None), processes or os.cpu_count() or 1)
+            write_json(part / _DRAWN / "streets.json", wanted)
+            (part / _DRAWN).replace(root)
+        finally:
+            shutil.rmtree(part / _DRAWN, ignore_errors=True)
 
 
 def holds(root: Path, wanted: dict[str, int]) -> bool:
@@ -102,15 +111,13 @@ def draw_all(folder: Path, seed: int, todo: list[Job], progress: Callable[[int],
             done += draw_jobs(folder, seed, batch)
             progress(done)
         return
-    # spawn, not fork: the caller may have threads or a GPU in use
-    with ProcessPoolExecutor(min(processes, len(batches)), multiprocessing.get_context("spawn")) as pool:
-        try:
-            for future in as_completed([pool.submit(draw_jobs, folder, seed, batch) for batch in batches]):
-                done += future.result()
-                progress(done)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    draw = functools.partial(draw_jobs, folder, seed)
+    with closing(run_tasks(draw, batches, min(processes, len(batches)))) as results:
+        for _, count in results:
+            if isinstance(count, ChildDied):
+                raise SdaError(f"streets: while drawing, {count}; run the same command again")
+            done += count
+            progress(done)
 
 
 def draw_jobs(folder: Path, seed: int, batch: list[Job]) -> int:

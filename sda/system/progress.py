@@ -3,8 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
-from queue import Empty, Queue
+from collections.abc import Callable, Iterator
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -90,24 +89,20 @@ class Bars(Console):
             rate = f", {(done - start) / (now - began):.1f}/s" if now - began >= 1 else ""
             self.say(f"{what}: {done}/{total}{rate}  {note}".rstrip())
 
+    def hear(self, message: tuple[str, tuple]) -> None:
+        """Show a message of a Relay."""
+        kind, arguments = message
+        getattr(self, kind)(*arguments)
+
 
 class Relay(Bars):
-    """Sends everything to a queue; in another process, `play` shows it on that process's bars."""
+    """Sends everything to another process with `tell`; there, `hear` shows it on that process's bars."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, tell: Callable[[tuple[str, tuple]], None]) -> None:
+        self._tell = tell
 
     def say(self, text: str) -> None:
-        self._queue.put(("say", (text,)))
+        self._tell(("say", (text,)))
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
-        self._queue.put(("count", (what, done, total, note)))
-
-
-def play(queue: Queue, bars: Bars, seconds: float) -> None:
-    """Show on `bars` what a Relay put on the queue; wait up to `seconds` for the first item."""
-    with contextlib.suppress(Empty):
-        kind, arguments = queue.get(timeout=seconds)
-        while True:
-            getattr(bars, kind)(*arguments)
-            kind, arguments = queue.get_nowait()
+        self._tell(("count", (what, done, total, note)))

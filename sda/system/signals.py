@@ -1,61 +1,92 @@
-"""Signals that stop training, after it has written a checkpoint."""
+"""Signals that stop a command: SIGINT (Ctrl-C), SIGTERM (schedulers, kill) and SIGHUP (a closed terminal).
 
-import multiprocessing
-import os
+Commands stop at once with `interrupting`. Training uses `Signals`, because it finishes its step and writes a checkpoint first.
+"""
+
+import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
-from sda.errors import SdaError
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], None]
 
 
-class Interrupted(SdaError):
-    """Training stopped because of a signal, after it wrote its checkpoint.
+class Interrupted(BaseException):
+    """A signal stopped the command. Not an Exception, so that no handler of errors takes it for one.
 
     Attributes:
         number: of the signal.
     """
 
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message or f"stopped by {signal.Signals(number).name}")
         self.number = number
 
 
-class Signals:
-    """A context that records SIGTERM and SIGINT in `caught`; a second SIGINT raises KeyboardInterrupt as usual.
+@contextlib.contextmanager
+def handled_by(handler: Handler) -> Iterator[None]:
+    """Let a function handle the stopping signals within the context.
 
-    Does nothing outside the main thread, where Python cannot handle signals.
+    Signals that are ignored stay ignored (nohup does this with SIGHUP). Does nothing outside the main thread, where Python
+    cannot handle signals.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in STOPPING}
+        before = {number: found for number, found in before.items() if found not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, found in before.items():
+            signal.signal(number, found)
+
+
+def interrupting() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the stopping signals raise Interrupted."""
+    return handled_by(_raise)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+class Signals:
+    """A context that records the last stopping signal in `caught`; a second Ctrl-C raises KeyboardInterrupt.
+
+    Where the process waits for something that may never come, use `waiting`.
     """
 
     def __init__(self) -> None:
         self.caught: int | None = None
-        self._before: dict[signal.Signals, Any] = {}  # the handlers to restore
+        self._waits = False
+        self._context = handled_by(self._record)
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._record) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._context.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._context.__exit__(None, None, None)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Raise Interrupted at once if a signal comes within the context, or came before it."""
+        self._waits = True
+        try:
+            if self.caught:
+                raise Interrupted(self.caught)
+            yield
+        finally:
+            self._waits = False
 
     def _record(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.caught == signal.SIGINT:
             raise KeyboardInterrupt
         self.caught = number
-
-
-def begin_worker() -> None:
-    """Set up a worker process: ignore Ctrl-C, which the parent handles, and exit when the parent does, even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "not a worker process"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        if self._waits:
+            self._waits = False  # a second signal must not interrupt the handling of the first
+            raise Interrupted(number)

@@ -52,7 +52,7 @@ def train(
         `best` and `selection`; None if it stopped at `stop_at`.
 
     Raises:
-        Interrupted: SIGTERM or SIGINT was received; the checkpoint has been written.
+        Interrupted: a signal stopped the training; the checkpoint has been written.
         SdaError: an unusable file, a loss that is not finite, or a checkpoint that cannot be written.
     """
     recipe, is_main = training.recipe, distributed.rank() == 0
@@ -69,47 +69,54 @@ def train(
         contextlib.closing(open_board(board_kind, out, name, recipe.model_dump(), training.step)) as board,
         Signals() as signals,
     ):
-        if not training.evaluated or training.step == recipe.steps:  # interrupted between a step and its evaluation
-            score = _score(training, out, log, board, console, name)
-            _save(training, out)
-        while training.step < recipe.steps:
-            began = time.perf_counter()
-            taken = _take_step(training, losses_of)
-            unchecked.append(taken)
-            training.step += 1
-            last = training.step == recipe.steps
-            due = last or bool(recipe.eval_every and training.step % recipe.eval_every == 0)
-            stop = _asked_to_stop(training, signals) or training.step == stop_at
-            keep = due or stop or (recipe.checkpoint_every and training.step % recipe.checkpoint_every == 0)
-            logged = taken.step % LOG_EVERY == 0 or last
-            if logged or keep:  # not in every step, because reading a number waits for the device
-                _check_finite(unchecked, out)
-                unchecked = []
-            if taken.skipped:
-                console.say(f"{name}, step {taken.step}: skipped: {taken.nonfinite()} is not finite{_keep_batch(taken, out)}")
-                _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
-            elif logged:
-                numbers = _numbers(taken, training.method)
-                _write(log, {"step": taken.step, **numbers})
-                board.numbers(taken.step, {f"train/{key}": value for key, value in numbers.items()})
-                notes["loss"] = f"loss {numbers['loss']:.3f}"
-                notes["bank"] = f"bank {numbers['bank_fill']:.0%}" if numbers.get("bank_fill") else ""
-                for warning in guard.look(taken.step, numbers, training.method):
-                    console.say(f"{name}, {warning}")
-            console.count(name, training.step, recipe.steps, " ".join(filter(None, notes.values())))
-            training.seconds += time.perf_counter() - began
-            training.evaluated = not due
-            if due and not stop:
-                score = _score(training, out, log, board, console, name)
-                notes["score"] = f"mIoU {score['miou']:.1f}"
-            if keep:
+        try:
+            if not training.evaluated or training.step == recipe.steps:  # interrupted between a step and its evaluation
+                score = _score(training, out, log, board, console, name, signals)
                 _save(training, out)
-            if stop:
-                break
+            while training.step < recipe.steps:
+                began = time.perf_counter()
+                with _waiting(signals):
+                    batch = _next_batch(training)
+                taken = _take_step(training, losses_of, batch)
+                unchecked.append(taken)
+                training.step += 1
+                last = training.step == recipe.steps
+                due = last or bool(recipe.eval_every and training.step % recipe.eval_every == 0)
+                training.evaluated = not due
+                stop = _asked_to_stop(training, signals) or training.step == stop_at
+                keep = due or stop or (recipe.checkpoint_every and training.step % recipe.checkpoint_every == 0)
+                logged = taken.step % LOG_EVERY == 0 or last
+                if logged or keep:  # not in every step, because reading a number waits for the device
+                    _check_finite(unchecked, out)
+                    unchecked = []
+                if taken.skipped:
+                    console.say(f"{name}, step {taken.step}: skipped: {taken.nonfinite()} is not finite{_keep_batch(taken, out)}")
+                    _write(log, {"step": taken.step, "skipped": taken.nonfinite()})
+                elif logged:
+                    numbers = _numbers(taken, training.method)
+                    _write(log, {"step": taken.step, **numbers})
+                    board.numbers(taken.step, {f"train/{key}": value for key, value in numbers.items()})
+                    notes["loss"] = f"loss {numbers['loss']:.3f}"
+                    notes["bank"] = f"bank {numbers['bank_fill']:.0%}" if numbers.get("bank_fill") else ""
+                    for warning in guard.look(taken.step, numbers, training.method):
+                        console.say(f"{name}, {warning}")
+                console.count(name, training.step, recipe.steps, " ".join(filter(None, notes.values())))
+                training.seconds += time.perf_counter() - began
+                if due and not stop:
+                    score = _score(training, out, log, board, console, name, signals)
+                    notes["score"] = f"mIoU {score['miou']:.1f}"
+                if keep:
+                    _save(training, out)
+                if stop:
+                    break
+        except Interrupted as stopped:  # while it waited for images or scored the network
+            signals.caught = stopped.number
+            _check_finite(unchecked, out)
+            _save(training, out)
     if not training.evaluated or training.step < recipe.steps:
         if signals.caught:
             what = f"{signal.Signals(signals.caught).name} at step {training.step} of {recipe.steps}"
-            raise Interrupted(signals.caught, f"{what}; checkpoint: {out / 'last.pt'}")
+            raise Interrupted(signals.caught, f"stopped by {what}; checkpoint: {out / 'last.pt'}")
         return None
     assert score is not None
     if is_main:
@@ -148,11 +155,15 @@ class Taken:
         return " and ".join(name for name, loss in self.losses.items() if not torch.isfinite(loss).item())
 
 
-def _take_step(training: Training, losses_of: torch.nn.Module) -> Taken:
-    """Draw a batch, compute its losses, and update the student and its teacher."""
+def _next_batch(training: Training) -> Batch:
+    """Draw the images of the next step."""
+    return next_batch(training.streams, training.step, training.recipe.alternate, training.device)
+
+
+def _take_step(training: Training, losses_of: torch.nn.Module, batch: Batch) -> Taken:
+    """Compute the losses of a batch, and update the student and its teacher."""
     recipe, method, step = training.recipe, training.method, training.step
     torch.manual_seed(step_seed(recipe.seed, step, distributed.rank()))
-    batch = next_batch(training.streams, step, recipe.alternate, training.device)
     factor = (1 - step / recipe.steps) ** recipe.poly_power
     set_rate(training.optimizer, factor)
     training.optimizer.zero_grad(set_to_none=True)
@@ -217,6 +228,11 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return (seed * 1_000_003 + step + rank * 7_368_787_000_003) % 2**63
 
 
+def _waiting(signals: Signals) -> contextlib.AbstractContextManager[None]:
+    """Let a signal interrupt the context. Several processes stop together instead, after a step."""
+    return signals.waiting() if distributed.world_size() == 1 else contextlib.nullcontext()
+
+
 def _asked_to_stop(training: Training, signals: Signals) -> int:
     """Return the signal that any process received, or 0, so that all processes stop at the same step."""
     if distributed.world_size() > 1 and training.step % LOG_EVERY:
@@ -276,25 +292,26 @@ def _keep_batch(taken: Taken, out: Path) -> str:
 # Evaluation and checkpoints
 
 
-def _score(training: Training, out: Path, log: TextIO, board: Board, console: Console, name: str) -> dict:
+def _score(training: Training, out: Path, log: TextIO, board: Board, console: Console, name: str, signals: Signals) -> dict:
     """Evaluate the student on the validation set, log its score, and save it as best.pt if it is the best so far."""
     recipe, data, method = training.recipe, training.data, training.method
     assert data.val is not None
     names = data.table.names
-    score = evaluate(
-        method.student,
-        data.val,
-        names,
-        training.device,
-        recipe.scoring,
-        # the teacher is only needed for the criterion `agreement`, and one evaluation leaves nothing to choose
-        teacher=method.teacher.model if method.teacher is not None and recipe.eval_every else None,
-        workers=0 if recipe.in_memory else recipe.workers,
-        skip=recipe.bad_files == "skip",
-        progress=lambda done, total: console.count(f"{name}, validation", done, total),
-    )
-    if data.held_out is not None:
-        score["held_out"] = evaluate(method.student, data.held_out, names, training.device, recipe.scoring)["miou"]
+    with _waiting(signals):
+        score = evaluate(
+            method.student,
+            data.val,
+            names,
+            training.device,
+            recipe.scoring,
+            # the teacher is only needed for the criterion `agreement`, and one evaluation leaves nothing to choose
+            teacher=method.teacher.model if method.teacher is not None and recipe.eval_every else None,
+            workers=0 if recipe.in_memory else recipe.workers,
+            skip=recipe.bad_files == "skip",
+            progress=lambda done, total: console.count(f"{name}, validation", done, total),
+        )
+        if data.held_out is not None:
+            score["held_out"] = evaluate(method.student, data.held_out, names, training.device, recipe.scoring)["miou"]
     console.say(f"{name}, step {training.step}: mIoU {score['miou']:.2f} ({score['protocol']['name']})")
     board.scored(training.step, score)
     if board.shows_pictures:
@@ -319,6 +336,8 @@ def _save(training: Training, out: Path) -> None:
         "seconds": training.seconds,
         "evaluated": training.evaluated,
         "skipped": training.skipped,
+        "inputs": training.inputs,
+        "machine": training.machine,
         "faults": {name: list(stream.faults) for name, stream in training.streams.items()},
     }
     _write_checkpoint(out / "last.pt", {**_student(training), **running}, keep=out / "previous.pt")

@@ -1,16 +1,23 @@
 """Resuming an interrupted run: find its checkpoint, and check that it belongs to the same training."""
 
+import hashlib
 import json
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sda import shelf
+from sda.data import descriptor as descriptors
 from sda.data.assemble import Data
+from sda.data.splits.contents import fingerprint
 from sda.errors import SdaError
 from sda.recipe import IDLE, Recipe
 from sda.runs import checkpoint
 from sda.system.atomic import written_whole
+from sda.system.console import Count
 
 # Fields that may change when a run resumes, because they have no effect on the trained network. Roots may change because the
 # images of every stream are compared, and the file of the pretrained weights because the checkpoint has the weights.
@@ -60,6 +67,31 @@ def folder(wanted: str, out: str, recipe: str, title: str) -> Path:
     return path.parent if path.name == "recipe.toml" else Path("runs") / title
 
 
+def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None:
+    """Return the result in a run folder; None if its run is not finished or the file is damaged.
+
+    Args:
+        free: fields that may differ from the recipe of the finished run.
+
+    Raises:
+        SdaError: the finished run has another recipe.
+    """
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    file = folder / "recipe.toml"
+    before = shelf.parse(file)
+    shelf.check(Recipe, before, str(file))
+    for key, value in recipe.model_dump(exclude=set(free)).items():
+        if before.get(key) != value:
+            raise SdaError(
+                f"{folder}: this run is finished, with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}; choose "
+                "another --out"
+            )
+    return result if isinstance(result, dict) else None
+
+
 def find(wanted: str, folder: Path) -> Resumed | None:
     """Read the checkpoint that `--resume` asks for.
 
@@ -94,11 +126,17 @@ def _read(path: Path) -> Resumed:
     return Resumed(path, state)
 
 
-def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
+def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], machine: dict[str, str]) -> list[str]:
     """Check that a checkpoint belongs to a run with this recipe and data.
 
+    Args:
+        inputs: see `inputs_of`. machine: see `machine_of`.
+
+    Returns:
+        Notes on what could not be checked, and on what makes the run differ from one that was never interrupted.
+
     Raises:
-        SdaError: the recipe differs in a field that is not in FREE, or a stream has other images.
+        SdaError: the recipe differs in a field that is not in FREE, or a stream has other images or labels.
     """
     before = resumed.state["recipe"]
     shelf.check(Recipe, before, f"{resumed.path}: recipe")
@@ -116,6 +154,57 @@ def check(resumed: Resumed, recipe: Recipe, data: Data) -> None:
                 f"{resumed.path}: was trained on different {stream} images ({len(then)} then, {len(now)} now; {other}); "
                 "restore them, or start again in another --out"
             )
+    return [*_check_inputs(resumed, inputs), *_compare_machine(resumed, machine)]
+
+
+def inputs_of(recipe: Recipe, data: Data, progress: Count) -> dict[str, str]:
+    """Return fingerprints of everything outside the recipe that a run depends on: stream → of its images and labels, and dataset
+    → of its descriptor and classes. Unlabelled images count without their labels."""
+    found, checked, total = {}, 0, sum(map(len, data.lists.values()))
+
+    def report(done: int, _: int) -> None:
+        progress("checking files", checked + done, total)
+
+    for stream, items in data.lists.items():
+        found[f"{stream} images"] = fingerprint(items, stream != "unlabelled", report)
+        checked += len(items)
+    for name in filter(None, (recipe.source, recipe.target)):
+        descriptor = descriptors.load(name)
+        text = json.dumps([descriptor.model_dump(mode="json"), descriptor.table().colors], sort_keys=True)
+        found[f"descriptor of {name}"] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def machine_of(device: torch.device) -> dict[str, str]:
+    """Return what decides about the last bits of all results: the device, the number of threads, the version of PyTorch."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": str(torch.get_num_threads()), "PyTorch": str(torch.__version__)}
+
+
+def _check_inputs(resumed: Resumed, inputs: dict[str, str]) -> list[str]:
+    before, notes = resumed.state.get("inputs"), []
+    if before is None:
+        return ["this checkpoint has no fingerprints of its images; only their names were compared"]
+    for name, now in inputs.items():
+        then = before.get(name, "")
+        if then.partition(":")[0] != now.partition(":")[0] and ":" in then:
+            notes.append(f"{name}: one time from files, one time from a pack: only their names were compared")
+        elif then != now:
+            raise SdaError(
+                f"{resumed.path}: the {name} have changed since it was written, although their names have not; restore them, or "
+                "start again in another --out"
+                if ":" in now
+                else f"{resumed.path}: the {name} has changed since it was written; restore it, or start again in another --out"
+            )
+    return notes
+
+
+def _compare_machine(resumed: Resumed, machine: dict[str, str]) -> list[str]:
+    before = resumed.state.get("machine", {})
+    changed = [f"{name} {before[name]}, now {now}" for name, now in machine.items() if before.get(name, now) != now]
+    if not changed:
+        return []
+    return [f"trained so far with {'; '.join(changed)}: the result may differ slightly from that of a run without interruption"]
 
 
 def take_log(resumed: Resumed, folder: Path) -> None:

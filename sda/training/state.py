@@ -1,6 +1,6 @@
 """The parts of a training run, built from its recipe and, to resume, restored from a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ class Training:
         seconds: time spent on training, without evaluation.
         evaluated: False if an evaluation is due at `step` and has not been made.
         skipped: number of steps skipped because their loss was not finite.
+        inputs, machine: see `sda.training.resume.inputs_of` and `machine_of`; checkpoints record them.
     """
 
     recipe: Recipe
@@ -50,6 +51,13 @@ class Training:
     seconds: float = 0.0
     evaluated: bool = True
     skipped: int = 0
+    inputs: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """End the loader processes of the streams."""
+        for stream in self.streams.values():
+            stream.close()
 
 
 def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: Resumed | None = None) -> Training:
@@ -78,7 +86,11 @@ def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: Resumed |
     streams = open_streams(recipe, data, resumed.step if resumed else 0)
     training = Training(recipe, data, device, method, optimizer, scaler, streams, weights_format, weights_report)
     if resumed is not None:
-        _restore(training, resumed)
+        try:
+            _restore(training, resumed)
+        except BaseException:
+            training.close()
+            raise
     return training
 
 

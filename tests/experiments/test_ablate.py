@@ -159,7 +159,7 @@ def test_other_settings_in_the_folder_are_refused(world, no_training, monkeypatc
     arguments = ["ablate", world.recipe, "--seeds", "0", "--out", tmp_path / "out"]
     assert tiny.run_main(monkeypatch, *arguments) == 0
     assert tiny.run_main(monkeypatch, *arguments, "--set", "steps=4") == 2
-    assert re.search(r"seed0/recipe\.toml: the run has steps = 3, not 4; choose another --out", capsys.readouterr().err)
+    assert re.search(r"seed0: this run is finished, with steps = 3, not 4; choose another --out", capsys.readouterr().err)
 
 
 def test_runs_with_an_incomplete_recipe_are_refused(world, no_training, monkeypatch, capsys, tmp_path):
@@ -168,7 +168,7 @@ def test_runs_with_an_incomplete_recipe_are_refused(world, no_training, monkeypa
     file = tmp_path / "out/tiny/seed0/recipe.toml"
     file.write_text(re.sub("strong_statistics.*\n", "", file.read_text()))
     assert tiny.run_main(monkeypatch, *arguments) == 2
-    assert "recipe.toml: the run has strong_statistics = None, not True; choose another --out" in capsys.readouterr().err
+    assert "this run is finished, with strong_statistics = null, not true; choose another --out" in capsys.readouterr().err
 
 
 def test_a_failed_run_does_not_stop_the_others(world, no_training, monkeypatch, capsys, tmp_path):

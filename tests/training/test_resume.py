@@ -130,7 +130,7 @@ def test_without_a_checkpoint_resume_starts_a_run(world, whole, sda, tmp_path, m
     same_run(whole(*SSDA), tmp_path / "run")
     before = tiny.files(tmp_path / "run")
     status, shown = sda(*command)
-    assert status == 0 and "this run is finished" in shown.out and tiny.files(tmp_path / "run") == before
+    assert status == 0 and "this run is finished" in shown.err and tiny.files(tmp_path / "run") == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("precious")
     assert "exists and is not empty" in sda(*command[:-4], "--out", tmp_path / "mine", "--resume", "auto")[1].err

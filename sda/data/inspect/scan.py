@@ -8,10 +8,8 @@ import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,8 +18,9 @@ import numpy as np
 
 from sda.data.files import FileError, open_file, read_image
 from sda.data.item import Item, Stored
+from sda.errors import SdaError
+from sda.system.children import ChildDied, run_tasks
 from sda.system.console import Progress, ignore_count
-from sda.system.signals import begin_worker
 
 logger = logging.getLogger(__name__)
 
@@ -140,14 +139,12 @@ def _look_at_all(chunks: list[list[Item]], processes: int | None) -> Iterator[li
     if processes == 1:
         yield from map(_look_at_chunk, chunks)
         return
-    # spawn, not fork: the caller may have threads or a GPU in use
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), begin_worker) as pool:
-        try:
-            for future in as_completed([pool.submit(_look_at_chunk, chunk) for chunk in chunks]):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with contextlib.closing(run_tasks(_look_at_chunk, chunks, processes)) as results:
+        for place, found in results:
+            if isinstance(found, ChildDied):
+                first = chunks[place][0].key
+                raise SdaError(f"while reading {first} and the next {len(chunks[place]) - 1} images, {found}")
+            yield found
 
 
 def _look_at_chunk(items: list[Item]) -> list[Finding]:

@@ -7,12 +7,8 @@ copied into the pack, so writing a pack temporarily takes twice its size on disk
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,9 +25,9 @@ from sda.data.packs.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.pictures import resize_image, resize_nearest
+from sda.system.children import ChildDied, run_in_order
 from sda.system.console import Count
 from sda.system.resumable import check_space, difference, h5py_errors, new_hdf5, new_shard, read_shard, write_resumable
-from sda.system.signals import begin_worker
 
 COMPRESSIONS: dict[str, dict] = {"none": {}, "lzf": {"compression": "lzf"}, "gzip": {"compression": "gzip"}}  # of images
 
@@ -101,10 +97,9 @@ def write_pack(
 
     try:
         return write_resumable(out, settings, existing, write)
-    except BrokenProcessPool:
+    except ChildDied as death:
         raise SdaError(
-            f"{out}: a process that read images was killed, maybe because memory ran out; run the same command again with "
-            "fewer processes to resume"
+            f"{out}: while reading images, {death}; run the same command again with fewer processes to resume"
         ) from None
 
 
@@ -220,23 +215,11 @@ def _as_bytes(values: object) -> np.ndarray:
 
 
 def _run(tasks: list[_Task], processes: int) -> Generator[Chunks, None, None]:
-    """Yield the results of the tasks in order; few run at a time, so that memory does not grow with the dataset."""
+    """Yield the results of the tasks in order."""
     if min(processes, len(tasks)) <= 1:
         yield from map(_Task.run, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), context, begin_worker) as pool:
-        waiting: deque[Future[Chunks]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(task.run))
-                if len(waiting) > 2 * processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # the caller stopped early: do not start the remaining tasks
-            for future in waiting:
-                future.cancel()
+    yield from run_in_order(_Task.run, tasks, min(processes, len(tasks)))
 
 
 # From the shards to the pack
