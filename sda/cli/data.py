@@ -12,6 +12,7 @@ from sda import shelf
 from sda.cli import terminal
 from sda.cli.options import bad_files_option, json_option, short_name, show_file
 from sda.errors import SdaError
+from sda.system.atomic import written_whole
 from sda.system.progress import Bars
 
 
@@ -51,11 +52,11 @@ def init_dataset(folder: str, out: str) -> None:
         click.echo(text, nl=False)
         return
     file = Path(os.path.expanduser(out or f"{place.resolve().name}.toml"))
+    if os.path.lexists(file):
+        raise SdaError(f"{file}: this file exists and is not overwritten; choose another --out")
     try:
-        with file.open("x", encoding="utf-8") as written:
-            written.write(text)
-    except FileExistsError:
-        raise SdaError(f"{file}: this file exists and is not overwritten; choose another --out") from None
+        with written_whole(file) as written:
+            written.write(text.encode())
     except OSError as error:
         raise SdaError(f"{file}: cannot write this file: {error.strerror}") from None
     click.echo(

@@ -10,6 +10,7 @@ from sda.cli import terminal
 from sda.cli.options import bad_files_option, checkpoint_option, device_option, json_option
 from sda.errors import SdaError
 from sda.system.progress import Bars
+from sda.system.signals import Interrupted
 
 STRATEGIES = ["k-medoids", "k-centre", "entropy", "bank", "random"]  # as in sda.analysis.select, which imports PyTorch
 
@@ -73,9 +74,8 @@ def features(
         file = Path(os.path.expanduser(out)) if out else loaded.folder / "features.h5"
         try:
             faults = write_features(file, loaded, domains, per_class, compression, bars.count, bad_files == "skip")
-        except KeyboardInterrupt:
-            bars.say(f"{file}: incomplete. Run the same command again to resume.")
-            raise
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. {file} is incomplete; run the same command again to resume") from None
         for fault in faults:
             bars.say(f"skipped: {fault}")
     cache, size = FeatureCache(file), file.stat().st_size

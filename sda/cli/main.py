@@ -1,5 +1,7 @@
 """The entry point and the group of all commands."""
 
+import contextlib
+import errno
 import os
 import sys
 
@@ -8,22 +10,54 @@ import click
 from sda import __version__
 from sda.cli import data, export, features, predict, report, results, training
 from sda.errors import SdaError
-from sda.system.signals import Interrupted
+from sda.system.console import Unfailing
+from sda.system.signals import Interrupted, interrupting
 
 
 def main() -> None:
-    """Run a command; an SdaError becomes one line on stderr and exit status 2."""
+    """Run a command.
+
+    An expected error becomes one line on stderr and exit status 2, a signal 128 + its number. If nobody reads the output, the
+    command goes on: the files that it writes count.
+    """
     # Waiting threads must not spin: on small machines they would slow down the data loader processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    with contextlib.redirect_stderr(Unfailing(sys.stderr)):
+        status, message = _run()
+        if message:
+            click.echo(message, err=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # such as a closed pipe: Python must not try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
+
+
+def _run() -> tuple[int, str]:
+    """Run the command; return its exit status and the message to end with."""
     try:
-        cli()
+        with interrupting():
+            try:
+                cli()
+            finally:
+                sys.stdout.flush()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0, ""
     except Interrupted as stop:
-        click.echo(f"{stop}.", err=True)
-        sys.exit(128 + stop.number)
+        return 128 + stop.number, f"{stop}."
     except SdaError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        return 2, f"error: {error}"
+    except MemoryError:
+        return 2, "error: out of memory"
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output has had enough
+            return 1, ""
+        name = error.filename
+        where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
+        return 2, f"error: {where}{error.strerror or error}"
+    return 0, ""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

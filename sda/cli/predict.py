@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from sda.cli.options import (
 )
 from sda.errors import SdaError
 from sda.system.progress import Bars
+from sda.system.signals import Interrupted
 
 
 @click.command()
@@ -107,9 +107,8 @@ def predict(
                 overwrite,
                 bars,
             )
-        except KeyboardInterrupt:
-            bars.say("Interrupted. Run the same command again with --resume to resume.")
-            sys.exit(128 + signal.SIGINT)
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. Run the same command again with --resume to resume") from None
     click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary))
     outcome = summary.outcome
     if outcome.skipped:

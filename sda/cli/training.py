@@ -216,7 +216,10 @@ def demo(out: str, seed: int, device: str, as_json: bool) -> None:
     from sda.experiments import demo
 
     with Bars() as bars:
-        summary = demo.run(Path(out), seed, device, bars)
+        try:
+            summary = demo.run(Path(os.path.expanduser(out)), seed, device, bars)
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.item import Item
@@ -144,7 +145,7 @@ class Loader:
         except OSError as error:
             _kill(set(multiprocessing.active_children()) - before)
             for frame, _ in traceback.walk_tb(error.__traceback__):  # the unfinished iterator would complain when it is deleted
-                if hasattr(unfinished := frame.f_locals.get("self"), "_workers"):
+                if isinstance(unfinished := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
                     unfinished._shutdown = True
             raise SdaError(
                 f"cannot start {workers} loader processes: {error.strerror}; use fewer with --workers, or none: --workers 0"

@@ -91,6 +91,9 @@ def _train(
                 folder.fail(out, str(error), stepped=training.step > 0)
             if isinstance(error, torch.OutOfMemoryError):
                 raise SdaError(f"{device} is out of memory; try, in this order: {gpu_memory.advice(recipe)}") from None
+            if isinstance(error, OSError):
+                where, what = error.filename or out, error.strerror or error
+                raise SdaError(f"{where}: {what}; fix the cause, then repeat the command with --resume auto") from None
             raise
     if result is None or distributed.rank() > 0:
         return None

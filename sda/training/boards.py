@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +17,48 @@ from sda.errors import SdaError
 from sda.methods.base import Method
 from sda.scoring.gallery import pseudo_labels, spread, truth_and_predictions
 
+logger = logging.getLogger(__name__)
+
 PICTURES = 4  # images per table
 
 
 class Board:
-    """A board that shows nothing, for `board = none`."""
+    """A board that shows nothing, for `board = none`; the other boards replace the methods that begin with an underscore.
+
+    A board that fails, for example because its disk is full, is not used again; training goes on.
+    """
 
     shows_pictures = False
+    _failed = False
 
     def __init__(self, folder: Path, name: str, recipe: dict, step: int):
         """See `open_board`."""
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         """Add a point to each curve."""
+        self._try(self._numbers, step, values)
 
     def picture(self, step: int, name: str, picture: Image.Image) -> None:
         """Add a picture."""
+        self._try(self._picture, step, name, picture)
 
     def close(self) -> None:
         """Write pending data."""
+        self._try(self._close)
+
+    def _numbers(self, step: int, values: dict[str, float]) -> None: ...
+
+    def _picture(self, step: int, name: str, picture: Image.Image) -> None: ...
+
+    def _close(self) -> None: ...
+
+    def _try(self, write: Callable[..., None], *values: Any) -> None:
+        if not self._failed:
+            try:
+                write(*values)
+            except Exception as error:  # of the board's package, of its thread, or of the disk
+                self._failed = True
+                logger.warning("the board failed and shows nothing from now on: %s", error)
 
     def scored(self, step: int, score: dict) -> None:
         """Add a score, as returned by `sda.scoring.evaluate.evaluate`, to the curves."""
@@ -58,14 +84,14 @@ class TensorBoard(Board):
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
         self._writer.add_text("recipe", "\n".join(f"    {key} = {json.dumps(value)}" for key, value in recipe.items()), step)
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
+    def _numbers(self, step: int, values: dict[str, float]) -> None:
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+    def _picture(self, step: int, name: str, picture: Image.Image) -> None:
         self._writer.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._writer.close()
 
 
@@ -91,13 +117,13 @@ class WeightsAndBiases(Board):
             ) from None
         self._wandb = wandb
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
+    def _numbers(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+    def _picture(self, step: int, name: str, picture: Image.Image) -> None:
         self._run.log({name: self._wandb.Image(picture)}, step=step)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._run.finish()
 
 

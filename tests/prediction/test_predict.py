@@ -20,6 +20,7 @@ from sda.data.files import LabelCodec
 from sda.pictures import colorize
 from sda.prediction import pipeline, plan
 from sda.runs import trained
+from sda.system.signals import Interrupted
 
 CPU = torch.device("cpu")
 
@@ -297,7 +298,7 @@ def test_a_full_disk_is_reported_and_resumed(sda, run, photos, tmp_path, monkeyp
 def test_interrupt_and_resume(sda, run, photos, tmp_path, monkeypatch):
     segment, out = trained.Run.segment_all, tmp_path / "out"
     for error, status, says in [
-        (KeyboardInterrupt(), 130, "Interrupted. Run the same command again with --resume to resume."),
+        (Interrupted(2), 130, "stopped by SIGINT. Run the same command again with --resume to resume."),
         (torch.OutOfMemoryError("full"), 2, "cpu is out of memory; try --batch 1, then"),
     ]:
 

@@ -29,7 +29,8 @@ def write(file: Path, parts: dict[str, np.ndarray], classes: list[str], step: in
         raise SdaError(f"{file}: exists and is not overwritten; choose another file")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as place, h5py.File(place, "w") as out:
+        # In memory, because HDF5 may crash if the disk is full.
+        with h5py.File(file.name, "w", driver="core", backing_store=False) as out:
             out.attrs["kind"], out.attrs["format"], out.attrs["run"] = KIND, FORMAT, run
             out.attrs["classes"], out.attrs["step"] = classes, step
             for name in PARTS:
@@ -39,6 +40,10 @@ def write(file: Path, parts: dict[str, np.ndarray], classes: list[str], step: in
             out["domain"].attrs["about"] = "(C, psi) 0: source, 1: target"
             out["confidence"].attrs["about"] = "(C, psi) the teacher's confidence when the entry was added"
             out["step"].attrs["about"] = "(C, psi) the training step at which the entry was added"
+            out.flush()
+            content = out.id.get_file_image()
+        with written_whole(file) as place:
+            place.write(content)
     except (OSError, RuntimeError) as error:
         raise SdaError(f"{file}: cannot be written ({str(error).splitlines()[0]})") from None
 
