@@ -22,13 +22,15 @@ def write_bad(root: Path, descriptor: Descriptor, examined: dict[str, Item], bad
         bad: (key, reason) of each bad pair.
     """
     path, judge = _file(root), _fingerprint(descriptor)
-    lines = [entry for entry in _read(path) if entry["key"] not in examined and entry["judge"] == judge]
+    added = []
     for key, why in bad:
         image, label = stats_of(examined[key])
-        lines.append({"key": key, "why": why, "image": image, "label": label, "judge": judge})
+        added.append({"key": key, "why": why, "image": image, "label": label, "judge": judge})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
+        with written_whole(path) as file:  # locks the list before reading it, so that no other doctor's entries are lost
+            kept = [entry for entry in _read(path) if entry["key"] not in examined and entry["judge"] == judge]
+            lines = kept + added
             file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
     except OSError as error:
         logger.warning("%s cannot be written, so training will not skip the bad pairs: %s", path, error.strerror)
