@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -10,11 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 from sda.runs import checkpoint
+from sda.training import loop
 
 SSDA = tiny.SETTINGS["semi-supervised DA"]
 STEPS = ["--steps", 8, "--eval-every", 3, "--checkpoint-every", 2, "--device", "cpu"]
@@ -171,6 +175,142 @@ def test_resuming_with_other_images_is_refused(world, sda, stopped, tmp_path):
     (tmp_path / "moved/toy/train/02.png").unlink()
     message = resume(sda, world, stopped, "--root", tmp_path / "moved")
     assert "trained on different source images (4 then, 3 now; train/02.png)" in message
+
+
+@pytest.fixture
+def stopped_here(own_world, sda, tmp_path):
+    """A stopped run in a world that the test may change."""
+    assert sda("train", own_world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--stop-at", 4)[0] == 0
+    return own_world, tmp_path / "run"
+
+
+def inverted(path):
+    """Change the pixels of an image, but not its name."""
+    with Image.open(path) as image:
+        changed = Image.fromarray(255 - np.asarray(image))
+    changed.save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda world: inverted(world.root / "toy/train/00.png"), "the source images have changed since it was written"),
+        (lambda world: inverted(world.root / "toy/train_masks/03_mask.png"), "the source images have changed"),
+        (lambda world: inverted(world.root / "field/labels/val/west/09.png"), "the val images have changed"),
+        (lambda world: world.field.write_text(tiny.FIELD.replace("[2, 2, 2]", "[9, 9, 9]")), "descriptor of .* has changed"),
+        (lambda world: world.toy.write_text(tiny.TOY.replace('8 = "house", 9 = "man"', '9 = "house", 8 = "man"')), "has changed"),
+    ],
+)
+def test_changed_data_under_the_same_names_is_refused(stopped_here, sda, change, says):
+    world, run = stopped_here
+    change(world)
+    before = tiny.files(run)
+    message = resume(sda, world, run, "--doctor", "true")
+    assert re.search(f"last.pt: the .*{says}", message) or re.search(says, message), message
+    assert tiny.files(run) == before
+
+
+def test_labels_of_unlabelled_images_may_change(stopped_here, sda):
+    world, run = stopped_here
+    keys = (run / "splits/unlabelled.txt").read_text().split()
+    for key in keys:
+        inverted(world.root / "field" / key.replace("pictures", "labels").replace(".jpg", ".png"))
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")[0] == 0
+
+
+def test_another_number_of_threads_is_told(world, sda, stopped):
+    state = checkpoint.load(stopped / "last.pt")
+    state["machine"]["threads"] = "64"
+    torch.save(state, stopped / "last.pt")
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
+    assert status == 0 and "trained so far with threads 64, now 1: the result may differ slightly" in shown.err
+
+
+def test_checkpoints_of_older_versions_resume_with_a_note(world, sda, stopped):
+    state = checkpoint.load(stopped / "last.pt")
+    del state["inputs"], state["machine"]
+    torch.save(state, stopped / "last.pt")
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
+    assert status == 0 and "this checkpoint has no fingerprints of its images; only their names were compared" in shown.err
+
+
+def test_a_finished_run_is_not_resumed_with_another_recipe(world, whole, sda, tmp_path):
+    shutil.copytree(whole(*SSDA), tmp_path / "run")
+    command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto"]
+    before = tiny.files(tmp_path / "run")
+    for flags, says in ((["--steps", 9], "steps = 8, not 9"), (["--learning-rate", 0.9], "learning_rate = 0.0002, not 0.9")):
+        status, shown = sda(*command, *flags)
+        assert status == 2 and f"run: this run is finished, with {says}; choose another --out" in shown.err
+    assert sda(*command, "--checkpoint-every", 7)[0] == 0 and tiny.files(tmp_path / "run") == before
+
+
+def test_a_finished_run_without_its_result_is_finished_again(world, whole, sda, tmp_path):
+    """A kill may come before result.json, and a full disk may empty it."""
+    shutil.copytree(whole(*SSDA), tmp_path / "run")
+    for damage in (lambda file: file.unlink(), lambda file: file.write_text("")):
+        damage(tmp_path / "run/result.json")
+        (tmp_path / "run/iou.csv").unlink()
+        (tmp_path / "run/environment.json").write_text("{")
+        assert sda("train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto")[0] == 0
+        same_run(whole(*SSDA), tmp_path / "run")
+        assert (tmp_path / "run/iou.csv").exists()
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(own_world, sda, tmp_path):
+    out = tmp_path / "runs/a"
+    command = ["train", own_world.recipe, *STEPS, *SSDA, "--doctor", "false"]
+    images = sorted((own_world.root / "toy/train").iterdir())
+    whole = {path: path.read_bytes() for path in images}
+    for path in images:
+        path.write_bytes(b"not an image")
+    status, shown = sda(*command, "--out", out)
+    assert status == 2 and "00.png" in shown.err and not out.exists()
+    status, shown = sda(*command)
+    assert status == 2 and not list(Path("runs").iterdir())
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert sda(*command, "--out", out)[0] == 0
+
+
+def test_a_run_that_fails_later_says_why_and_resumes(world, whole, sda, tmp_path, monkeypatch):
+    command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_numbers", lambda *_: 1 / 0)
+        patch.setattr(loop, "LOG_EVERY", 5)
+        patch.setattr(loop, "_check_finite", lambda *_: None)
+        with pytest.raises(ZeroDivisionError):
+            sda(*command)
+    assert (tmp_path / "run/failure.txt").read_text() == "division by zero\n"
+    status, shown = sda(*command)
+    assert status == 2 and "exists and is not empty; choose another folder, or resume this run with --resume auto" in shown.err
+    assert sda(*command, "--resume", "auto")[0] == 0 and not (tmp_path / "run/failure.txt").exists()
+    same_run(whole(*SSDA), tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(6))
+def test_a_kill_while_the_folder_is_made_blocks_nothing(world, whole, sda, tmp_path, monkeypatch, place):
+    """The process dies after its first, second, … write into the new folder."""
+    command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto"]
+    code = f"""
+import os, sys
+from sda.system import atomic
+import pathlib
+left = [{place}]
+def counted(write):
+    def run(*arguments, **options):
+        if "run" in str(arguments[0]) and (left.append(left.pop() - 1) or left[0] < 0):
+            os._exit(9)
+        return write(*arguments, **options)
+    return run
+for owner, name in ((pathlib.Path, "mkdir"), (pathlib.Path, "write_text"), (pathlib.Path, "replace"), (os, "truncate")):
+    setattr(owner, name, counted(getattr(owner, name)))
+from sda.cli.main import main
+main()
+"""
+    assert subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True).returncode == 9
+    assert sda(*command)[0] == 0
+    same_run(whole(*SSDA), tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_previous_one(world, whole, sda, stopped):
