@@ -23,6 +23,8 @@ def main() -> None:
     # Waiting threads must not spin: on small machines they would slow down the data loader processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 -- None: it was closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     with contextlib.redirect_stderr(Unfailing(sys.stderr)):
         status, message = _run()
         if message:
@@ -55,7 +57,7 @@ def _run() -> tuple[int, str]:
         if error.errno == errno.EPIPE:  # the reader of our output has had enough
             return 1, ""
         name = error.filename
-        where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
+        where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else "cannot write: "
         return 2, f"error: {where}{error.strerror or error}"
     return 0, ""
 

@@ -420,3 +420,23 @@ def test_choices_match_the_packages():
     """The command line has its own lists, which need no PyTorch."""
     assert set(features.STRATEGIES) == set(select.STRATEGIES)
     assert set(export.FORMATS) == {*formats.FORMATS, "safetensors"}
+
+
+# Output that nobody can read
+
+
+@pytest.mark.parametrize(
+    ("redirections", "status", "says"),
+    [
+        ("", 0, ""),
+        (">&-", 0, ""),
+        (">/dev/full", 2, "error: cannot write: No space left on device"),
+        ("| head -n 1", 0, ""),
+        ("2>/dev/full", 0, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_broken_outputs_do_no_harm(redirections, status, says):
+    command = f"set -o pipefail; {sys.executable} -m sda recipes --json {redirections}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == status and done.stderr.strip() == says
