@@ -67,7 +67,8 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
 def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
     """Train a job, and return its result or its error."""
     try:
-        result = experiment.run(job.recipe, job.name, job.folder, device, bars, "auto")
+        # A pool that was killed leaves children that write their last checkpoint.
+        result = experiment.run(job.recipe, job.name, job.folder, device, bars, "auto", patience=PATIENCE)
         assert result is not None
         return result
     except SdaError as error:

@@ -28,6 +28,7 @@ def run(
     bars: Bars,
     resume_from: str = "",
     stop_at: int | None = None,
+    patience: float = 0.0,
 ) -> dict | None:
     """Train a recipe into the folder `out`, or resume there, and return the result (see `sda.training.loop.train`).
 
@@ -35,6 +36,7 @@ def run(
 
     Args:
         resume_from: a checkpoint; "auto" for the newest one in `out`, if there is one; "" to start a run in an empty folder.
+        patience: seconds to wait for another process that writes `out`.
 
     Returns:
         The result; that of the earlier run if `out` has one that is finished and `resume_from` is "auto"; None if stopped at
@@ -45,7 +47,7 @@ def run(
             used. Interrupted: see `train`.
     """
     is_main = distributed.rank() == 0
-    with owned(out) if is_main else contextlib.nullcontext():
+    with owned(out, patience=patience) if is_main else contextlib.nullcontext():
         if result := resume.finished(out, recipe) if resume_from else None:
             if resume_from != "auto":
                 raise SdaError(f"{out}: this run is finished; to train again, choose another --out")

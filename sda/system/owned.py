@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,41 +15,49 @@ from sda.errors import SdaError
 LOCK = ".lock"  # in a folder that a process owns; names the process
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _HELD: set[str] = set()  # lock files of this process, which the system's locks do not protect from the process itself
+_LOOKING = 1.0  # seconds
 _CHECKING = threading.Lock()
 
 
 @contextlib.contextmanager
-def owned(folder: Path, shown: Path | None = None) -> Iterator[None]:
+def owned(folder: Path, shown: Path | None = None, patience: float = 0.0) -> Iterator[None]:
     """Own a folder within the context. Create it if it is missing; then remove it in the end if it is empty.
 
     Args:
         shown: the path to name in the message, if it is not the folder.
+        patience: seconds to wait for another process that owns the folder.
 
     Raises:
         SdaError: another process owns the folder; the message names its host and process id.
         OSError: the folder or its lock cannot be created.
     """
     made = not folder.exists()
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # its owner just removed the folder
-            lock = _acquire(folder / LOCK)
-            break
+    lock = _acquire_patiently(folder, shown or folder, patience)
     try:
-        if lock is None:
-            raise SdaError(
-                f"{shown or folder}: {owner(folder) or 'another process'} is writing it; wait until it ends, stop it, or choose "
-                "another --out"
-            )
         os.truncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        if lock is not None:
-            _release(folder / LOCK, lock, remove=True)
-            with contextlib.suppress(OSError):  # not empty
-                if made:
-                    folder.rmdir()
+        _release(folder / LOCK, lock, remove=True)
+        with contextlib.suppress(OSError):  # not empty
+            if made:
+                folder.rmdir()
+
+
+def _acquire_patiently(folder: Path, shown: Path, patience: float) -> int:
+    end = time.monotonic() + patience
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its owner just removed the folder
+            if (lock := _acquire(folder / LOCK)) is not None:
+                return lock
+            # Without an owner, another process only looks at the lock, or has no time to write its name.
+            holder = owner(folder)
+            if time.monotonic() > (end if holder else end + _LOOKING):
+                raise SdaError(
+                    f"{shown}: {holder or 'another process'} is writing it; wait until it ends, stop it, or choose another --out"
+                )
+            time.sleep(0.1)
 
 
 def owner(folder: Path) -> str:

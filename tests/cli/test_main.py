@@ -431,7 +431,7 @@ def test_choices_match_the_packages():
         ("", 0, ""),
         (">&-", 0, ""),
         (">/dev/full", 2, "error: cannot write: No space left on device"),
-        ("| head -n 1", 0, ""),
+        ("| head -c 0", (0, 1), ""),
         ("2>/dev/full", 0, ""),
         ("2>&-", 0, ""),
     ],
@@ -439,4 +439,4 @@ def test_choices_match_the_packages():
 def test_broken_outputs_do_no_harm(redirections, status, says):
     command = f"set -o pipefail; {sys.executable} -m sda recipes --json {redirections}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == status and done.stderr.strip() == says
+    assert done.returncode in (status if isinstance(status, tuple) else (status,)) and done.stderr.strip() == says

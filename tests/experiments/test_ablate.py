@@ -214,7 +214,7 @@ def test_a_failing_run_does_not_affect_the_next(world, monkeypatch, tmp_path):
     """An error, such as out of memory, is reported, and the next run is trained."""
     outcomes = iter([MemoryError("no room\nat all"), result(3.0)])
 
-    def run(*_):
+    def run(*_, **options):
         if isinstance(outcome := next(outcomes), Exception):
             raise outcome
         return outcome
