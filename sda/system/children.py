@@ -26,7 +26,7 @@ from sda.system.signals import Interrupted, interrupting
 
 PATIENCE = 30.0  # seconds in which an interrupted child may finish what it is doing, such as writing a checkpoint
 _PARENTS = (signal.SIGINT, signal.SIGHUP)  # a terminal sends them to all processes; only the parent handles them
-_CODE = "import sys; sys.path[:] = {path!r}; from sda.system.children import serve; serve({descriptor})"
+_CODE = "import sys; sys.path, sys.argv = {path!r}, {argv!r}; from sda.system.children import serve; serve({descriptor})"
 
 
 class ChildDied(SdaError):
@@ -138,7 +138,7 @@ def _start(function: Callable[..., Any], tells: bool) -> _Child:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", _CODE.format(path=sys.path, descriptor=descriptor)],
+            [sys.executable, "-c", _CODE.format(path=sys.path, argv=sys.argv, descriptor=descriptor)],
             stdin=subprocess.DEVNULL,
             pass_fds=[descriptor],
         )

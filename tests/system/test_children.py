@@ -42,6 +42,10 @@ def telling(x, tell):
         tell(f"end {x}")
 
 
+def arguments(_):
+    return sys.argv
+
+
 def alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
@@ -60,6 +64,7 @@ def test_results_come_with_their_places():
     assert dict(run_tasks(square, [1, 2, 3, 4, 5], 2)) == {0: 1, 1: 4, 2: 9, 3: 16, 4: 25}
     assert list(run_in_order(square, range(7), 3)) == [x * x for x in range(7)]
     assert list(run_tasks(square, [], 2)) == []
+    assert list(run_tasks(arguments, [0], 1)) == [(0, sys.argv)]
 
 
 def test_errors_of_the_function_are_raised():
