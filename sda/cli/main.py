@@ -51,7 +51,9 @@ def _run() -> tuple[int, str]:
         return 128 + stop.number, f"{stop}."
     except SdaError as error:
         return 2, f"error: {error}"
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises a RuntimeError if memory runs out on a CPU
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
         return 2, "error: out of memory"
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output has had enough

@@ -12,6 +12,7 @@ from sda.models.preprocessing import IMAGENET
 from sda.recipe import Recipe
 from sda.runs import folder
 from sda.system import distributed
+from sda.system.devices import is_out_of_memory
 from sda.system.owned import owned
 from sda.system.progress import Bars
 from sda.training import boards, gpu_memory, resume
@@ -91,7 +92,7 @@ def _train(
         except Exception as error:
             if begun:
                 folder.fail(out, str(error), stepped=training.step > 0)
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise SdaError(f"{device} is out of memory; try, in this order: {gpu_memory.advice(recipe)}") from None
             if isinstance(error, OSError):
                 where, what = error.filename or out, error.strerror or error
