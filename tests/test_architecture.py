@@ -17,7 +17,7 @@ BASE_MAY_IMPORT = BASE | {"methods.settings", "models.names", "scoring.criteria"
 # Package → the packages that it may import. Each package comes after the ones that it imports.
 MAY_IMPORT = {
     "system": set(),
-    "streets": set(),
+    "streets": {"system"},
     "models": {"system"},
     "data": {"system", "streets"},
     "methods": {"system", "models", "data"},
