@@ -9,7 +9,7 @@ import click
 
 from sda import __version__
 from sda.cli import data, export, features, predict, report, results, training
-from sda.errors import SdaError
+from sda.errors import SdaError, explained
 from sda.system.console import Unfailing
 from sda.system.signals import Interrupted, interrupting
 
@@ -51,10 +51,10 @@ def _run() -> tuple[int, str]:
         return 128 + stop.number, f"{stop}."
     except SdaError as error:
         return 2, f"error: {error}"
-    except (MemoryError, RuntimeError) as error:  # PyTorch raises a RuntimeError if memory runs out on a CPU
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if (known := explained(error)) is None:
             raise
-        return 2, "error: out of memory"
+        return 2, f"error: {known}"
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output has had enough
             return 1, ""

@@ -1,11 +1,14 @@
 """Read items as tensors: decoded, resized, and kept in memory on request."""
 
+import atexit
+import errno
 import functools
 import io
 import multiprocessing
 import pickle
 import signal
 import traceback
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.item import Item
-from sda.errors import SdaError
+from sda.errors import SdaError, explained
 from sda.pictures import resize_image, resize_nearest
 from sda.system.signals import STOPPING
 
@@ -113,6 +116,16 @@ class Guarded(torch.utils.data.Dataset):
             return index, error
 
 
+_OPEN: weakref.WeakSet["Loader"] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the loader processes when the program ends because of an error: Python would wait for them for ever."""
+    for loader in list(_OPEN):
+        loader.close()
+
+
 class Loader:
     """An iterator over the batches of a PyTorch DataLoader whose processes never keep the program waiting.
 
@@ -147,10 +160,12 @@ class Loader:
             for frame, _ in traceback.walk_tb(error.__traceback__):  # the unfinished iterator would complain when it is deleted
                 if isinstance(unfinished := frame.f_locals.get("self"), _MultiProcessingDataLoaderIter):
                     unfinished._shutdown = True
+            where = " in /dev/shm (in Docker: --shm-size)" if error.errno == errno.ENOSPC else ""
             raise SdaError(
-                f"cannot start {workers} loader processes: {error.strerror}; use fewer with --workers, or none: --workers 0"
+                f"cannot start {workers} loader processes: {error.strerror}{where}; lower --workers, or set --workers 0"
             ) from None
         self._processes = set(multiprocessing.active_children()) - before
+        _OPEN.add(self)
 
     def __enter__(self) -> "Loader":
         return self
@@ -166,11 +181,7 @@ class Loader:
         try:
             batch = next(self._batches)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise SdaError(
-                "a loader process was killed, perhaps because memory ran out; use fewer with --workers, or none: --workers 0"
-            ) from None
+            raise explained(error) or error from None
         return pickle.loads(batch) if self._workers else batch
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from sda.data import descriptor as descriptors
 from sda.data.assemble import find_root
-from sda.errors import SdaError
+from sda.errors import SdaError, explained
 from sda.experiments import run as experiment
 from sda.recipe import Recipe
 from sda.system.children import PATIENCE, run_tasks
@@ -74,6 +74,8 @@ def _train(job: Job, device: torch.device, bars: Bars) -> dict | SdaError:
     except SdaError as error:
         return error
     except Exception as error:  # such as out of memory or a full disk: the other runs continue
+        if known := explained(error):
+            return known
         logger.exception("%s", job.name)
         return SdaError(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 

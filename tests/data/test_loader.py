@@ -73,7 +73,7 @@ def test_too_few_file_descriptors_are_an_error_in_one_line():
     used = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, before[1]))
     try:
-        with pytest.raises(SdaError, match=r"cannot start 2 loader processes: Too many open files; use fewer with --workers"):
+        with pytest.raises(SdaError, match=r"cannot start 2 loader processes: Too many open files; lower --workers"):
             Loader(Numbers(), 2, range(8), 2)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
