@@ -37,6 +37,11 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
 
+def size_within(size: tuple[int, int], width: int) -> tuple[int, int]:
+    """Return (height, width) to show a picture of `size` in this width, in its aspect ratio, at most twice as high as wide."""
+    return min(max(1, round(width * size[0] / size[1])), 2 * width), width
+
+
 def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a label or other values (H, W), or a picture (H, W, 3), to (height, width): nearest pixel, no blending."""
     height, width = size
@@ -57,7 +62,7 @@ def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[
         rows: one RGB picture (H, W, 3) uint8 per title; all have the same size.
         colors: class → RGB. width: of each picture in the table, in px.
     """
-    height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
+    height, width = size_within(rows[0][0].shape[:2], width)
     font = ImageFont.load_default(16)
     gap, head = 6, 30
     names = legend(colors, max(1, (len(titles) * (width + gap)) // 150))
@@ -105,7 +110,7 @@ def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 2
         width: of each picture, in px. columns: pictures per row.
     """
     font = ImageFont.load_default(13)
-    small = [resize_image(picture, (max(1, round(width * picture.height / picture.width)), width)) for picture in pictures]
+    small = [resize_image(picture, size_within(picture.size[::-1], width)) for picture in pictures]
     gap, head = 8, 20
     height = head + max(picture.height for picture in small) + gap
     lines = -(-len(small) // columns)

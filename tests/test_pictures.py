@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sda.pictures import resize_image, resize_nearest
+from sda.pictures import contact_sheet, picture_table, resize_image, resize_nearest, size_within
 
 
 def grey(rows):
@@ -53,3 +53,12 @@ def test_images_of_the_wanted_size_are_unchanged():
     image, label = grey([[1, 2, 3], [4, 5, 6]]), np.zeros((2, 3), np.uint8)
     assert resize_image(image, (2, 3)) is image and resize_nearest(label, (2, 3)) is label
     assert resize_image(image, (3, 2)).size == (2, 3) and resize_nearest(label, (3, 2)).shape == (3, 2)
+
+
+def test_sheets_of_extreme_pictures_stay_small():
+    assert size_within((48, 64), 384) == (288, 384) and size_within((1, 10_000), 384) == (1, 384)
+    assert size_within((10_000, 1), 384) == (768, 384) and size_within((10_000, 1), 1) == (2, 1)
+    pictures = [Image.new("RGB", size) for size in ((1, 30_000), (30_000, 1), (1, 1))]
+    assert contact_sheet(pictures, ["a", "b", "c"]).height < 600
+    for shape in ((30_000, 1, 3), (1, 30_000, 3)):
+        assert picture_table([[np.zeros(shape, np.uint8)]], ["a"], {"road": [1, 2, 3]}).height < 900

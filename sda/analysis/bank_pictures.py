@@ -155,7 +155,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) ->
 
 def _surroundings(image: Image.Image, position: tuple[int, int]) -> Image.Image:
     """Return a square crop around a pixel, which is marked by a small frame."""
-    half = max(8, round(SEEN * image.height / 2))
+    half = max(8, round(SEEN * min(image.size) / 2))
     row, column = position
     crop = image.crop((column - half, row - half, column + half, row + half)).resize((CROP, CROP), Image.Resampling.BILINEAR)
     middle = CROP // 2

@@ -11,7 +11,7 @@ from PIL import Image
 from sda.data.dataset import Sample
 from sda.errors import SdaError
 from sda.labels import IGNORE
-from sda.pictures import GREY, colorize, overlay, picture_table, resize_image, resize_nearest
+from sda.pictures import GREY, colorize, overlay, picture_table, resize_image, resize_nearest, size_within
 from sda.protocol import Protocol
 from sda.report.facts import Subject
 from sda.runs import trained
@@ -93,7 +93,7 @@ def _pictures(run: Run, sample: Sample, protocol: Protocol) -> list[np.ndarray]:
     logits = predict_logits(run.network, sample.image[None].to(run.device), label.shape, protocol)
     predicted = logits[0].argmax(dim=0).byte().cpu().numpy()
     colors = list(run.table.colors.values())
-    size = (round(label.shape[0] * min(1, MAX_WIDTH / label.shape[1])), min(MAX_WIDTH, label.shape[1]))
+    size = size_within(label.shape, min(MAX_WIDTH, label.shape[1]))
     image = np.asarray(resize_image(Image.fromarray(sample.image.permute(1, 2, 0).numpy()), size))
     label, predicted = resize_nearest(label, size), resize_nearest(predicted, size)
     prediction = colorize(predicted, colors)

@@ -10,7 +10,7 @@ from sda.data.files import LabelCodec, read_pair
 from sda.data.inspect.doctor import Examination
 from sda.data.item import Item
 from sda.data.listing import Listing
-from sda.pictures import colorize, overlay, picture_table, resize_image, resize_nearest
+from sda.pictures import colorize, overlay, picture_table, resize_image, resize_nearest, size_within
 from sda.system.atomic import write_json
 
 PAIRS = 12  # maximum number of pairs on the contact sheet
@@ -34,8 +34,7 @@ def write_report(folder: Path, found: Examination, descriptor: Descriptor, listi
 def _pictures(item: Item, codec: LabelCodec, colors: list[list[int]]) -> list[np.ndarray]:
     """Return a pair as three uint8 pictures (H, W, 3): image, label and overlay."""
     image, label = _read(item, codec)
-    width = min(image.width, WIDTH)
-    size = (round(image.height * width / image.width), width)
+    size = size_within((image.height, image.width), min(image.width, WIDTH))
     picture = np.asarray(resize_image(image, size))
     mask = colorize(resize_nearest(label, size), colors)
     return [picture, mask, overlay(picture, mask)]
