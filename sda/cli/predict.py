@@ -45,6 +45,14 @@ from sda.system.signals import Interrupted
 @network_option
 @checkpoint_option
 @click.option("--batch", type=click.IntRange(1), help="Images per batch.  [default: up to 8, fewer if they are large]")
+@click.option(
+    "--max-megapixels",
+    "megapixels",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    default=200,
+    show_default=True,
+    help="Skip larger images, videos with larger frames, and images that would be enlarged above this size.",
+)
 @click.option("--resume", is_flag=True, help="Keep existing outputs and write the missing ones.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @device_option
@@ -60,6 +68,7 @@ def predict(
     network: str,
     checkpoint: str,
     batch: int | None,
+    megapixels: float,
     resume: bool,
     overwrite: bool,
     device: str,
@@ -81,25 +90,26 @@ def predict(
     a different aspect ratio keep it. native does not resize. Images much larger than the training images are predicted in
     overlapping windows. Outputs have the size of the image.
 
-    Files that cannot be read are skipped and listed at the end. The exit status is 0 if all files were predicted, 1 if some were
-    skipped, and 2 if none could be predicted.
+    In folders, images and videos are recognised by their content, whatever their names are. Those that cannot be read are
+    skipped and listed at the end. The exit status is 0 if all were predicted, 1 if some were skipped, and 2 if none could be
+    predicted. --resume continues only with the same network, options and inputs.
     """
     factors, input_size = parse_scales(scales), parse_size(size)
     if resume and overwrite:
         raise SdaError("--resume keeps existing outputs and --overwrite replaces them; use only one of them")
 
-    from sda.prediction.pipeline import Options
-    from sda.prediction.predict import predict_files
-    from sda.system.devices import pick_device
+    try:
+        from sda.prediction.pipeline import Options
+        from sda.prediction.predict import predict_files
+        from sda.system.devices import pick_device
 
-    with Bars() as bars:
-        try:
+        with Bars() as bars:
             summary = predict_files(
                 Path(os.path.expanduser(run)),
                 [Path(os.path.expanduser(path)) for path in inputs],
                 Path(os.path.expanduser(out)) if out else None,
                 list(dict.fromkeys(kind.strip() for given in kinds for kind in given.split(","))) or ["overlay"],
-                Options(input_size, factors, flip, batch or 0),
+                Options(input_size, factors, flip, batch or 0, megapixels),
                 checkpoint,
                 network,
                 pick_device(device),
@@ -107,8 +117,8 @@ def predict(
                 overwrite,
                 bars,
             )
-        except Interrupted as stop:
-            raise Interrupted(stop.number, f"{stop}. Run the same command again with --resume to resume") from None
+    except Interrupted as stop:
+        raise Interrupted(stop.number, f"{stop}. Run the same command again with --resume to resume") from None
     click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary))
     outcome = summary.outcome
     if outcome.skipped:
@@ -119,7 +129,7 @@ def parse_size(text: str) -> str | tuple[int, int]:
     """Return the value of --size: a word, or (height, width)."""
     if text in ("fit", "native", "eval"):
         return text
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text)
     if not match or min(map(int, match.groups())) < 32:
         raise SdaError(f"--size {text}: expected fit, native, eval, or HEIGHTxWIDTH of at least 32, such as 512x1024")
     return int(match[1]), int(match[2])

@@ -1,5 +1,7 @@
 """Decode image and label files. The user's files are never written to."""
 
+import contextlib
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sda.data.descriptor import Descriptor, label_values
 from sda.errors import SdaError
 from sda.labels import IGNORE
+
+# Packages that teach Pillow more formats, if they are installed → the function that registers them; "" if importing does.
+PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
+for _name, _register in PLUGINS.items():
+    with contextlib.suppress(ImportError):
+        _plugin = importlib.import_module(_name)
+        if _register:
+            getattr(_plugin, _register)()
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
 

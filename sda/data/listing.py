@@ -4,7 +4,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -124,14 +124,18 @@ def list_folder(folder: Path) -> Listing:
     return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def _no_access(error: OSError) -> NoReturn:
+    raise SdaError(f"{error.filename}: cannot be read ({error.strerror}); fix its permissions") from None
+
+
+def walk(folder: Path, unreadable: Callable[[OSError], object] = _no_access) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder and all folders below it, each with the names of its files. Skip hidden ones; follow links once.
 
-    Raises:
-        SdaError: a folder cannot be read.
+    Args:
+        unreadable: called for a folder that cannot be read; by default, raises SdaError.
     """
     seen = set()
-    for place, below, names in os.walk(folder, onerror=_no_access, followlinks=True):
+    for place, below, names in os.walk(folder, onerror=unreadable, followlinks=True):
         seen.add(os.path.realpath(place))
         below[:] = [name for name in sorted(below) if name[0] != "." and os.path.realpath(os.path.join(place, name)) not in seen]
         yield Path(place), sorted(name for name in names if name[0] != ".")
@@ -173,10 +177,6 @@ def _is_dir(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         return _no_access(error)
-
-
-def _no_access(error: OSError) -> NoReturn:
-    raise SdaError(f"{error.filename}: cannot be read ({error.strerror}); fix its permissions") from None
 
 
 def compile_pattern(pattern: str, words: dict[str, str]) -> tuple[str, re.Pattern]:

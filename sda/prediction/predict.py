@@ -1,5 +1,6 @@
 """Segment images, folders and videos with a trained run, and write the predictions to a folder."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,17 @@ from pathlib import Path
 import torch
 
 from sda.errors import SdaError
+from sda.prediction.content import pixels_up_to
 from sda.prediction.pipeline import Options, Outcome, predict_all
-from sda.prediction.plan import KINDS, find, make_folders, plan, remaining
+from sda.prediction.plan import KINDS, Found, find, make_folders, plan, remaining, some
+from sda.prediction.record import RECORD, Record, made_by
 from sda.prediction.render import id_values
 from sda.protocol import Protocol
 from sda.runs import trained
 from sda.runs.compare import title_of
 from sda.runs.trained import Run
+from sda.system.devices import is_out_of_memory
+from sda.system.owned import owned
 from sda.system.progress import Bars
 
 
@@ -23,7 +28,8 @@ class Summary:
 
     Attributes:
         run: the network. out: folder of the predictions. kinds: see `sda.prediction.plan.KINDS`. outcome: what this call
-            wrote. existing: number of inputs whose outputs existed. seconds: time taken.
+            wrote. existing: number of inputs whose outputs existed. others: files in folders that are neither images nor
+            videos. seconds: time taken.
     """
 
     run: Run
@@ -31,6 +37,7 @@ class Summary:
     kinds: list[str]
     outcome: Outcome
     existing: int
+    others: list[Path]
     seconds: float
 
     def to_dict(self) -> dict:
@@ -47,6 +54,7 @@ class Summary:
             "frames": self.outcome.frames,
             "existing": self.existing,
             "skipped": self.outcome.skipped,
+            "ignored": list(map(str, self.others)),
             "seconds": round(self.seconds, 1),
         }
 
@@ -87,23 +95,44 @@ def predict_files(
         if kind not in KINDS:
             raise SdaError(f"--as {kind}: expected one or more of {', '.join(KINDS)}, separated by commas")
     out = out or Path("predictions") / title_of(run.parent if run.is_file() else run)
-    found, ignored = find(inputs, [Path("predictions"), out / "classes.png", *(out / kind for kind in KINDS)])
-    if ignored:
-        bars.say(f"{ignored} files in prediction folders are ignored")
+    with pixels_up_to(options.megapixels):
+        found = find(inputs, [Path("predictions"), out / "classes.png", out / RECORD, *(out / kind for kind in KINDS)])
     tasks = plan(found, out, kinds)
-    left = remaining(tasks, resume, overwrite)
-    loaded = trained.load(run, checkpoint, network, device)
-    values = id_values(loaded, kinds)
-    make_folders(out, kinds, loaded.table.colors, overwrite)
-    began = time.perf_counter()
-    try:
-        outcome = predict_all(loaded, left, values, options, bars.count)
-    except torch.OutOfMemoryError:
-        raise SdaError(f"{device} is out of memory; try --batch 1, then a smaller --size") from None
-    seconds = time.perf_counter() - began
+    with contextlib.ExitStack() as contexts:
+        try:
+            contexts.enter_context(owned(out))
+        except OSError as error:
+            raise SdaError(f"--out {out}: cannot write to this folder ({error.strerror}); choose another one") from None
+        left = remaining(tasks, resume, overwrite)
+        loaded = trained.load(run, checkpoint, network, device)
+        values = id_values(loaded, kinds)
+        record = Record(out, made_by(loaded, options.size, options.scales, options.flip, values))
+        if resume and (note := record.check(tasks)):
+            bars.say(note)
+        _say_what_is_ignored(found, bars)
+        make_folders(out, kinds, loaded.table.colors, overwrite)
+        began = time.perf_counter()
+        try:
+            contexts.enter_context(pixels_up_to(options.megapixels))
+            outcome = predict_all(loaded, left, values, options, record, bars.count)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise SdaError(f"{device} is out of memory; try --batch 1, then a smaller --size") from None
+            raise
+        seconds = time.perf_counter() - began
+    outcome.skipped = sorted(found.skipped + outcome.skipped)
     for fault in outcome.skipped:
         bars.say(f"skipped: {fault}")
     if count := outcome.images + outcome.frames:
         cost = Protocol(scales=options.scales, flip=options.flip).cost
         bars.say(f"{cost}; {1000 * seconds / count:.0f} ms per image, with reading and writing")
-    return Summary(loaded, out, kinds, outcome, len(tasks) - len(left), seconds)
+    return Summary(loaded, out, kinds, outcome, len(tasks) - len(left), found.others, seconds)
+
+
+def _say_what_is_ignored(found: Found, bars: Bars) -> None:
+    if found.excluded:
+        bars.say(f"{found.excluded} files in prediction folders are ignored")
+    if found.others:
+        bars.say(f"ignored, neither images nor videos: {some(found.others)}")
+    if several := [file for file, content in found.contents.items() if content.frames]:
+        bars.say(f"several frames or pages, only the first is predicted: {some(several)}")

@@ -13,7 +13,7 @@ from sda.data.files import FileError
 from sda.pictures import resize_image
 from sda.system.atomic import written_whole
 
-SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".webm"}
+SLOWEST, FASTEST = Fraction(1, 1000), Fraction(1000)  # limits of the frame rate; frames keep their times
 TICKS = 10_000  # minimum number of time units per second
 
 Place = tuple[int, int]  # number of a frame, and its time in units of `_tick`
@@ -21,8 +21,13 @@ Sink = Callable[[Place, Image.Image], None]
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fraction, int, int]]:
+def opened(
+    path: Path, megapixels: float, check: Callable[[tuple[int, int]], object]
+) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fraction, int, int]]:
     """Open a video.
+
+    Args:
+        megapixels: maximum size of a frame. check: called with (height, width) of the first frame; may raise FileError.
 
     Yields:
         An iterator over the frames, upright and all at the size of the first frame; the frame rate; an estimate of the number of
@@ -38,11 +43,17 @@ def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fr
         first, last = 0, -1
         try:
             for number, frame in enumerate(container.decode(stream)):
+                if frame.width * frame.height > most:
+                    raise too_large(frame.width, frame.height)
                 picture = frame.to_image()
                 if frame.rotation:
                     picture = picture.rotate(frame.rotation, expand=True)
                 if size is None:
                     size, first = picture.size, frame.pts or 0
+                    try:
+                        check(size[::-1])
+                    except FileError as error:
+                        raise FileError(f"{path}: {error}") from None
                 unit = frame.time_base or Fraction(0)
                 seconds = number / rate if frame.pts is None else (frame.pts - first) * unit
                 nearest = round(seconds * rate) / rate
@@ -52,19 +63,31 @@ def opened(path: Path) -> Iterator[tuple[Iterator[tuple[Place, Image.Image]], Fr
                 yield (number, last), resize_image(picture, size[::-1])
         except av.FFmpegError as error:
             raise FileError(f"{path}: cannot read this video to its end ({error.strerror})") from None
+        except (ValueError, ArithmeticError, MemoryError) as error:
+            raise FileError(f"{path}: cannot read this video to its end ({error})") from None
         if size is None:
             raise FileError(f"{path}: this video has no frames")
 
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise FileError(f"{path}: cannot read this video ({error.strerror})") from None
-    with container:
+    def too_large(width: int, height: int) -> FileError:
+        return FileError(f"{path}: frames of {width}x{height} pixels are more than --max-megapixels {megapixels:g}")
+
+    most = int(megapixels * 1e6)
+    with contextlib.ExitStack() as files:
+        try:
+            # An open file, because a path is also taken for a URL. Playlists may not open other files or addresses.
+            file = files.enter_context(path.open("rb"))
+            container = files.enter_context(av.open(file, "r", options={"protocol_whitelist": ""}))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise FileError(f"{path}: cannot read this video ({getattr(error, 'strerror', None) or error})") from None
         if not container.streams.video:
             raise FileError(f"{path}: this video has no frames")
         stream = container.streams.video[0]
+        if stream.width * stream.height > most:
+            raise too_large(stream.width, stream.height)
         stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(most)}
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25).limit_denominator(1001)
+        rate = min(max(rate, SLOWEST), FASTEST)
         seconds = container.duration / av.time_base if container.duration else 0
         yield frames(), rate, stream.frames or round(seconds * rate), stream.frames
 
@@ -111,11 +134,17 @@ def numbered(folder: Path) -> Iterator[Sink]:
     temporary.mkdir(parents=True)
     try:
         yield lambda place, picture: picture.save(temporary / f"{place[0]:06d}.png")
-        if folder.exists():
-            for old in folder.glob("*.png"):
-                old.unlink()
-            folder.rmdir()
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove(output: Path) -> None:
+    """Remove an output, a file or a folder of numbered images, if it exists. Raise OSError if the folder has other files."""
+    if output.is_dir():
+        for old in output.glob("*.png"):
+            old.unlink()
+        output.rmdir()
+    else:
+        output.unlink(missing_ok=True)

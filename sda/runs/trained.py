@@ -13,7 +13,7 @@ from sda.data.assemble import Data
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
 from sda.data.evaluation import all_images, evaluation_set
-from sda.data.files import read_image
+from sda.data.files import FileError, read_image
 from sda.errors import SdaError
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
@@ -28,6 +28,8 @@ from sda.system.console import Count, ignore_count
 from sda.system.devices import pick_device
 
 LARGE = 2.0  # images with more than this many times the pixels of the training images are processed in windows
+NARROW = 16  # images that would be enlarged to more than this many times the pixels of the training images are refused
+SMALLEST = 32  # minimum side of a network's input, in pixels
 VALUES = 2**29  # maximum number of logits per image (2 GiB); larger images are predicted at a smaller size and enlarged
 
 
@@ -116,13 +118,13 @@ class Run:
                 "eval": the size at which the run is evaluated, whatever the image's aspect ratio;
                 "fit": that size if the image has nearly the same aspect ratio; otherwise the image keeps its aspect ratio, with
                 the shorter side of that size;
-                "native": the image's own size.
+                "native": the image's own size, but each side at least 32.
                 Except with "eval", inputs with more than twice the pixels of the training images are processed in overlapping
                 windows.
             scales, flip: average the probabilities over these scales of the input, and over its mirror image.
 
         Raises:
-            SdaError: the file is missing or not an image, or the array has another type or shape.
+            SdaError: the file is missing or not an image, the array has another type or shape, or see `fit`.
         """
         picture = as_picture(image)
         width, height = picture.size
@@ -130,16 +132,25 @@ class Run:
         return self.segment(picture, protocol)
 
     def fit(self, image: tuple[int, int], size: str | tuple[int, int] = "fit") -> Protocol:
-        """Return the protocol for an image of size `image`, (height, width); for `size` see `predict`."""
+        """Return the protocol for an image of size `image`, (height, width); for `size` see `predict`.
+
+        Raises:
+            FileError: the image is so narrow that its shorter side cannot be enlarged to that of the training images.
+        """
         own = self.protocol()
         if size == "eval" or (size == "fit" and own.input and _alike(image, own.input)):
             return own
         trained = self.recipe.input_size or self.recipe.crop_size
         if size == "fit" and self.recipe.input_size:
             factor = min(trained) / min(image)
-            height, width = (max(32, round(side * factor)) for side in image)
+            height, width = (max(SMALLEST, round(side * factor)) for side in image)
+            if height * width > max(math.prod(image), NARROW * math.prod(trained)):
+                raise FileError(
+                    f"an image of {image[0]}x{image[1]} pixels (height x width) is too narrow: it would be enlarged to "
+                    f"{height}x{width}; choose another size (--size native, eval or HEIGHTxWIDTH)"
+                )
         elif size in ("fit", "native"):
-            height, width = image
+            height, width = (max(SMALLEST, side) for side in image)
         else:
             assert not isinstance(size, str), size
             height, width = size
