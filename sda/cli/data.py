@@ -10,7 +10,7 @@ import click
 
 from sda import shelf
 from sda.cli import terminal
-from sda.cli.options import bad_files_option, json_option, short_name, show_file
+from sda.cli.options import Size, SizeCommand, bad_files_option, json_option, short_name, show_file
 from sda.errors import SdaError
 from sda.system.atomic import written_whole
 from sda.system.progress import Bars
@@ -175,16 +175,11 @@ def split(
     click.echo(f"{file}: {len(items)} images")
 
 
-@click.command()
+@click.command(cls=SizeCommand)
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
 @click.option(
-    "--size",
-    nargs=2,
-    type=click.IntRange(32),
-    required=True,
-    metavar="HEIGHT WIDTH",
-    help="Size of the packed images; use the recipe's size.",
+    "--size", type=Size(), required=True, metavar="HEIGHTxWIDTH", help="Size of the packed images; use the recipe's size."
 )
 @click.option(
     "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train and val, if they exist]"

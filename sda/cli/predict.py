@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sda.cli.options import (
     scales_option,
 )
 from sda.errors import SdaError
+from sda.recipe import check_size
 from sda.system.progress import Bars
 from sda.system.signals import Interrupted
 
@@ -117,9 +117,8 @@ def predict(
 
 def parse_size(text: str) -> str | tuple[int, int]:
     """Return the value of --size: a word, or (height, width)."""
-    if text in ("fit", "native", "eval"):
-        return text
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if not match or min(map(int, match.groups())) < 32:
-        raise SdaError(f"--size {text}: expected fit, native, eval, or HEIGHTxWIDTH of at least 32, such as 512x1024")
-    return int(match[1]), int(match[2])
+    try:
+        size = check_size(text, ("fit", "native", "eval"))
+    except ValueError as error:
+        raise SdaError(f"--size {text}: {error}") from None
+    return size if isinstance(size, str) else (size[0], size[1])

@@ -58,7 +58,8 @@ def train_command(name: str) -> click.Command:
         ),
     ]
     for key, field in recipe.Recipe.model_fields.items():
-        shown = json.dumps(getattr(values, key))
+        value = getattr(values, key)
+        shown = recipe.size_text(value) if isinstance(value, list) else json.dumps(value)
         help_text = f"{field.description}  [{shown}]"
         options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar="VALUE", help=help_text))
     help_text = f"{values.setting}: {values.description or title}"

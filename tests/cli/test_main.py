@@ -98,7 +98,7 @@ def test_recipe_that_is_not_toml(fails, world):
         (["--learning-rate", "true"], "learning_rate = True: input should be a valid number"),
         (["--in-memory", "1"], "in_memory = 1: input should be a valid boolean"),
         (["--labels", "some"], "labels"),
-        (["--size", "48"], "size = 48: expected [height, width], both at least 32"),
+        (["--size", "48"], "size = 48: expected HEIGHTxWIDTH, each from 32 to 16384, such as 48x48, or native"),
         (["--momentum", "2"], "momentum = 2"),
         (["--network", "unet"], "network = 'unet': expected one of deeplabv2, deeplabv3plus"),
         (["--unlabelled", "target"], "method supervised cannot use unlabelled images"),
@@ -321,7 +321,7 @@ def test_help_of_a_recipe_shows_its_values():
     shown = " ".join(sda("train", "gta5-cityscapes-ssda", "--help").split())
     assert "semi-supervised DA: the paper's semi-supervised DA: DeepLabv2, ResNet-101" in shown
     assert "Expected: Alonso et al. 2021" in shown
-    for option, value in (("--labels VALUE", "[100]"), ("--size VALUE", "[[512, 1024]]"), ("--freeze-norm VALUE", '["affine"]')):
+    for option, value in (("--labels VALUE", "[100]"), ("--size VALUE", "[512x1024]"), ("--freeze-norm VALUE", '["affine"]')):
         assert re.search(f"{re.escape(option)}[^[]*{re.escape(value)}", shown)
     for field in recipe.Recipe.model_fields:
         assert f"--{field.replace('_', '-')} " in shown
