@@ -64,7 +64,7 @@ def read_object(path: Path) -> dict:
 
 
 def read_log(path: Path) -> list[dict]:
-    """Return the records of a metrics.jsonl, each with a whole `step`; [] if there is no file.
+    """Return the records of a metrics.jsonl, each with its `step`; [] if there is no file.
 
     Damaged lines are skipped: a killed process leaves half a line, and a crashed machine may leave null bytes.
 
@@ -81,6 +81,6 @@ def read_log(path: Path) -> list[dict]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and type(record.get("step")) is int:
+        if isinstance(record, dict) and type(record.get("step")) is int and 0 <= record["step"] <= 10**9:
             records.append(record)
     return records

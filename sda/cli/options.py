@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from sda.cli import terminal
 from sda.errors import SdaError
+from sda.reading import read_text
 from sda.recipe import check_size
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
@@ -70,4 +72,7 @@ def short_name(name: str) -> str:
 
 def show_file(values: dict, path: Path, as_json: bool) -> None:
     """Print a TOML file, or its values as JSON."""
-    click.echo(json.dumps(values, indent=2) if as_json else path.read_text(encoding="utf-8").rstrip())
+    if as_json:
+        click.echo(json.dumps(values, indent=2))
+    else:
+        terminal.say(*read_text(path).rstrip().split("\n"))

@@ -248,7 +248,7 @@ def runs(folder: str, as_json: bool) -> None:
             run.method,
             "" if run.seed is None else str(run.seed),
             f"{run.step} of {run.steps}",
-            "" if run.miou is None else f"{run.miou:.2f}",
+            "" if run.miou is None else " over ".join(filter(None, [f"{run.miou:.2f}", run.classes])),
             run.protocol,
             terminal.ago(run.age),
         ]

@@ -14,11 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from pydantic import Field
 
-from sda import __version__
+from sda import __version__, shelf
 from sda.data.assemble import Data
 from sda.data.splits.lists import list_hash, list_text
 from sda.errors import SdaError
+from sda.reading import read_object
 from sda.recipe import Recipe
 from sda.system.atomic import write_json, written_whole
 from sda.system.owned import LOCK
@@ -92,15 +94,16 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
 
 
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
-    """Add to environment.json the checkpoint that the run resumes from, and the current environment."""
+    """Add to environment.json the checkpoint that the run resumes from, and the current environment.
+
+    A damaged file must not block a good checkpoint: it is kept as environment-damaged.json.
+    """
     path = folder / "environment.json"
-    try:
-        facts = {"resumed": [], **json.loads(path.read_text(encoding="utf-8"))}
-        resumed = [*facts["resumed"]]
-    except (OSError, ValueError, TypeError):  # missing or damaged: the checkpoint is what counts
-        facts, resumed = {}, []
+    facts, fault = read_environment(folder)
+    if fault:
+        path.rename(folder / "environment-damaged.json")
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
-    write_json(path, {**facts, "resumed": [*resumed, now]})
+    write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
     (folder / FAILURE).unlink(missing_ok=True)
 
 
@@ -113,6 +116,38 @@ def fail(folder: Path, error: str, stepped: bool) -> None:
         for name in _BEGUN:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "splits", ignore_errors=True)
+
+
+def read_environment(folder: Path) -> tuple[dict, str]:
+    """Return the contents of environment.json, and why it cannot be used; {} if it is missing or damaged."""
+    path = folder / "environment.json"
+    try:
+        facts = read_object(path)
+        shelf.check(_Environment, facts, f"{path}: damaged")
+    except FileNotFoundError:
+        return {}, ""
+    except SdaError as error:
+        return {}, str(error)
+    return facts, ""
+
+
+class _List(shelf.Strict, extra="allow"):
+    images: int
+    sha256: str
+
+
+class _Resumption(shelf.Strict, extra="allow"):
+    step: int
+
+
+class _Environment(shelf.Strict, extra="allow"):
+    """The fields of environment.json that are read again."""
+
+    packages: dict[str, str | None] = Field({})
+    command: list[str] = Field([])
+    splits: dict[str, _List] = Field({})
+    notes: list[str] = Field([])
+    resumed: list[_Resumption] = Field([])
 
 
 def finish(folder: Path, result: dict) -> None:

@@ -14,6 +14,7 @@ from sda.data import descriptor as descriptors
 from sda.data.assemble import Data
 from sda.data.splits.contents import fingerprint
 from sda.errors import SdaError
+from sda.reading import read_log
 from sda.recipe import IDLE, Recipe
 from sda.runs import checkpoint
 from sda.system.atomic import written_whole
@@ -210,19 +211,14 @@ def _compare_machine(resumed: Resumed, machine: dict[str, str]) -> list[str]:
 def take_log(resumed: Resumed, folder: Path) -> None:
     """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
-    Later lines are dropped, because the resumed run writes them again.
+    Later lines are dropped, because the resumed run writes them again, and so are damaged lines.
     """
-    path, step, kept = resumed.path.with_name("metrics.jsonl"), resumed.step, []
+    path, step = resumed.path.with_name("metrics.jsonl"), resumed.step
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line, if the process was killed while writing it
-        scored = "val" in record
-        again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
-        if record["step"] < step or (scored and record["step"] == step and not again):
-            kept.append(line)
+    again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
+    records = [
+        record for record in read_log(path) if record["step"] < step or ("val" in record and record["step"] == step and not again)
+    ]
     with written_whole(folder / "metrics.jsonl") as file:
-        file.write("".join(kept).encode())
+        file.write("".join(json.dumps(record) + "\n" for record in records).encode())
