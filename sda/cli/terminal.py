@@ -51,7 +51,7 @@ def show_scores(scores: dict[str, dict]) -> None:
     """
     for line in dict.fromkeys(warning(score, score.get("dataset") or name) for name, score in scores.items()):
         if line:
-            _print(line, style="bold")
+            _print(line, style="bold", soft_wrap=True)
     first = next(iter(scores.values()))
     table = Table("class", header_style="bold", caption=_protocols(scores))
     for name in scores:
@@ -141,7 +141,7 @@ def show_comparison(rows: list[compare.Row]) -> None:
     lines = zip(compare.columns(rows), *(compare.cells(row) for row in rows), strict=True)
     head, *body = [list(line) for line in lines]
     show_table(head, body)
-    _print(compare.caption(rows))
+    _print(compare.caption(rows), soft_wrap=True)
 
 
 SHOWN = 5  # maximum number of problems to print of each kind; report.json has all

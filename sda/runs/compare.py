@@ -9,9 +9,9 @@ from pathlib import Path
 from sda import recipe as recipes
 from sda.errors import SdaError
 from sda.protocol import why_not_comparable
-from sda.scoring.summary import SUMMARY, missing_classes, named, read_score
+from sda.scoring.summary import SUMMARY, missing_classes, read_score
 from sda.system import tables
-from sda.system.tables import mean_of_present
+from sda.system.tables import mean_of_present, named
 
 SEEDS = {"seed", "split_seed"}
 SUBSETS = {metric.key: metric.title for metric in SUMMARY if metric.subset}

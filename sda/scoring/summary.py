@@ -10,8 +10,7 @@ from pydantic import Field, model_validator
 
 from sda import shelf
 from sda.reading import read_object
-
-NAMED = 12  # most classes that a sentence names
+from sda.system.tables import named
 
 
 class Metric(NamedTuple):
@@ -119,8 +118,11 @@ def read_score(file: Path) -> dict:
 
 
 def missing_classes(score: dict) -> list[str]:
-    """Return the classes without a labelled pixel in the scored images, whose IoU therefore says nothing."""
-    return [name for name, row in zip(score["iou"], score["confusion"], strict=True) if not any(row)]
+    """Return the classes without a labelled pixel in the scored images, whose IoU therefore says nothing.
+
+    The counts tell this of scores of every version. Summaries without counts, such as the demo's, are of sets with all classes.
+    """
+    return [name for name, row in zip(score["iou"], score.get("confusion", []), strict=False) if not any(row)]
 
 
 def classes_scored(score: dict) -> str:
@@ -148,8 +150,3 @@ def warning(score: dict, title: str) -> str:
         f"warning: {title}: the labels have {classes_scored(score)}, and no pixel of {named(missing)}. Pixels that are predicted "
         "as these count as errors, and the mIoU is not one over all classes"
     )
-
-
-def named(names: list[str]) -> str:
-    """Return the first names of a list, and how many there are more."""
-    return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX and CSV, and means that ignore missing values.
+"""Tables as Markdown, LaTeX and CSV, means that ignore missing values, and lists of names.
 
 Names of classes, files and runs may contain anything. A cell shows its text, which never acts as markup, a command or a formula.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from sda.system.console import printable
 
+NAMED = 12  # most names in a sentence
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": r"\textasciigrave{}"},
@@ -59,3 +60,8 @@ def mean_of_present(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that are not None (the IoU of an absent class is None), or None if there are none."""
     present = [value for value in values if value is not None]
     return statistics.mean(present) if present else None
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    return ", ".join(names) if len(names) <= NAMED else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

@@ -51,7 +51,8 @@ def train(
 
     Returns:
         The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation), `skipped_steps`,
-        `best` and `selection`; None if it stopped at `stop_at`.
+        `best`, `missing_classes_of` (source and target → classes without labels) and `selection`; None if it stopped at
+        `stop_at`.
 
     Raises:
         Interrupted: a signal stopped the training; the checkpoint has been written.
@@ -133,6 +134,7 @@ def train(
         "seconds": round(training.seconds, 1),
         "skipped_steps": training.skipped,
         "best": training.best,
+        "missing_classes_of": training.data.missing,
         "selection": selection(read_log(out / "metrics.jsonl")),
         "skipped": list(dict.fromkeys(faults + score["skipped"])),
     }
