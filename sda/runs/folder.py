@@ -1,7 +1,6 @@
 """Write the files of a run folder that document a run and make it reproducible."""
 
 import contextlib
-import csv
 import itertools
 import json
 import os
@@ -22,6 +21,8 @@ from sda.data.splits.lists import list_hash, list_text
 from sda.errors import SdaError
 from sda.reading import read_object
 from sda.recipe import Recipe
+from sda.runs.status import FAILURE
+from sda.system import tables
 from sda.system.atomic import write_json, written_whole
 from sda.system.owned import LOCK
 
@@ -30,7 +31,6 @@ _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py
 
 _IGNORED = {LOCK, "recipe.toml.partial"}  # left by a kill at the very start; such a folder still counts as empty
 _BEGUN = ("recipe.toml", "environment.json", "weights.txt", "metrics.jsonl")
-FAILURE = "failure.txt"  # the error that ended the run
 
 
 def require_empty(folder: Path) -> None:
@@ -152,12 +152,10 @@ class _Environment(shelf.Strict, extra="allow"):
 
 def finish(folder: Path, result: dict) -> None:
     """Write result.json, iou.csv and, if files were skipped, skipped.txt."""
-    with (folder / "iou.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "iou_percent"])
-        writer.writerows([name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items())
-        writer.writerow(["mean over classes present", f"{result['miou']:.4f}"])
-        writer.writerow(["mean over all classes", f"{result['miou_all']:.4f}"])
+    rows = [[name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items()]
+    means = [["mean over classes present", f"{result['miou']:.4f}"], ["mean over all classes", f"{result['miou_all']:.4f}"]]
+    table = tables.csv_text([["class", "iou_percent"], *rows, *means])
+    (folder / "iou.csv").write_text(table, encoding="utf-8", newline="\n")
     if result["skipped"]:
         (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8", errors="surrogateescape")
     write_json(folder / "result.json", result)  # last, because it tells that the run is finished

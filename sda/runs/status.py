@@ -10,8 +10,9 @@ from sda.errors import SdaError
 from sda.reading import read_log
 from sda.scoring.criteria import evaluations
 from sda.scoring.summary import classes_scored, read_score
+from sda.system.owned import owner
 
-ALIVE = 600  # a run without a result counts as training for this many seconds after its files last changed
+FAILURE = "failure.txt"  # in a run folder: the error that ended the run
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class RunStatus:
 
     Attributes:
         name: its folder, relative to the folder that was searched.
-        state: finished, training (files changed recently), interrupted, or damaged (its recipe cannot be read).
+        state: finished, training (a process owns the folder), failed (an error ended it), interrupted, or damaged (its recipe
+            cannot be read).
         step, steps: steps done, and steps in the recipe.
         miou: in percent, of the final evaluation or else the latest one; None before the first.
         classes: how many classes the final score is about, if not all: "1 of 7 classes".
@@ -87,7 +89,8 @@ def _read(folder: Path, name: str) -> RunStatus:
         log = []
     step = max((record["step"] for record in log), default=0)
     mious = [values["miou"] for values in evaluations(log).values()]
-    state = "training" if age < ALIVE else "interrupted"
+    failed = os.path.lexists(folder / FAILURE)
+    state = "training" if owner(folder) else "failed" if failed else "interrupted"
     return replace(status, state=state, step=step, miou=mious[-1] if mious else None)
 
 

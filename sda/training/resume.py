@@ -17,6 +17,7 @@ from sda.errors import SdaError
 from sda.reading import read_log
 from sda.recipe import IDLE, Recipe
 from sda.runs import checkpoint
+from sda.runs.status import result_of
 from sda.system.atomic import written_whole
 from sda.system.console import Count
 
@@ -77,9 +78,8 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
     Raises:
         SdaError: the finished run has another recipe.
     """
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    result = result_of(folder)
+    if result is None:
         return None
     file = folder / "recipe.toml"
     before = shelf.parse(file)
@@ -90,7 +90,7 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
                 f"{folder}: this run is finished, with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}; choose "
                 "another --out"
             )
-    return result if isinstance(result, dict) else None
+    return result
 
 
 def find(wanted: str, folder: Path) -> Resumed | None:
