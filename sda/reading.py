@@ -32,12 +32,14 @@ def read_text(path: Path, most: int = TEXT) -> str:
 def read_bytes(path: Path, most: int = DATA) -> bytes:
     """Return the content of a file; see `read_text`."""
     try:
-        # a pipe without a writer must not block the program
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(number, "rb") as file:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer must not block the program
+        try:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 raise SdaError(f"{path}: cannot be read: a folder, device or pipe, not a regular file")
-            data = file.read(most + 1)
+            with open(number, "rb", closefd=False) as file:
+                data = file.read(most + 1)
+        finally:
+            os.close(number)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character

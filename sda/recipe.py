@@ -310,6 +310,9 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 
         `root` is resolved into `source_root` and `target_root`, and into `weights` if root/weights/BACKBONE_imagenet.pth (or
         BACKBONE_coco.pth) exists.
+
+        Raises:
+            SdaError: the working directory's name is not UTF-8.
         """
         values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
         for stream in ("source", "target"):
@@ -321,7 +324,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         if self.root and self.weights in ("imagenet", "coco") and local.is_file():
             values["weights"] = str(local)
         paths = {name: value for name, value in values.items() if value and not _is_name(name, value)}
-        return self.model_copy(update={name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()})
+        paths = {name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()}
+        return shelf.check(Recipe, {**self.model_dump(), **paths}, "recipe")
 
     @property
     def crop_size(self) -> tuple[int, int]:

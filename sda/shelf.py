@@ -23,18 +23,20 @@ _PACKAGE = Path(__file__).resolve().parent
 class Strict(BaseModel):
     """Base class of everything read from TOML: frozen; rejects unknown keys; never converts types (1.5 is not an int).
 
-    Texts have a limited length and no null characters, which no path may contain.
+    Texts have a limited length, no null characters, which no path may contain, and can be written as UTF-8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_max_length=10_000)
 
     @model_validator(mode="before")
     @classmethod
-    def _no_null(cls, values: object) -> object:
-        if isinstance(values, dict):
-            for key, value in values.items():
-                if "\0" in str(key) or (isinstance(value, str) and "\0" in value):
-                    raise ValueError(f"{key!r}: contains a null character; remove it")
+    def _is_text(cls, values: object) -> object:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            text = f"{key}{value}" if isinstance(value, str) else str(key)
+            if "\0" in text:
+                raise ValueError(f"{str(key)[:LONGEST]}: contains a null character; remove it")
+            if any("\ud800" <= character <= "\udfff" for character in text):  # how Python holds bytes that are no text
+                raise ValueError(f"{str(key)[:LONGEST]} = {_shown(value)}: not UTF-8; rename the file or folder")
         return values
 
 

@@ -1,5 +1,6 @@
 """Recipes: strict TOML, variants, flags and absolute paths."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_seed_too_large_for_torch_is_refused():
         ("workers", 5000),
         ("rare_class_sampling", 1e-300),
         *[(key, "x" * 10**6) for key in ("description", "root", "source", "network")],
-        *[(key, "a\0b") for key in ("description", "root", "target")],
+        *[(key, text) for key in ("description", "root", "target") for text in ("a\0b", "\udcff")],
     ],
 )
 def test_absurd_values_are_refused_in_a_short_message(key, value):
@@ -194,6 +195,20 @@ def test_absurd_values_are_refused_in_a_short_message(key, value):
 
 def test_many_unknown_keys_give_a_short_message():
     assert len(refused(**{f"key{number}" + "x" * 10_000: 1 for number in range(1000)})) < 20_000
+
+
+def test_every_text_round_trips_through_toml():
+    text = "".join(map(chr, [*range(1, 0x250), 0x2028, 0x202E, 0xFEFF, 0x1F600])) + "\"'\\ \\u0041"
+    values = make(description=text).model_dump()
+    assert tomllib.loads(toml_text(values))["description"] == text
+
+
+def test_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    with pytest.raises(SdaError, match="target_root = .*: not UTF-8; rename"):
+        make(target_root="data").with_absolute_paths()
 
 
 def test_a_size_is_a_list_however_it_is_written(tmp_path):

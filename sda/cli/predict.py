@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from sda.cli import terminal
 from sda.cli.options import (
     checkpoint_option,
     device_option,
@@ -109,7 +110,7 @@ def predict(
             )
         except Interrupted as stop:
             raise Interrupted(stop.number, f"{stop}. Run the same command again with --resume to resume") from None
-    click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary))
+    terminal.say(*(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary)).split("\n"))
     outcome = summary.outcome
     if outcome.skipped:
         sys.exit(1 if outcome.images + outcome.videos + summary.existing else 2)

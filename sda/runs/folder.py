@@ -24,6 +24,7 @@ from sda.recipe import Recipe
 from sda.runs.status import FAILURE
 from sda.system import tables
 from sda.system.atomic import write_json, written_whole
+from sda.system.console import printable
 from sda.system.owned import LOCK
 
 _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py")
@@ -68,7 +69,8 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
             if path.name not in _IGNORED:
                 path.rename(before / path.name)
     with written_whole(folder / "recipe.toml") as file:  # first, because it tells that the folder contains a run
-        file.write(f"# sda train {shlex.quote(str(folder / 'recipe.toml'))}\n{toml_text(recipe.model_dump())}".encode())
+        command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
+        file.write(f"# {command}\n{toml_text(recipe.model_dump())}".encode())
     (folder / "splits").mkdir()
     hashes = {}
     for stream, items in data.lists.items():
@@ -163,7 +165,8 @@ def finish(folder: Path, result: dict) -> None:
 
 def toml_text(values: dict) -> str:
     """Return flat values as TOML, without those that are None (None is their default)."""
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None]
+    return "".join(lines).replace("\x7f", "\\u007f")  # allowed in JSON, not in TOML
 
 
 def _version(package: str) -> str | None:

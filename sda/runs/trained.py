@@ -13,7 +13,7 @@ from sda.data.assemble import Data
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
 from sda.data.evaluation import all_images, evaluation_set
-from sda.data.files import read_image
+from sda.data.files import FileError, read_image
 from sda.errors import SdaError
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
@@ -189,7 +189,12 @@ def as_picture(image) -> Image.Image:
         SdaError: the file is missing or not an image, or the array has another type or shape.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        if not os.path.exists(image):
+            raise SdaError(f"{os.fspath(image)}: no such file")
+        try:
+            return read_image(Path(image))
+        except FileError as error:
+            raise SdaError(error.fault) from None
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = np.asarray(image)

@@ -309,6 +309,46 @@ def test_errors_of_the_installed_command(world, kind):
     assert the_line(run.stdout, run.stderr)
 
 
+# Names of others that try to act on the terminal
+
+
+EVIL = "a\\u001b]0;owned\\u0007\\u202e\\u009b31m"  # as TOML
+
+
+def test_no_name_acts_on_the_terminal(sda, world):
+    """Escapes in the names of recipes, datasets, classes, files and folders are shown as text, in every output."""
+    world.recipe.write_text(world.recipe.read_text().replace('"a tiny run"', f'"{EVIL}"') + f'expected = "{EVIL}"\n')
+    for file in (world.toy, world.field):
+        text = file.read_text().replace('title = "', f'title = "{EVIL}').replace("human =", f'"{EVIL}" =')
+        file.write_text(text.replace('"human"', f'"{EVIL}"').replace("cloud", f'"{EVIL}cloud"').replace('""', '"'))
+    run = world.folder / "a\x1b[2J\nerror: b\x1b]0;x\x07"
+    commands = [
+        ["train", world.recipe, "--help"],
+        ["train", world.recipe, "--steps", 1, "--out", run, "--device", "cpu"],
+        ["train", world.recipe, "--steps", 1, "--out", run, "--device", "cpu"],
+        ["train", world.recipe, "--target", "x\x1b[2J", "--out", run],
+        ["eval", run, "--device", "cpu"],
+        ["compare", run],
+        *(["compare", run, "--format", form] for form in ("markdown", "latex", "csv", "json")),
+        ["report", run, "--out", world.folder / "report", "--device", "cpu"],
+        ["runs", world.folder],
+        ["recipes", world.recipe],
+        ["datasets", world.field],
+        ["doctor", world.field, "--root", world.root / "field", "--processes", 1, "--out", world.folder / "doctor"],
+        ["predict", run, world.root / "field/pictures/val", "--out", f"{world.folder}/p\x1b[2J", "--device", "cpu"],
+    ]
+    statuses = []
+    for command in commands:
+        status, shown = sda(*command)
+        statuses.append(status)
+        for text in (shown.out, shown.err):
+            assert "Traceback" not in text
+            lines = text.replace("\n", "").replace("\t", "")
+            assert lines.isprintable() or not {c for c in lines if not c.isprintable()} - {"\xa0"}, (command, ascii(text))
+        assert sum(line.startswith("error") for line in shown.err.splitlines()) <= 1, command
+    assert statuses == [0, 0, 2, 2, *[0] * 12]
+
+
 # Help, lists, JSON
 
 

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sda.cli.terminal import ago
-from sda.runs import compare, status
+from sda.errors import SdaError
+from sda.runs import compare, status, trained
 from sda.system.owned import owned
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -91,6 +92,16 @@ def good(world, do, tmp_path_factory):
     out = tmp_path_factory.mktemp("good") / "run"
     do("train", world.recipe, "--device", "cpu", "--steps", 2, "--out", out)
     return out
+
+
+def test_advice_fits_the_python_interface(good, tmp_path):
+    """`--bad-files skip` is advice for a dataset, not for one image."""
+    run = trained.load(good, device="cpu")
+    with pytest.raises(SdaError, match="^nowhere.png: no such file$"):
+        run.predict("nowhere.png")
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(SdaError, match="a.png: this image cannot be read .*; fix or remove it$"):
+        run.predict(tmp_path / "a.png")
 
 
 def test_compare_skips_what_is_no_finished_run(good, sda, tmp_path):
