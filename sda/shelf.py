@@ -126,9 +126,9 @@ def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as in Python, shortened: a number of thousands of digits or a long text would hide the message."""
+    """Return a value as in Python, shortened: a long one would hide the message."""
     try:
         text = repr(value)
-    except ValueError:  # Python does not write such a number
-        return "a number of thousands of digits"
+    except (ValueError, RecursionError):  # a number of thousands of digits, or thousands of tables in each other
+        return "a value too long to show"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -223,7 +223,7 @@ def render(rows: list[Row], form: str) -> str:
         return tables.csv_text(table).rstrip("\n")
     head, body = columns(rows), [cells(row) for row in rows]
     if form == "markdown":
-        return f"{tables.markdown(head, body, numbers=True)}\n\n{caption(rows)}."
+        return f"{tables.markdown(head, body, numbers=True)}\n\n{tables.markdown_text(caption(rows))}."
     rotated = [head[0], *(rf"\rotatebox{{90}}{{{tables.latex(cell)}}}" for cell in head[1:])]
     lines = [" & ".join(rotated), *(" & ".join(map(tables.latex, line)) for line in body)]
     return "\n".join(

@@ -89,6 +89,8 @@ class _Stored(shelf.Strict, extra="allow"):
     checkpoint: str = ""
     network: str = ""
     seconds: Number = 0
+    step: int = 0
+    steps: int = 0
     selection: dict[str, _Choice] = Field({})
 
     @model_validator(mode="after")

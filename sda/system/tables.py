@@ -23,11 +23,12 @@ _LATEX = {
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: bool = False) -> str:
     """Return a Markdown table; with `numbers`, all columns but the first are right-aligned."""
     lines = ["---", *["---:" if numbers else "---"] * (len(head) - 1)]
-    cells = [[_markdown(str(cell)) for cell in line] for line in (head, *rows)]
+    cells = [[markdown_text(str(cell)) for cell in line] for line in (head, *rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [cells[0], lines, *cells[1:]])
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Return a text as Markdown that shows it, on one line."""
     return re.sub(r"[\\`*\[\]<>|~$]|(?<!\w)_|_(?!\w)|&(?=#|\w+;)", r"\\\g<0>", printable(text))
 
 

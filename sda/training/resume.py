@@ -79,7 +79,7 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
         SdaError: the finished run has another recipe.
     """
     result = result_of(folder)
-    if result is None:
+    if result is None or not {"seconds", "steps"} <= result.keys():
         return None
     file = folder / "recipe.toml"
     before = shelf.parse(file)
