@@ -29,7 +29,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: boo
 
 def markdown_text(text: str) -> str:
     """Return a text as Markdown that shows it, on one line."""
-    return re.sub(r"[\\`*\[\]<>|~$]|(?<!\w)_|_(?!\w)|&(?=#|\w+;)", r"\\\g<0>", printable(text))
+    return re.sub(r"[\\`*<>|~$]|\](?=\()|(?<!\w)_|_(?!\w)|&(?=#|\w+;)", r"\\\g<0>", printable(text))
 
 
 def latex(text: str) -> str:
