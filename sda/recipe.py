@@ -68,8 +68,8 @@ def check_size(value: object, words: tuple[str, ...] = ()) -> list[int] | str:
     size = parse_size(value) if isinstance(value, str) else value
     if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 32 <= side <= LARGEST for side in size):
         return size
-    single = value if isinstance(value, int) and 32 <= value <= LARGEST else 512
-    example = size_text([single, single]) if isinstance(value, int) else "512x1024"
+    side = str(value).strip()  # one number: suggest a square
+    example = f"{side}x{side}" if re.fullmatch(r"\d{2,5}", side) and 32 <= int(side) <= LARGEST else "512x1024"
     others = "".join(f", or {word}" for word in words)
     raise ValueError(f"expected HEIGHTxWIDTH, each from 32 to {LARGEST}, such as {example}{others}")
 

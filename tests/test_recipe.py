@@ -113,6 +113,8 @@ def test_whole_numbers_are_valid_floats(value):
         ("size", [16, 176], "from 32"),
         ("size", 96, "such as 96x96, or native"),
         ("crop", 96, "such as 96x96"),
+        ("crop", "96", "such as 96x96"),
+        ("crop", 7, "such as 512x1024"),
         ("crop", "native", "expected HEIGHTxWIDTH"),
         ("output_stride", 4, "0, 8 or 16"),
         ("network", "unet", "expected one of deeplabv2, deeplabv3plus"),

@@ -244,7 +244,7 @@ def test_inputs_without_images_are_refused(sda, run, photos, tmp_path):
         (["--as", "colour"], "--as colour: expected one or more of overlay, color, ids"),
         (
             ["--size", "64"],
-            "--size 64: expected HEIGHTxWIDTH, each from 32 to 16384, such as 512x1024, or fit, or native",
+            "--size 64: expected HEIGHTxWIDTH, each from 32 to 16384, such as 64x64, or fit, or native",
         ),
         (["--size", "8x64"], "each from 32 to 16384"),
         (["--scales", "a"], "--scales a: expected numbers"),
