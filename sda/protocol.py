@@ -6,6 +6,7 @@ from sda.errors import SdaError
 
 # Names that --protocol and recipes accept; see `preset`.
 PRESETS = ("whole", "paper", "full-1024x2048", "half-512x1024", "slide")
+MOST_SCALES = 20
 FULL, HALF = (1024, 2048), (512, 1024)
 
 Size = tuple[int, int] | None  # height, width; None: the native size of each image or label
@@ -23,7 +24,7 @@ class Protocol:
         flip: also average the probabilities of the mirrored image.
 
     Raises:
-        SdaError: no scales, or a scale out of range.
+        SdaError: no scales or too many, or a scale out of range.
     """
 
     input: Size = None
@@ -33,10 +34,9 @@ class Protocol:
     flip: bool = False
 
     def __post_init__(self):
-        if not self.scales or any(not 0.1 <= scale <= 10 for scale in self.scales):
-            raise SdaError(
-                f"scales {', '.join(map(str, self.scales)) or 'none'}: expected numbers from 0.1 to 10, such as 0.75,1,1.25"
-            )
+        if not 1 <= len(self.scales) <= MOST_SCALES or any(not 0.1 <= scale <= 10 for scale in self.scales):
+            shown = ", ".join(map(str, self.scales[:MOST_SCALES])) or "none"
+            raise SdaError(f"scales {shown}: expected numbers from 0.1 to 10, such as 0.75,1,1.25, {MOST_SCALES} at most")
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,16 +10,28 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from sda import shelf
 from sda.errors import SdaError
-from sda.methods.settings import SETTINGS, AllSettings, Natural, NonNegative, Positive, Streams, SupervisedSettings, Unit
+from sda.methods.settings import (
+    SETTINGS,
+    AllSettings,
+    Count,
+    NonNegative,
+    Reached,
+    Steps,
+    Streams,
+    SupervisedSettings,
+    Unit,
+)
 from sda.models.names import BACKBONES, NETWORKS
 from sda.protocol import PRESETS, Protocol, preset
 from sda.scoring.criteria import CRITERIA
 
+LARGEST = 2**14  # side of an image, in pixels
+
 
 def _count_or_all(value: object) -> object:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9):
         return value
-    raise ValueError('expected a whole number from 0, or "all"')
+    raise ValueError('expected a whole number from 0 to 10^9, or "all"')
 
 
 def _stride(value: object) -> object:
@@ -28,11 +40,46 @@ def _stride(value: object) -> object:
     raise ValueError("expected 0, 8 or 16")
 
 
-def _size_or_native(value: object) -> object:
-    sides = isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) and side >= 32 for side in value)
-    if value == "native" or sides:
+def _temperature(value: float) -> float:
+    if value and value < 1e-4:
+        raise ValueError("expected 0, or at least 0.0001")
+    return value
+
+
+def parse_size(text: str) -> list[int] | None:
+    """Return [height, width] of a size such as `512x1024`; `512,1024` and `512 1024` are understood too. None: not a size."""
+    match = re.fullmatch(r"[\[(]?\s*(\d{1,9})\s*[x×X,\s]\s*(\d{1,9})\s*[\])]?", text.strip())
+    return [int(match[1]), int(match[2])] if match else None
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Return a size as `parse_size` reads it."""
+    return "x".join(map(str, size))
+
+
+def check_size(value: object, words: tuple[str, ...] = ()) -> list[int] | str:
+    """Return a size as [height, width], or one of the `words` instead of a size.
+
+    Raises:
+        ValueError: neither; the message says how to write a size.
+    """
+    if isinstance(value, str) and value in words:
         return value
-    raise ValueError('expected [height, width], both at least 32, or "native"')
+    size = parse_size(value) if isinstance(value, str) else value
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 32 <= side <= LARGEST for side in size):
+        return size
+    side = str(value).strip()  # one number: suggest a square
+    example = f"{side}x{side}" if re.fullmatch(r"\d{2,5}", side) and 32 <= int(side) <= LARGEST else "512x1024"
+    others = "".join(f", or {word}" for word in words)
+    raise ValueError(f"expected HEIGHTxWIDTH, each from 32 to {LARGEST}, such as {example}{others}")
+
+
+def _size(value: object) -> object:
+    return check_size(value)
+
+
+def _size_or_native(value: object) -> object:
+    return check_size(value, ("native",))
 
 
 def _one_of(names: Iterable[str]) -> AfterValidator:
@@ -46,8 +93,10 @@ def _one_of(names: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Size = Annotated[list[Annotated[int, Field(ge=32)]], Field(min_length=2, max_length=2)]
+Size = Annotated[list[int], PlainValidator(_size)]
 SizeOrNative = Annotated[list[int] | str, PlainValidator(_size_or_native)]
+Images = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 # The sections of a recipe, in the order in which files and --help show them.
@@ -61,7 +110,7 @@ class _Streams(shelf.Strict):
     classes: str = Field("", description="class table to train with; empty: the target's")
     labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="number of labelled target images, or all")
     split: str = Field("", description="text file of labelled target images, one relative path per line; overrides labels")
-    split_seed: Natural = Field(0, description="seed of the selection of labelled images")
+    split_seed: Seed = Field(0, description="seed of the selection of labelled images")
     val_list: str = Field("", description="text file of target training images for validation, if the target has no val split")
     unlabelled: str = Field(
         "", description="unlabelled images: target, for the target's other training images, or a folder; empty: none"
@@ -74,23 +123,23 @@ class _Streams(shelf.Strict):
 
 
 class _Images(shelf.Strict):
-    size: SizeOrNative = Field(description="height, width to resize target images to; native: do not resize")
-    source_size: SizeOrNative | None = Field(None, description="height, width to resize source images to; empty: as size")
-    crop: Size | None = Field(None, description="height, width of random crops; empty: whole images")
-    batch_source: Positive = Field(4, description="source images per step")
-    batch_labelled: Positive = Field(4, description="labelled target images per step")
-    batch_unlabelled: Positive = Field(2, description="unlabelled target images per step")
-    accumulate: Positive = Field(
+    size: SizeOrNative = Field(description="HEIGHTxWIDTH to resize target images to; native: do not resize")
+    source_size: SizeOrNative | None = Field(None, description="HEIGHTxWIDTH to resize source images to; empty: as size")
+    crop: Size | None = Field(None, description="HEIGHTxWIDTH of random crops; empty: whole images")
+    batch_source: Count = Field(4, description="source images per step")
+    batch_labelled: Count = Field(4, description="labelled target images per step")
+    batch_unlabelled: Count = Field(2, description="unlabelled target images per step")
+    accumulate: Count = Field(
         1, description="process each step's images in this many parts, to save memory; batch norms see one part at a time"
     )
     alternate: bool = Field(
         False, description="alternate between source and labelled target images from step to step; false: both in every step"
     )
-    rare_class_sampling: NonNegative = Field(
+    rare_class_sampling: Annotated[NonNegative, AfterValidator(_temperature)] = Field(
         0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
     )
     in_memory: bool = Field(False, description="decode and resize each image once and keep it in memory")
-    workers: Natural = Field(2, description="loader processes per stream")
+    workers: Annotated[int, Field(ge=0, le=512)] = Field(2, description="loader processes per stream")
 
 
 class _Network(shelf.Strict):
@@ -120,8 +169,8 @@ class _Network(shelf.Strict):
 
 
 class _Schedule(shelf.Strict):
-    steps: Positive = Field(description="training steps")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of initialisation, streams and augmentation")
+    steps: Annotated[Steps, Field(gt=0)] = Field(description="training steps")
+    seed: Seed = Field(0, description="seed of initialisation, streams and augmentation")
     learning_rate: NonNegative = Field(2e-4, description="learning rate of the backbone at step 0")
     head_rate_factor: NonNegative = Field(1.0, description="learning rate of all other layers, as a multiple of the backbone's")
     layer_decay: Unit = Field(1.0, description="learning rate of each backbone stage, as a multiple of that of the next stage")
@@ -139,17 +188,17 @@ class _Schedule(shelf.Strict):
 
 class _Evaluation(shelf.Strict):
     eval_size: SizeOrNative | None = Field(
-        None, description="height, width of the network's input in evaluation, or native; empty: as size"
+        None, description="HEIGHTxWIDTH of the network's input in evaluation, or native; empty: as size"
     )
-    eval_every: Natural = Field(0, description="steps between evaluations; 0: only at the end")
-    checkpoint_every: Natural = Field(500, description="steps between checkpoints; 0: only at evaluations")
+    eval_every: Steps = Field(0, description="steps between evaluations; 0: only at the end")
+    checkpoint_every: Steps = Field(500, description="steps between checkpoints; 0: only at evaluations")
     board: Literal["none", "tensorboard", "wandb"] = Field(
         "none", description="log curves and pictures during training; wandb is configured by its environment variables"
     )
     protocol: Annotated[str, _one_of(PRESETS)] = Field(
         "whole", description="evaluation protocol; whole: whole images at eval_size, labels at their original size"
     )
-    hold_out: Natural = Field(0, description="labelled target images to hold out of training, to choose a checkpoint with")
+    hold_out: Images = Field(0, description="labelled target images to hold out of training, to choose a checkpoint with")
     best_by: Annotated[str, _one_of(["miou", *CRITERIA])] = Field(
         "miou", description=f"criterion that selects best.pt: {', '.join(CRITERIA)}, or miou, which uses the validation labels"
     )
@@ -231,7 +280,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
                 raise ValueError(f'{name} = "native" leaves images of different sizes: set crop')
             if isinstance(size, list) and any(crop > side for crop, side in zip(self.crop_size, size, strict=True)):
                 raise ValueError(
-                    f"crop {list(self.crop_size)} does not fit into {name} {size}: reduce it; source and target share one crop"
+                    f"crop = {size_text(self.crop_size)} does not fit into {name} = {size_text(size)}: reduce it; source and "
+                    "target share one crop"
                 )
         return self
 
@@ -245,11 +295,24 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             idle.add("momentum")
         return [name for name in names if name in idle]
 
+    def unreached(self) -> list[str]:
+        """Return a sentence about each setting of the method that takes effect only after the last step."""
+        settings, found = self.method_settings, []
+        for name in type(settings).model_fields.keys() - settings.ignored():
+            for mark in type(settings).model_fields[name].metadata:
+                if isinstance(mark, Reached) and getattr(self, name) >= self.steps:
+                    where = f"{name} = {getattr(self, name)} is not before the end of the run (steps = {self.steps})"
+                    found.append(f"warning: {where}, so {mark.otherwise}: raise steps, or lower {name}")
+        return sorted(found)
+
     def with_absolute_paths(self) -> "Recipe":
         """Return a copy with absolute paths, which is valid in any working directory.
 
         `root` is resolved into `source_root` and `target_root`, and into `weights` if root/weights/BACKBONE_imagenet.pth (or
         BACKBONE_coco.pth) exists.
+
+        Raises:
+            SdaError: the working directory's name is not UTF-8.
         """
         values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
         for stream in ("source", "target"):
@@ -261,7 +324,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         if self.root and self.weights in ("imagenet", "coco") and local.is_file():
             values["weights"] = str(local)
         paths = {name: value for name, value in values.items() if value and not _is_name(name, value)}
-        return self.model_copy(update={name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()})
+        paths = {name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()}
+        return shelf.check(Recipe, {**self.model_dump(), **paths}, "recipe")
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -304,6 +368,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 def _fixed(size: list[int] | str) -> tuple[int, int] | None:
     return (size[0], size[1]) if isinstance(size, list) else None
 
+
+SIZES = {"size", "source_size", "crop", "eval_size"}
 
 # Fields that affect neither the trained network nor its score.
 IDLE = {"description", "expected", "workers", "in_memory", "checkpoint_every", "board"}
@@ -371,9 +437,13 @@ def parse_value(field: str, text: str) -> object:
         return text
     if text.strip().lower() in ("none", "") and Recipe.model_fields[field].default is None:
         return None
+    if field in SIZES and (size := parse_size(text)):
+        return size
     try:
-        return shelf.tomllib.loads(f"value = {text}")["value"]
-    except shelf.tomllib.TOMLDecodeError:
+        values = shelf.tomllib.loads(f"value = {text}")
+        if values.keys() == {"value"}:
+            return values["value"]
+    except (ValueError, RecursionError):  # also a number of thousands of digits
         pass
     try:
         return float(text)  # such as .5, which is not valid in TOML

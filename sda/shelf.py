@@ -4,22 +4,40 @@ In a checkout, `sda/datasets` and `sda/recipes` are links to the folders beside 
 """
 
 import difflib
+import os
 import tomllib
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from sda.errors import SdaError
+from sda.reading import read_text
 
+LONGEST = 100  # characters of a value in an error message
+MOST_FAULTS = 10  # in one message
 _PACKAGE = Path(__file__).resolve().parent
 
 
 class Strict(BaseModel):
-    """Base class of everything read from TOML: frozen; rejects unknown keys; never converts types (1.5 is not an int)."""
+    """Base class of everything read from TOML: frozen; rejects unknown keys; never converts types (1.5 is not an int).
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    Texts have a limited length, no null characters, which no path may contain, and can be written as UTF-8.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_max_length=10_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, values: object) -> object:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            text = f"{key}{value}" if isinstance(value, str) else str(key)
+            if "\0" in text:
+                raise ValueError(f"{str(key)[:LONGEST]}: contains a null character; remove it")
+            if any("\ud800" <= character <= "\udfff" for character in text):  # how Python holds bytes that are no text
+                raise ValueError(f"{str(key)[:LONGEST]} = {_shown(value)}: not UTF-8; rename the file or folder")
+        return values
 
 
 Model = TypeVar("Model", bound=Strict)
@@ -42,19 +60,19 @@ def find(kind: str, name: str) -> Path:
         SdaError: no such file; the message suggests the closest name.
     """
     if name.endswith(".toml"):
-        path = Path(name).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(name))
+        if not os.path.exists(path):  # unlike Path.exists, also false for a name that is too long
             raise SdaError(f"{name}: no such file")
         return path
     path = shelf(kind) / f"{name}.toml"
-    if "/" in name or not path.is_file():
+    if "/" in name or not os.path.isfile(path):
         raise SdaError(f"{name!r} is not in {kind}/{hint(name, names(kind))}; you can also give the path of a .toml file")
     return path
 
 
 def hint(word: str, known: list[str]) -> str:
     """Return " (did you mean 'x'?)" if a known word is close to `word`, else the list of known words."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word[:LONGEST], known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
 
 
@@ -74,10 +92,10 @@ def parse(path: Path) -> dict:
         SdaError: the file cannot be read or is not valid TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SdaError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(read_text(path))
+    except FileNotFoundError:
+        raise SdaError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: Python refuses numbers of thousands of digits
         raise SdaError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -85,22 +103,32 @@ def check(model: type[Model], values: dict, where: str) -> Model:
     """Validate `values` as `model`.
 
     Raises:
-        SdaError: one line that starts with `where` and lists every invalid value.
+        SdaError: one line that starts with `where` and lists the invalid values.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_fault(fault, model) for fault in error.errors())
-        raise SdaError(f"{where}: {faults}") from None
+        faults = [_fault(fault, model) for fault in error.errors()]
+        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+        raise SdaError(f"{where}: {'; '.join(faults[:MOST_FAULTS] + more)}") from None
 
 
 def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{hint(key, list(model.model_fields)) if len(fault['loc']) == 1 else ''}"
+        return f"unknown key {_shown(key)}{hint(key, list(model.model_fields)) if len(fault['loc']) == 1 else ''}"
     if fault["type"] == "missing":
         return f"key {key!r} is missing"
     message = fault["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    return f"{key} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {_shown(fault['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    """Return a value as in Python, shortened: a long one would hide the message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or thousands of tables in each other
+        return "a value too long to show"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -53,7 +53,7 @@ def test_cost_counts_forward_passes():
     assert Protocol(SIZE, scales=(2.0,)).cost == "1 pass per image, 4 times the pixels of one pass at scale 1"
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (100.0,)])
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (100.0,), (1.0,) * 21])
 def test_invalid_scales_are_refused(scales):
     with pytest.raises(SdaError, match="expected numbers from 0.1 to 10"):
         Protocol(SIZE, scales=scales)

@@ -1,5 +1,6 @@
 """Recipes: strict TOML, variants, flags and absolute paths."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_missing_key_is_named():
         *[("labels", value) for value in (1.5, True, "3", "some")],
         *[("learning_rate", value) for value in ("0.1", True)],
         *[("in_memory", value) for value in (1, "true")],
-        *[("size", value) for value in (128, "128x176", [128, 176.0], [128, True])],
+        *[("size", value) for value in (128, "128*176", [128, 176.0], [128, True])],
         *[("source", value) for value in (3, False)],
     ],
 )
@@ -101,15 +102,20 @@ def test_whole_numbers_are_valid_floats(value):
     ("key", "value", "says"),
     [
         ("steps", 0, "greater than 0"),
-        ("labels", -1, 'expected a whole number from 0, or "all"'),
+        ("labels", -1, 'expected a whole number from 0 to 10^9, or "all"'),
         ("seed", -1, "greater than or equal to 0"),
         ("momentum", 1.5, "less than or equal to 1"),
         ("learning_rate", -0.1, "greater than or equal to 0"),
         ("learning_rate", float("nan"), "finite"),
         ("confidence_power", float("inf"), "finite"),
-        ("size", [128], "expected [height, width]"),
-        ("size", [128, 176, 3], "expected [height, width]"),
-        ("size", [16, 176], "at least 32"),
+        ("size", [128], "expected HEIGHTxWIDTH"),
+        ("size", [128, 176, 3], "expected HEIGHTxWIDTH"),
+        ("size", [16, 176], "from 32"),
+        ("size", 96, "such as 96x96, or native"),
+        ("crop", 96, "such as 96x96"),
+        ("crop", "96", "such as 96x96"),
+        ("crop", 7, "such as 512x1024"),
+        ("crop", "native", "expected HEIGHTxWIDTH"),
         ("output_stride", 4, "0, 8 or 16"),
         ("network", "unet", "expected one of deeplabv2, deeplabv3plus"),
     ],
@@ -143,8 +149,8 @@ def test_values_out_of_range_are_refused(key, value, says):
         ({"unlabelled": "target"}, "supervised cannot use unlabelled"),
         ({"method": "class_bank"}, "needs unlabelled images"),
         ({"labels": "all", "source": "camvid", **UNLABELLED}, "leaves no unlabelled"),
-        ({"crop": [160, 160]}, r"crop \[160, 160\] does not fit into size \[128, 176\]"),
-        ({"source": "camvid", "source_size": [64, 64]}, r"does not fit into source_size \[64, 64\]"),
+        ({"crop": [160, 160]}, "crop = 160x160 does not fit into size = 128x176"),
+        ({"source": "camvid", "source_size": [64, 64]}, "does not fit into source_size = 64x64"),
     ],
 )
 def test_impossible_combinations_are_refused(changes, says):
@@ -166,6 +172,73 @@ def test_float_for_output_stride_is_refused():
 
 def test_seed_too_large_for_torch_is_refused():
     refused(seed=2**70)
+    refused(split_seed=2**63)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[(key, [10**6, 10**6]) for key in ("size", "source_size", "crop", "eval_size")],
+        *[(key, 10**9) for key in ("batch_source", "batch_labelled", "batch_unlabelled", "accumulate")],
+        *[(key, 10**9) for key in ("bank_size", "contrast_pixels", "views")],
+        *[(key, 10**400) for key in ("steps", "labels", "hold_out", "eval_every", "checkpoint_every", "bank_start")],
+        *[(key, 1e300) for key in ("learning_rate", "weight_decay", "poly_power", "weight_pseudo", "confidence_power")],
+        *[(key, value) for key in ("momentum", "learning_rate") for value in (float("nan"), float("inf"), 10**400)],
+        ("workers", 5000),
+        ("rare_class_sampling", 1e-300),
+        *[(key, "x" * 10**6) for key in ("description", "root", "source", "network")],
+        *[(key, text) for key in ("description", "root", "target") for text in ("a\0b", "\udcff")],
+    ],
+)
+def test_absurd_values_are_refused_in_a_short_message(key, value):
+    message = refused(**{key: value})
+    assert key in message and len(message) < 400
+
+
+def test_many_unknown_keys_give_a_short_message():
+    assert len(refused(**{f"key{number}" + "x" * 10_000: 1 for number in range(1000)})) < 20_000
+
+
+def test_every_text_round_trips_through_toml():
+    text = "".join(map(chr, [*range(1, 0x250), 0x2028, 0x202E, 0xFEFF, 0x1F600])) + "\"'\\ \\u0041"
+    values = make(description=text).model_dump()
+    assert tomllib.loads(toml_text(values))["description"] == text
+
+
+def test_a_folder_that_is_not_utf8_is_refused(tmp_path, monkeypatch):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    with pytest.raises(SdaError, match="target_root = .*: not UTF-8; rename"):
+        make(target_root="data").with_absolute_paths()
+
+
+def test_a_size_is_a_list_however_it_is_written(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(toml_text({**BASE, "size": "128x176", "crop": "64x96"}) + "[when.crop.96x96]\nsteps = 7\n")
+    assert recipe.load(str(path)).size == [128, 176] and recipe.load(str(path)).crop_size == (64, 96)
+    assert recipe.load(str(path), {"crop": recipe.parse_value("crop", "96,96")}).steps == 7
+
+
+# Settings that a short run never reaches
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_reach_all_their_settings(name):
+    assert recipe.load(name).unreached() == []
+
+
+def test_settings_after_the_last_step_are_told():
+    far = {"steps": 10, "bank_start": 10, "unlabelled_start": 9, "ramp_steps": 11}
+    bank, ramp = make(**UNLABELLED, **far).unreached()
+    assert "bank_start = 10 is not before the end of the run (steps = 10), so the memory bank is never filled" in bank
+    assert "ramp_steps = 11" in ramp and "raise steps, or lower ramp_steps" in ramp
+    mean_teacher = make(**{**UNLABELLED, **far, "method": "mean_teacher", "unlabelled_start": 10}).unreached()
+    assert [line.split()[1] for line in mean_teacher] == ["ramp_steps", "unlabelled_start"]
+    assert (
+        make(**{**UNLABELLED, **far, "weight_contrast": 0.0, "weight_pseudo": 0.0, "classmix_unlabelled": 0.0}).unreached() == []
+    )
+    assert make(steps=10).unreached() == []
 
 
 def test_a_loaded_recipe_is_frozen():
@@ -204,6 +277,18 @@ def test_errors_name_the_file_or_the_flags(tmp_path):
         ("in_memory", "true", True),
         ("size", "[128, 256]", [128, 256]),
         ("crop", "none", None),
+        *(
+            ("crop", text, [64, 96])
+            for text in ("64x96", "64,96", "64, 96", "64 96", "64×96", "64X96", "[64, 96]", "(64, 96)", " 64x96 ")
+        ),
+        ("source_size", "64x96", [64, 96]),
+        ("eval_size", "64x96", [64, 96]),
+        ("size", "native", "native"),
+        ("crop", "96", 96),
+        ("steps", "64x96", "64x96"),
+        ("steps", "1" + "0" * 5000, float("inf")),
+        ("steps", "3\nseed = 4", "3\nseed = 4"),
+        ("steps", "[" * 20_000, "[" * 20_000),
         ("crop", "", None),
         ("weights", "none", "none"),
         ("source", "", ""),

@@ -1,5 +1,7 @@
 """The shelves: the datasets and recipes of the package, and how they are found."""
 
+import os
+
 import pytest
 
 from sda import shelf
@@ -51,3 +53,40 @@ def test_find_by_name_and_by_path(tmp_path):
 def test_find_suggests_known_names(name, says):
     with pytest.raises(SdaError, match=says):
         shelf.find("recipes", name)
+
+
+@pytest.mark.parametrize("kind", ["device", "folder", "pipe", "large", "long name"])
+def test_files_that_are_no_small_text_are_refused_at_once(tmp_path, kind):
+    path = tmp_path / ("x" * 300 + ".toml" if kind == "long name" else "mine.toml")
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(2**30)
+    says = {"large": "larger than 4 MiB", "long name": "no such file"}.get(kind, "a folder, device or pipe")
+    with pytest.raises(SdaError, match=says):
+        shelf.parse(shelf.find("recipes", str(path)))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, content):
+    (tmp_path / "mine.toml").write_bytes(content + b"a = 1")
+    assert shelf.parse(tmp_path / "mine.toml") == {"a": 1}
+
+
+@pytest.mark.parametrize("content", ["a = 1" + "0" * 5000, "a = " + "[" * 20_000])
+def test_toml_that_python_cannot_hold_is_refused(tmp_path, content):
+    (tmp_path / "mine.toml").write_text(content)
+    with pytest.raises(SdaError, match="not valid TOML"):
+        shelf.parse(tmp_path / "mine.toml")
+
+
+def test_tables_in_each_other_are_refused_in_a_short_message(tmp_path):
+    (tmp_path / "mine.toml").write_text("title" + ".a" * 3000 + " = 1")
+    with pytest.raises(SdaError, match="mine.toml: title = a value too long to show") as caught:
+        shelf.read(tmp_path / "mine.toml", descriptor.Descriptor)
+    assert len(str(caught.value)) < 1000

@@ -10,7 +10,7 @@ import click
 
 from sda import shelf
 from sda.cli import terminal
-from sda.cli.options import bad_files_option, json_option, short_name, show_file
+from sda.cli.options import Size, SizeCommand, bad_files_option, json_option, short_name, show_file
 from sda.errors import SdaError
 from sda.system.atomic import written_whole
 from sda.system.progress import Bars
@@ -47,7 +47,7 @@ def init_dataset(folder: str, out: str) -> None:
     place = Path(os.path.expanduser(folder))
     text, notes = propose(place)
     for note in notes:
-        click.echo(note, err=True)
+        terminal.say(note, err=True)
     if out == "-":
         click.echo(text, nl=False)
         return
@@ -59,7 +59,7 @@ def init_dataset(folder: str, out: str) -> None:
             written.write(text.encode())
     except OSError as error:
         raise SdaError(f"{file}: cannot write this file: {error.strerror}") from None
-    click.echo(
+    terminal.say(
         f"{file}: edit the lines marked with ?, then run: sda doctor {shlex.quote(str(file))} --root {shlex.quote(folder)}"
     )
 
@@ -69,7 +69,7 @@ def init_dataset(folder: str, out: str) -> None:
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
 @click.option("--split", "splits", multiple=True, help="Split to check; repeat for several.  [default: train, val]")
 @click.option("--out", default="", metavar="DIR", help="Folder for the report and contact sheet.  [default: runs/doctor-DATASET]")
-@click.option("--processes", type=click.IntRange(1), help="Number of processes that read files.  [default: one per core]")
+@click.option("--processes", type=click.IntRange(1, 512), help="Number of processes that read files.  [default: one per core]")
 @json_option
 def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes: int | None, as_json: bool) -> None:
     """Check all files of a dataset and report problems.
@@ -103,7 +103,7 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
         click.echo(json.dumps({**found.to_dict(), "out": str(place)}, indent=2))
     else:
         terminal.show_examination(found)
-        click.echo(f"Report: {place / 'report.json'}\nContact sheet: {place / 'contact.png'}")
+        terminal.say(f"Report: {place / 'report.json'}", f"Contact sheet: {place / 'contact.png'}")
     if found.bad or found.advice:
         sys.exit(1)
 
@@ -172,19 +172,14 @@ def split(
     if rows:
         cells = [[row.name, str(row.images), f"{100 * row.share:.2f}"] for row in rows]
         terminal.show_table(["class", "images", "% of pixels"], cells)
-    click.echo(f"{file}: {len(items)} images")
+    terminal.say(f"{file}: {len(items)} images")
 
 
-@click.command()
+@click.command(cls=SizeCommand)
 @click.argument("dataset")
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.")
 @click.option(
-    "--size",
-    nargs=2,
-    type=click.IntRange(32),
-    required=True,
-    metavar="HEIGHT WIDTH",
-    help="Size of the packed images; use the recipe's size.",
+    "--size", type=Size(), required=True, metavar="HEIGHTxWIDTH", help="Size of the packed images; use the recipe's size."
 )
 @click.option(
     "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train and val, if they exist]"
@@ -194,7 +189,7 @@ def split(
     "--compression", type=click.Choice(["none", "lzf", "gzip"]), default="none", show_default=True, help="Compression of images."
 )
 @bad_files_option
-@click.option("--processes", type=click.IntRange(1), help="Number of processes that read files.  [default: one per core]")
+@click.option("--processes", type=click.IntRange(1, 512), help="Number of processes that read files.  [default: one per core]")
 def pack(
     dataset: str,
     root: str,
@@ -226,4 +221,4 @@ def pack(
         )
         for fault in faults:
             bars.say(f"skipped: {fault}")
-    click.echo(f"{file}: {', '.join(wanted)} of {dataset} at {size[0]}x{size[1]}; use it instead of {folder}")
+    terminal.say(f"{file}: {', '.join(wanted)} of {dataset} at {size[0]}x{size[1]}; use it instead of {folder}")

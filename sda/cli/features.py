@@ -84,7 +84,7 @@ def features(
         click.echo(json.dumps(facts, indent=2))
     else:
         contents = f"{cache.pixels} pixels in {len(cache)} images of {' and '.join(cache.domains)}"
-        click.echo(f"{file}: {contents}, {size / 1e6:.0f} MB")
+        terminal.say(f"{file}: {contents}, {size / 1e6:.0f} MB")
 
 
 @click.command()
@@ -132,7 +132,7 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
         return
     terminal.show_bank(contents.rows())
     for line in written:
-        click.echo(line)
+        terminal.say(line)
 
 
 @click.command()
@@ -179,7 +179,7 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
         click.echo(json.dumps(facts, indent=2))
         return
     terminal.show_gap(found.networks, found.domains)
-    click.echo(f"Picture: {picture}")
+    terminal.say(f"Picture: {picture}")
 
 
 @click.command()
@@ -243,9 +243,9 @@ def select(
         memory,
     )
     count = len(selection.labelled)
-    click.echo(f"{selection.file}: {budget} images to label" + (f", after the {count} that have labels" if count else ""))
+    terminal.say(f"{selection.file}: {budget} images to label" + (f", after the {count} that have labels" if count else ""))
     if selection.sheet is None:
-        click.echo(f"No contact sheet: {selection.missing} does not exist", err=True)
+        terminal.say(f"No contact sheet: {selection.missing} does not exist", err=True)
     else:
         shown = f", first {MOST_CONTACTS} images" if budget > MOST_CONTACTS else ""
-        click.echo(f"Contact sheet: {selection.sheet}{shown}")
+        terminal.say(f"Contact sheet: {selection.sheet}{shown}")

@@ -8,7 +8,7 @@ import sys
 import click
 
 from sda import __version__
-from sda.cli import data, export, features, predict, report, results, training
+from sda.cli import data, export, features, predict, report, results, terminal, training
 from sda.errors import SdaError, explained
 from sda.system.console import Unfailing
 from sda.system.signals import Interrupted, interrupting
@@ -28,7 +28,7 @@ def main() -> None:
     with contextlib.redirect_stderr(Unfailing(sys.stderr)):
         status, message = _run()
         if message:
-            click.echo(message, err=True)
+            terminal.say(message, err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

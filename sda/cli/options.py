@@ -1,11 +1,15 @@
 """Options and helpers that several commands share."""
 
 import json
+import re
 from pathlib import Path
 
 import click
 
+from sda.cli import terminal
 from sda.errors import SdaError
+from sda.reading import read_text
+from sda.recipe import check_size
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -31,6 +35,27 @@ scales_option = click.option(
 flip_option = click.option("--flip", is_flag=True, help="Average predictions over the image and its mirror image.")
 
 
+class SizeCommand(click.Command):
+    """A command whose --size takes HEIGHTxWIDTH, or height and width as two words, as earlier versions did."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = re.sub(r"(?<=--size[\0=])(\d+)\0(\d+)(?=\0|$)", r"\1x\2", "\0".join(args))
+        return super().parse_args(ctx, words.split("\0") if args else args)
+
+
+class Size(click.ParamType):
+    """Height and width, written HEIGHTxWIDTH."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        try:
+            size = check_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return int(size[0]), int(size[1])
+
+
 def parse_scales(text: str) -> tuple[float, ...]:
     """Return the numbers in --scales."""
     try:
@@ -47,4 +72,7 @@ def short_name(name: str) -> str:
 
 def show_file(values: dict, path: Path, as_json: bool) -> None:
     """Print a TOML file, or its values as JSON."""
-    click.echo(json.dumps(values, indent=2) if as_json else path.read_text(encoding="utf-8").rstrip())
+    if as_json:
+        click.echo(json.dumps(values, indent=2))
+    else:
+        terminal.say(*read_text(path).rstrip().split("\n"))

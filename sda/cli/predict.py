@@ -2,12 +2,12 @@
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
 import click
 
+from sda.cli import terminal
 from sda.cli.options import (
     checkpoint_option,
     device_option,
@@ -18,6 +18,7 @@ from sda.cli.options import (
     scales_option,
 )
 from sda.errors import SdaError
+from sda.recipe import check_size
 from sda.system.progress import Bars
 from sda.system.signals import Interrupted
 
@@ -119,7 +120,7 @@ def predict(
             )
     except Interrupted as stop:
         raise Interrupted(stop.number, f"{stop}. Run the same command again with --resume to resume") from None
-    click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary))
+    terminal.say(*(json.dumps(summary.to_dict(), indent=2) if as_json else str(summary)).split("\n"))
     outcome = summary.outcome
     if outcome.skipped:
         sys.exit(1 if outcome.images + outcome.videos + summary.existing else 2)
@@ -127,9 +128,8 @@ def predict(
 
 def parse_size(text: str) -> str | tuple[int, int]:
     """Return the value of --size: a word, or (height, width)."""
-    if text in ("fit", "native", "eval"):
-        return text
-    match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", text)
-    if not match or min(map(int, match.groups())) < 32:
-        raise SdaError(f"--size {text}: expected fit, native, eval, or HEIGHTxWIDTH of at least 32, such as 512x1024")
-    return int(match[1]), int(match[2])
+    try:
+        size = check_size(text, ("fit", "native", "eval"))
+    except ValueError as error:
+        raise SdaError(f"--size {text}: {error}") from None
+    return size if isinstance(size, str) else (size[0], size[1])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from sda.cli import terminal
 from sda.cli.options import device_option
 from sda.system.progress import Bars
 
@@ -25,4 +26,4 @@ def report(runs: tuple[str, ...], out: str | None, overwrite: bool, root: str, d
 
     with Bars() as bars:
         path = build.write([Path(run) for run in runs], Path(out) if out else None, overwrite, root, device, bars)
-    click.echo(f"Report: {path}")
+    terminal.say(f"Report: {path}")

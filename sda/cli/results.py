@@ -118,11 +118,17 @@ def compare(runs: tuple[str, ...], merge: bool, form: str) -> None:
     """Compare the scores of several runs: IoU per class, and mIoU.
 
     RUN is a run folder, for the score at the end of its training. FILE is a score that `sda eval` saved in RUN/evaluations/.
+    Folders that are no runs, and unfinished runs, are skipped with a line each.
     Scores of different protocols, datasets or classes are not comparable, which is an error.
     """
     from sda.runs import compare
 
-    rows = compare.rows([compare.read(Path(run)) for run in runs], merge)
+    scores, faults = compare.read_usable([Path(run) for run in runs])
+    if not scores:
+        raise SdaError("; ".join(faults))
+    for fault in faults:
+        terminal.say(f"skipped: {fault}", err=True)
+    rows = compare.rows(scores, merge)
     if form == "table":
         terminal.show_comparison(rows)
     else:

@@ -1,20 +1,38 @@
 """Tables on the terminal: scores, memory banks, domain gaps, and findings of the doctor."""
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from sda.data.inspect.doctor import PROBLEM_KINDS, Examination
 from sda.runs import compare
-from sda.scoring.summary import SUMMARY
+from sda.scoring.summary import SUMMARY, classes_scored, warning
+from sda.system.console import printable
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines on stdout, or on stderr. All lines that a command prints pass through here or through a table below."""
+    for line in lines:
+        click.echo(printable(line), err=err)
 
 
 def show_table(columns: list[str], rows: list[list[str]]) -> None:
     """Print a table on stdout."""
-    table = Table(*(Column(column, overflow="fold") for column in columns), header_style="bold")
+    table = Table(*(Column(_cell(column), overflow="fold") for column in columns), header_style="bold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_cell, row))
     _console().print(table)
+
+
+def _cell(text: str) -> str:
+    """Return a text for a table of rich, without markup."""
+    return escape(printable(text))
+
+
+def _print(text: str, style: str | None = None, soft_wrap: bool = False) -> None:
+    """Print a text that may be longer than a line."""
+    _console().print(printable(text), style=style, markup=False, soft_wrap=soft_wrap)
 
 
 def ago(seconds: float) -> str:
@@ -26,18 +44,24 @@ def ago(seconds: float) -> str:
 
 
 def show_scores(scores: dict[str, dict]) -> None:
-    """Print IoU per class in percent, with a column per run, and the protocol.
+    """Print IoU per class in percent, with a column per run, and the protocol. Warn of classes that the labels lack.
 
     Args:
-        scores: run → fields of `sda.scoring.evaluate.evaluate`, at least `protocol`, `iou`, `miou` and `miou_all`.
+        scores: run → fields of `sda.scoring.evaluate.evaluate`.
     """
+    for line in dict.fromkeys(warning(score, score.get("dataset") or name) for name, score in scores.items()):
+        if line:
+            _print(line, style="bold", soft_wrap=True)
     first = next(iter(scores.values()))
     table = Table("class", header_style="bold", caption=_protocols(scores))
     for name in scores:
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(_cell(name), justify="right", overflow="fold")
     for label in first["iou"]:
-        table.add_row(escape(label), *(_percent(score["iou"].get(label)) for score in scores.values()))
+        table.add_row(_cell(label), *(_percent(score["iou"].get(label)) for score in scores.values()))
     table.add_section()
+    scored = [classes_scored(score) for score in scores.values()]
+    if any(scored):
+        table.add_row("classes in the labels", *(words.removesuffix(" classes") or "all" for words in scored), style="bold")
     table.add_row("mIoU, classes present", *(_percent(score["miou"]) for score in scores.values()), style="bold")
     table.add_row("mIoU, all classes", *(_percent(score["miou_all"]) for score in scores.values()))
     _console().print(table)
@@ -75,7 +99,7 @@ def show_bank(rows: list[dict]) -> None:
 def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
     """Print distances between two domains (see `sda.analysis.gap.measure`); values of several networks as first → second."""
     if len(networks) > 1:
-        _console().print(" → ".join(networks), markup=False)
+        _print(" → ".join(networks))
     keys = {"centroid": ".2f", "mmd": ".3f", "p": ".3f", "domain_accuracy": ".1f"}
     of_class = [{row["class"]: row for row in found["classes"]} for found in networks.values()]
     lines = {
@@ -91,10 +115,9 @@ def show_gap(networks: dict[str, dict], domains: list[str]) -> None:
     one, other = domains
     for name, found in networks.items():
         own = " and ".join(f"{value:.1f} %" for value in found["within"])
-        _console().print(
+        _print(
             f"{name}: nearest neighbours in {one} classify {found['probe']:.1f} % of the pixels of {other} correctly, and those "
-            f"in {other} classify {found['probe_back']:.1f} % of the pixels of {one}; within the domains: {own}",
-            markup=False,
+            f"in {other} classify {found['probe_back']:.1f} % of the pixels of {one}; within the domains: {own}"
         )
 
 
@@ -104,7 +127,7 @@ def show_summary(scores: dict[str, dict]) -> None:
     rows = [
         [
             name,
-            _percent(score["miou"]),
+            " over ".join(filter(None, [_percent(score["miou"]), classes_scored(score)])),
             f"{score['interval'][0]:.1f} to {score['interval'][1]:.1f}",
             *(_percent(score.get(metric.key)) for metric in shown),
         ]
@@ -118,7 +141,7 @@ def show_comparison(rows: list[compare.Row]) -> None:
     lines = zip(compare.columns(rows), *(compare.cells(row) for row in rows), strict=True)
     head, *body = [list(line) for line in lines]
     show_table(head, body)
-    _console().print(compare.caption(rows), markup=False)
+    _print(compare.caption(rows), soft_wrap=True)
 
 
 SHOWN = 5  # maximum number of problems to print of each kind; report.json has all
@@ -126,37 +149,36 @@ SHOWN = 5  # maximum number of problems to print of each kind; report.json has a
 
 def show_examination(found: Examination) -> None:
     """Print a report of `sda.data.inspect.doctor.examine`."""
-    console = _console()
-    table = Table("split", "images", "labelled", "bad pairs", header_style="bold", title=escape(f"{found.dataset}, {found.root}"))
+    table = Table("split", "images", "labelled", "bad pairs", header_style="bold", title=_cell(f"{found.dataset}, {found.root}"))
     for split, counts in found.splits.items():
-        table.add_row(split, *(str(counts[key]) for key in ("images", "labelled", "bad")))
-    console.print(table)
+        table.add_row(_cell(split), *(str(counts[key]) for key in ("images", "labelled", "bad")))
+    _console().print(table)
     sizes = ", ".join(f"{count} of {size}" for size, count in list(found.sizes.items())[:6])
-    console.print(f"Sizes: {sizes}{', …' if len(found.sizes) > 6 else ''}", markup=False)
+    _print(f"Sizes: {sizes}{', …' if len(found.sizes) > 6 else ''}")
     encodings = ", ".join(f"{count} {name}" for name, count in found.encodings.items())
     expected = " and ".join(dict.fromkeys(counts["encoding"] for counts in found.splits.values()))
-    console.print(f"Labels: {encodings or 'none'}; the descriptor says {expected}", markup=False)
+    _print(f"Labels: {encodings or 'none'}; the descriptor says {expected}")
     table = Table("class", "% of pixels", "% of images", header_style="bold")
     for name, share in found.frequencies.items():
         style = "red" if share["images"] == 0 else None
-        table.add_row(escape(name), f"{100 * share['pixels']:.2f}", f"{100 * share['images']:.1f}", style=style)
+        table.add_row(_cell(name), f"{100 * share['pixels']:.2f}", f"{100 * share['images']:.1f}", style=style)
     if found.encodings:
-        console.print(table)
+        _console().print(table)
     if found.never and found.encodings:
-        console.print(f"Classes that never occur: {', '.join(found.never)}", markup=False)
+        _print(f"Classes that never occur: {', '.join(found.never)}")
     for kind, words in PROBLEM_KINDS.items():
         problems = [problem for problem in found.problems if problem.kind == kind]
         if problems:
             skipped = " (training skips them)" if problems[0].bad else ""
-            console.print(f"{len(problems)} {words}{skipped}:", style="bold", markup=False)
+            _print(f"{len(problems)} {words}{skipped}:", style="bold")
             for problem in problems[:SHOWN]:
-                console.print(f"  {problem.detail}", markup=False, soft_wrap=True)
+                _print(f"  {problem.detail}", soft_wrap=True)
             if len(problems) > SHOWN:
-                console.print("  …")
+                _print("  …")
     if found.advice:
-        console.print(f"Advice: {found.advice}", style="bold", markup=False, soft_wrap=True)
+        _print(f"Advice: {found.advice}", style="bold", soft_wrap=True)
     if not found.problems and not found.advice:
-        console.print("No problems found.")
+        _print("No problems found.")
 
 
 def _console() -> Console:

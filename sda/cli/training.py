@@ -16,6 +16,7 @@ from sda import recipe, shelf
 from sda.cli import terminal
 from sda.cli.options import DEVICES, device_option, json_option, short_name, show_file
 from sda.errors import SdaError
+from sda.system.console import printable
 from sda.system.progress import Bars
 from sda.system.signals import Interrupted
 
@@ -58,18 +59,23 @@ def train_command(name: str) -> click.Command:
         ),
     ]
     for key, field in recipe.Recipe.model_fields.items():
-        shown = json.dumps(getattr(values, key))
+        value = getattr(values, key)
+        shown = recipe.size_text(value) if isinstance(value, list) else json.dumps(value)
         help_text = f"{field.description}  [{shown}]"
         options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar="VALUE", help=help_text))
-    help_text = f"{values.setting}: {values.description or title}"
+    help_text = f"{values.setting}: {printable(values.description or title)}"
     if values.expected:
-        help_text += f"\n\nExpected: {values.expected}"
+        help_text += f"\n\nExpected: {printable(values.expected)}"
     path = shelf.find("recipes", name)
     for switch, value, changes in recipe.variants(shelf.parse(path), path):
         also = ", ".join(f"{key} = {json.dumps(changed)}" for key, changed in changes.items())
-        help_text += f"\n\n--{switch.replace('_', '-')} {value} also changes {also}"
+        help_text += f"\n\n--{switch.replace('_', '-')} {printable(str(value))} also changes {also}"
     return click.Command(
-        title, callback=lambda **given: _train(name, given), params=options, help=help_text, short_help=values.description
+        title,
+        callback=lambda **given: _train(name, given),
+        params=options,
+        help=help_text,
+        short_help=printable(values.description),
     )
 
 
@@ -84,7 +90,7 @@ def _train(name: str, given: dict) -> None:
     from sda.system.devices import pick_device
 
     if ignored := wanted.ignored_fields(changes):
-        click.echo(f"{', '.join(ignored)}: no effect with method {wanted.method} and these settings", err=True)
+        terminal.say(f"{', '.join(ignored)}: no effect with method {wanted.method} and these settings", err=True)
     with distributed.process_group(pick_device(device)) as torch_device:
         _train_here(name, wanted, out, resume_from, stop_at, torch_device, as_json)
 
@@ -120,7 +126,7 @@ def _train_here(
     if not is_main:
         return
     if result is None:
-        click.echo(f"Stopped at step {stop_at} of {wanted.steps}. {how_to_resume}.")
+        terminal.say(f"Stopped at step {stop_at} of {wanted.steps}. {how_to_resume}.")
         return
     if as_json:
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
@@ -128,7 +134,7 @@ def _train_here(
     terminal.show_scores({title: result})
     if len({choice["step"] for choice in result["selection"].values()}) > 1:
         terminal.show_selection(result["selection"])
-    click.echo(f"Run folder: {folder}")
+    terminal.say(f"Run folder: {folder}")
 
 
 @click.command()
@@ -142,7 +148,7 @@ def _train_here(
 @click.option("--seeds", default="0,1,2", show_default=True, metavar="N,…", help="Seeds for each row.")
 @click.option("--vary-split", is_flag=True, help="Let the seed also choose the labelled images.")
 @click.option(
-    "--jobs", type=click.IntRange(0), default=0, help="Number of runs at the same time; 0 chooses 2 on a CPU and 1 on a GPU."
+    "--jobs", type=click.IntRange(0, 64), default=0, help="Number of runs at the same time; 0 chooses 2 on a CPU and 1 on a GPU."
 )
 @click.option("--out", default="runs/ablate", show_default=True, metavar="DIR", help="Folder for the runs and the table.")
 @device_option
@@ -196,7 +202,7 @@ def ablate(
         click.echo(json.dumps(table, indent=2))
     else:
         terminal.show_table(ablate.COLUMNS, ablate.cells(table))
-        click.echo(f"{ablate.caption(table)}.\nTable: {Path(out) / 'ablation.md'}")
+        terminal.say(f"{ablate.caption(table)}.", f"Table: {Path(out) / 'ablation.md'}")
     if table["failed"]:
         raise SdaError(
             f"{len(table['failed'])} runs failed: " + "; ".join(f"{name}: {fault}" for name, fault in table["failed"].items())
@@ -224,7 +230,7 @@ def demo(out: str, seed: int, device: str, as_json: bool) -> None:
         click.echo(json.dumps(summary, indent=2))
         return
     terminal.show_scores(summary["runs"])
-    click.echo(f"Picture: {Path(out) / 'demo.png'}\nSummary: {Path(out) / 'summary.json'}")
+    terminal.say(f"Picture: {Path(out) / 'demo.png'}", f"Summary: {Path(out) / 'summary.json'}")
 
 
 @click.command()
@@ -247,7 +253,7 @@ def runs(folder: str, as_json: bool) -> None:
             run.method,
             "" if run.seed is None else str(run.seed),
             f"{run.step} of {run.steps}",
-            "" if run.miou is None else f"{run.miou:.2f}",
+            "" if run.miou is None else " over ".join(filter(None, [f"{run.miou:.2f}", run.classes])),
             run.protocol,
             terminal.ago(run.age),
         ]

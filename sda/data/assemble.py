@@ -16,10 +16,12 @@ from sda.data.opening import (
     Split,
     count_pixels,
     find_root,
+    missing_classes,
     open_codec,
     open_labelled,
     open_split,
     open_validation,
+    require_labelled_pixels,
     without_bad,
 )
 from sda.data.splits.choose import check_disjoint, choose, find_shared
@@ -37,6 +39,7 @@ class Data:
         table, table_name: the classes to train on.
         held_out: labelled target images that are not used for training; the criterion `held_out` scores checkpoints on them.
         lists: stream → its items, as written to the run folder.
+        missing: source and target → the classes that the dataset has no labels of.
         notes: notes for the user: skipped images, dropped classes.
         pixels: labelled stream → pixels of each class in each image, int64 (N, C); only if the recipe needs them.
     """
@@ -49,6 +52,7 @@ class Data:
     val: Dataset | None = None
     held_out: Dataset | None = None
     lists: dict[str, list[Item]] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -120,6 +124,7 @@ def _add_source(data: Data, recipe: Recipe, progress: Count) -> Split:
         source = without_bad(source, data.notes)
     data.source = open_labelled(source, recipe.source_image_size, data.classes, data.notes)
     data.lists["source"] = data.source.items
+    data.missing["source"] = missing_classes(descriptor, data.classes)
     return source.only(data.source.items)
 
 
@@ -132,6 +137,7 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
         recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor
     )
     data.lists["val"] = data.val.items
+    data.missing["target"] = missing_classes(descriptor, data.classes)
     return open_split(recipe.target, descriptor, root, "train", recipe.image_size)
 
 
@@ -178,6 +184,7 @@ def _add_held_out(data: Data, recipe: Recipe, usable: Split, chosen: list[Item])
         raise SdaError(f"hold_out = {recipe.hold_out} leaves none of the {len(chosen)} labelled images to train on; reduce it")
     chosen, held_out = chosen[: -recipe.hold_out], chosen[-recipe.hold_out :]
     codec = open_codec(usable, data.classes, data.notes)
+    require_labelled_pixels(usable.only(held_out), codec, data.classes)
     data.held_out = Dataset(held_out, codec, recipe.scoring.input, native_labels=True)
     data.lists["held_out"] = held_out
     return chosen

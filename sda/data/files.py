@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,12 @@ _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at m
 
 
 class FileError(SdaError):
-    """A file of a dataset that cannot be used. Streams skip it if the user asks for that."""
+    """A file of a dataset that cannot be used. Streams skip it if the user asks for that, and the message says how."""
+
+    @property
+    def fault(self) -> str:
+        """The message without this advice, for a file that is not one of many in a dataset."""
+        return re.sub(r",? or skip such \w+ with --bad-files skip", "", str(self))
 
 
 def read_image(path: Path) -> Image.Image:

@@ -1,6 +1,7 @@
 """Open one split of a dataset: find its root, list its images, skip bad pairs, check its labels, map its classes."""
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from sda import streets
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable, Descriptor, map_classes
-from sda.data.files import LabelCodec
+from sda.data.files import FileError, LabelCodec
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.encoding import check_encoding, class_pixels
 from sda.data.item import Item
@@ -20,6 +21,9 @@ from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.system.console import Count
+from sda.system.tables import named
+
+LOOKS = 200  # most labels that are decoded before training to find a labelled pixel
 
 
 class Classes(NamedTuple):
@@ -97,7 +101,8 @@ def open_labelled(
     """Return the labelled images of a split. Add notes on unlabelled images, dropped classes and a doubtful encoding.
 
     Raises:
-        SdaError: no image has a label, or the labels clearly have another encoding than the descriptor's.
+        SdaError: no image has a label, the labels clearly have another encoding than the descriptor's, or they have no
+            labelled pixel.
     """
     check_labels(split, notes)
     labelled = [item for item in split.items if item.label is not None]
@@ -108,7 +113,39 @@ def open_labelled(
     if count:
         lone = next(item for item in split.items if item.label is None)
         notes.append(f"{title}: {count} images have no label file and are skipped, such as {lone.key}")
-    return Dataset(labelled, open_codec(split, classes, notes), size, native_labels)
+    codec = open_codec(split, classes, notes)
+    require_labelled_pixels(split.only(labelled), codec, classes)
+    return Dataset(labelled, codec, size, native_labels)
+
+
+def require_labelled_pixels(split: Split, codec: LabelCodec, classes: Classes) -> None:
+    """Raise SdaError if the labels of a split have no pixel of the classes to train or score.
+
+    Decodes labels until one has such a pixel: usually one label, LOOKS at most. Files that cannot be read are left to training
+    and scoring, which name or skip them.
+    """
+    looked, items = 0, split.items
+    for item in items[:: -(-len(items) // LOOKS)]:
+        assert item.label is not None
+        try:
+            label = codec.map(item.stored.label()) if item.stored is not None else codec.read(item.label)
+        except FileError:
+            continue
+        if (label != IGNORE).any():
+            return
+        looked += 1
+    if looked:
+        few = "the" if looked == len(items) else f"{looked} of the"
+        raise SdaError(
+            f"{split.descriptor.title} in {split.root}: no labelled pixel in {few} {len(items)} labels, such as {item.label}: "
+            f'with encoding = "{split.listing.encoding}" they are void, or of classes that {classes.name} lacks; {_advice(split)}'
+        )
+
+
+def _advice(split: Split) -> str:
+    doubt = check_encoding(split.dataset, split.descriptor, split.listing, split.root)
+    command = f"sda doctor {shlex.quote(split.dataset)} --root {shlex.quote(str(split.root))}"
+    return f"{doubt}; check them with: {command}" if doubt else f"check them with: {command}"
 
 
 def without_bad(split: Split, notes: list[str]) -> Split:
@@ -130,12 +167,22 @@ def check_labels(split: Split, notes: list[str]) -> None:
 
 
 def open_codec(split: Split, classes: Classes, notes: list[str]) -> LabelCodec:
-    """Return the codec that maps the labels of a split to `classes`. Add a note on the dropped classes."""
+    """Return the codec that maps the labels of a split to `classes`. Add notes on dropped and on missing classes."""
     mapping, dropped = map_classes(split.descriptor, *classes)
-    note = f"{split.descriptor.title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}"
-    if dropped and note not in notes:
-        notes.append(note)
+    title, missing = split.descriptor.title, missing_classes(split.descriptor, classes)
+    found = [f"{title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}"] if dropped else []
+    if missing:
+        count = len(classes.table.names)
+        has = f"{count - len(missing)} of the {count} classes of {classes.name}"
+        found.append(f"warning: {title} has {has}, and no labels of {named(missing)}")
+    notes += [note for note in found if note not in notes]
     return LabelCodec(split.descriptor, split.listing.encoding, mapping)
+
+
+def missing_classes(descriptor: Descriptor, classes: Classes) -> list[str]:
+    """Return those of `classes` that no class of a dataset is mapped to."""
+    mapping, _ = map_classes(descriptor, *classes)
+    return [name for index, name in enumerate(classes.table.names) if index not in mapping]
 
 
 def count_pixels(split: Split, classes: Classes, progress: Count) -> np.ndarray:

@@ -21,6 +21,9 @@ from sda.labels import IGNORE
 from sda.recipe import Recipe
 from sda.system import distributed
 
+PATIENCE = 50  # batches without a labelled pixel after which training stops
+SHORTEST = 5  # the same for short runs: fewer batches of small crops may miss sparse labels by chance
+
 
 class RareClassSampling:
     """Draws images by class, rare classes more often: Hoyer et al., DAFormer, CVPR 2022, section 3.3.
@@ -134,6 +137,7 @@ class Stream:
         workers: number of loader processes; 0 loads in this process (best for datasets in memory).
         skip: skip unusable files and add them to `faults`, instead of raising an error.
         sampling: draw images by class; None draws each image once per epoch.
+        patience: number of batches of labelled images, one of which must have a labelled pixel.
 
     Attributes:
         faults: errors of skipped files, in order and without duplicates (a dict used as an ordered set).
@@ -150,26 +154,48 @@ class Stream:
         workers: int = 0,
         skip: bool = False,
         sampling: RareClassSampling | None = None,
+        patience: int = PATIENCE,
     ):
         drawn = _DrawnSamples(dataset, crop, seed, STREAMS.index(name), skip, sampling)
         positions = _PositionSampler(start, batch, distributed.rank(), distributed.world_size())
         self.faults: dict[str, None] = {}
+        self._name, self._blind, self._patience = f"{name} images, such as {dataset.items[0].key}", 0, patience
         self._batches = Loader(drawn, batch, positions, workers, _collate)
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> Labelled | Tensor:
-        """Return the next step's batch. Raise SdaError with the file's name if a file is unusable and `skip` is not set."""
+        """Return the next step's batch.
+
+        Raises:
+            SdaError: a file is unusable and `skip` is not set, or no labelled pixel was found for `patience` batches.
+        """
         batch, faults = next(self._batches)
         if batch is None:
             raise SdaError(faults[-1])
         self.faults.update(dict.fromkeys(faults))
+        if isinstance(batch, Labelled) and self._blind < self._patience:
+            self._look_for_labels(batch)
         return batch.pin_memory() if torch.cuda.is_available() else batch
 
     def close(self) -> None:
         """End the loader processes."""
         self._batches.close()
+
+    def _look_for_labels(self, batch: Labelled) -> None:
+        """Raise SdaError if this is the last of `patience` batches in which a labelled pixel should have been. Stop looking once
+        one is found."""
+        if (batch.labels != IGNORE).any():
+            self._blind = self._patience
+            return
+        self._blind += 1
+        if self._blind == self._patience:
+            height, width = batch.labels.shape[1:]
+            raise SdaError(
+                f"no labelled pixel in the first {self._patience} batches of {self._name}: almost all pixels are void, or "
+                f"resizing and crops of {height}x{width} lose the others; check the labels with sda doctor, and size and crop"
+            )
 
 
 def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]:
@@ -191,6 +217,7 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
             sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling) if by_class else None,
+            patience=min(PATIENCE, max(recipe.steps, SHORTEST)),
         )
     return streams
 

@@ -110,7 +110,7 @@ def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
     for stream in ("source", "labelled", "unlabelled", "val"):
         if stream in data.lists:
             bars.say(f"{stream}: {len(data.lists[stream])} images")
-    for note in data.notes:
+    for note in [*data.notes, *recipe.unreached()]:
         bars.say(note)
     if distributed.world_size() > 1:
         batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}

@@ -11,6 +11,7 @@ from sda.runs import compare
 from sda.runs.compare import Score
 from sda.runs.trained import Run
 from sda.scoring.inference import SMALLEST
+from sda.scoring.summary import classes_scored
 from sda.system import tables
 
 INITIAL_WEIGHTS = {"none": "random", "imagenet": "torchvision, trained on ImageNet", "coco": "torchvision, trained on COCO"}
@@ -75,7 +76,7 @@ def scores_of(run: Run) -> list[Score]:
     if not (run.folder / "recipe.toml").exists():
         return []
     files = [run.folder / "result.json", *sorted((run.folder / "evaluations").glob("*.json"))]
-    scores = [compare.read(file) for file in files if file.exists()]
+    scores, _ = compare.read_usable([file for file in files if file.exists()])
     return [
         score
         for score in scores
@@ -173,9 +174,10 @@ def _scores(run: Run, scores: list[Score]) -> str:
     for score in scores:
         values, (dataset, split) = score.values, score.subject
         interval = "{:.1f} to {:.1f}".format(*values["interval"])
-        ece = _one(values["ece"])
+        ece = _one(values.get("ece"))
         protocol = values["protocol"]["name"]
-        rows.append((describe(dataset)[0], split, values["images"], protocol, _one(values["miou"]), interval, ece))
+        miou = " over ".join(filter(None, [str(_one(values["miou"])), classes_scored(values)]))
+        rows.append((describe(dataset)[0], split, values["images"], protocol, miou, interval, ece))
     head = ["dataset", "split", "images", "protocol", "mIoU", "95 % interval", "ECE"]
     notes = (
         "In percent. mIoU: mean over the classes present, with an interval over images. Protocol: window, input size, score size."
@@ -238,8 +240,7 @@ def _use(checks: dict[str, str]) -> str:
         "`safetensors.torch.load_file` reads the tensors; the metadata entry `sda` has recipe, classes and preprocessing as JSON."
     )
     if checks:
-        rows = [(f"`{file}`", check) for file, check in checks.items()]
-        parts.append(tables.markdown(["file", "compared with the network, on synthetic images"], rows))
+        parts.append(tables.markdown(["file", "compared with the network, on synthetic images"], checks.items()))
     return "\n\n".join(parts)
 
 

@@ -10,10 +10,17 @@ from pydantic import Field
 
 from sda import shelf
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+# No value can make a run need more than any machine has: a slip of the keyboard is told, not tried.
+Steps = Annotated[int, Field(ge=0, le=10**9)]  # a number of steps, or a step
+Count = Annotated[int, Field(gt=0, le=10**5)]  # of images, pixels or entries that are in memory at once
 Unit = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=10**6, allow_inf_nan=False)]
+
+
+class Reached(NamedTuple):
+    """Marks a setting that is a step of the run, with the consequence if the run ends before this step."""
+
+    otherwise: str
 
 
 class Streams(NamedTuple):
@@ -105,13 +112,19 @@ class MeanTeacherSettings(TeacherSettings):
     """Settings of `mean_teacher`."""
 
     classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
-    views: Positive = Field(2, description="strong views per unlabelled image")
+    views: Annotated[int, Field(gt=0, le=64)] = Field(2, description="strong views per unlabelled image")
     confidence_power: NonNegative = Field(6.0, description="weight of a pixel in the loss on pseudo-labels: confidence ^ this")
-    ramp_steps: Natural = Field(2000, description="steps until the loss on pseudo-labels reaches its full weight")
+    ramp_steps: Annotated[Steps, Reached("the loss on pseudo-labels never has its full weight")] = Field(
+        2000, description="steps until the loss on pseudo-labels reaches its full weight"
+    )
     weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
-    unlabelled_start: Natural = Field(
+    unlabelled_start: Annotated[Steps, Reached("ClassMix of unlabelled images and the contrastive loss never start")] = Field(
         2000, description="first step with the contrastive loss and with ClassMix of unlabelled images"
     )
+
+    def ignored(self) -> set[str]:
+        found = super().ignored() | (set() if self.classmix_unlabelled else {"unlabelled_start"})
+        return found | (set() if self.weight_pseudo else {"ramp_steps"})
 
     @property
     def views_per_image(self) -> int:
@@ -131,17 +144,19 @@ class ClassBankSettings(MeanTeacherSettings):
     contrast_on: Literal["both", "labelled", "unlabelled"] = Field(
         "both", description="images whose pixels are contrasted with the bank"
     )
-    contrast_pixels: Positive = Field(512, description="pixels per class, stream and step in the contrastive loss")
+    contrast_pixels: Count = Field(512, description="pixels per class, stream and step in the contrastive loss")
     attention_features: bool = Field(True, description="weight pixels by the attention S_c; false: equal weights")
     attention_bank: bool = Field(True, description="weight bank entries by a separate attention; false: equal weights")
-    bank_size: Positive = Field(256, description="ψ, feature vectors per class in the bank")
+    bank_size: Count = Field(256, description="ψ, feature vectors per class in the bank")
     bank_streams: Literal["source", "target", "both"] = Field("both", description="labelled streams that fill the bank")
     bank_selection: Literal["attention", "random", "recent"] = Field(
         "attention",
         description="candidates that enter the bank: those with the highest S_c, the same number at random, or all (plain FIFO)",
     )
     bank_confidence: Unit = Field(0.95, description="φ, teacher confidence above which a pixel may enter the bank")
-    bank_start: Natural = Field(1000, description="first step that fills the bank")
+    bank_start: Annotated[Steps, Reached("the memory bank is never filled")] = Field(
+        1000, description="first step that fills the bank"
+    )
     bank: str = Field("", description="file to fill the bank from at the start (sda bank RUN --export FILE); empty: start empty")
 
     def check(self, method: str, streams: Streams) -> None:
@@ -155,7 +170,9 @@ class ClassBankSettings(MeanTeacherSettings):
 
     def ignored(self) -> set[str]:
         found = super().ignored() | ({"attention_bank"} if self.released else set())
-        if not self.weight_contrast:
+        if self.weight_contrast:
+            found.discard("unlabelled_start")
+        else:
             found |= ClassBankSettings.model_fields.keys() - MeanTeacherSettings.model_fields.keys() - {"weight_contrast"}
         return found
 

@@ -19,7 +19,7 @@ from sda.report.facts import Subject
 from sda.report.plots import Plot
 from sda.runs import checkpoint
 from sda.scoring.criteria import CRITERIA
-from sda.scoring.summary import SUMMARY
+from sda.scoring.summary import SUMMARY, classes_scored, warning
 from sda.system.atomic import written_whole
 from sda.system.devices import pick_device
 from sda.system.progress import Bars
@@ -80,7 +80,9 @@ def write(runs: list[Path], out: Path | None, overwrite: bool, root: str, device
     Raises:
         SdaError: a missing score, scores that are not comparable, or an output folder that is not empty.
     """
-    subjects = facts.read_all(runs)
+    subjects, skipped = facts.read_all(runs)
+    for note in skipped:
+        bars.say(note)
     title = next(iter(subjects))
     folder = out or Path("reports") / (re.sub(r"[^\w=,+-]+", "_", title.replace("/", "-")).strip("_") or "run")
     _check_free(folder, overwrite)
@@ -214,8 +216,9 @@ def _html(subjects: dict[str, Subject], drawn: Drawn, notes: list[str], made_by:
     return page.get_template("page.html").render(
         version=__version__,
         made_by=made_by,
-        notes=notes,
+        notes=[*filter(None, [warning(values, dataset)]), *notes],
         # top
+        scored=classes_scored(values),
         title=title,
         score=values,
         recipe=subject.recipe,

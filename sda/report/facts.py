@@ -9,8 +9,11 @@ import numpy as np
 
 from sda.errors import SdaError
 from sda.protocol import PRESETS, preset
+from sda.reading import read_log
 from sda.recipe import IDLE, Recipe
 from sda.runs import compare
+from sda.runs.folder import read_environment
+from sda.scoring import criteria
 from sda.scoring.criteria import CRITERIA, MIOU, Criterion, selection
 
 MAX_CONFUSIONS = 8  # length of the list of the most frequent confusions
@@ -45,46 +48,33 @@ class Subject:
         return "selection" in self.values
 
 
-def read_all(paths: list[Path]) -> dict[str, Subject]:
-    """Read several runs or evaluations: title → subject, in the given order.
+def read_all(paths: list[Path]) -> tuple[dict[str, Subject], list[str]]:
+    """Read several runs or evaluations, in the given order. Skip those without a score, except the first.
+
+    Returns:
+        Title → subject, and notes on what was skipped or is damaged.
 
     Raises:
-        SdaError: a missing score, or scores of different protocols, datasets or classes.
+        SdaError: the first has no score, a path does not exist, or scores of different protocols, datasets or classes.
     """
-    subjects = [read(path) for path in paths]
-    rows = compare.rows([subject.score for subject in subjects], merge=False)
-    return {row.title: subject for row, subject in zip(rows, subjects, strict=True)}
+    scores, faults = compare.read_usable(paths[1:])
+    scores = [compare.read(paths[0]), *scores]
+    notes = [f"skipped: {fault}" for fault in faults]
+    subjects = [_subject(score, notes) for score in scores]
+    return {row.title: subject for row, subject in zip(compare.rows(scores, merge=False), subjects, strict=True)}, notes
 
 
-def read(path: Path) -> Subject:
-    """Read a run from its folder, or one of its evaluations from the path of the file.
-
-    Raises:
-        SdaError: see `sda.runs.compare.read`; also if a file of the run is not valid JSON.
-    """
-    score = compare.read(path)
-    environment, log = score.folder / "environment.json", score.folder / "metrics.jsonl"
-    return Subject(
-        score,
-        Recipe(**score.recipe),
-        _json(environment, _text(environment) or "{}"),
-        [_json(log, line) for line in _text(log).splitlines()],
-    )
-
-
-def _text(file: Path) -> str:
-    """Return the text of a file, "" if it is missing."""
+def _subject(score: compare.Score, notes: list[str]) -> Subject:
+    """Read the other files of a run. A report does without a damaged one, and a note says so."""
+    environment, fault = read_environment(score.folder)
+    log: list[dict] = []
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
-def _json(file: Path, text: str) -> dict:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise SdaError(f"{file}: not valid JSON ({error}); restore the file, or remove it to make a report without it") from None
+        log = read_log(score.folder / "metrics.jsonl")
+    except SdaError as error:
+        notes.append(f"no curves of {score.title}: {error}")
+    if fault:
+        notes.append(f"no facts on the training of {score.title}: {fault}")
+    return Subject(score, Recipe(**score.recipe), environment, log)
 
 
 # Images and settings
@@ -226,14 +216,14 @@ class Choice:
 
 def choices(subject: Subject) -> tuple[list[Choice], str]:
     """Return the criteria, the oracle first, then the best ones; and a note on those that were not measured."""
-    log = subject.folder / "metrics.jsonl"
-    found = subject.values["selection"] if subject.own else selection(log) if log.is_file() else {}
+    found = subject.values["selection"] if subject.own else selection(subject.log)
     if max(len(evaluations(subject)), len({each["step"] for each in found.values()})) < 2:
         return [], "The run was evaluated only once, at its end. To compare checkpoints, train with --eval-every STEPS."
     files = {"last": "last.pt", "oracle" if subject.recipe.best_by == "miou" else subject.recipe.best_by: "best.pt"}
     rows = []
-    for name in sorted(found, key=lambda name: (name != "oracle", found[name]["behind"])):
-        criterion = {"oracle": MIOU, "last": Criterion("last step"), **CRITERIA}[name]
+    known = {"oracle": MIOU, "last": Criterion("last step"), **CRITERIA}
+    for name in sorted(found.keys() & known.keys(), key=lambda name: (name != "oracle", found[name]["behind"], name)):
+        criterion = known[name]
         rows.append(Choice(criterion.title, criterion.labels, **found[name], file=files.get(name, "")))
     absent = [f"{each.title} (needs {each.needs})" for name, each in CRITERIA.items() if each.needs and name not in found]
     return rows, f"Not measured in this run: {'; '.join(absent)}." if absent else ""
@@ -241,12 +231,12 @@ def choices(subject: Subject) -> tuple[list[Choice], str]:
 
 def evaluations(subject: Subject) -> dict[int, dict]:
     """Return step → scores of the evaluations during training."""
-    return {record["step"]: record["val"] for record in subject.log if "val" in record}
+    return criteria.evaluations(subject.log)
 
 
 def series(log: list[dict], key: str) -> tuple[list[int], list[float]]:
     """Return the steps at which a number was logged, and the numbers."""
-    found = [(record["step"], record[key]) for record in log if key in record]
+    found = [(record["step"], record[key]) for record in log if criteria.is_number(record.get(key))]
     return [step for step, _ in found], [value for _, value in found]
 
 

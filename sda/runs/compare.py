@@ -1,8 +1,7 @@
 """Compare scores of several runs in one table: for the terminal, or as Markdown, LaTeX, CSV or JSON."""
 
-import csv
-import io
 import json
+import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 from sda import recipe as recipes
 from sda.errors import SdaError
 from sda.protocol import why_not_comparable
-from sda.scoring.summary import SUMMARY
+from sda.scoring.summary import SUMMARY, missing_classes, read_score
 from sda.system import tables
-from sda.system.tables import mean_of_present
+from sda.system.tables import mean_of_present, named
 
 SEEDS = {"seed", "split_seed"}
-# What a score must have (see `sda.scoring.evaluate.evaluate`); other metrics may be missing from the scores of other versions.
-FIELDS = {"protocol", "images", "miou", "miou_all", "iou", "interval", "image_miou", "confusion", "boundary_iou", "reliability"}
 SUBSETS = {metric.key: metric.title for metric in SUMMARY if metric.subset}
 
 
@@ -48,6 +45,7 @@ class Row:
         count: number of runs. miou, miou_all: percent. spread: standard deviation of miou; None for one run.
         interval: 95 % interval over images, for one run; None for several. iou: class → percent, None if absent.
         subsets: "miou16", "miou13" → percent, for networks that have these classes.
+        missing_classes: those without a labelled pixel in the scored images.
     """
 
     title: str
@@ -59,11 +57,18 @@ class Row:
     miou_all: float
     iou: dict[str, float | None]
     subsets: dict[str, float]
+    missing_classes: list[str]
+
+    @property
+    def scored(self) -> str:
+        """How many classes the labels have, if not all."""
+        missing, count = len(self.missing_classes), len(self.iou)
+        return f"{count - missing} of {count} classes" if missing else ""
 
 
 def title_of(folder: Path) -> str:
     """Return the name of a run: its folder, or ROW/seedN for runs of `sda ablate`."""
-    path = folder.resolve()
+    path = Path(os.path.realpath(folder))
     return f"{path.parent.name}/{path.name}" if path.name.startswith("seed") else path.name
 
 
@@ -73,21 +78,42 @@ def read(path: Path) -> Score:
     Raises:
         SdaError: no such run, a run that is not finished, or a file that is not a score.
     """
-    file = path / "result.json" if path.is_dir() else path
+    if not os.path.lexists(path):
+        raise SdaError(f"{path}: no such run or score")
+    is_folder = os.path.isdir(path)
+    if not is_folder and path.suffix != ".json":
+        raise SdaError(f"{path}: neither a run folder nor a score (RUN/evaluations/*.json)")
+    file = path / "result.json" if is_folder else path
     folder = file.parent.parent if file.parent.name == "evaluations" else file.parent
-    if not file.is_file():
-        state = "this run is not finished" if (path / "recipe.toml").exists() else "no such run or score"
-        raise SdaError(f"{path}: {state}")
+    if not os.path.lexists(folder / "recipe.toml"):
+        raise SdaError(f"{path}: not a run: there is no recipe.toml")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        missing = FIELDS - values.keys()
-    except (ValueError, AttributeError):
-        missing = {"JSON"}
-    if missing:
-        raise SdaError(f"{file}: not a score of sda: missing {', '.join(sorted(missing))}")
+        values = read_score(file)
+    except FileNotFoundError:
+        raise SdaError(f"{path}: this run is not finished: there is no result.json") from None
     name = title_of(folder)
     title = name if file.name == "result.json" else f"{name}/{file.stem}"
     return Score(title, folder, values, recipes.load(str(folder / "recipe.toml")).model_dump())
+
+
+def read_usable(paths: list[Path]) -> tuple[list[Score], list[str]]:
+    """Read the scores of several runs, and skip those that have none: other folders, and runs that are unfinished or damaged.
+
+    Returns:
+        The scores, and the reason for each path that was skipped.
+
+    Raises:
+        SdaError: a path does not exist.
+    """
+    scores, faults = [], []
+    for path in paths:
+        try:
+            scores.append(read(path))
+        except SdaError as fault:
+            if not os.path.lexists(path):
+                raise
+            faults.append(str(fault))
+    return scores, faults
 
 
 def rows(scores: list[Score], merge: bool) -> list[Row]:
@@ -114,7 +140,8 @@ def rows(scores: list[Score], merge: bool) -> list[Row]:
             if all(earlier.recipe[key] == score.recipe[key] for key in SEEDS):
                 raise SdaError(f"{other} and {title} have the same recipe and seed {score.recipe['seed']}; leave one of them out")
         group.append((title, score))
-    return [_row(group) for group in groups.values()]
+    subsets = [key for key in SUBSETS if all(score.values.get(key) is not None for score in scores)]
+    return [_row(group, subsets) for group in groups.values()]
 
 
 def _unique(scores: list[Score]) -> dict[str, Score]:
@@ -128,7 +155,7 @@ def _unique(scores: list[Score]) -> dict[str, Score]:
     return titled
 
 
-def _row(group: list[tuple[str, Score]]) -> Row:
+def _row(group: list[tuple[str, Score]], subsets: list[str]) -> Row:
     title, first = group[0]
     values = [score.values for _, score in group]
     mious = [value["miou"] for value in values]
@@ -142,7 +169,8 @@ def _row(group: list[tuple[str, Score]]) -> Row:
         tuple(values[0]["interval"]) if single else None,
         statistics.mean(value["miou_all"] for value in values),
         {name: mean_of_present(value["iou"][name] for value in values) for name in first.values["iou"]},
-        {key: statistics.mean(value[key] for value in values) for key in SUBSETS if all(key in value for value in values)},
+        {key: statistics.mean(value[key] for value in values) for key in subsets},
+        missing_classes(first.values),
     )
 
 
@@ -164,6 +192,7 @@ def cells(row: Row) -> list[str]:
         miou += f" ± {row.spread:.1f}"
     elif row.interval:
         miou += f" [{row.interval[0]:.1f}, {row.interval[1]:.1f}]"
+    miou += f", {row.scored}" if row.scored else ""
     numbers = ["–" if value is None else f"{value:.1f}" for value in row.iou.values()]
     return [row.title, *numbers, *(f"{value:.1f}" for value in row.subsets.values()), miou, f"{row.miou_all:.1f}"]
 
@@ -175,6 +204,8 @@ def caption(rows: list[Row]) -> str:
         ranges.append("± standard deviation over seeds")
     if any(row.interval for row in rows):
         ranges.append("[95 % interval over images]")
+    if rows[0].scored:
+        ranges.append(f"the labels have only {rows[0].scored}, and no pixel of {named(rows[0].missing_classes)}")
     return "; ".join([f"IoU in percent; mIoU over the classes present; protocol {rows[0].protocol}", *ranges])
 
 
@@ -183,23 +214,21 @@ def render(rows: list[Row], form: str) -> str:
     if form == "json":
         return json.dumps([{**row.__dict__} for row in rows], indent=2)
     if form == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["run", "runs", "protocol", *rows[0].iou, *rows[0].subsets, "miou", "spread", "miou_all"])
+        table: list[list[object]] = [
+            ["run", "runs", "protocol", *rows[0].iou, *rows[0].subsets, "miou", "spread", "miou_all", "missing_classes"]
+        ]
         for row in rows:
-            values = [
-                "" if value is None else value for value in (*row.iou.values(), *row.subsets.values(), row.miou, row.spread)
-            ]
-            writer.writerow([row.title, row.count, row.protocol, *values, row.miou_all])
-        return out.getvalue().rstrip("\n")
+            scores = [*row.iou.values(), *row.subsets.values(), row.miou, row.spread, row.miou_all]
+            table.append([row.title, row.count, row.protocol, *scores, "; ".join(row.missing_classes)])
+        return tables.csv_text(table).rstrip("\n")
     head, body = columns(rows), [cells(row) for row in rows]
     if form == "markdown":
-        return f"{tables.markdown(head, body, numbers=True)}\n\n{caption(rows)}."
-    rotated = [head[0], *(rf"\rotatebox{{90}}{{{_latex(cell)}}}" for cell in head[1:])]
-    lines = [" & ".join(rotated), *(" & ".join(map(_latex, line)) for line in body)]
+        return f"{tables.markdown(head, body, numbers=True)}\n\n{tables.markdown_text(caption(rows))}."
+    rotated = [head[0], *(rf"\rotatebox{{90}}{{{tables.latex(cell)}}}" for cell in head[1:])]
+    lines = [" & ".join(rotated), *(" & ".join(map(tables.latex, line)) for line in body)]
     return "\n".join(
         [
-            rf"% needs \usepackage{{booktabs,graphicx}}. {_latex(caption(rows))}.",
+            rf"% needs \usepackage{{booktabs,graphicx}}. {tables.latex(caption(rows))}.",
             rf"\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
             r"\toprule",
             lines[0] + r" \\",
@@ -209,9 +238,3 @@ def render(rows: list[Row], form: str) -> str:
             r"\end{tabular}",
         ]
     )
-
-
-def _latex(text: str) -> str:
-    for character in r"&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$")

@@ -1,7 +1,6 @@
 """Write the files of a run folder that document a run and make it reproducible."""
 
 import contextlib
-import csv
 import itertools
 import json
 import os
@@ -14,13 +13,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from pydantic import Field
 
-from sda import __version__
+from sda import __version__, shelf
 from sda.data.assemble import Data
 from sda.data.splits.lists import list_hash, list_text
 from sda.errors import SdaError
+from sda.reading import read_object
 from sda.recipe import Recipe
+from sda.runs.status import FAILURE
+from sda.system import tables
 from sda.system.atomic import write_json, written_whole
+from sda.system.console import printable
 from sda.system.owned import LOCK
 
 _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py")
@@ -28,7 +32,6 @@ _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py
 
 _IGNORED = {LOCK, "recipe.toml.partial"}  # left by a kill at the very start; such a folder still counts as empty
 _BEGUN = ("recipe.toml", "environment.json", "weights.txt", "metrics.jsonl")
-FAILURE = "failure.txt"  # the error that ended the run
 
 
 def require_empty(folder: Path) -> None:
@@ -66,7 +69,8 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
             if path.name not in _IGNORED:
                 path.rename(before / path.name)
     with written_whole(folder / "recipe.toml") as file:  # first, because it tells that the folder contains a run
-        file.write(f"# sda train {shlex.quote(str(folder / 'recipe.toml'))}\n{toml_text(recipe.model_dump())}".encode())
+        command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
+        file.write(f"# {command}\n{toml_text(recipe.model_dump())}".encode())
     (folder / "splits").mkdir()
     hashes = {}
     for stream, items in data.lists.items():
@@ -92,15 +96,16 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
 
 
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
-    """Add to environment.json the checkpoint that the run resumes from, and the current environment."""
+    """Add to environment.json the checkpoint that the run resumes from, and the current environment.
+
+    A damaged file must not block a good checkpoint: it is kept as environment-damaged.json.
+    """
     path = folder / "environment.json"
-    try:
-        facts = {"resumed": [], **json.loads(path.read_text(encoding="utf-8"))}
-        resumed = [*facts["resumed"]]
-    except (OSError, ValueError, TypeError):  # missing or damaged: the checkpoint is what counts
-        facts, resumed = {}, []
+    facts, fault = read_environment(folder)
+    if fault:
+        path.rename(folder / "environment-damaged.json")
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
-    write_json(path, {**facts, "resumed": [*resumed, now]})
+    write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
     (folder / FAILURE).unlink(missing_ok=True)
 
 
@@ -115,14 +120,44 @@ def fail(folder: Path, error: str, stepped: bool) -> None:
         shutil.rmtree(folder / "splits", ignore_errors=True)
 
 
+def read_environment(folder: Path) -> tuple[dict, str]:
+    """Return the contents of environment.json, and why it cannot be used; {} if it is missing or damaged."""
+    path = folder / "environment.json"
+    try:
+        facts = read_object(path)
+        shelf.check(_Environment, facts, f"{path}: damaged")
+    except FileNotFoundError:
+        return {}, ""
+    except SdaError as error:
+        return {}, str(error)
+    return facts, ""
+
+
+class _List(shelf.Strict, extra="allow"):
+    images: int
+    sha256: str
+
+
+class _Resumption(shelf.Strict, extra="allow"):
+    step: int
+
+
+class _Environment(shelf.Strict, extra="allow"):
+    """The fields of environment.json that are read again."""
+
+    packages: dict[str, str | None] = Field({})
+    command: list[str] = Field([])
+    splits: dict[str, _List] = Field({})
+    notes: list[str] = Field([])
+    resumed: list[_Resumption] = Field([])
+
+
 def finish(folder: Path, result: dict) -> None:
     """Write result.json, iou.csv and, if files were skipped, skipped.txt."""
-    with (folder / "iou.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "iou_percent"])
-        writer.writerows([name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items())
-        writer.writerow(["mean over classes present", f"{result['miou']:.4f}"])
-        writer.writerow(["mean over all classes", f"{result['miou_all']:.4f}"])
+    rows = [[name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items()]
+    means = [["mean over classes present", f"{result['miou']:.4f}"], ["mean over all classes", f"{result['miou_all']:.4f}"]]
+    table = tables.csv_text([["class", "iou_percent"], *rows, *means])
+    (folder / "iou.csv").write_text(table, encoding="utf-8", newline="\n")
     if result["skipped"]:
         (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8", errors="surrogateescape")
     write_json(folder / "result.json", result)  # last, because it tells that the run is finished
@@ -130,7 +165,8 @@ def finish(folder: Path, result: dict) -> None:
 
 def toml_text(values: dict) -> str:
     """Return flat values as TOML, without those that are None (None is their default)."""
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None]
+    return "".join(lines).replace("\x7f", "\\u007f")  # allowed in JSON, not in TOML
 
 
 def _version(package: str) -> str | None:

@@ -200,7 +200,12 @@ def as_picture(image) -> Image.Image:
         SdaError: the file is missing or not an image, or the array has another type or shape.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        if not os.path.exists(image):
+            raise SdaError(f"{os.fspath(image)}: no such file")
+        try:
+            return read_image(Path(image))
+        except FileError as error:
+            raise SdaError(error.fault) from None
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = np.asarray(image)

@@ -1,7 +1,5 @@
 """Criteria that choose a checkpoint without the validation labels, and what each choice costs in mIoU. Without PyTorch."""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 
@@ -35,30 +33,40 @@ def is_better(criterion: str, value: float, than: float) -> bool:
     return value > than if CRITERIA.get(criterion, MIOU).higher_is_better else value < than
 
 
-def selection(log: Path) -> dict[str, dict]:
-    """Return which step each criterion would have chosen, from the evaluations in a metrics.jsonl.
+def evaluations(log: list[dict]) -> dict[int, dict[str, float]]:
+    """Return step → the numbers of the evaluation after this step, at least `miou`, from the records of a metrics.jsonl."""
+    found = {}
+    for record in log:
+        values = record.get("val")
+        numbers = {key: value for key, value in values.items() if is_number(value)} if isinstance(values, dict) else {}
+        if "miou" in numbers:
+            found[record["step"]] = numbers
+    return found
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of a log, which may be damaged, is a number that fits into a float."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def selection(log: list[dict]) -> dict[str, dict]:
+    """Return which step each criterion would have chosen, from the records of a metrics.jsonl.
 
     Returns:
         criterion → `step`, its `miou`, and `behind`, how far that is below the best mIoU (percentage points). In addition,
         `last` is the last step and `oracle` the step with the best mIoU on the validation labels. Criteria that were not
         measured in every evaluation are skipped.
     """
-    evaluations = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if "val" in record:
-            evaluations[record["step"]] = record["val"]
-    if not evaluations:
+    evaluated = evaluations(log)
+    if not evaluated:
         return {}
-    best = {"last": max(evaluations)}
+    best = {"last": max(evaluated)}
     for name, criterion in {"miou": MIOU, **CRITERIA}.items():
-        if all(value.get(name) is not None for value in evaluations.values()):
+        if all(name in values for values in evaluated.values()):
             choose = max if criterion.higher_is_better else min
-            best["oracle" if name == "miou" else name] = choose(evaluations, key=lambda step: evaluations[step][name])
-    if "oracle" not in best:
-        return {}
-    top = evaluations[best["oracle"]]["miou"]
+            best["oracle" if name == "miou" else name] = choose(evaluated, key=lambda step: evaluated[step][name])
+    top = evaluated[best["oracle"]]["miou"]
     return {
-        name: {"step": step, "miou": evaluations[step]["miou"], "behind": top - evaluations[step]["miou"]}
+        name: {"step": step, "miou": evaluated[step]["miou"], "behind": top - evaluated[step]["miou"]}
         for name, step in best.items()
     }

@@ -49,6 +49,7 @@ def evaluate(
 
     Returns:
         - `protocol`, `images` (their number), `skipped`, the fields of `sda.scoring.metrics.score`, `confusion` (C×C list);
+        - `missing_classes`: those without a labelled pixel in these images;
         - `miou16`, `miou13`: mean over the 16 or 13 classes of SYNTHIA → Cityscapes, if `names` has more than these;
         - `interval`: 95 % bootstrap interval of `miou` over images; `image_miou`: image → its own mIoU, percent;
         - `boundary_miou` and `boundary_iou`: Boundary IoU, mean over the classes present and per class, percent;
@@ -125,6 +126,7 @@ def evaluate(
         "images": len(matrices),
         "skipped": skipped,
         **scores,
+        "missing_classes": [name for name, pixels in zip(names, confusion.sum(dim=1), strict=True) if not pixels],
         **{f"miou{len(subset)}": mean_of_present(scores["iou"][name] for name in subset) for subset in _subsets(names)},
         "interval": metrics.bootstrap(each_image.numpy()),
         "boundary_miou": mean_of_present(along_edges.values()),

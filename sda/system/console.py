@@ -1,6 +1,7 @@
 """Interfaces for reporting progress: counting functions, and a console (`sda.system.progress.Bars` on a terminal)."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -10,6 +11,19 @@ Progress = Callable[[int, int], None]  # number done, total
 
 def ignore_count(*_: object) -> None:
     """Report no progress: the default `Count` and `Progress`."""
+
+
+# Control characters except tabs, line separators, marks that change the direction of text, and halves of characters, which stand
+# for the bytes of a file name that is not UTF-8.
+_HIDDEN = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text in which nothing acts on a terminal or hides from the reader: such characters become escapes as `\\x1b`.
+
+    All text of others, such as names of files, classes and recipes, passes through here before it is shown.
+    """
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Console:

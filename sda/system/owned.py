@@ -65,15 +65,15 @@ def owner(folder: Path) -> str:
     lock = folder / LOCK
     if os.path.abspath(lock) not in _HELD:
         try:
-            with lock.open("rb") as file:
+            with open(os.open(lock, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # whatever it is, opening must not block
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return ""
         except (BlockingIOError, PermissionError):
             pass
         except OSError:  # no lock file, or a file system without locks
             return ""
-    with contextlib.suppress(OSError):
-        return lock.read_text(errors="replace").strip()
+    with contextlib.suppress(OSError), lock.open(errors="replace") as file:
+        return file.read(200).strip()
     return ""
 
 

@@ -9,7 +9,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sda.system.console import Console
+from sda.system.console import Console, printable
 
 LINE_EVERY = 15  # seconds between two lines about the same task, without a terminal
 
@@ -57,7 +57,7 @@ class Bars(Console):
 
     def say(self, text: str) -> None:
         """Print a message."""
-        self.console.print(text.encode(errors="replace").decode(), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def saying_logs(self) -> Iterator[None]:
@@ -75,13 +75,13 @@ class Bars(Console):
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` steps of the task `what` are done; a lower count than before restarts its bar."""
         if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total, note="")
+            self._tasks[what] = self._progress.add_task(printable(what), total=total, note="")
         task = self._progress.tasks[self._tasks[what]]
         if done <= task.completed:
             self._progress.reset(task.id, total=total, visible=True)
             self._lines.pop(what, None)
         # a line replaces a full bar
-        self._progress.update(task.id, completed=done, note=note, visible=done < total)
+        self._progress.update(task.id, completed=done, note=printable(note), visible=done < total)
         now = time.monotonic()
         began, start, printed = self._lines.setdefault(what, (now, done, now))
         if done == total or (not self.console.is_terminal and now - printed >= LINE_EVERY):

@@ -18,9 +18,11 @@ from sda.data.batch import STREAMS, Batch, Labelled
 from sda.data.streams import next_batch
 from sda.errors import SdaError
 from sda.methods.base import Method
+from sda.reading import read_log
 from sda.runs import checkpoint
 from sda.scoring.criteria import CRITERIA, is_better, selection
 from sda.scoring.evaluate import evaluate
+from sda.scoring.summary import headline
 from sda.system import distributed
 from sda.system.atomic import written_whole
 from sda.system.console import Console
@@ -49,7 +51,8 @@ def train(
 
     Returns:
         The final score (see `evaluate`) with `seed`, `steps`, `seconds` (of training, without evaluation), `skipped_steps`,
-        `best` and `selection`; None if it stopped at `stop_at`.
+        `best`, `missing_classes_of` (source and target → classes without labels) and `selection`; None if it stopped at
+        `stop_at`.
 
     Raises:
         Interrupted: a signal stopped the training; the checkpoint has been written.
@@ -131,7 +134,8 @@ def train(
         "seconds": round(training.seconds, 1),
         "skipped_steps": training.skipped,
         "best": training.best,
-        "selection": selection(out / "metrics.jsonl"),
+        "missing_classes_of": training.data.missing,
+        "selection": selection(read_log(out / "metrics.jsonl")),
         "skipped": list(dict.fromkeys(faults + score["skipped"])),
     }
 
@@ -312,7 +316,7 @@ def _score(training: Training, out: Path, log: TextIO, board: Board, console: Co
         )
         if data.held_out is not None:
             score["held_out"] = evaluate(method.student, data.held_out, names, training.device, recipe.scoring)["miou"]
-    console.say(f"{name}, step {training.step}: mIoU {score['miou']:.2f} ({score['protocol']['name']})")
+    console.say(f"{name}, step {training.step}: {headline(score)}")
     board.scored(training.step, score)
     if board.shows_pictures:
         for title, picture in pictures(method, data, training.device).items():

@@ -14,8 +14,10 @@ from sda.data import descriptor as descriptors
 from sda.data.assemble import Data
 from sda.data.splits.contents import fingerprint
 from sda.errors import SdaError
+from sda.reading import read_log
 from sda.recipe import IDLE, Recipe
 from sda.runs import checkpoint
+from sda.runs.status import result_of
 from sda.system.atomic import written_whole
 from sda.system.console import Count
 
@@ -76,9 +78,8 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
     Raises:
         SdaError: the finished run has another recipe.
     """
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    result = result_of(folder)
+    if result is None or not {"seconds", "steps"} <= result.keys():
         return None
     file = folder / "recipe.toml"
     before = shelf.parse(file)
@@ -89,7 +90,7 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
                 f"{folder}: this run is finished, with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}; choose "
                 "another --out"
             )
-    return result if isinstance(result, dict) else None
+    return result
 
 
 def find(wanted: str, folder: Path) -> Resumed | None:
@@ -210,19 +211,14 @@ def _compare_machine(resumed: Resumed, machine: dict[str, str]) -> list[str]:
 def take_log(resumed: Resumed, folder: Path) -> None:
     """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
-    Later lines are dropped, because the resumed run writes them again.
+    Later lines are dropped, because the resumed run writes them again, and so are damaged lines.
     """
-    path, step, kept = resumed.path.with_name("metrics.jsonl"), resumed.step, []
+    path, step = resumed.path.with_name("metrics.jsonl"), resumed.step
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the last line, if the process was killed while writing it
-        scored = "val" in record
-        again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
-        if record["step"] < step or (scored and record["step"] == step and not again):
-            kept.append(line)
+    again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
+    records = [
+        record for record in read_log(path) if record["step"] < step or ("val" in record and record["step"] == step and not again)
+    ]
     with written_whole(folder / "metrics.jsonl") as file:
-        file.write("".join(kept).encode())
+        file.write("".join(json.dumps(record) + "\n" for record in records).encode())

@@ -98,7 +98,7 @@ def test_recipe_that_is_not_toml(fails, world):
         (["--learning-rate", "true"], "learning_rate = True: input should be a valid number"),
         (["--in-memory", "1"], "in_memory = 1: input should be a valid boolean"),
         (["--labels", "some"], "labels"),
-        (["--size", "48"], "size = 48: expected [height, width], both at least 32"),
+        (["--size", "48"], "size = 48: expected HEIGHTxWIDTH, each from 32 to 16384, such as 48x48, or native"),
         (["--momentum", "2"], "momentum = 2"),
         (["--network", "unet"], "network = 'unet': expected one of deeplabv2, deeplabv3plus"),
         (["--unlabelled", "target"], "method supervised cannot use unlabelled images"),
@@ -309,6 +309,46 @@ def test_errors_of_the_installed_command(world, kind):
     assert the_line(run.stdout, run.stderr)
 
 
+# Names of others that try to act on the terminal
+
+
+EVIL = "a\\u001b]0;owned\\u0007\\u202e\\u009b31m"  # as TOML
+
+
+def test_no_name_acts_on_the_terminal(sda, world):
+    """Escapes in the names of recipes, datasets, classes, files and folders are shown as text, in every output."""
+    world.recipe.write_text(world.recipe.read_text().replace('"a tiny run"', f'"{EVIL}"') + f'expected = "{EVIL}"\n')
+    for file in (world.toy, world.field):
+        text = file.read_text().replace('title = "', f'title = "{EVIL}').replace("human =", f'"{EVIL}" =')
+        file.write_text(text.replace('"human"', f'"{EVIL}"').replace("cloud", f'"{EVIL}cloud"').replace('""', '"'))
+    run = world.folder / "a\x1b[2J\nerror: b\x1b]0;x\x07"
+    commands = [
+        ["train", world.recipe, "--help"],
+        ["train", world.recipe, "--steps", 1, "--out", run, "--device", "cpu"],
+        ["train", world.recipe, "--steps", 1, "--out", run, "--device", "cpu"],
+        ["train", world.recipe, "--target", "x\x1b[2J", "--out", run],
+        ["eval", run, "--device", "cpu"],
+        ["compare", run],
+        *(["compare", run, "--format", form] for form in ("markdown", "latex", "csv", "json")),
+        ["report", run, "--out", world.folder / "report", "--device", "cpu"],
+        ["runs", world.folder],
+        ["recipes", world.recipe],
+        ["datasets", world.field],
+        ["doctor", world.field, "--root", world.root / "field", "--processes", 1, "--out", world.folder / "doctor"],
+        ["predict", run, world.root / "field/pictures/val", "--out", f"{world.folder}/p\x1b[2J", "--device", "cpu"],
+    ]
+    statuses = []
+    for command in commands:
+        status, shown = sda(*command)
+        statuses.append(status)
+        for text in (shown.out, shown.err):
+            assert "Traceback" not in text
+            lines = text.replace("\n", "").replace("\t", "")
+            assert lines.isprintable() or not {c for c in lines if not c.isprintable()} - {"\xa0"}, (command, ascii(text))
+        assert sum(line.startswith("error") for line in shown.err.splitlines()) <= 1, command
+    assert statuses == [0, 0, 2, 2, *[0] * 12]
+
+
 # Help, lists, JSON
 
 
@@ -321,7 +361,7 @@ def test_help_of_a_recipe_shows_its_values():
     shown = " ".join(sda("train", "gta5-cityscapes-ssda", "--help").split())
     assert "semi-supervised DA: the paper's semi-supervised DA: DeepLabv2, ResNet-101" in shown
     assert "Expected: Alonso et al. 2021" in shown
-    for option, value in (("--labels VALUE", "[100]"), ("--size VALUE", "[[512, 1024]]"), ("--freeze-norm VALUE", '["affine"]')):
+    for option, value in (("--labels VALUE", "[100]"), ("--size VALUE", "[512x1024]"), ("--freeze-norm VALUE", '["affine"]')):
         assert re.search(f"{re.escape(option)}[^[]*{re.escape(value)}", shown)
     for field in recipe.Recipe.model_fields:
         assert f"--{field.replace('_', '-')} " in shown

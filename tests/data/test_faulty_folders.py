@@ -100,7 +100,7 @@ def test_a_pack_skips_what_the_doctor_found(world, field, sda):
     """This includes images that can be read: only the doctor rejects a black image."""
     Image.new("RGB", (tiny.WIDTH, tiny.HEIGHT)).save(field / "pictures/train/north/02.jpg")
     assert sda("doctor", world.field, "--root", field, "--processes", 1)[0] == 1
-    command = ["pack", world.field, "--root", field, "--size", 48, 64, "--processes", 1, "--out", "field.h5"]
+    command = ["pack", world.field, "--root", field, "--size", "48x64", "--processes", 1, "--out", "field.h5"]
     status, shown = sda(*command)
     assert status == 2 and "02.jpg" in shown.err and "sda doctor found that" in shown.err
     assert sda(*command, "--bad-files", "skip")[0] == 0

@@ -11,6 +11,7 @@ import torch
 from sda import recipe
 from sda.errors import SdaError
 from sda.experiments import ablate, pool
+from sda.protocol import Protocol
 from sda.recipe import parse_values
 from sda.runs.folder import toml_text
 from sda.system.progress import Bars
@@ -19,6 +20,13 @@ from sda.system.progress import Bars
 @pytest.fixture
 def world(tmp_path):
     return tiny.write_world(tmp_path / "world")
+
+
+# The other fields of a result, as a stored one must have them.
+WHOLE = {
+    "images": 1, "miou_all": 1.0, "interval": [0.0, 1.0], "image_miou": {"a.png": 1.0}, "confusion": [[1]],
+    "boundary_iou": {"a": 1.0}, "reliability": [], "protocol": Protocol().to_dict(),
+}  # fmt: skip
 
 
 def result(miou, **iou):
@@ -111,7 +119,7 @@ def no_training(monkeypatch):
                 yield job, SdaError("no room")
                 continue
             made = result(float(job.recipe.views + job.recipe.seed))
-            (job.folder / "result.json").write_text(json.dumps(made))
+            (job.folder / "result.json").write_text(json.dumps({**made, **WHOLE}))
             (job.folder / "recipe.toml").write_text(toml_text(job.recipe.model_dump()))
             yield job, made
 

@@ -359,8 +359,11 @@ def test_inputs_without_images_are_refused(sda, run, photos, tmp_path):
     ("flags", "says"),
     [
         (["--as", "colour"], "--as colour: expected one or more of overlay, color, ids"),
-        (["--size", "64"], "--size 64: expected fit, native, eval, or HEIGHTxWIDTH"),
-        (["--size", "8x64"], "of at least 32"),
+        (
+            ["--size", "64"],
+            "--size 64: expected HEIGHTxWIDTH, each from 32 to 16384, such as 64x64, or fit, or native",
+        ),
+        (["--size", "8x64"], "each from 32 to 16384"),
         (["--scales", "a"], "--scales a: expected numbers"),
         (["--resume", "--overwrite"], "use only one of them"),
         (["--network", "teacher"], "the checkpoint has no teacher"),

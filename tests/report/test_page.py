@@ -271,17 +271,25 @@ def test_incomparable_scores_are_refused(runs, sda, tmp_path):
     assert status == 2 and "scored under different protocols" in said.err and not (tmp_path / "out").exists()
     change(runs / "bank/result.json", interval=None, ece=None)
     status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
-    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: missing interval" in said.err
+    assert status == 2 and f"{runs / 'bank/result.json'}: not a score of sda: key 'interval' is missing" in said.err
     (runs / JOINT / "result.json").unlink()
     status, said = sda("report", runs / JOINT, "--out", tmp_path / "out")
     assert status == 2 and "this run is not finished" in said.err
 
 
-def test_a_corrupt_log_is_named(runs, sda, tmp_path):
-    log = runs / "bank/metrics.jsonl"
+def test_damaged_side_files_do_not_block_a_report(runs, sda, tmp_path):
+    """A cut log loses its last record; a file that is no log or no record of the environment is told and left out."""
+    log, environment = runs / "bank/metrics.jsonl", runs / "bank/environment.json"
     log.write_text(log.read_text()[:-10])
+    environment.write_text('{"splits": 3}')
     status, said = sda("report", runs / "bank", "--out", tmp_path / "out")
-    assert status == 2 and f"{log}: not valid JSON" in said.err and not (tmp_path / "out").exists()
+    assert status == 0 and f"{environment}: damaged: splits = 3" in said.err and (tmp_path / "out/report.html").exists()
+    log.unlink()
+    log.mkdir()
+    (runs / "notes").mkdir()
+    status, said = sda("report", runs / "bank", runs / "notes", runs / JOINT, "--out", tmp_path / "out2")
+    assert status == 0 and f"{log}: cannot be read" in said.err and f"{runs / 'notes'}: not a run" in said.err
+    assert JOINT in Page((tmp_path / "out2/report.html").read_text()).text
 
 
 # Numbers and words
@@ -296,7 +304,7 @@ def test_losses_and_diagnostics_may_have_any_name(trained):
     ]
     assert facts.loss_names(log) == ["sup", "bank_loss", "teacher_loss"]
     assert facts.series(log, "teacher_loss") == ([10], [2.0])
-    log = facts.read(trained.folder / "runs/bank").log
+    log = facts.read_all([trained.folder / "runs/bank"])[0]["bank"].log
     assert facts.loss_names(log) == ["sup", "pseudo", "entropy", "contrast_l", "contrast_u"]
     assert all(record["loss"] == sum(record.get(name, 0) for name in facts.loss_names(log)) for record in log if "loss" in record)
 

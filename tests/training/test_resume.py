@@ -355,6 +355,47 @@ def test_foreign_and_hostile_checkpoints_are_refused(world, sda, stopped, tmp_pa
     assert not Path("hostile").exists()
 
 
+# Damaged side files beside a good checkpoint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"miou": 3}'])
+def test_a_run_with_a_damaged_result_is_finished_again(world, whole, sda, tmp_path, content):
+    run = shutil.copytree(whole(*SSDA), tmp_path / "run")
+    (run / "result.json").write_text(content)
+    (run / "iou.csv").unlink()
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")
+    assert status == 0 and "step 8 of 8" in shown.err
+    same_run(whole(*SSDA), run)
+    assert (run / "iou.csv").read_text() == (whole(*SSDA) / "iou.csv").read_text()
+
+
+@pytest.mark.parametrize("damage", ["cut", "no newline", "null bytes", "not UTF-8", "other types"])
+def test_a_damaged_log_does_not_block_a_checkpoint(world, whole, sda, stopped, damage):
+    """Whole records are kept, and what is written next begins on a line of its own."""
+    log = stopped / "metrics.jsonl"
+    more = {
+        "cut": b'{"step": 4, "lo',
+        "no newline": b"",
+        "null bytes": bytes(100),
+        "not UTF-8": b"\xff\xfe{",
+        "other types": b'3\n{"step": "4"}',
+    }
+    log.write_bytes(log.read_bytes() + more[damage] if more[damage] else log.read_bytes().rstrip(b"\n"))
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")[0] == 0
+    same_run(whole(*SSDA), stopped)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"resumed": 3}', '{"splits": []}'])
+def test_a_damaged_environment_does_not_block_a_checkpoint(world, whole, sda, stopped, content):
+    environment = stopped / "environment.json"
+    environment.unlink() if content is None else environment.write_text(content)
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")[0] == 0
+    same_run(whole(*SSDA), stopped)
+    assert [each["step"] for each in json.loads(environment.read_text())["resumed"]] == [4]
+    kept = stopped / "environment-damaged.json"
+    assert kept.read_text() == content if content is not None else not kept.exists()
+
+
 # Signals, kills and full disks, in separate processes
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sda.errors import SdaError
+from sda.reading import read_bytes
 from sda.system.atomic import written_whole
 
 if TYPE_CHECKING:
@@ -130,9 +131,9 @@ def read_entries(path: Path) -> list[tuple[int, str]]:
         SdaError: the file is unreadable, not text or empty, or lists an entry twice.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SdaError(f"{path}: the split list cannot be read: {error.strerror}") from None
+        data = read_bytes(path)
+    except FileNotFoundError:
+        raise SdaError(f"{path}: the split list cannot be read: no such file") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # PowerShell's > writes UTF-16
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig", "strict" if wide else "surrogateescape")

@@ -12,6 +12,7 @@ import numpy as np
 
 from sda.data.item import Item
 from sda.errors import SdaError
+from sda.reading import read_bytes
 
 MAX_BYTES = 16 << 20  # maximum size of a pickle: hundreds of thousands of indices
 ORDERS = ("sorted", "walk", "given")
@@ -30,12 +31,9 @@ def read_pickle(path: Path, entry: str = "") -> list[int]:
             it holds a dict and `entry` is not one of its keys, or no dict and an `entry` is given.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SdaError(f"{path}: cannot be read: {error}") from None
-    if len(data) > MAX_BYTES:
-        raise SdaError(f"{path}: larger than {MAX_BYTES >> 20} MiB: not a list of indices")
+        data = read_bytes(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise SdaError(f"{path}: cannot be read: no such file") from None
     try:
         return _indices(_Unpickler(io.BytesIO(data), encoding="latin-1").load(), entry)
     except _Refused as error:
