@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 
 from sda.errors import SdaError
 
+LONGEST_VALUE = 80  # characters of an invalid value that an error message repeats
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -71,12 +73,19 @@ def parse(path: Path) -> dict:
     """Return the contents of a TOML file as a dict, without validation.
 
     Raises:
-        SdaError: the file cannot be read or is not valid TOML.
+        SdaError: the file cannot be read, is not UTF-8 (with or without a byte-order mark), or is not valid TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte-order mark
+        found = "UTF-16" if "\0" in text else ""
+    except OSError as error:
         raise SdaError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        found = "UTF-16" if b"\0" in error.object else "not UTF-8"
+    if found:
+        raise SdaError(f"{path}: cannot be read: it is {found}, but TOML must be UTF-8; save it again as UTF-8")
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SdaError(f"{path}: not valid TOML: {error}") from None
 
@@ -103,4 +112,5 @@ def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    return f"{key} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+    value = repr(fault["input"])
+    return f"{key}{f' = {value}' if len(value) <= LONGEST_VALUE else ''}: {message[0].lower()}{message[1:]}"

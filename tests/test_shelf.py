@@ -51,3 +51,23 @@ def test_find_by_name_and_by_path(tmp_path):
 def test_find_suggests_known_names(name, says):
     with pytest.raises(SdaError, match=says):
         shelf.find("recipes", name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_toml_as_editors_save_it(tmp_path, encoding, newline):
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "größe"\nvoid = [1]\n', encoding=encoding, newline=newline)
+    assert shelf.parse(path) == {"title": "größe", "void": [1]}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("latin-1", "not UTF-8")]
+)
+def test_toml_in_other_encodings_is_refused(tmp_path, encoding, says):
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "größe"\n', encoding=encoding)
+    with pytest.raises(
+        SdaError, match=f"mine.toml: cannot be read: it is {says}, but TOML must be UTF-8; save it again as UTF-8"
+    ):
+        shelf.parse(path)
