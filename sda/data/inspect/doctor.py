@@ -37,7 +37,7 @@ PROBLEM_KINDS = {
     "unreadable label": "labels that cannot be read",
     "size mismatch": "images and labels of different sizes",
     "unknown values": "labels with values that are not in the descriptor",
-    "palette": "labels with a palette that contradicts the descriptor",
+    "palette": "labels with a palette that contradicts the descriptor or other labels",
     "other encoding": "labels in an encoding other than the descriptor's",
     "black image": "images that are black",
     "void label": "labels that are all void",
@@ -179,6 +179,10 @@ def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: F
     elif not fits:
         kind = "palette" if meaning.read_palette(encoding, finding) == "contradiction" else "unknown values"
         found.append(problem(kind, f"{item.label}: {meaning.fault(encoding, finding)}"))
+    elif read.palettes and finding.palette and meaning.read_palette(encoding, finding) == "ids":
+        found.append(
+            problem("palette", f"{item.label}: its ids are numbered by a palette, and other palettes number them otherwise")
+        )
     elif not meaning.pixels(encoding, finding):
         found.append(problem("void label", f"{item.label}: every pixel is void", bad=False))
     return found

@@ -108,9 +108,8 @@ def test_palettes_of_other_colours_that_differ_are_refused(describe, root):
     described = describe("classes = {a = [1, 1, 1], b = [2, 2, 2], c = [3, 3, 3]}\n")
     write(root, *(palettized(order)[0] for order in ORDERS))
     found = diagnose(described, root)
-    assert (
-        "the palettes of the labels differ: #" in found.advice and "give the classes the colours of the palettes" in found.advice
-    )
+    assert "the palettes of the labels differ: #" in found.advice and "give the classes the colours" in found.advice
+    assert [problem.kind for problem in found.bad] == ["palette"] * len(ORDERS)
     with pytest.raises(SdaError, match=r"palettes of the labels differ: #1e3c5a is 2 in images/0.png and 0 in images/1.png"):
         check(described, root)
 
