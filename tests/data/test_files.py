@@ -130,6 +130,25 @@ def test_unused_colours_of_a_palette_do_not_matter(path):
     assert codec().read(path).tolist() == [[1, 0]]
 
 
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "gif", "tga"])
+def test_palettes_of_other_formats(tmp_path, suffix):
+    path = tmp_path / f"label.{suffix}"
+    save_with_palette(path, [0, 1, 2, 3], dict(enumerate(["wood", "void", "glass", "stone"])))
+    assert codec().read(path).tolist() == [[1, 255, 2, 0]]
+
+
+@pytest.mark.parametrize("colors", [256, 8])
+def test_masks_that_were_reduced_to_a_palette(path, colors):
+    """Image editors order the colours by frequency, and each file has only those that it shows."""
+    label = np.array([COLORS["glass"], COLORS["stone"], COLORS["wood"]], np.uint8)[[[0, 0, 0, 0, 1, 1, 1, 2, 2]]]
+    Image.fromarray(label).quantize(colors).save(path)
+    assert mode_of(path) == "P" and codec().read(path).tolist() == [[2, 2, 2, 2, 0, 0, 0, 1, 1]]
+    Image.fromarray(label[:, :3]).quantize(colors).save(path)
+    assert codec().read(path).tolist() == [[2, 2, 2]]
+    Image.fromarray(label).convert("P", palette=Image.Palette.ADAPTIVE).save(path)
+    assert codec().read(path).tolist() == [[2, 2, 2, 2, 0, 0, 0, 1, 1]]
+
+
 def test_transparent_palettes_are_read_by_colour(path):
     with Image.open(save_with_palette(path, [0, 1], {0: "wood", 1: "stone"})) as image:
         image.load()
