@@ -24,9 +24,13 @@ def read_text(path: Path, most: int = TEXT) -> str:
     """
     data = read_bytes(path, most)
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")  # Windows editors write a byte-order mark
+        found = "UTF-16" if "\0" in text else ""
     except UnicodeDecodeError as error:
-        raise SdaError(f"{path}: cannot be read: not UTF-8 text (byte {error.start} is {data[error.start]:#04x})") from None
+        found = "UTF-16" if b"\0" in data else f"not UTF-8 (byte {error.start} is {data[error.start]:#04x})"
+    if found:
+        raise SdaError(f"{path}: cannot be read: it is {found}, but must be UTF-8; save it again as UTF-8")
+    return text
 
 
 def read_bytes(path: Path, most: int = DATA) -> bytes:

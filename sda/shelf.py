@@ -89,7 +89,7 @@ def parse(path: Path) -> dict:
     """Return the contents of a TOML file as a dict, without validation.
 
     Raises:
-        SdaError: the file cannot be read or is not valid TOML.
+        SdaError: the file cannot be read, is not UTF-8 (with or without a byte-order mark), or is not valid TOML.
     """
     try:
         return tomllib.loads(read_text(path))

@@ -90,3 +90,21 @@ def test_tables_in_each_other_are_refused_in_a_short_message(tmp_path):
     with pytest.raises(SdaError, match="mine.toml: title = a value too long to show") as caught:
         shelf.read(tmp_path / "mine.toml", descriptor.Descriptor)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_toml_as_editors_save_it(tmp_path, encoding, newline):
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "größe"\nvoid = [1]\n', encoding=encoding, newline=newline)
+    assert shelf.parse(path) == {"title": "größe", "void": [1]}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("latin-1", "not UTF-8")]
+)
+def test_toml_in_other_encodings_is_refused(tmp_path, encoding, says):
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "größe"\n', encoding=encoding)
+    with pytest.raises(SdaError, match=f"mine.toml: cannot be read: it is {says}.*, but must be UTF-8; save it again as UTF-8"):
+        shelf.parse(path)

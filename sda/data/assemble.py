@@ -98,11 +98,21 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
 
 
 def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
-    """Return the name and the table of the classes that `recipe` trains on: its own, or its target's."""
+    """Return the name and the table of the classes that `recipe` trains on: its own, or its target's.
+
+    Raises:
+        SdaError: there is only one class.
+    """
     target = descriptors.load(recipe.target)
+    table = descriptors.class_table(recipe.classes) if recipe.classes else target.table()
+    if len(table.names) < 2:
+        raise SdaError(
+            f"{recipe.classes or recipe.target}: its only class is {table.names[0]!r}, but a network needs at least two; add "
+            "another, such as the background"
+        )
     if recipe.classes:
-        return Path(recipe.classes).stem, descriptors.class_table(recipe.classes)
-    return Path(target.classes if isinstance(target.classes, str) else recipe.target).stem, target.table()
+        return Path(recipe.classes).stem, table
+    return Path(target.classes if isinstance(target.classes, str) else recipe.target).stem, table
 
 
 def _check_classmix(recipe: Recipe) -> None:

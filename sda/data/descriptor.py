@@ -1,6 +1,8 @@
 """Dataset descriptors and class tables, read from TOML: class names, colours, label ids and file patterns."""
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,13 +14,33 @@ from sda.labels import IGNORE
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]
+MOST_CLASSES = 250  # so that 250 and 255 stay free for void
+
+
+def _check_classes(colors: dict[str, list[int]]) -> None:
+    """Raise ValueError if there are too few or many classes, or if two have the same colour or names that match each other."""
+    if not 1 <= len(colors) <= MOST_CLASSES:
+        raise ValueError(f"expected 1 to {MOST_CLASSES} classes, found {len(colors)}")
+    by_color: dict[tuple[int, ...], str] = {}
+    by_name: dict[str, str] = {}
+    for name, color in colors.items():
+        if (twin := by_color.setdefault(tuple(color), name)) != name:
+            raise ValueError(f"{twin!r} and {name!r} have the same colour {color}; give each class a colour of its own")
+        if (twin := by_name.setdefault(_plain(name), name)) != name:
+            raise ValueError(f"{twin!r} and {name!r} are the same name in two spellings; rename one, or merge them with [ids]")
 
 
 class ClassTable(shelf.Strict):
     """The classes of a benchmark: the order of `colors` is the order of the train ids, 0 first."""
 
     title: str = ""
-    colors: dict[str, Color] = Field(min_length=1, max_length=250)
+    colors: dict[str, Color]
+
+    @field_validator("colors")
+    @classmethod
+    def _classes_differ(cls, colors):
+        _check_classes(colors)
+        return colors
 
     @property
     def names(self) -> list[str]:
@@ -82,6 +104,13 @@ class Descriptor(shelf.Strict):
     root: str = Field("", description="the default folder")
     generated: bool = Field(False, description="drawn by sda on first use")
 
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes):
+        if isinstance(classes, dict):
+            _check_classes(classes)
+        return classes
+
     @field_validator("ids")
     @classmethod
     def _ids_are_bytes(cls, ids):
@@ -92,10 +121,11 @@ class Descriptor(shelf.Strict):
 
     @model_validator(mode="after")
     def _values_have_one_meaning(self):
-        values = [int(key) for key in self.ids]
-        for value in values:
-            if value in self.void or values.count(value) > 1:
-                raise ValueError(f"the value {value} occurs twice in ids and void")
+        seen = dict.fromkeys(self.void, "void")
+        for key, name in self.ids.items():
+            if twin := seen.get(int(key)):
+                raise ValueError(f"the value {int(key)} occurs twice in ids and void: as {twin!r} and as {name!r}; remove one")
+            seen[int(key)] = name
         return self
 
     @model_validator(mode="after")
@@ -122,7 +152,8 @@ def load(name: str) -> Descriptor:
     """Return the descriptor `datasets/NAME.toml`, or the one in a TOML file given by its path.
 
     Raises:
-        SdaError: the file is missing or invalid, or `ids` or `maps` name classes that are not in its table.
+        SdaError: the file is missing or invalid, `ids` or `maps` name classes that are not in its table, or a class is also
+            void.
     """
     path = shelf.find("datasets", name)
     descriptor = shelf.read(path, Descriptor)
@@ -136,7 +167,21 @@ def load(name: str) -> Descriptor:
         for label in mapped:
             if label not in table.colors:
                 raise SdaError(f"{path}: maps.{name}: the class table has no class {label!r}{shelf.hint(label, table.names)}")
+    _check_void(descriptor, table, path)
     return descriptor
+
+
+def _check_void(descriptor: Descriptor, table: ClassTable, path: Path) -> None:
+    """Raise SdaError if a colour or a value is void although it means a class."""
+    for name, color in table.colors.items():
+        if color in descriptor.void_colors:
+            raise SdaError(f"{path}: void_colors: {color} is also the colour of the class {name!r}; remove it, or give another")
+    for value in [] if descriptor.ids else descriptor.void:
+        if value < len(table.names):
+            raise SdaError(
+                f"{path}: void: without [ids], the value {value} means the class {table.names[value]!r}, because it is number "
+                f"{value} of the class table; add [ids], or remove {value} from void"
+            )
 
 
 def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
@@ -152,6 +197,17 @@ def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
     if descriptor.ids:
         return {**void, **{int(value): names.index(name) for value, name in descriptor.ids.items()}}
     return {**train_ids, 255: IGNORE, **void}
+
+
+def label_colors(descriptor: Descriptor) -> dict[int, int]:
+    """Map the colours in label files, as 0xrrggbb, to train ids (255 for void). Other colours are unknown."""
+    void = {pack_color(color): IGNORE for color in descriptor.void_colors}
+    return {**void, **{pack_color(color): index for index, color in enumerate(descriptor.table().colors.values())}}
+
+
+def pack_color(color: Sequence[int]) -> int:
+    """Return [r, g, b], each 0 to 255, as the number 0xrrggbb."""
+    return color[0] << 16 | color[1] << 8 | color[2]
 
 
 def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tuple[np.ndarray, list[str]]:

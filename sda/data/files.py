@@ -3,12 +3,15 @@
 import contextlib
 import importlib
 import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from sda.data.descriptor import Descriptor, label_values
+from sda.data.descriptor import Descriptor, label_colors, label_values
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
@@ -21,6 +24,8 @@ for _name, _register in PLUGINS.items():
             getattr(_plugin, _register)()
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
+_VERSION = 2  # of the decoding; raise it if the same tables decode a file differently
+SKIP = "or skip such files with --bad-files skip"
 
 
 class FileError(SdaError):
@@ -43,30 +48,259 @@ def read_image(path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_file(path: Path, what: str, low_bytes: bool = False) -> Image.Image:
+def open_file(path: Path, what: str, prepare: Callable[[ImageFile.ImageFile], None] = lambda image: None) -> Image.Image:
     """Decode a file. Raise FileError if that fails.
 
     Args:
         what: "image" or "label", for the error message.
-        low_bytes: take the lower byte of each value of a 16-bit RGB PNG, not the higher one.
+        prepare: called with the image before its pixels are decoded.
     """
     try:
         with Image.open(path) as image:
-            if low_bytes and image.tile and image.tile[0][3] == "RGB;16B":
-                image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+            prepare(image)
             image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise FileError(
-            f"{path}: this {what} cannot be read ({error}); fix or remove it, or skip such files with --bad-files skip"
-        ) from None
+        raise FileError(f"{path}: this {what} cannot be read ({error}); fix or remove it, {SKIP}") from None
     return image
+
+
+# What a label file holds
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The values of a label file, before a descriptor gives them a meaning.
+
+    Attributes:
+        values: (H, W) whole numbers: ids, or colours as 0xrrggbb.
+        red: (H, W) uint8, the red channel, if the values are colours; else None.
+        palette: of a palettized file, the colour 0xrrggbb of each id; empty if there is none or it only numbers the ids.
+    """
+
+    values: np.ndarray
+    red: np.ndarray | None = None
+    palette: tuple[int, ...] = ()
+
+
+def read_label(path: Path) -> LabelFile:
+    """Read a label file in any lossless format, without loss. The transparency of RGB labels is dropped.
+
+    Raises:
+        FileError: the file cannot be read, is stored with loss, or holds something else than ids or RGB colours.
+    """
+
+    def prepare(image: ImageFile.ImageFile) -> None:
+        _refuse_loss(path, image)
+        _take_low_bytes(path, image)
+
+    image = open_file(path, "label", prepare)
+    values = np.asarray(image, np.uint8 if image.mode == "1" else None)
+    if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
+        return LabelFile(values, palette=_palette(image))
+    if image.mode in ("LA", "PA") and (values[..., 1] == 255).all():
+        return LabelFile(values[..., 0], palette=_palette(image))
+    if image.mode not in ("RGB", "RGBA", "RGBX"):
+        kinds = {"F": f"floating-point numbers ({values.dtype})", "LA": "greys that are transparent", "PA": "transparent colours"}
+        kind = kinds.get(image.mode, f"{image.mode} colours")
+        raise FileError(
+            f"{path}: this label holds {kind}, neither ids nor RGB colours; convert it to a PNG of ids from 0 to 255, {SKIP}"
+        )
+    if not values.any():  # 16-bit files may hold their colours in the high bytes
+        values = np.asarray(open_file(path, "label"))
+    wide = values.astype(np.int32)
+    return LabelFile(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], values[..., 0])
+
+
+def _refuse_loss(path: Path, image: ImageFile.ImageFile) -> None:
+    lossy = ""
+    if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression")):
+        lossy = "JPEG, which is lossy"
+    elif image.format == "AVIF" or (image.format == "WEBP" and not _is_lossless_webp(path)):
+        lossy = f"lossy {image.format}"
+    if lossy:
+        raise FileError(
+            f"{path}: this label is stored as {lossy}: its values are no longer those that were drawn; export the labels again "
+            f"as PNG, {SKIP}"
+        )
+
+
+def _is_lossless_webp(path: Path) -> bool:
+    """Return whether a WebP file holds a lossless image: its first image chunk is VP8L."""
+    content = path.read_bytes()
+    place = 12
+    while content[place : place + 4] not in (b"VP8 ", b"VP8L", b"ANMF", b""):
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        place += 8 + size + size % 2
+    return content[place : place + 4] == b"VP8L"
+
+
+def _take_low_bytes(path: Path, image: ImageFile.ImageFile) -> None:
+    """Make Pillow read the lower byte of each value of a file with several 16-bit channels. It would read the higher one."""
+    raw = str(image.tile[0][3]) if image.tile else ""
+    if ";16" not in raw or image.mode.startswith("I"):
+        return
+    if raw not in ("RGB;16B", "RGBA;16B"):
+        raise FileError(
+            f"{path}: this label has several channels of 16 bits, which cannot be read without loss; convert it to a PNG of one "
+            f"channel, {SKIP}"
+        )
+    image.tile = [tile._replace(args=raw.replace("16B", "16L")) for tile in image.tile]
+
+
+def _palette(image: Image.Image) -> tuple[int, ...]:
+    """Return the palette of an image as 0xrrggbb, without unused greys and blacks at its end.
+
+    Palettes that only number the ids are empty: greys 0, 1, 2, …, or VOC's colours in their own order.
+    """
+    flat = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+    colors = [red << 16 | green << 8 | blue for red, green, blue in zip(*[iter(flat or [])] * 3, strict=True)]
+    numbered = [index for index, color in enumerate(colors) if color]
+    if len(colors) > 1 and all(colors[index] == 0x010101 * index for index in numbered):
+        return ()
+    if len(numbered) >= 16 and all(colors[index] == voc_color(index) for index in numbered):
+        return ()
+    used = int(np.asarray(image.getchannel(0) if image.mode == "PA" else image).max()) if colors else 0
+    while len(colors) > used + 1 and colors[-1] in (0, 0x010101 * (len(colors) - 1)):
+        colors.pop()
+    return tuple(colors)
+
+
+def voc_color(index: int) -> int:
+    """Return the colour of class number `index` by VOC's rule, which keeps neighbours apart, as 0xrrggbb."""
+    color = 0
+    for bit in range(8):
+        for channel, shift in enumerate((16, 8, 0)):
+            color |= (index >> (3 * bit + channel) & 1) << (7 - bit + shift)
+    return color
+
+
+def looks_lossy(values: np.ndarray) -> bool:
+    """Return whether the values of a label (H, W) look as after lossy compression or smoothing.
+
+    Then there are many rare values, and their pixels stand alone between others, whereas the pixels of small objects do not.
+    """
+    values = values[:: max(1, values.size // 250_000)]  # some rows suffice
+    found, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    rare = counts < values.size / 200
+    if len(found) <= 16 or rare.sum() < 8:
+        return False
+    pixels = rare[places.reshape(values.shape)][:, 1:-1]
+    alone = (values[:, 1:-1] != values[:, :-2]) & (values[:, 1:-1] != values[:, 2:])
+    return bool(pixels.any() and alone[pixels].mean() > 0.3)
+
+
+# What the values mean
+
+
+class Legend:
+    """The meaning of the values in label files of one encoding: train ids of the descriptor's own table, 255 = void.
+
+    Attributes:
+        names: names of the classes.
+        ids: id → train id.
+        colors: colour as 0xrrggbb → train id.
+    """
+
+    def __init__(self, descriptor: Descriptor, encoding: str):
+        self.encoding = encoding
+        self.names = descriptor.table().names
+        self.ids = label_values(descriptor, encoding)
+        self.colors = label_colors(descriptor)
+
+    def contradicting(self, palette: Sequence[int]) -> set[int]:
+        """Return the ids whose colour in a palette means another class. A colour may occur twice, if one of its ids is right."""
+        right = {color for value, color in enumerate(palette) if self.ids.get(value, _UNKNOWN) == self.colors.get(color)}
+        return {value for value, color in enumerate(palette) if color in self.colors and color not in right}
+
+    def read_palette(self, palette: Sequence[int], present: Collection[int]) -> Literal["ids", "colours", "contradiction"]:
+        """Decide how to read a palettized label. Editors number the colours as they like, and differently in each file.
+
+        If no colour of the palette contradicts its id, or the palette does not have the colours of the class table, the label is
+        read by its ids. If all its colours are those of the table, it is read by its colours. Otherwise it is a contradiction.
+
+        Args:
+            palette: id → colour. present: the ids that occur.
+        """
+        contradicting = self.contradicting(palette)
+        wrong = [value for value in present if value in contradicting]
+        if not wrong:
+            return "ids"
+        known = [value for value in present if value < len(palette) and palette[value] in self.colors]
+        own = {color for value, color in enumerate(palette) if value in present or color not in (0, 0x010101 * value)}
+        of_table = 2 * len(own & self.colors.keys()) >= len(own)
+        numbered = [value for value, color in enumerate(palette) if color]
+        generic = len(numbered) > 2 and all(palette[value] == voc_color(value) for value in numbered)
+        if len(known) == len(present):
+            no_ids = len(present) > 1 and not any(value in self.ids for value in present)
+            if no_ids or (of_table and not generic):
+                return "colours"
+        wrong = [value for value in wrong if self.colors[palette[value]] != IGNORE]
+        if wrong and (of_table or (len(wrong) > 1 and 2 * len(known) >= len(present))):
+            return "contradiction"
+        return "ids"
+
+    def contradiction(self, palette: Sequence[int], present: Collection[int]) -> str:
+        """Describe the contradiction that `read_palette` found, and what to do about it."""
+        wrong = self.contradicting(palette)
+        value = next(value for value in sorted(present) if value in wrong and self.colors[palette[value]] != IGNORE)
+        missing = sorted({show_color(palette[each]) for each in present if each < len(palette)} - {*map(show_color, self.colors)})
+        advice = "correct [ids], or the colours of the classes"
+        if missing:
+            advice = f"add {', '.join(missing[:8])} of its palette to [classes] or void_colors, so that it is read by colour"
+        return (
+            f"its palette gives the id {value} the colour of {self._name(self.colors[palette[value]])}, but the descriptor reads "
+            f"{value} as {self._name(self.ids.get(value))}; {advice}"
+        )
+
+    def _name(self, train_id: int | None) -> str:
+        return "nothing" if train_id is None else "void" if train_id == IGNORE else repr(self.names[train_id])
+
+    def holds_ids_in_red(self, colors: Iterable[int]) -> bool:
+        """Return whether RGB values are ids in the red channel, as in R=G=B files: all are known, and no colour is a class's."""
+        found = set(colors)
+        return not any(self.colors.get(color, IGNORE) != IGNORE for color in found) and all(
+            color >> 16 in self.ids for color in found
+        )
+
+    def advise(self, unknown: Sequence[int], colors: Iterable[int] | None, lossy: bool) -> str:
+        """Describe the values of a label that are unknown, and what to do about them.
+
+        Args:
+            colors: all colours of an RGB label; None for ids.
+            lossy: whether the label `looks_lossy`.
+        """
+        show = str if colors is None else show_color
+        found = ", ".join(map(show, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+        strange = f"label values {found} are not in the dataset's descriptor"
+        if lossy:
+            return (
+                f"{strange}: {len(unknown)} values, most of them in single pixels, as after lossy compression (JPEG) or "
+                "smoothing; export the labels again as PNG, without either"
+            )
+        if colors is not None and self.holds_ids_in_red(colors):
+            return f'{strange}, but the red channel holds its ids; set encoding = "ids_in_red" in its [[layout]]'
+        if colors is None and (outside := [value for value in unknown if not 0 <= value <= 255]):
+            instances = "; values from 1000 are often instances: look for files of class ids" if max(outside) >= 1000 else ""
+            return f"ids must be from 0 to 255, found {', '.join(map(str, outside[:8]))}; convert the labels{instances}"
+        key = "[classes] or void_colors"
+        if colors is None:
+            key = "[classes] or void" if self.encoding == "train_ids" else "[ids] or void"
+        if colors is None and self.encoding == "ids" and set(unknown) <= {250, 255}:
+            key += ' (if the file holds train ids, its layout needs encoding = "train_ids")'
+        return f"{strange}; add them to its {key}"
+
+
+def show_color(color: int) -> str:
+    """Return 0xrrggbb as "#rrggbb"."""
+    return f"#{color:06x}"
 
 
 class LabelCodec:
     """Decodes the label files of a dataset to train ids of the training's class table, with lookup tables.
 
-    Index files (greyscale, or palettized, where the index counts and not the colour) are looked up in a table of 65,536
-    values, RGB files in the colours of the class table. With `ids_in_red`, the red channel is looked up like an index file.
+    Index files are looked up in a table of 65,536 values, RGB files in the colours of the class table. Palettized files are
+    index files, unless their palette shows the colours of the class table at other indices: see `Legend.read_palette`. With
+    `ids_in_red`, the red channel is looked up like an index file.
 
     Args:
         descriptor: the dataset's descriptor.
@@ -77,19 +311,17 @@ class LabelCodec:
     def __init__(self, descriptor: Descriptor, encoding: str, mapping: np.ndarray):
         self._mapping = mapping
         self._red = encoding == "ids_in_red"
+        self._legend = Legend(descriptor, encoding)
         self._lut = np.full(65536, _UNKNOWN, np.uint8)
-        for value, train_id in label_values(descriptor, encoding).items():
+        for value, train_id in self._legend.ids.items():
             self._lut[value] = mapping[train_id]
-        colors = {tuple(color): IGNORE for color in descriptor.void_colors}
-        colors |= {tuple(color): mapping[index] for index, color in enumerate(descriptor.table().colors.values())}
-        packed = {_pack(np.array(color)): train_id for color, train_id in colors.items()}
-        self._colors = np.array(sorted(packed))
-        self._color_ids = np.array([packed[color] for color in self._colors], np.uint8)
+        self._colors = np.array(sorted(self._legend.colors))
+        self._color_ids = np.array([mapping[self._legend.colors[color]] for color in self._colors], np.uint8)
 
     def rules(self) -> bytes:
         """Return bytes that identify the decoding: they change whenever label files would be decoded differently."""
         tables = (self._mapping, self._lut, self._colors, self._color_ids)
-        return b"".join(table.tobytes() for table in tables) + bytes([self._red])
+        return b"".join(table.tobytes() for table in tables) + bytes([self._red, _VERSION])
 
     def map(self, train_ids: np.ndarray) -> np.ndarray:
         """Convert train ids of the descriptor's table, of any shape, to those of the training's table."""
@@ -99,39 +331,41 @@ class LabelCodec:
         """Read a label file as (H, W) uint8 train ids, 255 = ignored.
 
         Raises:
-            FileError: the file cannot be read, or it contains values that the descriptor does not name.
+            FileError: the file cannot be read, it contains values that the descriptor does not name, or its palette contradicts
+                the descriptor.
         """
-        values = np.asarray(open_file(path, "label", low_bytes=self._red))
-        if self._red and values.ndim == 3:
-            values = values[..., 0]
-        if values.ndim == 3 and values.shape[2] in (3, 4):
-            values = _pack(values[..., :3])
+        file = read_label(path)
+        rgb = file.red is not None and not self._red
+        values = file.red if file.red is not None and self._red else file.values
+        if rgb:
             places = np.searchsorted(self._colors, values).clip(max=len(self._colors) - 1)
             label = np.where(self._colors[places] == values, self._color_ids[places], np.uint8(_UNKNOWN))
-            show, key = (lambda value: f"#{value:06x}"), "void_colors"
-        elif values.ndim == 2 and values.dtype.kind in "biu" and values.min() >= 0 and values.max() < 65536:
-            label = self._lut[values.astype(np.uint16)]
-            show, key = str, "void"
+        elif file.palette and self._reads_colors(path, file):
+            known = self._legend.colors
+            lut = [self._mapping[known[color]] if color in known else _UNKNOWN for color in file.palette]
+            label = np.array(lut, np.uint8)[values]
+        elif values.dtype.kind == "u":
+            label = self._lut[values]
         else:
-            raise FileError(
-                f"{path}: a label of type {values.dtype} and shape {values.shape} is neither ids nor RGB colours; "
-                "convert it, or skip such files with --bad-files skip"
-            )
+            inside = values.astype(np.int64).clip(0, len(self._lut) - 1)
+            label = np.where(inside == values, self._lut[inside], np.uint8(_UNKNOWN))
         unknown = label == _UNKNOWN
         if unknown.any():
-            found = [show(int(value)) for value in np.unique(values[unknown])[:8]]
-            if set(found) <= {"250", "255"}:
-                key += ' (if the file holds train ids, its layout needs encoding = "train_ids")'
-            raise FileError(
-                f"{path}: label values {', '.join(found)} are not in the dataset's descriptor; add them to its "
-                f"[ids] or {key}, or skip such files with --bad-files skip"
-            )
+            colors = [int(color) for color in np.unique(values)] if rgb else None
+            found = [int(value) for value in np.unique(values[unknown])]
+            raise FileError(f"{path}: {self._legend.advise(found, colors, looks_lossy(values))}, {SKIP}")
         return label
 
-
-def _pack(rgb: np.ndarray) -> np.ndarray:
-    rgb = rgb.astype(np.int32)
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    def _reads_colors(self, path: Path, file: LabelFile) -> bool:
+        """Return whether a palettized file is read by its colours. Raise FileError if its palette contradicts the descriptor."""
+        legend, palette = self._legend, file.palette
+        if not legend.contradicting(palette):
+            return False
+        present = np.unique(file.values).tolist()
+        read = legend.read_palette(palette, present)
+        if read == "contradiction":
+            raise FileError(f"{path}: {legend.contradiction(palette, present)}, {SKIP}")
+        return read == "colours"
 
 
 def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:

@@ -183,7 +183,7 @@ def redraw(copy, which):
     [
         (lambda copy: redraw(copy, "*.jpg"), "have changed"),
         (lambda copy: redraw(copy, "*.png"), "have changed"),
-        (lambda copy: copy.field.write_text(f"void = [2]\n{tiny.FIELD}"), "labels decoded with other classes, ids or colours"),
+        (lambda copy: copy.field.write_text(f"void = [7]\n{tiny.FIELD}"), "labels decoded with other classes, ids or colours"),
     ],
     ids=["an image", "a label", "a descriptor"],
 )

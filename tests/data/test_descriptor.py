@@ -42,6 +42,7 @@ def write(tmp_path):
 
 
 TWO = "classes = {stone = [1, 2, 3], wood = [4, 5, 6]}\n"
+LAYOUT = '[[layout]]\nimages = "{split}/{frame}.png"\n'
 PLAIN = TWO + '[[layout]]\nimages = "{split}/{frame}.png"\nlabels = "{split}_gt/{frame}.png"\n'
 
 
@@ -265,6 +266,14 @@ def test_a_folder_named_like_an_image_is_ignored(tmp_path):
         ("ids = {-1 = 'stone'}\n" + PLAIN, "'-1' must be"),
         ("void = [1.5]\n" + PLAIN, "1.5"),
         ("void = [true]\n" + PLAIN, "True"),
+        ("classes = {}\n[[layout]]\nimages = 'a'", "classes = {}: expected 1 to 250 classes, found 0"),
+        ("[classes]\n" + "".join(f"c{n} = [0, {n // 256}, {n % 256}]\n" for n in range(251)) + LAYOUT, "classes: .* found 251$"),
+        ("classes = {a = [1, 2, 3], b = [4, 5, 6], c = [1, 2, 3]}\n" + LAYOUT, "'a' and 'c' have the same colour .1, 2, 3."),
+        ("classes = {'far object' = [1, 2, 3], Far-Object = [4, 5, 6]}\n" + LAYOUT, "'far object' and 'Far-Object' are the same"),
+        ("void_colors = [[9, 9, 9], [4, 5, 6]]\n" + PLAIN, "void_colors: .4, 5, 6. is also the colour of the class 'wood'"),
+        ("void_colors = [[128, 64, 128]]\nclasses = 'camvid11'\n" + LAYOUT, "void_colors: .* class 'road'"),
+        ("ids = {3 = 'wood'}\nvoid = [3]\n" + PLAIN, "the value 3 occurs twice in ids and void: as 'void' and as 'wood'"),
+        ("ids = {3 = 'wood', 03 = 'stone'}\n" + PLAIN, "the value 3 occurs twice in ids and void: as 'wood' and as 'stone'"),
     ],
 )
 def test_faults_are_named(write, body, says):
@@ -322,8 +331,10 @@ def test_ids_default_to_positions(write):
     assert label_values(loaded, "ids") == {0: 0, 1: 1, 7: IGNORE, 255: IGNORE}
 
 
-def test_void_overrides_positions(write):
-    assert label_values(descriptor.load(write("void = [0]\n" + PLAIN)), "ids") == {0: IGNORE, 1: 1, 255: IGNORE}
+def test_a_position_in_void_is_refused(write):
+    """Else the first class would never occur, and [void, stone, wood] would be read as [void, wood, unknown]."""
+    with pytest.raises(SdaError, match="without .ids., the value 0 means the class 'stone'.*add .ids., or remove 0 from void"):
+        descriptor.load(write("void = [0]\n" + PLAIN))
 
 
 def test_train_ids_are_read():
@@ -408,6 +419,12 @@ def test_a_class_table_by_path(tmp_path, write):
     (tmp_path / "table.toml").write_text('[colors]\n"a b" = [1, 2, 3]\nc = [4, 5, 6]\n')
     loaded = descriptor.load(write(f'classes = "{tmp_path}/table.toml"\n[[layout]]\nimages = "a"\n'))
     assert loaded.table().names == ["a b", "c"]
+
+
+def test_faults_of_a_class_table_name_its_file(tmp_path, write):
+    (tmp_path / "table.toml").write_text("[colors]\na = [1, 2, 3]\nb = [1, 2, 3]\n")
+    with pytest.raises(SdaError, match=r"table.toml: colors.*: 'a' and 'b' have the same colour"):
+        descriptor.load(write('classes = "table.toml"\n[[layout]]\nimages = "a"\n'))
 
 
 def test_a_class_table_beside_the_descriptor(tmp_path, write):

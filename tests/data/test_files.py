@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sda.data.descriptor import Descriptor, load, map_classes
-from sda.data.files import FileError, LabelCodec, read_image, read_pair
+from sda.data.files import FileError, LabelCodec, looks_lossy, read_image, read_pair, voc_color
 
 MINE = Descriptor(
     title="Mine",
@@ -95,6 +95,126 @@ def test_sixteen_bit_ids(path):
     Image.fromarray(np.array([[3, 7, 0]], np.uint16)).save(path)
     assert mode_of(path).startswith("I")
     assert codec().read(path).tolist() == [[0, 1, 255]]
+
+
+# Palettes
+
+COLORS = {"stone": (10, 20, 30), "wood": (40, 50, 60), "glass": (0, 0, 255), "void": (255, 255, 255)}
+IN_ORDER = {3: "stone", 7: "wood", 200: "glass", 0: "void"}  # the ids of MINE
+
+
+def save_with_palette(path, ids, colors, default=None):
+    """Write ids with a palette: id → name or colour; `default` is the whole palette otherwise, as bytes."""
+    palette = list(default or bytes(3 * (max(colors) + 1)))
+    for value, color in colors.items():
+        palette[3 * value : 3 * value + 3] = COLORS.get(color, color)
+    return save(path, [ids], palette=palette)
+
+
+@pytest.mark.parametrize("encoding", ["ids", "train_ids", "ids_in_red"])
+@pytest.mark.parametrize("order", [["stone", "wood", "glass", "void"], ["glass", "void", "stone", "wood"], ["wood", "glass"]])
+def test_palettes_with_the_colours_of_the_classes_are_read_by_colour(path, order, encoding):
+    """Each editor numbers the colours in its own way: 0, 1, 2 in the order in which they were drawn."""
+    ids = list(range(len(order)))
+    save_with_palette(path, ids, dict(enumerate(order)))
+    expected = [{"stone": 0, "wood": 1, "glass": 2, "void": 255}[name] for name in order]
+    assert codec(encoding=encoding).read(path).tolist() == [expected]
+
+
+def test_unused_colours_of_a_palette_do_not_matter(path):
+    """Some programs fill the palette with greys or blacks, or leave colours in it that were erased."""
+    greys = [value for value in range(256) for _ in range(3)]
+    save_with_palette(path, [0, 1], {0: "wood", 1: "stone"}, greys)
+    assert codec().read(path).tolist() == [[1, 0]]
+    save_with_palette(path, [0, 1], {0: "wood", 1: "stone", 2: (9, 9, 200)})
+    assert codec().read(path).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "tif", "gif", "tga"])
+def test_palettes_of_other_formats(tmp_path, suffix):
+    path = tmp_path / f"label.{suffix}"
+    save_with_palette(path, [0, 1, 2, 3], dict(enumerate(["wood", "void", "glass", "stone"])))
+    assert codec().read(path).tolist() == [[1, 255, 2, 0]]
+
+
+@pytest.mark.parametrize("colors", [256, 8])
+def test_masks_that_were_reduced_to_a_palette(path, colors):
+    """Image editors order the colours by frequency, and each file has only those that it shows."""
+    label = np.array([COLORS["glass"], COLORS["stone"], COLORS["wood"]], np.uint8)[[[0, 0, 0, 0, 1, 1, 1, 2, 2]]]
+    Image.fromarray(label).quantize(colors).save(path)
+    assert mode_of(path) == "P" and codec().read(path).tolist() == [[2, 2, 2, 2, 0, 0, 0, 1, 1]]
+    Image.fromarray(label[:, :3]).quantize(colors).save(path)
+    assert codec().read(path).tolist() == [[2, 2, 2]]
+    Image.fromarray(label).convert("P", palette=Image.Palette.ADAPTIVE).save(path)
+    assert codec().read(path).tolist() == [[2, 2, 2, 2, 0, 0, 0, 1, 1]]
+
+
+def test_transparent_palettes_are_read_by_colour(path):
+    with Image.open(save_with_palette(path, [0, 1], {0: "wood", 1: "stone"})) as image:
+        image.load()
+    image.save(path, transparency=1)
+    assert codec().read(path).tolist() == [[1, 0]]
+
+
+def test_a_palette_in_the_order_of_the_ids_changes_nothing(path):
+    save_with_palette(path, [3, 7, 200, 0, 255], IN_ORDER)
+    assert codec().read(path).tolist() == [[0, 1, 2, 255, 255]]
+
+
+def test_gta5_palettes_keep_their_ids(path):
+    """As published: licence plates (34) are void and have the colour of cars, pole groups (18) that of poles."""
+    gta5 = load("gta5")
+    names, table = gta5.ids, gta5.table().colors
+    colors = {int(value): tuple(table[name]) for value, name in names.items()} | {34: (0, 0, 142), 18: (153, 153, 153)}
+    save_with_palette(path, [7, 26, 34, 18, 17, 0], colors)
+    assert codec(gta5).read(path).tolist() == [[0, 13, 255, 255, 5, 255]]
+
+
+def test_voc_palettes_only_number_the_ids(path):
+    """Tools give any ids the palette of VOC, in which 21 has the colour of Cityscapes' roads and 3 that of CamVid's trees."""
+    voc = b"".join(voc_color(value).to_bytes(3, "big") for value in range(256))
+    save_with_palette(path, [21, 21], {21: voc[63:66]}, voc)
+    assert codec(load("cityscapes")).read(path).tolist() == [[8, 8]]
+    save_with_palette(path, [1, 3], {3: voc[9:12]}, voc)
+    assert codec(load("camvid")).read(path).tolist() == [[1, 3]]
+    save_with_palette(path, [0, 15, 255], {0: (0, 0, 0)}, voc)
+    assert codec(load("voc2012")).read(path).tolist() == [[0, 15, 255]]
+
+
+@pytest.mark.parametrize("colour", [(1, 2, 3), (10, 20, 30)])
+def test_a_palette_of_other_colours_is_not_compared(path, colour):
+    """A rainbow may contain the colour of a class by chance."""
+    rainbow = np.random.default_rng(0).integers(0, 256, 768).tolist()
+    save_with_palette(path, [3, 7, 200], {7: colour}, rainbow)
+    assert codec().read(path).tolist() == [[0, 1, 2]]
+
+
+def test_greys_1_2_3_are_no_palette(path):
+    """Although the classes have such colours in this order."""
+    grey = Descriptor(
+        title="Grey", classes={name: [value] * 3 for value, name in enumerate("abc", 1)}, layout=[{"images": "{frame}.png"}]
+    )
+    save(path, [[0, 1, 2]], palette=[value for value in range(256) for _ in range(3)])
+    assert mode_of(path) == "P" and codec(grey).read(path).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("colors", "says"),
+    [
+        (
+            {3: "wood", 7: "stone", 200: (1, 2, 3)},
+            "the id 3 the colour of 'wood', but the descriptor reads 3 as 'stone'; add #010203",
+        ),
+        ({0: "wood", 7: (1, 2, 3)}, "the id 0 the colour of 'wood', but the descriptor reads 0 as void; add #010203"),
+        (
+            {5: "glass", 7: "wood", 3: (1, 2, 3)},
+            "the id 5 the colour of 'glass', but the descriptor reads 5 as nothing; add #010203",
+        ),
+    ],
+)
+def test_a_palette_that_contradicts_the_descriptor_is_refused(path, colors, says):
+    save_with_palette(path, sorted(colors), colors)
+    assert says in fault(path)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -225,9 +345,93 @@ def test_unknown_colour(path):
     assert "#0a141f" in message and "void_colors" in message
 
 
-def test_label_with_two_channels(path):
+def test_grey_with_alpha(path):
+    """Opaque, it is grey; transparent, it is not clear what the label of a pixel is."""
+    ids = Image.fromarray(np.array([[3, 7, 0]], np.uint8))
+    Image.merge("LA", (ids, Image.new("L", ids.size, 255))).save(path)
+    assert codec().read(path).tolist() == [[0, 1, 255]]
     Image.new("LA", (3, 2)).save(path)
-    assert "neither ids nor RGB colours" in fault(path)
+    assert "greys that are transparent, neither ids nor RGB colours" in fault(path)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_lossy_labels_are_refused(path, kind, mode):
+    """Their values may all be known, so that they would be read wrongly. The suffix does not matter."""
+    label = Image.fromarray(np.full((16, 16), 3, np.uint8)).convert(mode)
+    options = {"tif": {"format": "TIFF", "compression": "jpeg"}, "webp": {"format": "WEBP"}}.get(kind, {"format": "JPEG"})
+    label.save(path, **options)
+    assert "lossy" in fault(path) and "export the labels again as PNG" in fault(path)
+
+
+def test_lossless_webp_and_tiff(tmp_path):
+    label = Image.fromarray(np.array([[[10, 20, 30], [0, 0, 255]]], np.uint8))
+    label.save(tmp_path / "label.webp", lossless=True)
+    label.save(tmp_path / "label.tif", compression="tiff_lzw")
+    assert codec().read(tmp_path / "label.webp").tolist() == codec().read(tmp_path / "label.tif").tolist() == [[0, 2]]
+
+
+def bands(values=(0, 128, 255)):
+    label = np.repeat(np.array(values, np.uint8), 32)[:, None].repeat(128, 1)
+    label[40:60, 20:70] = values[2]
+    return label
+
+
+def test_noise_is_not_a_list_of_classes(path):
+    """A JPEG that was converted to PNG: no advice to declare each value."""
+    stream = io.BytesIO()
+    Image.fromarray(bands()).save(stream, "JPEG", quality=80)
+    noisy = np.asarray(Image.open(stream))
+    save(path, noisy)
+    assert "lossy compression" in fault(path) and "add them" not in fault(path)
+    assert looks_lossy(noisy) and not looks_lossy(bands())
+
+
+def test_many_small_objects_are_no_noise():
+    label = np.zeros((96, 128), np.uint8)
+    for index in range(40):
+        label[2 * index : 2 * index + 2, 3 * index : 3 * index + 3] = index
+    assert not looks_lossy(label)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["u2", "i4"])
+def test_wide_ids_of_both_byte_orders(tmp_path, kind, order):
+    path = tmp_path / "label.tif"
+    Image.fromarray(np.array([[3, 7, 200]], order + kind if kind == "u2" else kind)).save(path)
+    assert codec().read(path).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([3, -1], "ids must be from 0 to 255, found -1; convert the labels"),
+        ([3, 300], "ids must be from 0 to 255, found 300; convert the labels"),
+        ([3, 70000], "found 70000; convert the labels; values from 1000 are often instances"),
+    ],
+)
+def test_ids_that_no_descriptor_can_name(tmp_path, values, says):
+    path = tmp_path / "label.tif"
+    Image.fromarray(np.array([values], np.int32)).save(path)
+    assert says in fault(path) and "add them" not in fault(path)
+
+
+def test_ids_in_three_equal_channels(path):
+    save(path, np.array([[3, 7, 200]])[..., None].repeat(3, 2))
+    assert 'set encoding = "ids_in_red" in its [[layout]]' in fault(path)
+    assert codec(encoding="ids_in_red").read(path).tolist() == [[0, 1, 2]]
+
+
+def test_cmyk_labels_are_refused(tmp_path):
+    Image.new("CMYK", (3, 2)).save(tmp_path / "label.tif")
+    assert "CMYK colours, neither ids nor RGB colours" in fault(tmp_path / "label.tif")
+
+
+def test_sixteen_bit_colours_are_read_in_both_scales(path):
+    colors = np.array([[[10, 20, 30], [40, 50, 60]]])
+    for scale in (1, 256, 257):
+        png_of_sixteen_bits(path, colors * scale)
+        assert codec().read(path).tolist() == [[0, 1]]
 
 
 def test_label_of_floats(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sda.data.descriptor import Descriptor
 from sda.data.inspect.bad_pairs import write_bad
-from sda.data.inspect.encoding import Encodings, Meaning, find_encodings
+from sda.data.inspect.encoding import Encodings, Meaning, compare_palettes, find_encodings, find_single_class
 from sda.data.inspect.scan import Finding, scan
 from sda.data.item import Item
 from sda.data.listing import Listing, find_orphans, list_splits
@@ -37,6 +37,7 @@ PROBLEM_KINDS = {
     "unreadable label": "labels that cannot be read",
     "size mismatch": "images and labels of different sizes",
     "unknown values": "labels with values that are not in the descriptor",
+    "palette": "labels with a palette that contradicts the descriptor or other labels",
     "other encoding": "labels in an encoding other than the descriptor's",
     "black image": "images that are black",
     "void label": "labels that are all void",
@@ -111,10 +112,13 @@ def examine(
     advice: dict[str, None] = {}
     first: dict[str, tuple[str, str]] = {}  # SHA-256 → split and key of the first image with these bytes
     for split, listing in listings.items():
-        read = find_encodings(name, meaning, listing.encoding, [findings[item.key] for item in listing.items])
+        of_split = [findings[item.key] for item in listing.items]
+        read = find_encodings(name, meaning, listing.encoding, of_split)
+        single = find_single_class(meaning, listing.encoding, of_split)
         found.encodings = dict((Counter(found.encodings) + read.counts).most_common())
         labelled = sum(item.label is not None for item in listing.items)
         advice[read.advice or ("" if labelled else _advice_without_labels(listing))] = None
+        advice[single and f"{split}: {single}"] = None
         for item in listing.items:
             found.problems += _judge(meaning, read, split, item, findings[item.key], listing)
         for path in find_orphans(descriptor, root, split, listing):
@@ -126,6 +130,9 @@ def examine(
             "bad": len({problem.key for problem in found.bad if problem.split == split}),
             "encoding": listing.encoding,
         }
+    if not any(advice):
+        of_all = ((listing.encoding, findings[item.key]) for listing in listings.values() for item in listing.items)
+        advice[compare_palettes(meaning, of_all)[1]] = None
     found.advice = "; ".join(filter(None, advice))
     _count_classes(found, meaning, listings, findings)
     found.sizes = dict(Counter(f"{f.size[0]}x{f.size[1]}" for f in findings.values() if f.size).most_common())
@@ -163,14 +170,19 @@ def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: F
     if finding.size and finding.label_size and finding.label_size != finding.size:
         sizes = f"the label is {finding.label_size[0]}x{finding.label_size[1]}, its image {finding.size[0]}x{finding.size[1]}"
         found.append(problem("size mismatch", f"{item.label}: {sizes}"))
-    fits = meaning.fits(encoding, finding)
+    fits = read.accept(meaning.fits(encoding, finding))
     expected = {encoding, "colours"} if encoding != "ids_in_red" else {"ids_in_red", "ids"}
-    if fits and (not fits & expected or (not read.trusted and len(fits) > 1)):
+    doubtful = read.other in ("ids", "train_ids") and len(fits) > 1
+    if fits and (not fits & expected or doubtful):
         why = f", and other labels are not {encoding}" if fits & expected else f"; the descriptor says {encoding}"
         found.append(problem("other encoding", f"{item.label}: holds {' or '.join(sorted(fits))}{why}"))
-    elif not fits & expected:
-        unknown = meaning.unknown(encoding, finding)
-        found.append(problem("unknown values", f"{item.label}: {', '.join(unknown[:8])} are not in the descriptor"))
+    elif not fits:
+        kind = "palette" if meaning.read_palette(encoding, finding) == "contradiction" else "unknown values"
+        found.append(problem(kind, f"{item.label}: {meaning.fault(encoding, finding)}"))
+    elif read.palettes and finding.palette and meaning.read_palette(encoding, finding) == "ids":
+        found.append(
+            problem("palette", f"{item.label}: its ids are numbered by a palette, and other palettes number them otherwise")
+        )
     elif not meaning.pixels(encoding, finding):
         found.append(problem("void label", f"{item.label}: every pixel is void", bad=False))
     return found

@@ -6,11 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from sda import shelf
-from sda.data import descriptor as descriptors
-from sda.data.files import FileError, open_file
+from sda.data.inspect.classes import count_label_values, propose_classes
 from sda.data.inspect.scan import Finding, look_at
 from sda.data.item import Item
 from sda.data.listing import IMAGE_SUFFIXES, walk
@@ -51,8 +47,7 @@ def propose(root: Path) -> tuple[str, list[str]]:
         notes.append("no label files match the images: this describes images without labels")
     layouts = _layouts(images, pairs)
     items = [Item(str(image), root / image, root / label) for image, label in _spread(pairs, SAMPLES)]
-    findings = [finding for item in items if not (finding := look_at(item)).label_fault]
-    return _toml(root, layouts, findings, notes), notes
+    return _toml(root, layouts, [look_at(item) for item in items], notes), notes
 
 
 def _folders(root: Path) -> dict[Path, list[str]]:
@@ -68,12 +63,12 @@ def _folders(root: Path) -> dict[Path, list[str]]:
 def _label_endings(folder: Path, names: list[str]) -> list[str]:
     """Return the endings of the names of label files in a folder, best first; empty if it contains none.
 
-    A label is a lossless file of few values in large areas. If a folder holds several kinds (ids, colours, instances), each
+    A label has few values in large areas. If a folder holds several kinds (ids, colours, instances), each
     kind has its own ending.
     """
     found = []
-    for ending, group in _by_ending([name for name in names if Path(name).suffix.lower() not in (".jpg", ".jpeg")]).items():
-        read = (_values_of_label(folder / name) for name in _spread(group, FEW))
+    for ending, group in _by_ending(names).items():
+        read = (count_label_values(folder / name) for name in _spread(group, FEW))
         values = [count for count in read if count is not None]
         if values and all(values):
             words = ending.lower()
@@ -90,21 +85,6 @@ def _by_ending(names: list[str]) -> dict[str, list[str]]:
         stem, suffix = Path(name).stem, Path(name).suffix
         groups[re.split("[0-9]", stem)[-1] + suffix if re.search(r"\d", stem) else suffix].append(name)
     return groups
-
-
-def _values_of_label(path: Path) -> int | None:
-    """Return the number of different values in a label file; 0 if it is a photo, None if it cannot be read."""
-    try:
-        values = np.asarray(open_file(path, "label", low_bytes=True))
-    except FileError:
-        return None
-    if values.ndim == 3:
-        values = values[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-    if values.ndim != 2 or values.dtype.kind not in "biu":
-        return 0
-    different = len(np.unique(values))
-    changes = (values[:, 1:] != values[:, :-1]).mean() if values.shape[1] > 1 else 0.0
-    return different if different <= 256 and changes < 0.25 else 0
 
 
 def _holds_photos(names: list[str], label_endings: list[str]) -> bool:
@@ -236,7 +216,7 @@ def _toml(root: Path, layouts: list[tuple[str, str | None]], findings: list[Find
         f"title = {_text(title)}",
         'licence = "?"',
     ]
-    classes, tables, encoding = _classes(findings, notes)
+    classes, tables, encoding = propose_classes(findings, notes)
     sections = [[*head, *classes, *_splits(root, layouts)], *tables]
     for images, labels in layouts:
         sections.append(["[[layout]]", f"images = {_text(images)}"])
@@ -259,56 +239,3 @@ def _splits(root: Path, layouts: list[tuple[str, str | None]]) -> list[str]:
             names |= {SPLITS[name.lower()]: name for name in sorted(found) if name.lower() in SPLITS}
     renamed = {split: name for split, name in names.items() if split != name}
     return [f"splits = {{{', '.join(f'{split} = {_text(name)}' for split, name in renamed.items())}}}"] if renamed else []
-
-
-def _classes(findings: list[Finding], notes: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Describe the label values: the plain keys, the tables, and the lines for each layout."""
-    values: Counter[str] = Counter()
-    for finding in findings:
-        values.update(finding.values or {})
-    if not values:
-        return ['classes = "cityscapes19" # ? unknown without labels'], [], []
-    total = sum(values.values())
-    share = {value: f"{100 * count / total:.1f} % of pixels" for value, count in values.items()}
-    if any(finding.kind == "rgb" for finding in findings):
-        return _classes_of_colours([value for value in values if value.startswith("#")], share, notes)
-    indices = sorted(int(value) for value in values if not value.startswith("#"))
-    cityscapes = descriptors.load("cityscapes")
-    known, train_ids = (descriptors.label_values(cityscapes, encoding) for encoding in ("ids", "train_ids"))
-    if set(indices) <= known.keys() and max(indices) > 18 and sum(known[index] != 255 for index in indices) > 2:
-        notes.append("the labels hold the label ids of Cityscapes")
-        ids = [f"{value} = {_text(name)}" for value, name in cityscapes.ids.items()]
-        return ['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], []
-    if set(indices) <= train_ids.keys() and set(indices) & {250, 255} and len(indices) > 10:
-        notes.append("the labels seem to hold the 19 train ids of Cityscapes: if not, write your own table")
-        return ['classes = "cityscapes19" # ? if these are its train ids'], [], ['encoding = "train_ids"']
-    notes.append(f"found {len(indices)} values in {len(findings)} labels: name the classes")
-    void = [index for index in indices if index in (250, 255)]
-    names = {index: f"class_{index}" for index in indices if index not in void}
-    classes = [f"{name} = {_color(place)} # ? {share[str(index)]}" for place, (index, name) in enumerate(names.items(), 1)]
-    ids = [f"{index} = {_text(name)}" for index, name in names.items()]
-    return [f"void = {void}"] if void else [], [["[classes]", *classes], ["[ids]", *ids]], []
-
-
-def _classes_of_colours(
-    found: list[str], share: dict[str, str], notes: list[str]
-) -> tuple[list[str], list[list[str]], list[str]]:
-    """Describe the label values as `_classes` does, for labels stored as RGB."""
-    rgb = {value: [int(value[at : at + 2], 16) for at in (1, 3, 5)] for value in sorted(found)}
-    tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
-    table = max(tables, key=lambda name: (sum(color in tables[name] for color in rgb.values()), len(tables[name])))
-    void = [color for color in rgb.values() if color not in tables[table]]
-    if len(rgb) - len(void) > 2 and 3 * len(void) <= len(rgb):
-        notes.append(f"the labels hold the colours of the class table {table}")
-        return [f'classes = "{table}"', *([f"void_colors = {void} # ?"] if void else [])], [], []
-    notes.append(f"found {len(rgb)} colours: name the classes, and move other colours to void_colors")
-    return [], [["[classes]", *(f"colour_{value[1:]} = {color} # ? {share[value]}" for value, color in rgb.items())]], []
-
-
-def _color(index: int) -> list[int]:
-    """Return the colour of class number `index` by VOC's rule, which keeps neighbours apart."""
-    color = [0, 0, 0]
-    for bit in range(8):
-        for channel in range(3):
-            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return color

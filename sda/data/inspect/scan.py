@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from sda.data.files import FileError, open_file, read_image
+from sda.data.files import FileError, looks_lossy, read_image, read_label, show_color
 from sda.data.item import Item, Stored
 from sda.errors import SdaError
 from sda.system.children import ChildDied, run_tasks
@@ -24,7 +24,7 @@ from sda.system.console import Progress, ignore_count
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # format of the cache's lines
+VERSION = 3  # format of the cache's lines
 CHUNK = 16  # pairs per task
 MOST_VALUES = 512  # a file with more different values is not a label
 
@@ -43,6 +43,8 @@ class Finding:
         kind: `index` (one channel), `rgb`, or empty if no label could be read.
         values: value in the label → pixels; colours as "#rrggbb", indices in decimal.
         red: the same for the red channel of an RGB label.
+        palette: of a palettized label: the colour "#rrggbb" of each index, in order, with spaces between; see `LabelFile`.
+        lossy: whether the values of the label look as after lossy compression or smoothing.
         image_fault, label_fault: why the file cannot be used, or empty.
     """
 
@@ -57,6 +59,8 @@ class Finding:
     kind: str = ""
     values: dict[str, int] | None = None
     red: dict[str, int] | None = None
+    palette: str = ""
+    lossy: bool = False
     image_fault: str = ""
     label_fault: str = ""
 
@@ -195,25 +199,17 @@ def _look_at_stored(stored: Stored, labelled: bool) -> dict[str, Any]:
 
 
 def _look_at_label(path: Path) -> dict[str, Any]:
-    label = np.asarray(open_file(path, "label", low_bytes=True))
-    facts: dict[str, Any] = {"label_size": [label.shape[1], label.shape[0]]}
-    if label.ndim == 3 and label.shape[2] in (3, 4):
-        rgb = label[..., :3].astype(np.int32)
-        packed, counts = np.unique(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], return_counts=True)
-        values = {f"#{value:06x}": int(count) for value, count in zip(packed, counts, strict=True)}
-        facts |= {"kind": "rgb", "red": _count(label[..., 0])}
-    elif label.ndim == 2 and label.dtype.kind in "biu":
-        values = _count(label)
-        facts |= {"kind": "index"}
-    else:
-        raise FileError(f"{path}: a label of {label.dtype} values in the shape {label.shape} is neither ids nor RGB")
+    label = read_label(path)
+    values, colours = _count(label.values), label.red is not None
+    facts: dict[str, Any] = {"label_size": [label.values.shape[1], label.values.shape[0]], "kind": "rgb" if colours else "index"}
     if len(values) > MOST_VALUES:
-        return {
-            **facts,
-            "values": {},
-            "label_fault": f"{path}: {len(values)} different values: not a label, or saved with lossy compression",
-        }
-    return {**facts, "values": values}
+        fault = f"{path}: {len(values)} different values: not a label, or saved with lossy compression"
+        return {**facts, "values": {}, "label_fault": fault}
+    if label.red is not None:
+        values = {show_color(int(value)): count for value, count in values.items()}
+        facts["red"] = _count(label.red)
+    palette = " ".join(map(show_color, label.palette))
+    return {**facts, "values": values, "palette": palette, "lossy": looks_lossy(label.values)}
 
 
 def _count(values: np.ndarray) -> dict[str, int]:

@@ -19,6 +19,7 @@ import numpy as np
 from sda.data.descriptor import Descriptor
 from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.inspect.bad_pairs import bad_pairs
+from sda.data.inspect.encoding import check_encoding
 from sda.data.item import Item
 from sda.data.listing import Listing, list_items
 from sda.data.packs.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding, entry_of, is_native, native_label
@@ -68,10 +69,12 @@ def write_pack(
 
     Raises:
         FileError: a file is unusable.
-        SdaError: another `out` exists; OUT.parts has other settings; another process is writing `out`; the disk is full. The
-            next call resumes.
+        SdaError: the labels contradict the descriptor; another `out` exists; OUT.parts has other settings; another process is
+            writing `out`; the disk is full. The next call resumes.
     """
     listings = {split: list_items(descriptor, root, split) for split in splits}
+    for listing in listings.values():
+        check_encoding(name, descriptor, listing, root)
     settings = {
         "format": FORMAT,
         "root": str(root.resolve()),

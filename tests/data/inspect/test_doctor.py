@@ -114,7 +114,9 @@ def test_every_planted_fault_is_named(tmp_path):
     assert {problem.key for problem in found.bad} == {name(index) for index in range(6)}
     assert found.splits["train"] == {"images": 11, "labelled": 10, "bad": 6, "encoding": "ids"}
     details = {problem.key: problem.detail for problem in found.problems}
-    assert details[name(4)].endswith("00004.png: 77, 200 are not in the descriptor")
+    assert details[name(4)].endswith(
+        "00004.png: label values 77, 200 are not in the dataset's descriptor; add them to its [ids] or void"
+    )
     assert "40x32" in details[name(3)] and "48x32" in details[name(3)]
     assert "00009.png" in details[name(10)]
 

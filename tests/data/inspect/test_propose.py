@@ -112,7 +112,7 @@ def test_ids_are_preferred_to_colours_and_instances(tmp_path):
 
 def test_unknown_ids_become_classes_to_name(tmp_path):
     root = tmp_path / "set"
-    write(root, "images/{split}/{frame}.jpg", "masks/{split}/{frame}.png", values=[3, 9, 255])
+    write(root, "images/{split}/{frame}.jpg", "masks/{split}/{frame}.png", values=[*[3, 9] * 6, 255])
     described, _, text = load(root, tmp_path)
     assert described.table().names == ["class_3", "class_9"] and described.ids == {"3": "class_3", "9": "class_9"}
     assert described.void == [255] and "% of pixels" in text

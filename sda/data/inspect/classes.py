@@ -1,0 +1,204 @@
+"""Propose the classes of a descriptor from the values in label files, and tell label files from photos."""
+
+import contextlib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sda import shelf
+from sda.data import descriptor as descriptors
+from sda.data.files import SKIP, FileError, open_file, read_label, show_color, voc_color
+from sda.data.inspect.scan import Finding
+
+LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
+PEAK = 0.03  # of labels that look lossy, only values that cover more of the pixels than this are proposed
+_FLAT = 0.75  # share of the pixels of a label that equal their neighbour, 0 to 1
+_FLAT_JPEG = 0.5  # the same for JPEG, which blurs borders; photos stay below it
+_TELLING = re.compile(r"(?i)(^|[^a-z])(masks?|labels?|annot|seg|gt|truth|ground|semantic)")
+
+
+class Proposal(NamedTuple):
+    """Lines of TOML: the plain keys, the tables, and the lines of each layout."""
+
+    keys: list[str]
+    tables: list[list[str]]
+    layout: list[str]
+
+
+_UNKNOWN = Proposal(['classes = "cityscapes19" # ? unknown without labels'], [], [])
+
+
+def count_label_values(path: Path) -> int | None:
+    """Return the number of different values in a label file: few, in large areas; 0 if it is a photo, None if it cannot be read.
+
+    Labels that cannot be decoded (stored with loss, or as floating-point numbers) count as 256 values, so that they are not
+    taken for photos. Their folder or name must tell that they are labels, because photos can have large areas, too.
+    """
+    try:
+        pixels = np.asarray(open_file(path, "label"))
+    except FileError:
+        return None
+    different = pixels[:, 1:] != pixels[:, :-1]
+    flat = 1 - (different.any(axis=2) if different.ndim == 3 else different).mean() if different.size else 1.0
+    with contextlib.suppress(FileError):
+        found = len(np.unique(read_label(path).values))
+        if found <= 256:
+            return found if flat > _FLAT else 0
+    told = _TELLING.search("/".join([*path.parts[-3:-1], path.stem]))
+    return 256 if told and flat > _FLAT_JPEG else 0
+
+
+def propose_classes(findings: list[Finding], notes: list[str]) -> Proposal:
+    """Propose classes for the values in labels. Add notes on the guesses, and on labels that cannot be used."""
+    faults = [finding.label_fault for finding in findings if finding.label_fault]
+    usable = [finding for finding in findings if finding.values and not finding.label_fault]
+    if faults:
+        notes.append(
+            f"{len(faults)} of {len(findings)} labels that were read cannot be used: {faults[0].removesuffix(f', {SKIP}')}"
+        )
+    if lossy := [finding for finding in usable if finding.lossy]:
+        notes.append(
+            f"{len(lossy)} of {len(findings)} labels that were read look as after lossy compression (JPEG) or smoothing, such as "
+            f"that of {lossy[0].key}: export the labels again as PNG, without either"
+        )
+    clean = [finding for finding in usable if not finding.lossy]
+    usable, least = (clean, 0.0) if clean else (usable, PEAK)
+    if not usable:
+        return _UNKNOWN
+    colours = [finding for finding in usable if finding.kind == "rgb"]
+    grey = all(value[1:3] == value[3:5] == value[5:7] for finding in colours for value in finding.values or {})
+    if colours and not grey:
+        return _of_colours(_shares((finding.values for finding in colours), least), notes)
+    shown = [_colours_shown(finding) if finding.palette else {} for finding in usable]
+    if all(shown) and _differ(shown):
+        notes.append("the palettes of the labels differ from file to file, so the labels are read by their colours")
+        return _of_colours(_shares(map(_by_colour, usable, shown), least), notes)
+    palette = {value: colour for each in shown for value, colour in each.items()}
+    values = _shares((finding.values if finding.kind == "index" else finding.red for finding in usable), least)
+    proposal = _of_ids({int(value): share for value, share in values.items()}, palette, notes)
+    if not colours:
+        return proposal
+    notes.append("the labels are RGB files with ids in their red channel")
+    return proposal._replace(layout=['encoding = "ids_in_red"'])
+
+
+def _shares(labels: Iterable[dict[str, int] | None], least: float) -> dict[str, float]:
+    """Return value → its share of the pixels of all labels, 0 to 1, for the values whose share is larger than `least`."""
+    counts: Counter[str] = Counter()
+    for values in labels:
+        counts.update(values or {})
+    total = sum(counts.values())
+    return {value: count / total for value, count in counts.items() if count / total > least}
+
+
+def _colours_shown(finding: Finding) -> dict[int, str]:
+    """Return id → colour of the ids that occur in a palettized label; empty if some have no colour."""
+    ids, palette = sorted(map(int, finding.values or {})), finding.palette.split()
+    return {value: palette[value] for value in ids} if palette and ids[-1] < len(palette) else {}
+
+
+def _by_colour(finding: Finding, shown: dict[int, str]) -> Counter[str]:
+    """Return colour → pixels of a palettized label."""
+    pixels: Counter[str] = Counter()
+    for value, count in (finding.values or {}).items():
+        pixels[shown[int(value)]] += count
+    return pixels
+
+
+def _differ(shown: list[dict[int, str]]) -> bool:
+    """Return whether an id has different colours in different labels."""
+    colours: dict[int, str] = {}
+    return any(colours.setdefault(value, colour) != colour for each in shown for value, colour in each.items())
+
+
+def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) -> Proposal:
+    """Propose classes for ids. `palette`: id → colour, if the labels have one."""
+    if outside := sorted(value for value in share if not 0 <= value <= 255):
+        shown = ", ".join(map(str, outside[:4])) + (", …" if len(outside) > 4 else "")
+        instances = "; values from 1000 are often instances: look for files of class ids" if outside[-1] >= 1000 else ""
+        notes.append(f"ids must be from 0 to 255, but the labels also hold {shown}: convert them{instances}")
+    indices = sorted(value for value in share if 0 <= value <= 255)
+    cityscapes = descriptors.load("cityscapes")
+    known, train_ids = (descriptors.label_values(cityscapes, encoding) for encoding in ("ids", "train_ids"))
+    if set(indices) <= known.keys() and max(indices, default=0) > 18 and sum(known[index] != 255 for index in indices) > 2:
+        notes.append("the labels hold the label ids of Cityscapes")
+        ids = [f"{value} = {_text(name)}" for value, name in cityscapes.ids.items()]
+        return Proposal(['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], [])
+    if proposal := _of_known_colours(set(palette.values()), notes):
+        return proposal
+    if set(indices) <= train_ids.keys() and set(indices) & {250, 255} and len(indices) > 10:
+        notes.append("the labels seem to hold the 19 train ids of Cityscapes: if not, write your own table")
+        return Proposal(['classes = "cityscapes19" # ? if these are its train ids'], [], ['encoding = "train_ids"'])
+    void = _void(share, indices)
+    named = [index for index in indices if index not in void]
+    if not named or _too_many(len(named), notes):
+        return _UNKNOWN
+    notes.append(f"found {len(indices)} values: name the classes")
+    colours = {index: palette.get(index, show_color(voc_color(index))) for index in named}
+    if len(set(colours.values())) < len(named):
+        colours = {index: show_color(voc_color(index)) for index in named}
+    classes = []
+    for index in named:
+        doubt = f"; if they are not labelled, write void = [{index}] instead" if index in (250, 255) else ""
+        classes.append(f"class_{index} = {_rgb(colours[index])} # ? {share[index]:.1%} of pixels{doubt}")
+    ids = [f"{index} = {_text(f'class_{index}')}" for index in named]
+    return Proposal([f"void = {void}"] if void else [], [["[classes]", *classes], ["[ids]", *ids]], [])
+
+
+def _void(share: dict[int, float], indices: list[int]) -> list[int]:
+    """Return those of 250 and 255 that seem to be void: small areas beside at least two ids that are counted from 0 or 1.
+
+    In 0, 255 or 0, 128, 255, they are classes that were drawn as greys.
+    """
+    others = [index for index in indices if index not in (250, 255)]
+    widest = max((after - before for before, after in itertools.pairwise([0, *others])), default=0)
+    if len(others) < 2 or 250 - others[-1] <= 2 * widest:
+        return []
+    return [index for index in indices if index in (250, 255) and share[index] <= LARGE]
+
+
+def _too_many(count: int, notes: list[str]) -> bool:
+    """Return whether a class table cannot have `count` classes. Add a note if so."""
+    if count > descriptors.MOST_CLASSES:
+        notes.append(
+            f"found {count} values, but a class table has at most {descriptors.MOST_CLASSES} classes: are they class labels?"
+        )
+    return count > descriptors.MOST_CLASSES
+
+
+def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
+    """Propose classes for colours."""
+    if known := _of_known_colours(share, notes):
+        return known
+    if _too_many(len(share), notes):
+        return _UNKNOWN
+    notes.append(f"found {len(share)} colours: name the classes, and move other colours to void_colors")
+    classes = [f"colour_{value[1:]} = {_rgb(value)} # ? {share[value]:.1%} of pixels" for value in sorted(share)]
+    return Proposal([], [["[classes]", *classes]], [])
+
+
+def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | None:
+    """Propose the class table on the shelf that has most of the colours; None if no table has enough of them."""
+    colors = [_rgb(value) for value in sorted(found)]
+    tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
+    table = max(tables, key=lambda name: (sum(color in tables[name] for color in colors), len(tables[name])))
+    void = [color for color in colors if color not in tables[table]]
+    if len(colors) - len(void) <= 2 or 3 * len(void) > len(colors):
+        return None
+    notes.append(f"the labels hold the colours of the class table {table}")
+    return Proposal([f'classes = "{table}"', *([f"void_colors = {void} # ?"] if void else [])], [], [])
+
+
+def _rgb(colour: str) -> list[int]:
+    """Return "#rrggbb" as [r, g, b]."""
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
