@@ -4,6 +4,7 @@ In a checkout, `sda/datasets` and `sda/recipes` are links to the folders beside 
 """
 
 import difflib
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,9 @@ from pydantic_core import ErrorDetails
 from sda.errors import SdaError
 
 _PACKAGE = Path(__file__).resolve().parent
+_FAULTS = 5  # most faults of one file in a message
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxdict, _SHORT.maxlist = 200, 200, 8, 8
 
 
 class Strict(BaseModel):
@@ -90,8 +94,9 @@ def check(model: type[Model], values: dict, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_fault(fault, model) for fault in error.errors())
-        raise SdaError(f"{where}: {faults}") from None
+        faults = [_fault(fault, model) for fault in error.errors(include_url=False)[:_FAULTS]]
+        more = error.error_count() - len(faults)
+        raise SdaError(f"{where}: {'; '.join(faults)}{f'; and {more} more' if more else ''}") from None
 
 
 def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
@@ -103,4 +108,4 @@ def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    return f"{key} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {' '.join(_SHORT.repr(fault['input']).split())}: {message[0].lower()}{message[1:]}"
