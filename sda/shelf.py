@@ -5,6 +5,7 @@ In a checkout, `sda/datasets` and `sda/recipes` are links to the folders beside 
 
 import difflib
 import os
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import TypeVar
@@ -16,8 +17,10 @@ from sda.errors import SdaError
 from sda.reading import read_text
 
 LONGEST = 100  # characters of a value in an error message
-MOST_FAULTS = 10  # in one message
+MOST_FAULTS = 5  # of one file in a message
 _PACKAGE = Path(__file__).resolve().parent
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxdict, _SHORT.maxlist = LONGEST, LONGEST, 8, 8
 
 
 class Strict(BaseModel):
@@ -108,9 +111,9 @@ def check(model: type[Model], values: dict, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_fault(fault, model) for fault in error.errors()]
-        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-        raise SdaError(f"{where}: {'; '.join(faults[:MOST_FAULTS] + more)}") from None
+        faults = [_fault(fault, model) for fault in error.errors(include_url=False)[:MOST_FAULTS]]
+        more = error.error_count() - len(faults)
+        raise SdaError(f"{where}: {'; '.join(faults)}{f'; and {more} more' if more else ''}") from None
 
 
 def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
@@ -128,7 +131,6 @@ def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
 def _shown(value: object) -> str:
     """Return a value as in Python, shortened: a long one would hide the message."""
     try:
-        text = repr(value)
+        return " ".join(_SHORT.repr(value).split())
     except (ValueError, RecursionError):  # a number of thousands of digits, or thousands of tables in each other
         return "a value too long to show"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "training": {"system", "models", "data", "methods", "scoring", "runs"},
     "prediction": {"system", "data", "scoring", "runs"},
     "export": {"system", "models", "data", "scoring", "runs"},
-    "analysis": {"system", "data", "methods", "scoring", "runs"},
+    "analysis": {"system", "models", "data", "methods", "scoring", "runs"},
     "report": {"system", "data", "methods", "scoring", "runs", "analysis"},
     "experiments": {"system", "models", "data", "methods", "scoring", "runs", "training"},
     "cli": None,  # anything, but nothing imports it

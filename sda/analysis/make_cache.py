@@ -20,6 +20,7 @@ from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.methods.parts.mlp import projection
+from sda.models.stored import fit
 from sda.runs import checkpoint
 from sda.runs.trained import Run
 from sda.scoring.evaluate import batch_size
@@ -90,8 +91,11 @@ def load_projection(run: Run) -> nn.Module | None:
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if not weights:
         return None
-    head = projection(*weights["weight1"].shape[1:])
-    head.load_state_dict(weights)
+    shape = weights["weight1"].shape[1:] if "weight1" in weights else ()
+    if len(shape) != 2:
+        raise SdaError(f"{file}: its projection head has no weights of the right shape")
+    head = projection(*shape)
+    fit(head, weights, f"{file}: the projection head")
     return head.to(run.device).eval().requires_grad_(False)
 
 

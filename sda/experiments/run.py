@@ -75,6 +75,8 @@ def _train(
     if resumed is not None:
         for note in resume.check(resumed, recipe, data, inputs, machine):
             bars.say(note)
+        if resumed.instead_of:
+            bars.say(f"{resumed.instead_of}; the checkpoint before it is used instead")
         bars.say(f"resuming from {resumed.path}, step {resumed.step} of {recipe.steps}")
     if device.type == "cuda":
         bars.say(_memory(recipe, len(data.table.names), device))

@@ -1,5 +1,6 @@
 """Preprocessing: how the network's first layer normalises images. It depends on the weights and is stored with them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,9 @@ class Preprocessing:
             order, maximum = values["order"], float(values["maximum"])
         except (KeyError, TypeError, ValueError):
             mean, std, order, maximum = (), (), "", 0.0
-        if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in (*std, maximum)) or order not in ("RGB", "BGR"):
+        finite = all(map(math.isfinite, (*mean, *std, maximum)))
+        positive = all(value > 0 for value in (*std, maximum))
+        if len(mean) != 3 or len(std) != 3 or not finite or not positive or order not in ("RGB", "BGR"):
             raise SdaError(
                 "preprocessing: expected 'mean' and 'std' of three numbers each, std above 0, 'order' RGB or BGR and 'maximum' "
                 f"above 0; found {values!r}"

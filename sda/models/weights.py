@@ -1,5 +1,7 @@
 """Pretrained weights for a backbone, and their format, which decides preprocessing and the position of strides."""
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sda.errors import SdaError
-from sda.models.backbones import Backbone
+from sda.models.backbones import Backbone, build_backbone
+from sda.models.preprocessing import PREPROCESSING
+from sda.models.stored import read_pt, read_safetensors
 from sda.models.torchvision_shim import models
 
 logger = logging.getLogger(__name__)
@@ -31,9 +35,9 @@ DOWNLOADS = {
     },
 }
 
-WRAPPERS = ("state_dict", "model")
+WRAPPERS = ("state_dict", "model", "student")  # "student" is in the checkpoints of sda
 PREFIXES = ("module.", "backbone.", "Scale.")  # "Scale." is in ResNet-101 files converted from DeepLabv2's Caffe model
-CLASSIFIERS = ("fc.", "classifier.", "aux_classifier.", "layer5.")
+CLASSIFIERS = ("fc.", "classifier.", "aux_classifier.", "layer5.", "head.")  # "head." is in the networks of sda
 
 # Share of the backbone's tensors. 0.5 is too low: a resnet50 file matches 51 % of resnet101 by name and shape, and would leave
 # 17 of its 33 blocks random.
@@ -102,24 +106,26 @@ def read_weights(name: str, weights: str, form: str = "auto") -> Pretrained:
     """Read weights for the backbone `name`.
 
     Args:
-        weights: "none"; "imagenet" or "coco" (downloaded by torchvision, or in its cache); or the path of a state dict with
-            torchvision's names or with the names of files converted from DeepLabv2's Caffe model ("Scale.layer1.…"). It may be
-            nested under "state_dict" or "model", and names may have the prefixes "module." or "backbone.".
-        form: format of the file, "torchvision" or "caffe"; "auto" detects it by the tensor names.
+        weights: "none"; "imagenet" or "coco" (downloaded by torchvision, or in its cache); or the path of a state dict, .pth or
+            .safetensors, with torchvision's names or with the names of files converted from DeepLabv2's Caffe model
+            ("Scale.layer1.…"). It may be nested under "state_dict" or "model", and names may have the prefixes "module." or
+            "backbone.". Of a network of sda (last.pt, best.pt, student.safetensors), the backbone is read.
+        form: format of the file, "torchvision" or "caffe"; "auto" detects it: networks of sda state it, other files show it by
+            the tensor names.
 
     Raises:
         SdaError: the file is missing or unreadable, torchvision has no such weights, or the download fails.
     """
     if weights == "none":
         return Pretrained(weights, {})
-    raw = download(name, weights) if weights in DOWNLOADS else read_state_dict(weights)
+    raw, stated = (download(name, weights), "") if weights in DOWNLOADS else read_state_dict(weights, name)
     names = {key: strip(key) for key in raw}
     if name.startswith("mobilenet") and any(key[:1].isdigit() for key in names.values()):
         # torchvision's DeepLabv3 numbers a MobileNet's blocks without the prefix `features.`
         names = {key: f"features.{plain}" if plain[:1].isdigit() else plain for key, plain in names.items()}
     if form == "auto":
         converted = any("Scale." in key or plain.startswith("layer5.") for key, plain in names.items())
-        form = "caffe" if converted else "torchvision"
+        form = stated or ("caffe" if converted else "torchvision")
     renamed = next((f"{key} → {plain}" for key, plain in names.items() if key != plain), "")
     return Pretrained(weights, {names[key]: value for key, value in raw.items()}, form, renamed)
 
@@ -141,6 +147,9 @@ def load_weights(backbone: Backbone, name: str, pretrained: Pretrained) -> LoadR
             f"{examples(list(backbone.state_dict()))}, found {examples(list(pretrained.state))}; "
             f"give weights of {name}, or change backbone"
         )
+    broken = [key for key in report.matched if not pretrained.state[key].isfinite().all()]
+    if broken:
+        raise SdaError(f"weights {weights}: {examples(broken)} have values that are NaN or infinite; give other weights")
     facts = f"{report}; {pretrained.format} format" + (f", renamed like {pretrained.renamed}" if pretrained.renamed else "")
     logger.log(logging.INFO if report.complete else logging.WARNING, "weights %s for %s: %s", weights, name, facts)
     return replace(report, summary=facts)
@@ -172,31 +181,44 @@ def is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
 
 
-def read_state_dict(path: str) -> dict[str, Tensor]:
-    """Return the tensors of a state dict file, without its wrapper. Never runs code from the file.
+def read_state_dict(path: str, name: str) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors of a file for the backbone `name`, without their wrapper. Never runs code from the file.
 
-    Raise SdaError if it is missing, unreadable, or has no named tensors.
+    Returns:
+        The tensors by name, and the format of the weights if the file states it, as networks of sda do, else "".
+
+    Raises:
+        SdaError: the file is missing, damaged, unreadable, or has no named tensors.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise SdaError(f"weights {path}: no such file; expected 'none', 'imagenet', 'coco' or the path of a .pth file")
+        runs = [str(file / other) for other in ("last.pt", "model.safetensors") if (file / other).is_file()]
+        found = f"this is a folder; give {runs[0]}" if runs else "no such file"
+        raise SdaError(f"weights {path}: {found}; expected 'none', 'imagenet', 'coco' or the path of a .pth file")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged or malicious file can fail anywhere in zip, pickle or tensor code.
+        if file.suffix == ".safetensors":
+            tensors, about = read_safetensors(file)
+            facts = json.loads(about or "{}")
+            content: object = {**facts, "student": tensors} if isinstance(facts, dict) else tensors
+        else:
+            content = read_pt(file, old=True)
+    except (ValueError, OSError, RecursionError) as error:
         raise SdaError(
-            f"weights {path}: cannot be read as a state dict of tensors ({type(error).__name__}): the file is truncated, not a "
+            f"weights {path}: cannot be read as a state dict of tensors ({error}): the file is truncated or damaged, not a "
             "PyTorch file, or contains other objects, which are not loaded because that could run code"
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    state = {}
+        ) from None
+    stated = content.get("weights_format") if isinstance(content, dict) else None
+    state, keys = {}, []
     if isinstance(content, dict):
-        state = {key: value for key, value in content.items() if isinstance(value, Tensor) and isinstance(key, str)}
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+        keys = [str(key) for key in inner]
+        state = {key: value for key, value in inner.items() if isinstance(value, Tensor) and isinstance(key, str)}
     if not state:
-        raise SdaError(f"weights {path}: expected a state dict (name → tensor), found {type(content).__name__} without tensors")
-    return state
+        found = f"a dict without tensors, with the keys {examples(keys) or '(none)'}" if keys else type(content).__name__
+        with torch.device("meta"):
+            wanted = examples(list(build_backbone(name, 16).state_dict()))
+        raise SdaError(f"weights {path}: expected a state dict (name → tensor) with names such as {wanted}, found {found}")
+    return state, stated if stated in PREPROCESSING else ""
 
 
 def strip(key: str) -> str:
@@ -217,12 +239,27 @@ def download(name: str, weights: str) -> dict[str, Tensor]:
             "--weights PATH.pth"
         )
     entry = DOWNLOADS[weights][name]
+    _check_cached(entry.url)
     try:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # No network, no disk; or a damaged download, which fails its checksum.
         raise SdaError(
             f"cannot download {entry.url} ({error}); without network access, give a local file, --weights PATH.pth"
         ) from error
+
+
+def _check_cached(url: str) -> None:
+    """Compare the hash of a download that is in torchvision's cache with the one in its name; torchvision does so only once.
+
+    Raise SdaError if they differ.
+    """
+    name = Path(url).name
+    cached, expected = Path(torch.hub.get_dir(), "checkpoints", name), torch.hub.HASH_REGEX.search(name)
+    if expected and cached.is_file():
+        with cached.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(expected.group(1)):
+            raise SdaError(f"{cached}: damaged: its SHA-256 is wrong; remove this file, and it is downloaded again")
 
 
 def examples(names: list[str]) -> str:

@@ -131,7 +131,11 @@ def _draw(subjects: dict[str, Subject], root: str, device: torch.device, bars: B
         note = f"{'No images are shown' if state else 'No images and no memory bank are shown'}: {error}"
         notes.append(note if root or not state else f"{note} (if the dataset has moved, give its new folder with --root)")
     figures = _training_figures(subjects) | _score_figures(subject)
-    bank = banks.of_state(state)
+    bank = None
+    try:
+        bank = banks.of_state(state, subject.folder / "last.pt")
+    except SdaError as error:
+        notes.append(f"No memory bank is shown: {error}")
     if bank is not None:
         figures |= _bank_figures(bank)
     return Drawn(figures, best, worst, state.get("classes", {}), bank), notes

@@ -18,6 +18,7 @@ from sda.errors import SdaError
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import Preprocessing
+from sda.models.stored import fit
 from sda.pictures import resize_image, resize_nearest
 from sda.protocol import Protocol, preset
 from sda.recipe import Recipe
@@ -227,18 +228,18 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
         SdaError: no such run, or a checkpoint that cannot be read or has no teacher.
     """
     path = _file(Path(folder), checkpoint)
+    try:
+        state = checkpoints.load(path)
+    except SdaError as error:
+        raise SdaError(f"{error}{checkpoints.others(path)}") from None
     if path.suffix == ".safetensors":
-        state = checkpoints.load_safetensors(path)
         held = state.get("checkpoint", "last"), state.get("network", "student")
         for asked, default, holds in zip((checkpoint, network), ("last", "student"), held, strict=True):
             if asked not in (default, holds):
                 raise SdaError(f"{path}: cannot load the {asked} network: the file only has the {held[1]} of {held[0]}.pt")
         checkpoint, network = held
     else:
-        checkpoint, state = path.stem, checkpoints.load(path)
-    missing = {"recipe", "table", "classes", "student", "preprocessing", "weights_format", "step"} - state.keys()
-    if missing:
-        raise SdaError(f"{path}: not a checkpoint of a run: missing {', '.join(sorted(missing))}")
+        checkpoint = path.stem
     recipe = check(Recipe, state["recipe"], f"{path}: recipe")
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
@@ -248,12 +249,12 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
         if not weights:
             reason = "best.pt only has the student" if checkpoint == "best" else f"method {recipe.method} has none"
             raise SdaError(f"{path}: the checkpoint has no teacher: {reason}")
-    preprocessing = Preprocessing.from_dict(state["preprocessing"])
-    model = build_network(recipe, len(table.names), state["weights_format"], preprocessing)
     try:
-        model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise SdaError(f"{path}: the weights do not fit the network of the recipe: {str(error).splitlines()[0]}") from None
+        preprocessing = Preprocessing.from_dict(state["preprocessing"])
+        model = build_network(recipe, len(table.names), state["weights_format"], preprocessing)
+    except SdaError as error:
+        raise SdaError(f"{path}: {error}") from None
+    fit(model, weights, f"{path}: the weights do not fit the network of the recipe")
     model = model.to(pick_device(device) if isinstance(device, str) else device).eval().requires_grad_(False)
     return Run(
         *(path.parent, checkpoint, network, recipe, table, state["table"], model, state["weights_format"], state["step"]),

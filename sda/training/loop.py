@@ -27,6 +27,7 @@ from sda.system import distributed
 from sda.system.atomic import written_whole
 from sda.system.console import Console
 from sda.system.signals import Interrupted, Signals
+from sda.training import resume
 from sda.training.boards import Board, open_board, pictures
 from sda.training.guard import Guard
 from sda.training.optimizer import set_rate
@@ -268,11 +269,14 @@ def _check_finite(steps: list[Taken], out: Path) -> None:
     """Raise SdaError if a loss of a step that was not skipped is NaN or infinite, and save the batch of the first such step."""
     for taken in steps:
         if not taken.skipped and (names := taken.nonfinite()):
-            last = out / "last.pt"
-            intact = f"; {last} is intact: resume with --resume {last}" if last.exists() else ""
+            try:
+                before = resume.find("auto", out)
+                how = f"; to resume: --resume {before.path}, which is intact (step {before.step})" if before else ""
+            except SdaError as error:
+                how = f"; {error}"
             raise SdaError(
                 f"step {taken.step}: the loss {names} is not finite{_keep_batch(taken, out)}; lower learning_rate, or skip such "
-                f"steps with --nonfinite skip{intact}"
+                f"steps with --nonfinite skip{how}"
             )
 
 

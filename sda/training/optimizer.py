@@ -28,3 +28,22 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set the learning rate of each group to `factor` times its initial value."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Restore the result of `optimizer.state_dict()`. PyTorch alone would also accept other settings and shapes.
+
+    Raises:
+        ValueError: another setting, or a tensor of another shape; PyTorch raises other errors for other structures.
+    """
+    for found, own in zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True):
+        for key in found.keys() & own.keys() - {"lr"}:  # versions of PyTorch differ in their keys; the loop sets the rate
+            if found[key] != own[key]:
+                raise ValueError(f"it has another {key}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, held in state["state"].items():
+        for name, value in held.items():
+            found, own = tuple(getattr(value, "shape", ())), tuple(parameters[index].shape)
+            if found not in ((), own):
+                raise ValueError(f"{name} of parameter {index} has shape {found}, expected {own}")
+    optimizer.load_state_dict(state)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,8 @@ from sda.system.console import Count
 PLACES = {"root", "source_root", "target_root", "weights"}
 FREE = {*IDLE, "eval_every", *PLACES}
 
+RESUMABLE = ("last.pt", "previous.pt")  # of a run, the newest first
+
 NEEDED = {
     "step",
     "recipe",
@@ -44,10 +46,15 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint to resume from: its file and its state."""
+    """A checkpoint to resume from.
+
+    Attributes:
+        path, state: its file and its content. instead_of: why a newer checkpoint cannot be used; "" if this is the newest.
+    """
 
     path: Path
     state: dict
+    instead_of: str = ""
 
     @property
     def step(self) -> int:
@@ -106,12 +113,15 @@ def find(wanted: str, folder: Path) -> Resumed | None:
         SdaError: the file is unreadable or has no training state; with "auto", only if this holds for every checkpoint.
     """
     if wanted != "auto":
-        return _read(Path(wanted))
-    faults = []
-    for name in ("last.pt", "previous.pt"):
+        try:
+            return _read(Path(wanted))
+        except SdaError as fault:
+            raise SdaError(f"{fault}{checkpoint.others(Path(wanted), RESUMABLE)}") from None
+    faults: list[str] = []
+    for name in RESUMABLE:
         if (folder / name).exists():
             try:
-                return _read(folder / name)
+                return replace(_read(folder / name), instead_of="; ".join(faults))
             except SdaError as fault:
                 faults.append(str(fault))
     if faults:
@@ -124,6 +134,9 @@ def _read(path: Path) -> Resumed:
     missing = NEEDED - state.keys()
     if missing:
         raise SdaError(f"{path}: cannot resume from this checkpoint: missing {', '.join(sorted(missing))}")
+    steps = state["recipe"].get("steps")
+    if not isinstance(steps, int) or state["step"] > steps:
+        raise SdaError(f"{path}: cannot resume from this checkpoint: step {state['step']} of a training of {steps!r:.20} steps")
     return Resumed(path, state)
 
 

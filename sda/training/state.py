@@ -14,10 +14,11 @@ from sda.methods.parts import bank_file
 from sda.models.build import build_network
 from sda.models.network import recompute_activations, synchronise_norms
 from sda.models.preprocessing import PREPROCESSING
+from sda.models.stored import fit
 from sda.models.weights import load_weights, read_weights
 from sda.recipe import Recipe
 from sda.system import distributed
-from sda.training.optimizer import make_optimizer
+from sda.training.optimizer import make_optimizer, restore_optimizer
 from sda.training.resume import Resumed
 
 
@@ -128,17 +129,15 @@ def _start(method: Method, recipe: Recipe, data: Data) -> None:
 def _restore(training: Training, resumed: Resumed) -> None:
     """Restore a checkpoint's state."""
     state = resumed.state
+    fit(training.method, state["method"], f"{resumed.path}: its state does not fit method {training.recipe.method}")
     try:
-        training.method.load_state_dict(state["method"])
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise SdaError(
-            f"{resumed.path}: its state does not fit method {training.recipe.method} ({' '.join(lines[1:2]).strip()}); start "
-            "again in another --out"
-        ) from None
-    training.optimizer.load_state_dict(state["optimizer"])
-    training.scaler.load_state_dict(state["scaler"])
+        restore_optimizer(training.optimizer, state["optimizer"])
+        training.scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # PyTorch raises many kinds for state of another structure
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SdaError(f"{resumed.path}: its state does not fit optimizer {training.recipe.optimizer} ({reason})") from None
     for name in ("step", "best", "seconds", "evaluated", "skipped"):
         setattr(training, name, state[name])
     for name, faults in state["faults"].items():
-        training.streams[name].faults.update(dict.fromkeys(faults))
+        if name in training.streams:
+            training.streams[name].faults.update(dict.fromkeys(faults))

@@ -17,6 +17,7 @@ from sda.analysis.cache import FeatureCache
 from sda.errors import SdaError
 from sda.methods.parts import bank_file
 from sda.methods.parts.bank import ClassBank
+from sda.runs import checkpoint
 
 
 def some_contents():
@@ -101,10 +102,8 @@ def test_training_can_start_from_a_bank_file(sda, world, cached_run, tmp_path):
         (lambda file: file.unlink(), "no such file"),
         (lambda file: file.write_bytes(b"nothing"), "cannot be read"),
         (lambda file: change(file, "format", 99), "not a bank of sda; make one with sda bank RUN"),
-        (
-            lambda file: change(file, "classes", ["a", "b", "d"]),
-            "other classes than the recipe; only one of the two has c, d",
-        ),
+        (lambda file: change(file, "classes", ["a", "c", "b"]), "damaged: its SHA-256 is wrong"),
+        (lambda file: change(file, "classes", 3), "the attribute classes is not a list of texts"),
     ],
 )
 def test_files_that_are_not_banks_are_refused(tmp_path, spoil, words):
@@ -113,6 +112,12 @@ def test_files_that_are_not_banks_are_refused(tmp_path, spoil, words):
     spoil(file)
     with pytest.raises(SdaError, match=words):
         bank_file.fill(ClassBank(3, 2, 2), file, ["a", "b", "c"])
+
+
+def test_a_bank_of_other_classes_is_refused(tmp_path):
+    some_contents().export(tmp_path / "bank.h5", "run")
+    with pytest.raises(SdaError, match="other classes than the recipe; only one of the two has c, d"):
+        bank_file.fill(ClassBank(3, 2, 2), tmp_path / "bank.h5", ["a", "b", "d"])
 
 
 @pytest.mark.parametrize("flags", [["--weights", "no.pth"], [*tiny.BANK, "--bank", "no.h5"]])
@@ -187,3 +192,46 @@ def test_a_cache_of_another_network_is_refused(sda, cached_run, tmp_path):
     assert sda("features", cached_run, "--network", "student", "--out", tmp_path / "student.h5", "--device", "cpu")[0] == 0
     status, shown = sda("bank", cached_run, "--features", tmp_path / "student.h5")
     assert status == 2 and "made by another network" in shown.err
+
+
+def test_damage_to_a_bank_file_is_noticed(tmp_path):
+    some_contents().export(tmp_path / "bank.h5", "run")
+    tiny.check_damage(tmp_path / "bank.h5", lambda path: bank_file.read(path, ["a", "b", "c"]), 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("features", np.zeros((3, 2, 2), np.float64)),
+        ("features", np.full((3, 2, 2), np.nan, np.float32)),
+        ("features", np.zeros((3, 2), np.float32)),
+        ("features", np.zeros((4, 2, 2), np.float32)),
+        ("valid", np.zeros((3, 2), np.uint8)),
+        ("domain", np.full((3, 2), 7)),
+        ("confidence", np.full((3, 2), np.inf, np.float32)),
+        ("step", np.zeros((3, 2), np.float32)),
+    ],
+)
+def test_parts_that_are_no_bank_are_refused(tmp_path, name, values):
+    file = tmp_path / "bank.h5"
+    some_contents().export(file, "run")
+    with h5py.File(file, "a") as opened:
+        del opened.attrs["sha256"], opened[name]
+        opened[name] = values
+    with pytest.raises(SdaError, match=rf"^{file}: cannot be read \(.*{name}"):
+        bank_file.read(file, ["a", "b", "c"])
+
+
+def test_a_bank_in_a_checkpoint_is_checked(cached_run, tmp_path):
+    state = checkpoint.load(cached_run / "last.pt")
+    wrong = {"valid": torch.zeros(2, 8, dtype=torch.bool), "features": torch.zeros(3, 8), "domain": torch.zeros(3, 8)}
+    for name, values in wrong.items():
+        checkpoint.save(tmp_path / "last.pt", {**state, "method": {**state["method"], f"bank.{name}": values}})
+        with pytest.raises(SdaError, match=f"last.pt: its memory bank cannot be read: {name} has shape"):
+            bank_contents.of_run(tmp_path)
+
+
+def test_a_bank_that_cannot_be_written_is_reported(sda, cached_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, shown = sda("bank", cached_run, "--export", tmp_path / "file/bank.h5")
+    assert status == 2 and "bank.h5: cannot be written (" in shown.err

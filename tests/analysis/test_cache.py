@@ -22,7 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from sda.analysis.cache import FeatureCache
+from sda.analysis.cache import FeatureCache, all_texts, text_hash
 from sda.analysis.make_cache import check_made_by, load_projection
 from sda.errors import SdaError
 from sda.runs import trained
@@ -423,3 +423,88 @@ def test_plain_h5py_reads_it(made, tmp_path):
     code = "import sys; sys.modules['sda'] = None; sys.modules['torch'] = None\n" + code.replace("features.h5", str(made))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0 and done.stdout, done.stderr
+
+
+# Damaged and crafted caches
+
+
+def content_of(path):
+    """Read everything of a cache."""
+    cache = FeatureCache(path)
+    found = {name: getattr(cache, name) for name in ("about", "paths", "domains", "domain", "left_out", "labelled", "scored")}
+    found["blocks"] = list(cache.blocks())
+    return {**found, **{name: cache.of_images(name) for name in ("size", "mean", "share", "class_entropy")}}
+
+
+def test_damage_is_noticed(made, tmp_path):
+    shutil.copy(made, tmp_path / "f.h5")
+    tiny.check_damage(tmp_path / "f.h5", content_of, 60)
+
+
+def rewrite(path, name, values):
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file.create_dataset(name, data=values, maxshape=(None, *np.shape(values)[1:]), chunks=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("label", lambda values: values * 0 + 7),
+        ("prediction", lambda values: values * 0 + 200),
+        ("image", lambda values: values + 1),
+        ("image", lambda values: values - 5),
+        ("position", lambda values: values - 1000),
+        ("position", lambda values: values + 1000),
+        ("features", lambda values: values * np.float16("nan")),
+        ("features", lambda values: values[:-1]),
+        ("features", lambda values: values.astype(np.float64)),
+        ("features", lambda values: values[:, 0]),
+        ("confidence", lambda values: values + np.float32("inf")),
+        ("images/pixels", lambda values: values + 3),
+        ("images/pixels", lambda values: values[::-1].copy()),
+        ("images/pixels", lambda values: values * 10**15),
+        ("images/domain", lambda values: values + 9),
+        ("images/size", lambda values: values * 0),
+        ("images/size", lambda values: values * 0 + 2**30),
+        ("images/mean", lambda values: values[:, :-1]),
+        ("images/share", lambda values: values[:, :-1]),
+        ("images/share", lambda values: values * np.float32("nan")),
+    ],
+)
+def test_values_that_are_impossible_are_refused(made, tmp_path, name, change):
+    file = tmp_path / "f.h5"
+    shutil.copy(made, file)
+    with h5py.File(made) as opened:
+        values = opened[name][:]
+    rewrite(file, name, change(values))
+    with pytest.raises(SdaError, match=rf"^{file}: cannot be read \("):
+        content_of(file)
+
+
+def test_metadata_of_other_types_are_refused(made, tmp_path):
+    with h5py.File(made) as opened:
+        whole = json.loads(opened.attrs["about"])
+    wrong = [3, None, [1], "text", {}]
+    for key in ("classes", "domains", "settings", "run", "target"):
+        wrong += [{**whole, key: value} for value in (3, None, [1], {"a": 1})]
+    wrong += [{**whole, "classes": {"a": [1, 2, 3]}}, {**whole, "domains": []}, {**whole, "domains": [{"name": "a"}]}]
+    for number, about in enumerate(wrong):
+        file = shutil.copy(made, tmp_path / f"{number}.h5")
+        with h5py.File(file, "r+") as opened:
+            opened.attrs["about"] = json.dumps(about)
+            opened.attrs["text_sha256"] = text_hash(*all_texts(opened))
+        with pytest.raises(SdaError) as caught:
+            content_of(file)
+        assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+
+
+def test_features_of_other_files_are_not_read(made, tmp_path):
+    file = tmp_path / "f.h5"
+    shutil.copy(made, file)
+    with h5py.File(file, "r+") as opened:
+        shape = opened["label"].shape
+        del opened["label"]
+        opened.create_dataset("label", shape, np.uint8, external=[(str(made), 0, shape[0])])
+    with pytest.raises(SdaError, match="the data of label are in another file"):
+        FeatureCache(file)

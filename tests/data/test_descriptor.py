@@ -267,7 +267,7 @@ def test_a_folder_named_like_an_image_is_ignored(tmp_path):
         ("void = [1.5]\n" + PLAIN, "1.5"),
         ("void = [true]\n" + PLAIN, "True"),
         ("classes = {}\n[[layout]]\nimages = 'a'", "classes = {}: expected 1 to 250 classes, found 0"),
-        ("[classes]\n" + "".join(f"c{n} = [0, {n // 256}, {n % 256}]\n" for n in range(251)) + LAYOUT, "classes: .* found 251$"),
+        ("[classes]\n" + "".join(f"c{n} = [0, {n // 256}, {n % 256}]\n" for n in range(251)) + LAYOUT, "classes.* found 251$"),
         ("classes = {a = [1, 2, 3], b = [4, 5, 6], c = [1, 2, 3]}\n" + LAYOUT, "'a' and 'c' have the same colour .1, 2, 3."),
         ("classes = {'far object' = [1, 2, 3], Far-Object = [4, 5, 6]}\n" + LAYOUT, "'far object' and 'Far-Object' are the same"),
         ("void_colors = [[9, 9, 9], [4, 5, 6]]\n" + PLAIN, "void_colors: .4, 5, 6. is also the colour of the class 'wood'"),

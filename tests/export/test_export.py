@@ -116,12 +116,12 @@ def made(tmp_path_factory):
         use_small(patch)
         flags = ["--method", "mean_teacher", "--unlabelled", "target", "--out", run, "--device", "cpu"]
         assert tiny.run_main(patch, "train", world.recipe, *flags) == 0
-        state = torch.load(run / "last.pt", weights_only=True)
+        state = checkpoint.load(run / "last.pt")
         network = make_lively(build_small(Recipe(**state["recipe"]), 3, "torchvision", IMAGENET))
         state["student"] = network.state_dict()
         teacher = {**state["student"], "head.classifier.weight": -state["student"]["head.classifier.weight"]}
         state["method"] |= {f"teacher.model.{name}": value for name, value in teacher.items()}
-        torch.save(state, run / "last.pt")
+        checkpoint.save(run / "last.pt", state)
         assert tiny.run_main(patch, "eval", run) == 0
         assert tiny.run_main(patch, "eval", run, "--network", "teacher") == 0
         assert tiny.run_main(patch, "export", run, *ALL) == 0
@@ -224,7 +224,7 @@ def test_exported_weights_load_as_a_run(folder, path, tmp_path):
 
 def test_exported_weights_have_the_format_of_runs(folder):
     old, new = Path("runs/mine/student.safetensors"), Path("runs/mine/export/model.safetensors")
-    before, after = checkpoint.load_safetensors(old), checkpoint.load_safetensors(new)
+    before, after = checkpoint.load(old), checkpoint.load(new)
     assert after.keys() - before.keys() == {"sda", "checkpoint", "network"} and not before.keys() - after.keys()
     assert before["student"].keys() == after["student"].keys() == safetensors.torch.load_file(new).keys()
     assert package.load(old, device="cpu").step == 3
@@ -359,10 +359,10 @@ def test_missing_packages_are_reported_first(folder, tmp_path, sda, monkeypatch)
 
 
 def test_a_network_of_lower_precision_is_exported_in_float32(folder, tmp_path, sda):
-    state = torch.load("runs/mine/last.pt", weights_only=True)
+    state = checkpoint.load(Path("runs/mine/last.pt"))
     state["recipe"]["precision"] = "bfloat16"
     (tmp_path / "run").mkdir()
-    torch.save(state, tmp_path / "run/last.pt")
+    checkpoint.save(tmp_path / "run/last.pt", state)
     status, shown = sda("export", tmp_path / "run", "--as", "torchscript", "--as", "safetensors", "--json")
     assert status == 0 and re.search(r"float32 compared with bfloat16, on synthetic images: \d+\.\d+ % of the labels", shown.err)
     written = json.loads(shown.out)

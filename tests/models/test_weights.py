@@ -1,5 +1,6 @@
 """Pretrained weights: loading, reports and errors."""
 
+import json
 import logging
 import os
 import pickle
@@ -7,10 +8,11 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+import safetensors.torch
 import torch
 
 from sda.errors import SdaError
-from sda.models import weights
+from sda.models import stored, weights
 from sda.models.backbones import build_backbone
 from sda.models.build import build
 from sda.models.torchvision_shim import models
@@ -248,3 +250,91 @@ def test_blocks_of_the_coco_mobilenet_are_renumbered(monkeypatch):
 def test_backbones_without_coco_weights_are_refused():
     with pytest.raises(SdaError, match="no coco weights for mobilenet_v2, only for resnet50, resnet101, mobilenet_v3_large"):
         weights.read_weights("mobilenet_v2", "coco")
+
+
+# Files that contain something else, or damage
+
+
+def a_checkpoint(name=SMALL, classes=5, form="torchvision"):
+    torch.manual_seed(3)
+    network = build("deeplabv3plus", name, classes, caffe=form == "caffe")
+    return {"format": 1, "step": 7, "weights_format": form, "student": network.state_dict()}
+
+
+@pytest.mark.parametrize("file", ["last.pt", "student.safetensors"])
+@pytest.mark.parametrize(("name", "form"), [(SMALL, "torchvision"), ("resnet50", "caffe")])
+def test_the_backbone_of_a_network_of_sda_is_read(tmp_path, caplog, file, name, form):
+    """Its head belongs to other classes. The format is the stated one, not the one that the names suggest."""
+    state = a_checkpoint(name, form=form)
+    if file == "last.pt":
+        torch.save(state, tmp_path / file)
+    else:
+        tensors = state.pop("student")
+        (tmp_path / file).write_bytes(stored.write_safetensors(tensors, json.dumps(state)))
+        state["student"] = tensors
+    pretrained = weights.read_weights(name, str(tmp_path / file))
+    assert pretrained.format == form
+    body = build_backbone(name, 16, caffe=form == "caffe")
+    with caplog.at_level(logging.INFO):
+        report = weights.load_weights(body, name, pretrained)
+    assert report.complete and report.skipped and all(key.startswith("head.") for key in report.skipped)
+    assert all(torch.equal(value, state["student"][f"backbone.{key}"]) for key, value in body.state_dict().items())
+
+
+def test_the_checkpoint_of_a_folder_is_named(tmp_path):
+    torch.save({}, tmp_path / "last.pt")
+    with pytest.raises(SdaError, match=rf"weights {tmp_path}: this is a folder; give {tmp_path}/last.pt"):
+        weights.read_weights(SMALL, str(tmp_path))
+
+
+def test_plain_safetensors_load(small_state, tmp_path):
+    safetensors.torch.save_file(small_state, tmp_path / "plain.safetensors")
+    body = build_backbone(SMALL, 16)
+    assert load(body, SMALL, str(tmp_path / "plain.safetensors")).complete
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"epoch": 3, "optimizer": {}}, "found a dict without tensors, with the keys epoch, optimizer"),
+        ({"state_dict": {"epoch": 3}}, "found a dict without tensors, with the keys epoch"),
+        ([torch.zeros(1)], "found list"),
+        ({}, "found dict"),
+    ],
+)
+def test_the_keys_that_were_found_are_named(tmp_path, content, found):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(SdaError) as caught:
+        weights.read_weights(SMALL, str(tmp_path / "odd.pth"))
+    assert "expected a state dict (name → tensor) with names such as features.0.0.weight, " in str(caught.value)
+    assert found in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(small_state, tmp_path):
+    small_state["features.0.1.bias"][3] = float("nan")
+    path = save(small_state, tmp_path / "nan.pth")
+    with pytest.raises(SdaError, match=r"nan\.pth: features\.0\.1\.bias have values that are NaN or infinite"):
+        load(build_backbone(SMALL, 16), SMALL, path)
+
+
+def test_a_flipped_bit_is_noticed(small_state, tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    torch.save(small_state, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(SdaError, match=r"weights\.pth: .*the checksum of .* is wrong"):
+        weights.read_weights(SMALL, str(path))
+    # in torchvision's cache, whose older files have no checksums inside
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    cached = tmp_path / "checkpoints" / Path(models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url).name
+    cached.parent.mkdir()
+    cached.write_bytes(b"damaged")
+    with pytest.raises(SdaError, match=rf"{cached}: damaged: its SHA-256 is wrong; remove this file"):
+        weights.read_weights(SMALL, "imagenet")
+
+
+def test_files_of_old_pytorch_load(small_state, tmp_path):
+    """They are not zip archives and have no checksums."""
+    torch.save(small_state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert load(build_backbone(SMALL, 16), SMALL, str(tmp_path / "old.pth")).complete

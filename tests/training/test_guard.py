@@ -89,7 +89,7 @@ def test_a_nonfinite_loss_stops_and_saves_the_batch(world, sda, tmp_path, monkey
     flags = ["--steps", 8, "--checkpoint-every", 2, "--device", "cpu", "--out", "run"]
     status, shown = sda("train", world.recipe, *flags)
     assert status == 2 and "step 5: the loss sup is not finite" in shown.err
-    assert "nonfinite-step5.pt" in shown.err and "run/last.pt is intact: resume with --resume " in shown.err
+    assert "nonfinite-step5.pt" in shown.err and "; to resume: --resume run/last.pt, which is intact (step 4)" in shown.err
     kept = torch.load("run/nonfinite-step5.pt", weights_only=True)
     assert kept["step"] == 5 and kept["losses"]["sup"] != kept["losses"]["sup"]
     assert kept["source"]["images"].shape == (2, 3, 48, 64) and kept["labelled"]["labels"].dtype == torch.uint8

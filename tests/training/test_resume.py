@@ -313,11 +313,27 @@ main()
     same_run(whole(*SSDA), tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one(world, whole, sda, stopped):
+@pytest.mark.parametrize("damage", ["cut short", "flipped bit", "not finite"])
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(world, whole, sda, stopped, damage):
     last = stopped / "last.pt"
-    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    content = bytearray(last.read_bytes())
+    if damage == "cut short":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    if damage == "not finite":
+        state = checkpoint.load(stopped / "previous.pt")
+        state["student"]["backbone.features.0.0.weight"][0, 0, 0, 0] = float("inf")
+        checkpoint.save(last, state)
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", last)
+    assert status == 2 and f"{last}: " in shown.err and f"; intact: {stopped / 'previous.pt'} (step 3)" in shown.err
     status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
     assert status == 0 and "resuming from " in shown.err and "previous.pt, step 3 of 8" in shown.err
+    says = (
+        "student: backbone.features.0.0.weight has values that are NaN" if damage == "not finite" else "not a readable checkpoint"
+    )
+    assert f"{last}: {says}" in shown.err and "the checkpoint before it is used instead" in shown.err
     same_run(whole(*SSDA), stopped)
 
 
@@ -327,6 +343,35 @@ def test_a_checkpoint_that_does_not_fit_the_method_is_refused(world, sda, stoppe
     torch.save(state, stopped / "last.pt")
     message = resume(sda, world, stopped)
     assert "last.pt: its state does not fit method class_bank" in message and "bank.step" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"step": 99}, "step 99 of a training of 8 steps"),
+        ({"optimizer": {}}, "its state does not fit optimizer sgd"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "its state does not fit optimizer sgd"),
+        ({"method": {}}, "its state does not fit method class_bank: missing "),
+        ({"scaler": 3}, "scaler = 3: input should be a valid dictionary"),
+    ],
+)
+def test_a_crafted_checkpoint_is_refused(world, sda, stopped, change, says):
+    (stopped / "previous.pt").unlink()
+    checkpoint.save(stopped / "last.pt", {**checkpoint.load(stopped / "last.pt"), **change})
+    assert says in resume(sda, world, stopped)
+
+
+def test_optimizer_state_of_another_shape_or_setting_is_refused(world, sda, stopped):
+    state = checkpoint.load(stopped / "last.pt")
+    (stopped / "previous.pt").unlink()
+    before = state["optimizer"]["state"][0]["momentum_buffer"]
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
+    checkpoint.save(stopped / "last.pt", state)
+    assert "momentum_buffer of parameter 0 has shape (3,), expected (16, 3, 3, 3)" in resume(sda, world, stopped)
+    state["optimizer"]["state"][0]["momentum_buffer"] = before
+    state["optimizer"]["param_groups"][0]["momentum"] = 0.1
+    checkpoint.save(stopped / "last.pt", state)
+    assert "its state does not fit optimizer sgd (it has another momentum)" in resume(sda, world, stopped)
 
 
 def test_a_checkpoint_with_an_incomplete_recipe_is_refused(world, sda, stopped):

@@ -264,7 +264,7 @@ def _fill(file: h5py.File, records: dict[Path, list[_Record]], about: dict, prog
             progress("writing the pack", done, total)
     text = _as_bytes(about)
     _create(file, "about", text.shape, text.shape, "gzip")[...] = text
-    file.attrs["kind"], file.attrs["format"] = KIND, FORMAT
+    file.attrs["kind"], file.attrs["format"] = np.bytes_(KIND), FORMAT  # of fixed length, because only that has a checksum
 
 
 def _copy(file: h5py.File, index: int, record: _Record, image: bytes, label: bytes) -> None:

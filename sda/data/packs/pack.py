@@ -10,25 +10,32 @@ A pack is an HDF5 file of format 1.10:
 Every chunk has a Fletcher-32 checksum, so that damage is detected on reading. `write_pack` in `make.py` writes packs.
 """
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import h5py
 import numpy as np
+from pydantic import ConfigDict, Field, InstanceOf
 
-from sda.data.descriptor import Descriptor
+from sda import shelf
+from sda.data.descriptor import Color, Descriptor
 from sda.data.files import FileError
 from sda.data.item import Item
 from sda.data.listing import Listing, list_items
+from sda.data.packs import hdf5
 from sda.errors import SdaError
 from sda.system.resumable import first_line
 
 FORMAT = 2
 KIND = "sda pack"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MOST = 2**28  # pixels of an image or label
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,31 @@ class Entry:
         return self.key, self.bytes, self.mtime_ns, self.label_bytes, self.label_mtime_ns
 
 
+class _Settings(shelf.Strict):
+    model_config = ConfigDict(extra="allow")
+
+    root: InstanceOf[str]  # a path that may not be valid Unicode, which pydantic's own type refuses
+    size: Annotated[list[Annotated[int, Field(ge=1, le=_MOST)]], Field(min_length=2, max_length=2)]
+    encodings: dict[str, str]
+
+
+class _Descriptor(shelf.Strict):
+    model_config = ConfigDict(extra="allow")
+
+    title: str
+    classes: dict[str, Color]
+
+
+class _About(shelf.Strict):
+    """The JSON in /about."""
+
+    name: str
+    descriptor: _Descriptor
+    settings: _Settings
+    splits: dict[str, list[dict]]
+    left_out: dict[str, list[dict]]
+
+
 class Pack:
     """A pack, open for reading. It may be pickled and forked: every process opens the file itself when it first reads an image.
 
@@ -74,23 +106,23 @@ class Pack:
         settings: everything that determines the content of the pack.
 
     Raises:
-        SdaError: the file is missing, truncated, not an HDF5 file, not a pack, or of another format.
+        SdaError: the file is missing, truncated, open for writing, not an HDF5 file, not a pack, or of another format; or its
+            parts do not fit together.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._stamp = _stamp(self.path)
-        about = _read_about(self.path)
-        self.name: str = about["name"]
-        self.descriptor: dict = about["descriptor"]
-        self.title: str = self.descriptor["title"]
-        self.classes = list(self.descriptor["classes"])
-        self.settings: dict = about["settings"]
-        self.root = Path(self.settings["root"])
-        self.size: tuple[int, int] = tuple(self.settings["size"])
-        self.splits = {split: [Entry(**entry) for entry in entries] for split, entries in about["splits"].items()}
-        self.left_out = {split: [Entry(**entry) for entry in entries] for split, entries in about["left_out"].items()}
-        self._opened: tuple[int, h5py.File] | None = None
+        about, *splits = _read_about(self.path)
+        self.name = about.name
+        self.descriptor = about.descriptor.model_dump()
+        self.title = about.descriptor.title
+        self.classes = list(about.descriptor.classes)
+        self.settings = about.settings.model_dump()
+        self.root = Path(about.settings.root)
+        self.size: tuple[int, int] = (about.settings.size[0], about.settings.size[1])
+        self.splits, self.left_out = splits
+        self._opened: tuple[int, h5py.File, dict[str, h5py.Dataset]] | None = None
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_opened": None}
@@ -102,7 +134,9 @@ class Pack:
 
     def image(self, split: str, index: int) -> np.ndarray:
         """Read an image as (H, W, 3) uint8 RGB, at the size of the pack. Raise FileError if it cannot be read."""
-        return self._read(self.splits[split][index], f"images/{split}", index)
+        entry = self.splits[split][index]
+        with self._reading(entry):
+            return self._images(split)[index]
 
     def label(self, split: str, index: int) -> np.ndarray:
         """Read a label as (H, W) uint8 train ids of the pack's own classes, 255 = ignored.
@@ -115,30 +149,52 @@ class Pack:
         entry = self.splits[split][index]
         if not entry.has_label:
             raise FileError(f"{self.path}: {entry.key} has no label")
-        if is_native(split):
-            return self._read(entry, native_label(split, index), ())
-        return self._read(entry, f"labels/{split}", index)
+        with self._reading(entry):
+            return self._native_label(split, index) if is_native(split) else self._labels(split)[index]
 
-    def _read(self, entry: Entry, dataset: str, place: int | tuple[()]) -> np.ndarray:
+    @contextlib.contextmanager
+    def _reading(self, entry: Entry) -> Iterator[None]:
         try:
-            return self._file()[dataset][place]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has no exceptions of its own
+            yield
+        except hdf5.FAULTS as error:
             raise FileError(
                 f"{self.path}: {entry.key} cannot be read from this pack ({first_line(error)}); make the pack again with "
                 "sda pack, or skip such images with --bad-files skip"
             ) from None
 
-    def _file(self) -> h5py.File:
-        """Return this process's handle. If two threads open the file at once, both handles work and one is kept."""
+    def _images(self, split: str) -> h5py.Dataset:
+        file, opened = self._file()
+        name = f"images/{split}"
+        if name not in opened:
+            opened[name] = hdf5.dataset(file, name, "uint8", (len(self.splits[split]), *self.size, 3))
+        return opened[name]
+
+    def _labels(self, split: str) -> h5py.Dataset:
+        file, opened = self._file()
+        name = f"labels/{split}"
+        if name not in opened:  # sparse: images without a label have none
+            opened[name] = hdf5.dataset(file, name, "uint8", (len(self.splits[split]), *self.size), sparse=True)
+        return opened[name]
+
+    def _native_label(self, split: str, index: int) -> np.ndarray:
+        found = hdf5.dataset(self._file()[0], native_label(split, index), "uint8", (None, None))
+        if found.size > _MOST:
+            raise ValueError(f"its label has {found.size} pixels, more than {_MOST}")
+        return found[()]
+
+    def _file(self) -> tuple[h5py.File, dict[str, h5py.Dataset]]:
+        """Return this process's handles of the file and of its datasets.
+
+        If two threads open the file at once, both handles work and one is kept.
+        """
         opened = self._opened
         if opened is None or opened[0] != os.getpid():
             if opened is not None:  # inherited by a fork: HDF5 would return the parent's handle again
                 opened[1].close()
             if _stamp(self.path) != self._stamp:
                 raise OSError("the file was removed or replaced after it was first opened")
-            # Nothing writes to a finished pack, and locks fail on many network file systems.
-            self._opened = opened = os.getpid(), h5py.File(self.path, "r", locking=False)
-        return opened[1]
+            self._opened = opened = os.getpid(), hdf5.open_file(self.path, has_text=False), {}
+        return opened[1:]
 
 
 @dataclass(frozen=True)
@@ -201,8 +257,17 @@ def _listing(pack: Pack, split: str) -> Listing:
     return Listing(items, "train_ids")
 
 
-def _read_about(path: Path) -> dict:
-    """Read everything of a pack except its images and labels."""
+def _entry(values: dict) -> Entry:
+    """Return the entry with these fields. Raise TypeError if one is missing, unknown or of another type."""
+    entry = Entry(**values)
+    for field in fields(Entry):
+        if type(getattr(entry, field.name)) is not field.type:
+            raise TypeError(f"the field {field.name} of an image has another type")
+    return entry
+
+
+def _read_about(path: Path) -> tuple[_About, dict[str, list[Entry]], dict[str, list[Entry]]]:
+    """Read everything of a pack except its images and labels, and check that it fits to them."""
     if not path.is_file():
         what = "this is a folder, not a pack" if path.is_dir() else "no such pack; make it with sda pack"
         raise SdaError(f"{path}: {what}")
@@ -210,19 +275,30 @@ def _read_about(path: Path) -> dict:
         with path.open("rb") as file:
             if file.read(len(_SIGNATURE)) != _SIGNATURE:
                 raise SdaError(f"{path}: not an HDF5 file, so not a pack; give a dataset's folder, or a file made by sda pack")
-        with h5py.File(path, "r", locking=False) as file:
-            if file.attrs.get("kind") != KIND:
+        with hdf5.open_file(path, has_text=False) as file:
+            if not hdf5.is_kind(file, KIND):
                 raise SdaError(f"{path}: an HDF5 file, but not a pack; give a dataset's folder, or a file made by sda pack")
-            found = file.attrs["format"]
+            found = hdf5.number(file, "format")
             if found != FORMAT:
                 raise SdaError(
                     f"{path}: a pack of format {found}, but this sda reads format {FORMAT}; make it again with sda pack"
                 )
-            return json.loads(file["about"][()].tobytes())
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py has no exceptions of its own
-        raise SdaError(
-            f"{path}: this pack cannot be read, it may be truncated ({first_line(error)}); make it again with sda pack"
-        ) from None
+            text = hdf5.dataset(file, "about", "uint8", (None,))[()].tobytes()
+            about = shelf.check(_About, json.loads(text), f"{path}: metadata")
+            splits, left_out = (
+                {split: [_entry(values) for values in entries] for split, entries in part.items()}
+                for part in (about.splits, about.left_out)
+            )
+            size = about.settings.size
+            if math.prod(size) > _MOST:
+                raise ValueError(f"its images have {math.prod(size)} pixels, more than {_MOST}")
+            if not about.splits.keys() == about.left_out.keys() == about.settings.encodings.keys():
+                raise ValueError("its lists of images have different splits")
+            for split, entries in splits.items():
+                hdf5.dataset(file, f"images/{split}", "uint8", (len(entries), *size, 3))
+            return about, splits, left_out
+    except hdf5.FAULTS as error:
+        raise SdaError(hdf5.unreadable(path, error, "make it again with sda pack")) from None
 
 
 def check_fresh(pack: Pack, descriptor: Descriptor) -> None:

@@ -631,7 +631,7 @@ def test_a_flipped_bit_is_detected(original, out, dataset, place, compression):
 def test_a_flipped_bit_in_the_metadata_is_detected(finished, out):
     shutil.copy(finished, out)
     flip(out, "about")
-    with pytest.raises(SdaError, match=r"out\.h5: this pack cannot be read"):
+    with pytest.raises(SdaError, match=r"out\.h5: cannot be read"):
         Pack(out)
 
 
@@ -640,7 +640,7 @@ def test_a_truncated_pack_is_refused(finished, out, share):
     data = finished.read_bytes()
     out.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(
-        SdaError, match=r"out\.h5: this pack cannot be read, it may be truncated \(.*\); make it again with sda pack"
+        SdaError, match=r"out\.h5: cannot be read \(.*\); if it is truncated or damaged, make it again with sda pack"
     ) as caught:
         Pack(out)
     assert "\n" not in str(caught.value)
@@ -741,3 +741,99 @@ def test_shared_images_are_detected_across_pack_and_folder(world, monkeypatch, c
     arguments = ["--source-root", world.folder / "toy.h5", "--out", tmp_path / "run"]
     assert tiny.run_main(monkeypatch, "train", world.recipe, *arguments) == 2
     assert "is the same image as" in capsys.readouterr().err
+
+
+# Damaged and crafted packs
+
+
+def content_of(path):
+    """Read everything of a pack."""
+    pack = Pack(path)
+    found = {name: getattr(pack, name) for name in ("name", "descriptor", "classes", "settings", "size", "splits", "left_out")}
+    for split, entries in pack.splits.items():
+        found[f"images of {split}"] = [pack.image(split, index) for index in range(len(entries))]
+        found[f"labels of {split}"] = [pack.label(split, index) for index, entry in enumerate(entries) if entry.has_label]
+    return found
+
+
+def test_damage_is_noticed(finished, out):
+    shutil.copy(finished, out)
+    tiny.check_damage(out, content_of, 150)
+
+
+def about_of(path):
+    with h5py.File(path) as file:
+        return json.loads(file["about"][()].tobytes())
+
+
+def craft(path, about=..., **datasets):
+    """Replace the metadata, or datasets, of a pack."""
+    with h5py.File(path, "r+") as file:
+        for name, values in datasets.items():
+            del file[name]
+            file.create_dataset(name, data=values, chunks=getattr(values, "shape", None) or None)
+        if about is not ...:
+            text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+            del file["about"]
+            file.create_dataset("about", data=text)
+
+
+def test_metadata_of_other_types_are_refused(finished, out):
+    whole = about_of(finished)
+    wrong = [[1], 3, "text", None, {}, {**whole, "more": 1}]
+    wrong += [{**whole, key: value} for key in whole for value in (3, None, [1], {"a": 1})]
+    wrong += [{**whole, "settings": {**whole["settings"], "size": size}} for size in ([0, 4], [4], ["4", "4"], [2**20, 2**20])]
+    wrong += [{**whole, "splits": {**whole["splits"], "train": entries}} for entries in ([], [{}], [3], whole["splits"]["val"])]
+    entry = whole["splits"]["val"][0]
+    for field in entry:
+        wrong.append({**whole, "splits": {**whole["splits"], "val": [{**entry, field: [1]}, *whole["splits"]["val"][1:]]}})
+    for about in wrong:
+        shutil.copy(finished, out)
+        craft(out, about)
+        with pytest.raises(SdaError) as caught:
+            Pack(out)
+        assert str(caught.value).startswith(f"{out}: ") and "\n" not in str(caught.value)
+
+
+def test_metadata_that_is_nested_too_deep_is_refused(finished, out):
+    shutil.copy(finished, out)
+    with h5py.File(out, "r+") as file:
+        del file["about"]
+        file["about"] = np.frombuffer(b"[" * 100_000, np.uint8)
+    with pytest.raises(SdaError, match="cannot be read"):
+        Pack(out)
+
+
+def test_datasets_of_other_shapes_are_refused(finished, out):
+    for name in ("images/train", "labels/train", "labels/val/000000"):
+        for values in (np.zeros((1, 2), np.uint8), np.zeros((5, 9, 9), np.uint8), np.zeros(3), np.uint8(3)):
+            if name.startswith("labels/val") and values.ndim == 2:
+                continue  # labels of a validation image may have any size
+            shutil.copy(finished, out)
+            craft(out, **{name: values})
+            with pytest.raises(SdaError, match=rf"{out}: .*(type|shape)"):
+                content_of(out)
+
+
+def test_pixels_of_other_files_are_not_read(finished, out, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_bytes(b"password" * 10_000)
+    for name in ("images/train", "labels/train", "labels/val/000000"):
+        shutil.copy(finished, out)
+        with h5py.File(out, "r+") as file:
+            shape = file[name].shape
+            del file[name]
+            file.create_dataset(name, shape, np.uint8, external=[(str(secret), 0, int(np.prod(shape)))])
+        with pytest.raises(SdaError, match=rf"the data of {name} are in another file"):
+            content_of(out)
+
+
+def test_a_pack_that_another_program_writes_is_reported_as_such(finished, out):
+    shutil.copy(finished, out)
+    code = "import h5py, sys\nwith h5py.File(sys.argv[1], 'r+'):\n print(1, flush=True)\n input()"
+    with subprocess.Popen([sys.executable, "-c", code, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(SdaError, match=r"out\.h5: another program has opened this file for writing; wait until it closes"):
+            Pack(out)
+        other.communicate(b"\n")
+    assert len(Pack(out).splits) == 2
