@@ -28,6 +28,9 @@ FREE = {*IDLE, "eval_every", *PLACES}
 
 RESUMABLE = ("last.pt", "previous.pt")  # of a run, the newest first
 
+# Fields of a descriptor that change no label. Which images there are is compared anyway.
+_NO_MEANING = {"title", "home", "licence", "download", "root", "generated", "splits"}
+
 NEEDED = {
     "step",
     "recipe",
@@ -184,8 +187,8 @@ def inputs_of(recipe: Recipe, data: Data, progress: Count) -> dict[str, str]:
         checked += len(items)
     for name in filter(None, (recipe.source, recipe.target)):
         descriptor = descriptors.load(name)
-        text = json.dumps([descriptor.model_dump(mode="json"), descriptor.table().colors], sort_keys=True)
-        found[f"descriptor of {name}"] = hashlib.sha256(text.encode()).hexdigest()
+        meaning = [descriptor.model_dump(mode="json", exclude=_NO_MEANING), list(descriptor.table().colors.items())]
+        found[f"descriptor of {name}"] = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return found
 
 

@@ -198,6 +198,12 @@ def inverted(path):
         (lambda world: inverted(world.root / "toy/train_masks/03_mask.png"), "the source images have changed"),
         (lambda world: inverted(world.root / "field/labels/val/west/09.png"), "the val images have changed"),
         (lambda world: world.field.write_text(tiny.FIELD.replace("[2, 2, 2]", "[9, 9, 9]")), "descriptor of .* has changed"),
+        (
+            lambda world: world.field.write_text(
+                tiny.FIELD.replace("ground = [1, 1, 1], building = [2, 2, 2]", "building = [2, 2, 2], ground = [1, 1, 1]")
+            ),
+            "descriptor of .* has changed",
+        ),
         (lambda world: world.toy.write_text(tiny.TOY.replace('8 = "house", 9 = "man"', '9 = "house", 8 = "man"')), "has changed"),
     ],
 )
@@ -215,6 +221,12 @@ def test_labels_of_unlabelled_images_may_change(stopped_here, sda):
     keys = (run / "splits/unlabelled.txt").read_text().split()
     for key in keys:
         inverted(world.root / "field" / key.replace("pictures", "labels").replace(".jpg", ".png"))
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")[0] == 0
+
+
+def test_the_title_of_a_dataset_may_change(stopped_here, sda):
+    world, run = stopped_here
+    world.field.write_text(tiny.FIELD.replace('"Field"', '"Meadow"'))
     assert sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")[0] == 0
 
 
