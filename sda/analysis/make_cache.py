@@ -57,7 +57,8 @@ def open_domain(run: Run, dataset: str, root: str, split: str, progress: Count) 
         The domain, and notes for the user.
     """
     images, folder, notes = run.all_images(dataset, root, split, progress)
-    return Domain(Path(dataset).stem, split, os.path.abspath(folder), images), notes
+    name = Path(dataset).stem.encode(errors="replace").decode()  # bytes that are not UTF-8 become ?
+    return Domain(name, split, os.path.abspath(folder), images), notes
 
 
 def distinct(domains: list[Domain]) -> list[Domain]:

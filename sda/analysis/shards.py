@@ -1,7 +1,7 @@
 """The shards of an unfinished feature cache, and the HDF5 file that they are appended to."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def describe(file: h5py.File, settings: dict, about: dict) -> None:
         file.attrs["about"] = json.dumps({key: value for key, value in about.items() if key not in LISTS})
         for name, meaning in LISTS.items():
             dataset = _create(file, name, (len(about[name]),), None, "none")
-            dataset[:] = about[name]
+            dataset[:] = _encoded(about[name])
             dataset.attrs["unit"], dataset.attrs["about"] = "", meaning
         file.attrs["text_sha256"] = text_hash(*all_texts(file))
 
@@ -154,7 +154,12 @@ def _append(file: h5py.File, name: str, values: np.ndarray, compression: str) ->
         _create(file, name, (0, *values.shape[1:]), None if values.dtype == object else values.dtype, compression)
     dataset = file[name]
     dataset.resize(len(dataset) + len(values), axis=0)
-    dataset[len(dataset) - len(values) :] = values
+    dataset[len(dataset) - len(values) :] = _encoded(values) if values.dtype == object else values
+
+
+def _encoded(texts: Iterable[str]) -> np.ndarray:
+    """Return texts as bytes: h5py itself refuses file names that are not UTF-8."""
+    return np.array([text.encode(errors="surrogateescape") for text in texts], object)
 
 
 def _create(file: h5py.File, name: str, shape: Sequence[int], kind: np.dtype | None, compression: str) -> h5py.Dataset:

@@ -133,6 +133,12 @@ def doctor(dataset: str, root: str, splits: tuple[str, ...], out: str, processes
     help="Order that indices refer to: sorted, walk, or the path of a list.",
 )
 @click.option("--entry", default="", metavar="KEY", help="Key to read if FILE is a pickled dict.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="FILE",
+    help="List of images to leave out, such as a list for --val-list; repeat for several.",
+)
 @click.option("--unimatch", is_flag=True, help="Write an image path and a label path on each line, as UniMatch does.")
 @click.option("--out", default="", metavar="FILE", help="List to write.  [default: DATASET-COUNT.txt]")
 def split(
@@ -145,13 +151,15 @@ def split(
     given: str,
     order: str,
     entry: str,
+    exclude: tuple[str, ...],
     unimatch: bool,
     out: str,
 ) -> None:
     """Write a list of training images.
 
     Pass the list to --split or --val-list of `sda train`. It has one relative path per line. Lists are the same on every
-    machine, and nested: a list of 200 images starts with the list of 100.
+    machine, and nested: a list of 200 images starts with the list of 100. To draw images to label beside a list to validate
+    on, exclude that list.
     """
     from sda.data import descriptor
     from sda.data.assemble import find_root
@@ -161,7 +169,7 @@ def split(
     described = descriptor.load(dataset)
     with Bars() as bars:
         folder = find_root(described, root, "--root", bars.count)
-        request = SplitRequest(labels, by, seed, hold_out, given, order, entry)
+        request = SplitRequest(labels, by, seed, hold_out, given, order, entry, exclude)
         items, rows, notes = make_split(
             described, folder, request, lambda done, total: bars.count("counting classes", done, total)
         )
@@ -173,6 +181,9 @@ def split(
         cells = [[row.name, str(row.images), f"{100 * row.share:.2f}"] for row in rows]
         terminal.show_table(["class", "images", "% of pixels"], cells)
     terminal.say(f"{file}: {len(items)} images")
+    if hold_out is not None:
+        name = shlex.quote(str(file))
+        terminal.say(f"Train with --val-list {name}. If you make a list for --split, too, add --exclude {name} to its sda split")
 
 
 @click.command(cls=SizeCommand)
@@ -215,7 +226,10 @@ def pack(
     with Bars() as bars:
         described = descriptor.load(dataset)
         folder = find_root(described, root, "--root", bars.count)
-        wanted = splits or list(list_splits(described, folder))
+        listings = list_splits(described, folder, splits or ("train", "val"))
+        for note in dict.fromkeys(note for listing in listings.values() for note in listing.notes):
+            bars.say(note)
+        wanted = splits or list(listings)
         faults = write_pack(
             file, dataset, described, folder, size, wanted, compression, processes, bars.count, bad_files == "skip"
         )

@@ -1,6 +1,7 @@
 """Open the datasets of a recipe as the streams of a training run, and check that no two of them share an image."""
 
 import itertools
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def _add_source(data: Data, recipe: Recipe, progress: Count) -> Split:
     """Open the source stream and return its images."""
     descriptor = descriptors.load(recipe.source)
     root = find_root(descriptor, recipe.source_root, "--source-root", progress)
-    source = open_split(recipe.source, descriptor, root, "train", recipe.source_image_size)
+    source = open_split(recipe.source, descriptor, root, "train", recipe.source_image_size, data.notes)
     if recipe.doctor:
         source = without_bad(source, data.notes)
     data.source = open_labelled(source, recipe.source_image_size, data.classes, data.notes)
@@ -148,7 +149,7 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
     )
     data.lists["val"] = data.val.items
     data.missing["target"] = missing_classes(descriptor, data.classes)
-    return open_split(recipe.target, descriptor, root, "train", recipe.image_size)
+    return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes)
 
 
 def _usable(data: Data, recipe: Recipe, target: Split) -> Split:
@@ -168,8 +169,24 @@ def _choose_labelled(data: Data, recipe: Recipe, target: Split, usable: Split) -
         data.notes.append(f"{len(copies)} target images are copies of validation images and get no labels, such as {min(copies)}")
     skipped = ({item.key for item in target.items} - keys) | copies
     chosen = choose(target.items, recipe.labels, recipe.split_seed, recipe.split, skipped)
-    check_disjoint("validation", data.lists["val"], "labelled", chosen)
+    _check_labelled(data, recipe, target, chosen)
     return _without_bad_of_list(data, recipe.split, chosen, keys) if recipe.split else chosen
+
+
+def _check_labelled(data: Data, recipe: Recipe, target: Split, chosen: list[Item]) -> None:
+    """Raise SdaError if a labelled image is a validation image; the message says how to make lists that share none."""
+    shared = find_shared(data.lists["val"], chosen)
+    if not shared:
+        return
+    if not (recipe.split and recipe.val_list):
+        check_disjoint("validation", data.lists["val"], "labelled", chosen)
+    taken = {item.key for item in data.lists["val"]}
+    count = min(len(chosen), sum(item.label is not None and item.key not in taken for item in target.items))
+    command = ["sda", "split", recipe.target, "--root", str(target.root), "--labels", str(count)]
+    raise SdaError(
+        f"{recipe.split} (labelled) and {recipe.val_list} (validation) share {len(shared)} images, such as {shared[0][1].key}; "
+        f"make a list without them: {shlex.join([*command, '--exclude', recipe.val_list, '--out', 'labelled.txt'])}"
+    )
 
 
 def _without_bad_of_list(data: Data, file: str, listed: list[Item], usable: set[str]) -> list[Item]:
@@ -207,7 +224,9 @@ def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item
         keys = {item.key for item in taken}
         rest = [item for item in usable.items if item.key not in keys]
     else:
-        rest = list_folder(Path(recipe.unlabelled)).items
+        listing = list_folder(Path(recipe.unlabelled))
+        rest = listing.items
+        data.notes += listing.notes
     if copies := find_shared(taken + data.lists["val"], rest):
         twin, copy = copies[0]
         data.notes.append(

@@ -51,7 +51,7 @@ class Layout(shelf.Strict):
     """Where images and their labels are below the root.
 
     `{split}` becomes the split's folder; any other `{word}` matches a part of a path without `/`. A label's path has the same
-    words as its image's.
+    words as its image's. `.{ext}` at the end matches the suffix of any image, which may differ between an image and its label.
     """
 
     images: str
@@ -69,6 +69,8 @@ class Layout(shelf.Strict):
             raise ValueError("expected a path relative to the root, with {words} and without *")
         if re.search(r"[{}]", re.sub(r"{[A-Za-z_]\w*}", "", pattern)):
             raise ValueError("each pair of braces must contain one plain word, such as {frame}")
+        if "{ext}" in pattern.removesuffix(".{ext}"):
+            raise ValueError("{ext} is the suffix of a file: write .{ext} at the end, and another word elsewhere")
         return pattern
 
     @property
@@ -81,9 +83,23 @@ class Layout(shelf.Strict):
         if self.list is not None and set(_words(self.list)) - {"split"}:
             raise ValueError("list may contain {split} and no other word")
         if self.labels is not None:
-            unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split"}
+            unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split", "ext"}
             if unknown:
                 raise ValueError(f"labels uses {{{unknown.pop()}}}, which images does not")
+            if self.labels == self.images:
+                raise ValueError("labels and images are the same files; write two patterns")
+        return self
+
+    @model_validator(mode="after")
+    def _words_are_clear(self):
+        """A name can be divided among its words in one way only, so that matching is fast and never a guess."""
+        known = {"split"}
+        for part in self.images.split("/"):
+            words = [word for word in _words(part) if word not in known]
+            repeated = next((word for word in words if len(words) > 1 and _words(self.images).count(word) > 1), None)
+            if repeated:
+                raise ValueError(f"images uses {{{repeated}}} twice, first in {part!r} beside other words: rename one of the two")
+            known |= set(words)
         return self
 
 

@@ -57,11 +57,12 @@ def all_images(
         The images, their folder or pack, and notes for the user.
     """
     if Path(dataset).is_dir():
-        return Dataset(list_folder(Path(dataset)).items, None, size), Path(dataset), []
+        listing = list_folder(Path(dataset))
+        return Dataset(listing.items, None, size), Path(dataset), list(listing.notes)
     notes: list[str] = []
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    opened = without_bad(open_split(dataset, descriptor, folder, split, size), notes)
+    opened = without_bad(open_split(dataset, descriptor, folder, split, size, notes), notes)
     codec = None
     if any(item.label for item in opened.items):
         check_labels(opened, notes)

@@ -1,20 +1,16 @@
 """Find the images of a split in a dataset's folder, by the layouts of its descriptor."""
 
-import fnmatch
-import glob
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 
 from sda.data.descriptor import Descriptor, Layout
 from sda.data.item import Item
+from sda.data.layouts.maps import find_maps
+from sda.data.layouts.pattern import IMAGE_SUFFIXES, Pattern, Tree, composed, entries_of, is_image, no_access
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class NoImages(SdaError):
@@ -23,11 +19,20 @@ class NoImages(SdaError):
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of one split, sorted by key, and the label encoding of the layout that found them."""
+    """The images of one split, sorted by key, and the label encoding of the layout that found them.
+
+    Attributes:
+        maps: key → key of a photo, for files that match the layout but are maps of a photo and not used as images.
+        unread: what the layout leaves out although it seems to belong to the split, for the user to mend.
+        notes: on maps and on what is unread, for the user.
+    """
 
     items: list[Item]
     encoding: str
     layout: Layout | None = None
+    maps: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def label_pattern(self) -> str | None:
@@ -38,50 +43,133 @@ class Listing:
 def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     """Find the images of `split` below `root` and their labels, by the first layout that finds any labels.
 
-    If no layout finds labels, the first that finds images is used: the split is unlabelled.
+    If no layout finds labels, the first that finds images is used: the split is unlabelled. A file that is a label of any
+    layout, or a map of another image, is not an image.
 
     Raises:
-        SdaError: the root is missing, or a folder cannot be read.
+        SdaError: the root is missing, a folder cannot be read, or an image and a label cannot be paired without a guess.
         NoImages: no layout finds an image; the message names the patterns.
     """
     get = f"; {descriptor.download}" if descriptor.download else ""
     if not _is_dir(root):
         what = "is a file: give the folder itself" if root.is_file() else f"does not exist{get}"
         raise SdaError(f"{descriptor.title}: the folder {root} {what}")
-    tried, unlabelled = [], None
+    tree, words = Tree(root), {"split": descriptor.splits.get(split, split)}
+    labels = [Pattern(layout.labels, words) for layout in descriptor.layout if layout.labels]
+    tried, found = [], []
     for layout in descriptor.layout:
         if layout.split not in (None, split) or (layout.split is None and not layout.by_split and split != "train"):
             continue
-        words = {"split": descriptor.splits.get(split, split)}
-        pattern, expression = compile_pattern(layout.images, words)
+        pattern = Pattern(layout.images, words)
         listed = root / layout.list.format(**words) if layout.list else None
-        tried.append(f"{pattern} of {listed.relative_to(root)}" if listed else pattern)
+        tried.append(f"{pattern.shown} of {listed.relative_to(root)}" if listed else pattern.shown)
         if listed and not _is_file(listed):
             continue
-        items = []
-        for path in _find(root, pattern):
-            key = path.relative_to(root).as_posix()
-            match = expression.fullmatch(key)
-            if match and not path.name.startswith("."):  # macOS leaves ._files behind
-                label = layout.labels and root / layout.labels.format(**match.groupdict(), **words)
-                items.append(Item(key, path, label if label and _is_file(label) else None))
-        items.sort(key=lambda item: item.key)
+        items = _pair(tree, pattern, Pattern(layout.labels, words) if layout.labels else None, labels)
         if listed and items:
-            named = set(read_keys(listed, items, f"images of {pattern}"))
+            named = set(read_keys(listed, items, f"images of {pattern.shown}"))
             items = [item for item in items if item.key in named]
-        if any(item.label for item in items):
-            return Listing(items, layout.encoding, layout)
-        unlabelled = unlabelled or (items and Listing(items, layout.encoding, layout))
-    if unlabelled:
-        return unlabelled
+        if items:
+            found.append(Listing(items, layout.encoding, layout))
+    if not found:
+        raise NoImages(_nothing(descriptor, root, split, tried, get))
+    chosen = next((listing for listing in found if any(item.label for item in listing.items)), found[0])
+    unread = tuple(f"{descriptor.title}: {note}" for note in _unread(tree, words, chosen, found, labels))
+    listing = _without_maps(replace(chosen, unread=unread), descriptor.title)
+    return replace(listing, notes=listing.notes + unread)
+
+
+def _pair(tree: Tree, images: Pattern, labels: Pattern | None, all_labels: list[Pattern]) -> list[Item]:
+    """Return the images that a pattern finds, sorted by key, with their labels. Leave out the labels of any layout."""
+    words = dict(images.find(tree))
+    label_of = {path: _label(tree, labels, path, found) for path, found in words.items()}
+    used = {label for label in label_of.values() if label}
+    specific = [pattern for pattern in all_labels if pattern.literal > images.literal]
+    items = []
+    for key, path in _keyed(tree.root, words.keys() - used):
+        if label_of[path] or not any(pattern.match(key) for pattern in specific):
+            items.append(Item(key, path, label_of[path]))
+    first: dict[tuple, Path] = {}
+    for item in items:
+        twin = first.setdefault((item.label, *words[item.image].values()), item.image)
+        if item.label and twin != item.image:  # their names differ only in the suffix or in how accents are stored
+            raise SdaError(
+                f"{item.image} and {twin} are two images for one label, {item.label}: remove one of the two images, or name "
+                "their suffix in the layout"
+            )
+    return items
+
+
+def _label(tree: Tree, labels: Pattern | None, image: Path, words: dict[str, str]) -> Path | None:
+    """Return the label file of an image. Raise SdaError if there are two."""
+    files = [file for file in labels.fill(tree, words) if file != image and _is_file(file)] if labels else []
+    if len(files) > 1:
+        raise SdaError(f"{image} has two labels, {files[0]} and {files[1]}: remove one, or name their suffix in the layout")
+    return files[0] if files else None
+
+
+def _keyed(root: Path, paths: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Return (key, path), sorted. A key is the path relative to the root with composed accents: the same on every machine.
+
+    If two stored names differ only in how their accents are stored, one of them keeps its name as stored.
+    """
+    keyed: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: (composed(str(path)) != str(path), path)):
+        stored = path.relative_to(root).as_posix()
+        key = composed(stored)
+        keyed[stored if key in keyed else key] = path
+    return sorted(keyed.items())
+
+
+def _without_maps(listing: Listing, title: str) -> Listing:
+    """Return a listing with its maps apart from its images, and with a note on them."""
+    maps = find_maps(listing.items)
+    if not maps:
+        return listing
+    key, photo = next(iter(maps.items()))
+    note = (
+        f"{title}: {len(maps)} files are not used as images, such as {key}: it looks like a label or depth map of {photo}; move "
+        "such files to a folder of their own if they are images"
+    )
+    return replace(listing, items=[item for item in listing.items if item.key not in maps], maps=maps, notes=(note,))
+
+
+def _unread(tree: Tree, words: dict[str, str], chosen: Listing, found: list[Listing], labels: list[Pattern]) -> list[str]:
+    """Return notes on images that are not read: only their suffix differs from the chosen layout, or only another one matches."""
+    layout = chosen.layout
+    assert layout is not None
+    read = {os.path.splitext(item.key)[0] for item in chosen.items}
+    files = {os.path.realpath(item.image) for item in chosen.items} if len(found) > 1 else set()
+    stem, suffix = os.path.splitext(layout.images)
+    others: list[tuple[list[Item], str]] = []
+    if layout.list is None and suffix.lower() in IMAGE_SUFFIXES:
+        items = _pair(tree, Pattern(stem + ".{ext}", words), None, labels)
+        others.append((items, f"have another suffix than the layout: to read them, write images = {stem + '.{ext}'!r}"))
+    for other in found:
+        if other.layout and other.layout.images != layout.images:
+            what = f"match only the layout with images = {other.layout.images!r}"
+            why = f"only the first layout that finds labels is read, the one with images = {layout.images!r}"
+            others.append((other.items, f"{what}: {why}, {len(chosen.items)} images; write one layout for both, or move files"))
+    notes = []
+    for items, why in others:
+        left = [item for item in items if os.path.splitext(item.key)[0] not in read]
+        left = [replace(item, label=None) for item in left if os.path.realpath(item.image) not in files]
+        maps = find_maps([*chosen.items, *left])
+        if left := [item for item in left if item.key not in maps]:
+            notes.append(f"{len(left)} images, such as {left[0].key}, are not read, because they {why}")
+            read |= {os.path.splitext(item.key)[0] for item in left}
+    return notes
+
+
+def _nothing(descriptor: Descriptor, root: Path, split: str, tried: list[str], get: str) -> str:
+    """Return the message for a split without images."""
     if not tried:
-        raise NoImages(
-            f"{descriptor.title}: no layout of its descriptor has a split {split!r}; choose another split, or add a [[layout]]"
+        return (
+            f"{descriptor.title}: no layout of its descriptor has a split {split!r}; choose another split, or add a [[layout]] "
+            f'with split = "{split}"'
         )
     looked = " and ".join(dict.fromkeys(tried))
-    raise NoImages(
-        f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{'' if descriptor.generated else get}"
-    )
+    return f"{descriptor.title}: no images of split {split!r} in {root}: looked for {looked}{'' if descriptor.generated else get}"
 
 
 def list_splits(descriptor: Descriptor, root: Path, splits: Sequence[str] = ("train", "val")) -> dict[str, Listing]:
@@ -107,89 +195,49 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
     layout = listing.layout
     if layout is None or layout.labels is None or layout.list is not None:
         return []  # the list may name only some of the labelled images
-    pattern, expression = compile_pattern(layout.labels, {"split": descriptor.splits.get(split, split)})
-    used = {item.label for item in listing.items}
-    paths = (path for path in _find(root, pattern) if path not in used and not path.name.startswith("."))
-    return sorted(key for path in paths if expression.fullmatch(key := path.relative_to(root).as_posix()))
+    words = {"split": descriptor.splits.get(split, split)}
+    images, pattern = Pattern(layout.images, words), Pattern(layout.labels, words)
+    used = {path for item in listing.items for path in (item.image, item.label)}
+    paths = [path.relative_to(root).as_posix() for path, _ in pattern.find(Tree(root)) if path not in used]
+    return sorted(path for path in paths if pattern.literal > images.literal or images.match(path) is None)
 
 
 def list_folder(folder: Path) -> Listing:
-    """List every image in a folder and the folders below it, without labels."""
+    """List every image in a folder and the folders below it, without labels and without maps of other images."""
     if not folder.is_dir():
         raise SdaError(f"{folder}: no such folder of unlabelled images; give an existing one")
-    found = (place / name for place, names in walk(folder) for name in names)
-    paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
+    found = _keyed(folder, (place / name for place, names in walk(folder) for name in names if is_image(name)))
+    if not found:
         raise SdaError(f"{folder}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder")
-    return Listing([Item(path.relative_to(folder).as_posix(), path, None) for path in paths], "ids")
+    return _without_maps(Listing([Item(key, path, None) for key, path in found], "ids"), str(folder))
 
 
-def _no_access(error: OSError) -> NoReturn:
-    raise SdaError(f"{error.filename}: cannot be read ({error.strerror}); fix its permissions") from None
-
-
-def walk(folder: Path, unreadable: Callable[[OSError], object] = _no_access) -> Iterator[tuple[Path, list[str]]]:
+def walk(folder: Path, unreadable: Callable[[OSError], object] = no_access) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder and all folders below it, each with the names of its files. Skip hidden ones; follow links once.
 
     Args:
         unreadable: called for a folder that cannot be read; by default, raises SdaError.
     """
-    seen = set()
-    for place, below, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        seen.add(os.path.realpath(place))
-        below[:] = [name for name in sorted(below) if name[0] != "." and os.path.realpath(os.path.join(place, name)) not in seen]
-        yield Path(place), sorted(name for name in names if name[0] != ".")
-
-
-def _find(root: Path, pattern: str) -> Iterator[Path]:
-    """Yield the paths below `root` that match a glob pattern. Unlike pathlib's glob, this does not skip unreadable folders.
-
-    Raises:
-        SdaError: a folder cannot be read.
-    """
-    *heads, last = pattern.split("/")
-    folders = [root]
-    for part in heads:
-        folders = [path for folder in folders for path in _matches(folder, part) if _is_dir(path)]
-    for folder in folders:
-        yield from _matches(folder, last)
-
-
-def _matches(folder: Path, part: str) -> list[Path]:
-    """Return the entries of a folder that match one part of a pattern."""
-    if part == "..":
-        return [folder / part]
-    try:
-        return [folder / name for name in fnmatch.filter(os.listdir(folder), part)]
-    except OSError as error:
-        return _no_access(error)
+    seen, waiting = set(), [folder]
+    while waiting:
+        place = waiting.pop()
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        folders, names = entries_of(place, unreadable)
+        yield place, [name for name in names if name[0] != "."]
+        waiting += [place / name for name in reversed(folders) if name[0] != "."]
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
-        return _no_access(error)
+        return no_access(error)
 
 
 def _is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as error:
-        return _no_access(error)
-
-
-def compile_pattern(pattern: str, words: dict[str, str]) -> tuple[str, re.Pattern]:
-    """Return a layout pattern as a glob and as a regular expression that captures its words."""
-    globbed, expression, seen = "", "", set()
-    for part in re.split(r"({\w+})", pattern):
-        word = part[1:-1] if part.startswith("{") else None
-        if word is None or word in words:
-            literal = part if word is None else words[word]
-            globbed += glob.escape(literal)
-            expression += re.escape(literal)
-        else:
-            globbed += "*"
-            expression += f"(?P={word})" if word in seen else f"(?P<{word}>[^/]+)"
-            seen.add(word)
-    return globbed, re.compile(expression)
+        return no_access(error)

@@ -15,7 +15,7 @@ from sda.data.files import FileError, LabelCodec
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.encoding import check_encoding, class_pixels
 from sda.data.item import Item
-from sda.data.listing import Listing, list_items
+from sda.data.listing import Listing, NoImages, list_items
 from sda.data.packs.pack import list_packed
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
@@ -66,9 +66,12 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
     return root
 
 
-def open_split(dataset: str, descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None) -> Split:
-    """List the images of a split in a folder, or in a pack, whose images must have `size`."""
+def open_split(
+    dataset: str, descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None, notes: list[str]
+) -> Split:
+    """List the images of a split in a folder, or in a pack, whose images must have `size`. Add notes on files left out."""
     listing = list_packed(root, descriptor, split, size) if root.is_file() else list_items(descriptor, root, split)
+    notes += [note for note in listing.notes if note not in notes]
     return Split(dataset, descriptor, root, listing)
 
 
@@ -84,7 +87,13 @@ def open_validation(
     skip_bad: bool = True,
 ) -> Dataset:
     """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size."""
-    opened = open_split(dataset, descriptor, root, "train" if val_list else split, size)
+    try:
+        opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes)
+    except NoImages as error:
+        if val_list or split != "val" or descriptor.generated:
+            raise
+        command = shlex.join(["sda", "split", dataset, "--root", str(root), "--hold-out", "0.1", "--out", "val.txt"])
+        raise NoImages(f"{error}; or hold out training images: {command}, then train with --val-list val.txt") from None
     if val_list:
         if root.is_file():
             raise SdaError(f"{root}: a pack holds resized training labels, but scoring needs the originals: give the folder")

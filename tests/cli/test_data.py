@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import shlex
+from pathlib import Path
 
 import pytest
 import tiny
@@ -56,6 +58,32 @@ def test_held_out_groups_become_the_validation_images(split, world, monkeypatch,
     assert tiny.run_main(monkeypatch, "eval", tmp_path / "run", "--device", "cpu", "--json") == 0
     score = json.loads(capsys.readouterr().out)[0]
     assert score["images"] == 4 and score["iou"] == json.loads((tmp_path / "run/result.json").read_text())["iou"]
+
+
+def test_lists_that_overlap_name_the_command_that_mends_them(split, world, monkeypatch, capsys, tmp_path):
+    """A list to validate on and a list to label, drawn independently, share images."""
+    held, drawn = split("--hold-out", 0.5, out="val.txt"), split("--labels", 6, out="labelled.txt")
+    train = ["train", world.recipe, "--val-list", "val.txt", "--device", "cpu", "--out", "run", "--split"]
+    assert tiny.run_main(monkeypatch, *train, "labelled.txt") == 2
+    error = capsys.readouterr().err
+    assert f"labelled.txt (labelled) and {tmp_path / 'val.txt'} (validation) share {len({*held} & {*drawn})} images" in error
+    assert not (tmp_path / "run/recipe.toml").exists()
+    command = error[error.index("sda split") :].replace("--out labelled.txt", "--out new.txt")
+    assert tiny.run_main(monkeypatch, *shlex.split(command)[1:]) == 0
+    assert not {*held} & {*Path("new.txt").read_text().splitlines()}
+    assert tiny.run_main(monkeypatch, *train, "new.txt") == 0
+
+
+def test_a_target_without_a_validation_split_names_the_command(world, monkeypatch, capsys, tmp_path):
+    (tmp_path / "field.toml").write_text(tiny.FIELD.replace("{split}", "train"))
+    train = ["train", world.recipe, "--target", tmp_path / "field.toml", "--target-root", world.root / "field", "--device", "cpu"]
+    assert tiny.run_main(monkeypatch, *train) == 2
+    error = capsys.readouterr().err
+    assert "no layout of its descriptor has a split 'val'" in error and "then train with --val-list val.txt" in error
+    command = error[error.index("sda split") : error.index(", then train")]
+    monkeypatch.chdir(tmp_path)
+    assert tiny.run_main(monkeypatch, *shlex.split(command)[1:]) == 0
+    assert tiny.run_main(monkeypatch, *train, "--val-list", "val.txt", "--out", "run") == 0
 
 
 def test_lists_in_other_formats_are_converted(split, world, tmp_path):

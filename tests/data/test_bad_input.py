@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tiny
@@ -204,6 +205,23 @@ def test_unusual_names_are_read(world, field, train, sda):
     assert Path("again/splits/labelled.txt").read_text(encoding="utf-8") == listed
     status, shown = sda("doctor", world.field, "--root", root, "--json")
     assert status == 0 and json.loads(shown.out)["splits"]["train"]["images"] == 8
+
+
+def test_names_that_are_not_utf_8(world, field, train, sda):
+    """Files may have such names. A recipe cannot hold the path of a folder that has one: it is refused before any work."""
+    for kind, suffix in (("pictures", "jpg"), ("labels", "png")):
+        (field / kind / f"train/north/00.{suffix}").rename(field / kind / f"train/north/\udce400.{suffix}")
+    assert train("--labels", "all", "--out", "run")[0] == 0
+    assert b"north/\xe400.jpg" in Path("run/splits/labelled.txt").read_bytes()
+    assert train("--split", "run/splits/labelled.txt", "--out", "again")[0] == 0
+    assert sda("features", "run", "--device", "cpu")[0] == 0
+    with h5py.File("run/features.h5") as file:
+        assert any(path.endswith(b"/\xe400.jpg") for path in file["images/path"][:])
+    root = shutil.move(field, world.root / "f\udce4ld")
+    status, shown = train("--target-root", root, "--out", "third")
+    assert status == 2 and "target_root = " in shown.err and "not UTF-8" in shown.err and not Path("third").exists()
+    field.symlink_to(root)
+    assert train("--out", "fourth")[0] == 0
 
 
 def test_datasets_with_equal_file_names_are_kept_apart(world, field, sda):

@@ -94,7 +94,7 @@ def test_only_some_of_many_labels_are_decoded(monkeypatch, tmp_path):
 
     codec, world = Codec(), tiny.write_world(tmp_path / "world")
     described = opening.Classes("field", None)
-    split = opening.open_split(str(world.field), load(str(world.field)), world.root / "field", "train", None)
+    split = opening.open_split(str(world.field), load(str(world.field)), world.root / "field", "train", None, [])
     codec.labelled = True
     opening.require_labelled_pixels(split, codec, described)
     assert len(read) == 1

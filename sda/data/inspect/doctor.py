@@ -43,6 +43,7 @@ PROBLEM_KINDS = {
     "void label": "labels that are all void",
     "no label": "images without a label file",
     "no image": "label files without an image",
+    "map": "label or depth maps beside the images, not used as images",
     "duplicate": "images that are copies of others",
 }
 
@@ -119,10 +120,13 @@ def examine(
         labelled = sum(item.label is not None for item in listing.items)
         advice[read.advice or ("" if labelled else _advice_without_labels(listing))] = None
         advice[single and f"{split}: {single}"] = None
+        advice |= dict.fromkeys(listing.unread)
         for item in listing.items:
             found.problems += _judge(meaning, read, split, item, findings[item.key], listing)
         for path in find_orphans(descriptor, root, split, listing):
             found.problems.append(Problem("no image", split, path, f"{root / path}: this label file has no image", False))
+        for key, photo in listing.maps.items():
+            found.problems.append(Problem("map", split, key, f"{root / key}: looks like a map of {photo}: not an image", False))
         found.problems += _duplicates(split, listing.items, findings, first)
         found.splits[split] = {
             "images": len(listing.items),

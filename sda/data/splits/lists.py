@@ -6,11 +6,11 @@ import codecs
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from sda.data.layouts.pattern import composed
 from sda.errors import SdaError
 from sda.reading import read_bytes
 from sda.system.atomic import written_whole
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sda.data.item import Item
 
 _LONGEST = 10_000  # characters in a line: more than two paths can have
+_MOST_BYTES = 64 << 20  # of a list: about a million paths
 
 
 def read_keys(path: Path, items: list[Item], what: str = "images") -> list[str]:
@@ -106,7 +107,7 @@ def unimatch_text(items: list[Item]) -> str:
     for item in items:
         if item.label is None:
             raise SdaError(f"{item.image}: has no label file, but UniMatch's format needs one; remove the image")
-        root = Path(item.image.as_posix().removesuffix(item.key))
+        root = root_of(item)
         if not item.label.is_relative_to(root):
             raise SdaError(f"{item.label}: is not below {root}, to which the paths in UniMatch's format are relative")
         line = [item.key, item.label.relative_to(root).as_posix()]
@@ -115,6 +116,11 @@ def unimatch_text(items: list[Item]) -> str:
                 raise SdaError(f"{name!r}: UniMatch's format separates image and label by a space, so no name may contain one")
         lines.append(" ".join(line) + "\n")
     return "".join(lines)
+
+
+def root_of(item: Item) -> Path:
+    """Return the folder that an item's key is relative to. The stored name may differ from the key in its accents."""
+    return item.image.parents[len(PurePosixPath(item.key).parts) - 1]
 
 
 def _key(item: Item | str) -> str:
@@ -128,10 +134,10 @@ def read_entries(path: Path) -> list[tuple[int, str]]:
     entry `./#…` is not a comment.
 
     Raises:
-        SdaError: the file is unreadable, not text or empty, or lists an entry twice.
+        SdaError: the file is unreadable or no regular file, too large, not text or empty, or lists an entry twice.
     """
     try:
-        data = read_bytes(path)
+        data = read_bytes(path, _MOST_BYTES)
     except FileNotFoundError:
         raise SdaError(f"{path}: the split list cannot be read: no such file") from None
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # PowerShell's > writes UTF-16
@@ -161,7 +167,7 @@ def _by_name(items: list[Item]) -> dict[str, list[tuple[str, str]]]:
     """Map file names, with and without suffix, to the items of that name: (key, path with or without suffix) each."""
     names: dict[str, list[tuple[str, str]]] = {}
     for item in items:
-        path = PurePosixPath(_composed(item.key))
+        path = PurePosixPath(composed(item.key))
         for spelt in {path, path.with_suffix("")}:
             names.setdefault(spelt.name, []).append((item.key, str(spelt)))
     return names
@@ -170,15 +176,15 @@ def _by_name(items: list[Item]) -> dict[str, list[tuple[str, str]]]:
 def _fitting(entry: str, known: set[str], names: dict[str, list[tuple[str, str]]]) -> list[str]:
     """Return the keys that an entry may mean: all of it, or the part before a space, since UniMatch's label path follows."""
     readings = [entry, *(entry[: gap.start()] for gap in re.finditer(r"\s+", entry))]
-    exact = [reading for reading in readings if reading in known]
+    exact = {key: reading for reading in readings for key in (composed(reading), reading) if key in known}
     if exact:
-        return exact[:1] if exact[0] == entry else exact
+        return [key for key in exact if exact[key] == entry][-1:] or list(exact)
     return list(dict.fromkeys(key for reading in readings for key in _alike(reading, names)))
 
 
 def _alike(entry: str, names: dict[str, list[tuple[str, str]]]) -> list[str]:
     """Return the keys that share the longest ending with an entry."""
-    parts = [part for part in re.split(r"[/\\]", _composed(entry)) if part not in ("", ".")]
+    parts = [part for part in re.split(r"[/\\]", composed(entry)) if part not in ("", ".")]
     if not parts or parts[-1] not in names:
         return []
     for dropped in range(len(parts)):
@@ -190,8 +196,3 @@ def _alike(entry: str, names: dict[str, list[tuple[str, str]]]) -> list[str]:
         if fitting:
             return [key for key, _ in fitting]
     return []
-
-
-def _composed(name: str) -> str:
-    """Return a name with each accented letter as one character: macOS writes two."""
-    return unicodedata.normalize("NFC", name)

@@ -1,5 +1,6 @@
 """Make a list of training images by a rule or from an existing list: what `sda split` writes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class SplitRequest:
         given: a list in any format that `read_keys` accepts, or the paper's pickled indices.
         order: the order of images that the indices refer to: sorted, walk (see `from_indices`), or the path of a list.
         entry: key of the indices in a pickled dict.
+        exclude: lists of images that must not be listed, so that several lists share no image.
     """
 
     labels: int | None = None
@@ -40,6 +42,7 @@ class SplitRequest:
     given: str = ""
     order: str = "sorted"
     entry: str = ""
+    exclude: tuple[str, ...] = ()
 
 
 class ChosenSplit(NamedTuple):
@@ -60,16 +63,19 @@ def make_split(descriptor: Descriptor, root: Path, request: SplitRequest, progre
     _check(request)
     listing = list_items(descriptor, root, "train")
     by_key = {item.key: item for item in listing.items}
+    excluded = _excluded(request, listing.items)
+    notes = [*listing.notes, *([f"{len(excluded)} images of {' and '.join(request.exclude)} are excluded"] if excluded else [])]
     if request.given:
-        keys = _read_given(request, listing.items)
-        return ChosenSplit([by_key[key] for key in keys], [], [])
+        keys = _read_given(request, listing.items, excluded)
+        return ChosenSplit([by_key[key] for key in keys], [], notes)
     bad = bad_pairs(root, listing.items, descriptor)
     copies = _copies_of_validation(descriptor, root, listing.items)
-    notes = [f"{len(bad)} pairs that sda doctor found bad are skipped"] if bad else []
+    notes += [f"{len(bad)} pairs that sda doctor found bad are skipped"] if bad else []
     notes += [f"{len(copies)} images that are copies of validation images are skipped"] if copies else []
-    good = Listing([item for item in listing.items if item.key not in {*bad, *copies}], listing.encoding)
+    skipped = {*bad, *copies, *excluded}
+    good = Listing([item for item in listing.items if item.key not in skipped], listing.encoding)
     if request.hold_out is not None:
-        keys = _hold_out(descriptor, root, good.items, request, request.hold_out)
+        keys = _hold_out(descriptor, root, good.items, request, request.hold_out, [by_key[key] for key in excluded])
         return ChosenSplit([by_key[key] for key in keys], [], notes)
     keys, classes = _choose(descriptor, root, good, request, progress)
     return ChosenSplit([by_key[key] for key in keys], classes, notes)
@@ -88,8 +94,15 @@ def _check(request: SplitRequest) -> None:
         raise SdaError("--hold-out does not support --by balanced: use random, or a word of the layout to keep groups together")
 
 
-def _read_given(request: SplitRequest, items: list[Item]) -> list[str]:
-    """Return the keys of a list or of pickled indices; with `labels`, the first ones."""
+def _excluded(request: SplitRequest, items: list[Item]) -> dict[str, None]:
+    """Return the keys of the images in the lists to exclude, and of their copies."""
+    keys = {key: None for file in request.exclude for key in read_keys(Path(file), items, "training images")}
+    rest = [item for item in items if item.key not in keys]
+    return keys | {item.key: None for _, item in find_shared([item for item in items if item.key in keys], rest)}
+
+
+def _read_given(request: SplitRequest, items: list[Item], excluded: Collection[str]) -> list[str]:
+    """Return the keys of a list or of pickled indices that are not excluded; with `labels`, the first ones."""
     given = Path(request.given)
     if request.given.endswith(PICKLES):
         order = request.order
@@ -99,6 +112,7 @@ def _read_given(request: SplitRequest, items: list[Item]) -> list[str]:
         keys = from_indices(read_pickle(given, request.entry), items, order, given)
     else:
         keys = read_keys(given, items, "training images")
+    keys = [key for key in keys if key not in excluded]
     return keys[: _at_most(request.labels, len(keys), f"{request.given} names")]
 
 
@@ -111,10 +125,15 @@ def _copies_of_validation(descriptor: Descriptor, root: Path, items: list[Item])
     return {item.key for _, item in find_shared(validation, items)}
 
 
-def _hold_out(descriptor: Descriptor, root: Path, items: list[Item], request: SplitRequest, share: float) -> list[str]:
-    """Return the keys of the held-out images."""
+def _hold_out(
+    descriptor: Descriptor, root: Path, items: list[Item], request: SplitRequest, share: float, excluded: list[Item]
+) -> list[str]:
+    """Return the keys of the held-out images. A group with an excluded image is not held out."""
+    groups = _groups(descriptor, [*items, *excluded], request.by)
+    if groups is not None:
+        taken = {groups[item.key] for item in excluded}
+        items = [item for item in items if groups[item.key] not in taken]
     labelled = _labelled(descriptor, root, items)
-    groups = _groups(descriptor, items, request.by)
     _, held = rules.hold_out(labelled, share, request.seed or 0, groups)
     if groups is None:
         return [item.key for item in held]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sda.data.item import Item
+from sda.data.splits.lists import root_of
 from sda.errors import SdaError
 from sda.reading import read_bytes
 
@@ -79,18 +80,20 @@ def from_indices(indices: list[int], items: list[Item], order: str, path: Path |
 
 def _walk(items: list[Item]) -> list[str]:
     """Return the keys in the order of os.walk, which lists all files of a folder before it enters the folders below."""
-    wanted = {item.key for item in items}
-    roots = {item.image.as_posix().removesuffix(item.key) or "." for item in items}
-    folders = {str(parent) for key in wanted for parent in Path(key).parents}
+    roots = {root_of(item) for item in items}
+    wanted = {item.image.relative_to(root_of(item)).as_posix(): item.key for item in items}
+    folders = {str(parent) for stored in wanted for parent in Path(stored).parents}
     keys = []
     for root in roots:
         for folder, below, files in os.walk(root, followlinks=True):
             place = Path(folder).relative_to(root)
             below[:] = [name for name in below if str(place / name) in folders]
-            keys += [key for name in files if (key := (place / name).as_posix()) in wanted]
+            keys += [wanted[stored] for name in files if (stored := (place / name).as_posix()) in wanted]
     if len(roots) > 1 or len(keys) < len(wanted):
-        lost = min(wanted - set(keys), default="")
-        raise SdaError(f"{', '.join(sorted(roots))}: cannot be walked for the {len(wanted)} images: {lost!r} is not found")
+        lost = min({*wanted.values()} - set(keys), default="")
+        raise SdaError(
+            f"{', '.join(sorted(map(str, roots)))}: cannot be walked for the {len(wanted)} images: {lost!r} is not found"
+        )
     return keys
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sda.data.descriptor import Descriptor
 from sda.data.item import Item
-from sda.data.listing import compile_pattern
+from sda.data.layouts.pattern import Pattern
 from sda.errors import SdaError
 
 Counts = Mapping[str, Sequence[int]]  # key → labelled pixels of each class, C whole numbers
@@ -80,13 +80,13 @@ def groups_by_word(descriptor: Descriptor, items: list[Item], word: str, split: 
     for layout in descriptor.layout:
         if layout.split not in (None, split):
             continue
-        _, expression = compile_pattern(layout.images, {"split": descriptor.splits.get(split, split)})
-        matches = {item.key: match for item in items if (match := expression.fullmatch(item.key))}
+        pattern = Pattern(layout.images, {"split": descriptor.splits.get(split, split)})
+        matches = {item.key: match for item in items if (match := pattern.match(item.key)) is not None}
         if any(item.key not in matches for item in items):
             continue
-        if word in expression.groupindex:
+        if word in pattern.words:
             return {key: match[word] for key, match in matches.items()}
-        known.update(dict.fromkeys(expression.groupindex))
+        known.update(dict.fromkeys(pattern.words))
     if not known:
         raise SdaError(f"{descriptor.title}: none of its layouts for {split!r} matches images such as {items[0].key!r}")
     words = ", ".join(f"{{{name}}}" for name in known)

@@ -1,5 +1,7 @@
 """Proposed descriptors for many kinds of folders: each must find every pair and read its labels."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import tiny
@@ -154,6 +156,93 @@ def test_images_without_labels(tmp_path):
         tiny.save(photo(index), root / f"{index}.jpg")
     described, notes, _ = load(root, tmp_path)
     assert len(list_items(described, root, "train").items) == 4 and "without labels" in notes[0]
+
+
+# Suffixes, masks beside images, and what the layouts leave out
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "layout"),
+    [
+        (["i/{n}.jpg", "i/{n}.JPG", "i/{n}.tif"], ["m/{n}.png"], ("i/{frame}.{ext}", "m/{frame}.png")),
+        (["i/{n}.jpg", "i/{n}.png"], ["m/{n}.png", "m/{n}.PNG", "m/{n}.bmp"], ("i/{frame}.{ext}", "m/{frame}.{ext}")),
+        (["{n}.jpg", "{n}.jpeg"], ["{n}.png"], ("{frame}.{ext}", "{frame}.png")),
+        (["{n}.png"], ["{n}_mask.png"], ("{frame}.png", "{frame}_mask.png")),
+        (["{n}_rgb.png", "{n}_rgb.jpg"], ["{n}_mask.png"], ("{frame}_rgb.{ext}", "{frame}_mask.png")),
+    ],
+)
+@pytest.mark.parametrize("names", ["abcdef", "123456"])
+def test_one_layout_is_written_for_several_suffixes(tmp_path, images, labels, layout, names):
+    for index, name in enumerate(names):
+        tiny.save(photo(index), tmp_path / "set" / images[index % len(images)].format(n=3 * name))
+        tiny.save(label(index, (0, 1, 2)), tmp_path / "set" / labels[index % len(labels)].format(n=3 * name))
+    described, notes, _ = load(tmp_path / "set", tmp_path)
+    assert [(found.images, found.labels) for found in described.layout] == [layout]
+    assert len(pairs(described, tmp_path / "set", ("train",))) == 6 and len(notes) == 1
+
+
+def test_splits_may_have_names_with_other_endings(tmp_path):
+    root = tmp_path / "set"
+    total = write(root, "{split}/{frame}_rgb.png", "{split}/{frame}_mask.png", splits=("train",))
+    total += write(root, "{split}/{frame}.png", "{split}/{frame}_mask.png", splits=("val",), count=3)
+    described, notes, _ = load(root, tmp_path)
+    assert len(described.layout) == 2 and len(pairs(described, root)) == total and len(notes) == 1
+
+
+def test_maps_of_an_image_are_not_images(tmp_path):
+    """A depth map pairs with the label of its image, too."""
+    root = tmp_path / "set"
+    for index in range(4):
+        tiny.save(photo(index), root / f"{index}.png")
+        tiny.save(photo(index)[..., 0], root / f"{index}_depth.png")
+        tiny.save(label(index, (0, 1, 2)), root / f"{index}_mask.png")
+    described, notes, _ = load(root, tmp_path)
+    assert [(found.images, found.labels) for found in described.layout] == [("{frame}.png", "{frame}_mask.png")]
+    assert len(pairs(described, root, ("train",))) == 4 and "4 files are not used as images" in notes[0]
+
+
+def test_accents_stored_in_two_ways_are_paired(tmp_path):
+    for index in range(4):
+        tiny.save(photo(index), tmp_path / f"set/i/ä{index}.jpg")
+        tiny.save(label(index, (0, 1, 2)), tmp_path / "set/m" / unicodedata.normalize("NFD", f"ä{index}.png"))
+    described, _, _ = load(tmp_path / "set", tmp_path)
+    assert len(list_items(described, tmp_path / "set", "train").items) == 4
+    assert [found.labels for found in described.layout] == ["m/{frame}.png"]
+
+
+def test_images_outside_of_the_layouts_are_told(tmp_path):
+    root = tmp_path / "set"
+    total = write(root, "{split}/i/{frame}.jpg", "{split}/m/{frame}.png")
+    tiny.save(photo(99), root / "extra/99.jpg")
+    tiny.save(photo(98), root / "deep/er/i/98.jpg")
+    tiny.save(label(98, (0, 1, 2)), root / "deep/er/m/98.png")
+    described, notes, _ = load(root, tmp_path)
+    assert described.layout[0].images == "{split}/i/{frame}.jpg" and len(pairs(described, root)) == total
+    assert any("deep/er/i/98.jpg, are not read" in note for note in notes)
+
+
+def test_names_that_differ_in_case_are_told(tmp_path):
+    for index in range(3):
+        tiny.save(photo(index), tmp_path / f"set/i/P{index}.jpg")
+        tiny.save(label(index, (0, 1, 2)), tmp_path / f"set/m/p{index}.png")
+    _, notes, _ = load(tmp_path / "set", tmp_path)
+    assert "m/p0.png looks like a label, but no image has its name" in notes[1]
+
+
+def test_an_image_stored_twice_is_told(tmp_path):
+    root = tmp_path / "set"
+    write(root, "i/{frame}.jpg", "m/{frame}.png", splits=("train",))
+    tiny.save(photo(0), root / "i/000000.png")
+    _, notes, _ = load(root, tmp_path)
+    assert "i/000000.jpg are two images for one label" in notes[0] or "i/000000.png are two images for one label" in notes[0]
+
+
+def test_names_that_are_not_utf_8_become_words(tmp_path):
+    root = tmp_path / "r\udcf6t"
+    write(root, "i\udce4/{frame}.jpg", "m/{frame}.png", splits=("train",))
+    described, _, text = load(root, tmp_path)
+    assert described.title == "r?t" and described.layout[0].images == "{folder1}/{frame}.jpg" and text.isascii()
+    assert len(pairs(described, root, ("train",))) == 6
 
 
 def test_command_writes_a_descriptor(tmp_path, monkeypatch, capsys):

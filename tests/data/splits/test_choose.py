@@ -1,6 +1,7 @@
 """Choosing labelled images by rule or by list, and the check that streams share no image."""
 
 import hashlib
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from sda.data.item import Item
 from sda.data.splits.choose import check_disjoint, choose, find_shared
 from sda.data.splits.lists import list_hash, list_text, read_entries
+from sda.data.splits.pickled import read_pickle
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
 
@@ -89,6 +91,24 @@ def test_faulty_lists_are_refused(items, tmp_path, text, says):
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(SdaError, match="nowhere.txt: the split list cannot be read"):
         read_entries(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "huge"])
+def test_what_cannot_be_a_list_is_refused_at_once(tmp_path, kind):
+    """Reading a pipe or /dev/zero would never end."""
+    path = tmp_path / "list.txt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(10 << 30)
+    for read in (read_entries, read_pickle):
+        with pytest.raises(SdaError, match=r"list.txt: .*(folder|pipe|device|larger than)"):
+            read(path)
 
 
 def test_a_written_list_is_read_back(items, tmp_path):

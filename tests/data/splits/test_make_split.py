@@ -69,6 +69,31 @@ def test_bad_pairs_are_skipped_by_rules_but_not_by_lists(world, choose, keys, tm
     assert choose(given=str(tmp_path / "mine.txt")) == [bad]
 
 
+def test_excluded_images_and_their_copies_are_not_listed(world, choose, keys, tmp_path):
+    """So that a list to label and a list to validate on can be drawn one after the other, in either order."""
+    held = choose(hold_out=0.4)
+    (tmp_path / "val.txt").write_text("".join(f"{key}\n" for key in held))
+    free = [key for key in keys if key not in held]
+    copy, other = free[:2]
+    (world.root / "field" / copy).write_bytes((world.root / "field" / held[0]).read_bytes())
+    exclude = (str(tmp_path / "val.txt"),)
+    assert choose(labels=4, exclude=exclude) == [key for key in rank(keys, 0) if key in free and key != copy][:4]
+    assert set(choose(labels=3, by="place", exclude=exclude)) <= {*free} - {copy}
+    (tmp_path / "mine.txt").write_text(f"{held[1]}\n{other}\n{copy}\n")
+    assert choose(given=str(tmp_path / "mine.txt"), exclude=exclude) == [other]
+    (tmp_path / "labelled.txt").write_text(f"{other}\n")
+    assert other not in choose(hold_out=0.9, exclude=(str(tmp_path / "labelled.txt"),))
+    with pytest.raises(SdaError, match="--labels 5: Field has labels for 4 training images"):
+        choose(labels=5, exclude=exclude)
+
+
+def test_a_group_with_an_excluded_image_is_not_held_out(choose, keys, tmp_path):
+    (tmp_path / "labelled.txt").write_text(f"{keys[0]}\n")
+    for seed in range(4):
+        with pytest.raises(SdaError, match="all 4 images are in one group"):  # there are two groups, and one is excluded
+            choose(hold_out=0.5, by="place", seed=seed, exclude=(str(tmp_path / "labelled.txt"),))
+
+
 @pytest.mark.parametrize(
     ("request_fields", "says"),
     [
