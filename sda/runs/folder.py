@@ -40,7 +40,8 @@ def require_empty(folder: Path) -> None:
         return
     if folder.is_dir() and _IGNORED.issuperset(os.listdir(folder)):
         return
-    resume = ", or resume this run with --resume auto" if (folder / "recipe.toml").exists() else ""
+    is_run = any((folder / name).exists() for name in ("recipe.toml", "last.pt"))
+    resume = ", or resume this run with --resume auto" if is_run else ""
     raise SdaError(f"--out {folder}: exists and is not empty; choose another folder{resume}")
 
 

@@ -28,9 +28,11 @@ def owned(folder: Path, shown: Path | None = None, patience: float = 0.0) -> Ite
         patience: seconds to wait for another process that owns the folder.
 
     Raises:
-        SdaError: another process owns the folder; the message names its host and process id.
+        SdaError: another process owns the folder, and the message names its host and process id; or it is a file.
         OSError: the folder or its lock cannot be created.
     """
+    if folder.exists() and not folder.is_dir():
+        raise SdaError(f"{shown or folder}: exists and is not a folder; choose another --out")
     made = not folder.exists()
     lock = _acquire_patiently(folder, shown or folder, patience)
     try:

@@ -159,10 +159,10 @@ def test_out_must_be_empty(fails, world):
     run.mkdir()
     (run / "mine.txt").write_text("precious")
     assert fails("train", world.recipe, "--out", run).endswith("exists and is not empty; choose another folder")
-    assert "exists and is not empty" in fails("train", world.recipe, "--out", run / "mine.txt")
-    assert "cannot create the folder" in fails("train", world.recipe, "--out", run / "mine.txt/deeper")
+    assert "mine.txt: exists and is not a folder; choose another --out" in fails("train", world.recipe, "--out", run / "mine.txt")
+    assert "deeper: Not a directory" in fails("train", world.recipe, "--out", run / "mine.txt/deeper")
     (run / "last.pt").touch()
-    assert fails("train", world.recipe, "--out", run).endswith("or continue this run with --resume auto")
+    assert fails("train", world.recipe, "--out", run).endswith("or resume this run with --resume auto")
     assert tiny.files(run) == {"mine.txt": b"precious", "last.pt": b""}
 
 

@@ -38,12 +38,19 @@ def stacked(samples):
     return Labelled(images, images[:, 0]), ["fault"]
 
 
+@pytest.fixture
 def children():
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    """`children()`: the child processes that the test has started and that run."""
+
+    def found():
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    before = found()
+    return lambda: found() - before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_equal_with_and_without_processes(workers):
+def test_batches_are_equal_with_and_without_processes(workers, children):
     with Loader(Numbers(), 3, range(8), workers, stacked) as loader:
         batches = list(loader)
     assert [len(part.images) for part, _ in batches] == [3, 3, 2] and batches[0][1] == ["fault"]
@@ -53,7 +60,7 @@ def test_batches_are_equal_with_and_without_processes(workers):
     assert not children()
 
 
-def test_close_ends_processes_that_are_busy():
+def test_close_ends_processes_that_are_busy(children):
     loader = Loader(Numbers(slow=4), 2, range(8), 1)
     assert len(next(loader)) == 2 and len(children()) == 1
     began = time.monotonic()
@@ -62,13 +69,13 @@ def test_close_ends_processes_that_are_busy():
     assert list(loader) == []
 
 
-def test_a_killed_process_is_an_error_in_one_line():
+def test_a_killed_process_is_an_error_in_one_line(children):
     with Loader(Numbers(dies=2), 2, range(8), 1) as loader, pytest.raises(SdaError, match="loader process was killed.*--workers"):
         list(loader)
     assert not children()
 
 
-def test_too_few_file_descriptors_are_an_error_in_one_line():
+def test_too_few_file_descriptors_are_an_error_in_one_line(children):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, before[1]))

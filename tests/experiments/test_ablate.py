@@ -219,8 +219,8 @@ def test_a_run_with_a_truncated_result_is_repeated(world, no_training, monkeypat
 
 
 def test_a_failing_run_does_not_affect_the_next(world, monkeypatch, tmp_path):
-    """An error, such as out of memory, is reported, and the next run is trained."""
-    outcomes = iter([MemoryError("no room\nat all"), result(3.0)])
+    """An unexpected error is reported, and the next run is trained."""
+    outcomes = iter([ValueError("no room\nat all"), result(3.0)])
 
     def run(*_, **options):
         if isinstance(outcome := next(outcomes), Exception):
@@ -231,7 +231,7 @@ def test_a_failing_run_does_not_affect_the_next(world, monkeypatch, tmp_path):
     loaded = recipe.load(str(world.recipe))
     jobs = [pool.Job(name, loaded, tmp_path / name) for name in "ab"]
     (_, first), (_, second) = pool.train_all(jobs, 1, torch.device("cpu"), Bars())
-    assert str(first) == "MemoryError: no room" and second["miou"] == 3.0
+    assert str(first) == "ValueError: no room" and second["miou"] == 3.0
 
 
 def test_seeds_must_be_numbers(world, monkeypatch, capsys):

@@ -439,7 +439,8 @@ def test_a_killed_worker_is_reported(original, out, finished):
     def kill(what, done, total):
         if done == 1:
             for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-                os.kill(int(child), signal.SIGKILL)
+                if b"children import serve" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
 
     with pytest.raises(SdaError, match="while reading images, its process was killed, perhaps because memory.*fewer processes"):
         make(out, original, processes=2, progress=kill)
