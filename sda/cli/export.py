@@ -37,15 +37,17 @@ def export(run: str, formats: tuple[str, ...], out: str, network: str, checkpoin
     from sda.export import build
     from sda.runs import trained
     from sda.system.devices import pick_device
+    from sda.system.owned import owned
 
     formats = tuple(dict.fromkeys(formats))
     build.check_installed(formats)
     with Bars() as bars:
         loaded = trained.load(Path(run), checkpoint, network, pick_device("cpu"))
         folder = Path(out).expanduser() if out else loaded.folder / "export"
-        if not overwrite:
-            build.check_free(folder, formats)
-        written = build.export(loaded, formats, folder, bars)
+        with owned(folder):
+            if not overwrite:
+                build.check_free(folder, formats)
+            written = build.export(loaded, formats, folder, bars)
     if as_json:
         click.echo(json.dumps(written, indent=2))
         return

@@ -1,5 +1,6 @@
 """Build an HTML page about a run, compared with other runs: a self-contained file, and its figures as PNG."""
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from sda.scoring.criteria import CRITERIA
 from sda.scoring.summary import SUMMARY, classes_scored, warning
 from sda.system.atomic import written_whole
 from sda.system.devices import pick_device
+from sda.system.owned import LOCK, owned
 from sda.system.progress import Bars
 
 # All files that figures/ can contain: a new report deletes those of an old one that it does not replace.
@@ -85,10 +87,15 @@ def write(runs: list[Path], out: Path | None, overwrite: bool, root: str, device
         bars.say(note)
     title = next(iter(subjects))
     folder = out or Path("reports") / (re.sub(r"[^\w=,+-]+", "_", title.replace("/", "-")).strip("_") or "run")
-    _check_free(folder, overwrite)
-    drawn, notes = _draw(subjects, root, pick_device(device_name), bars)
     options = [*(["--out", str(out)] if out else []), *(["--root", root] if root else [])]
     made_by = shlex.join(["sda", "report", *map(str, runs), *options])
+    with owned(folder):
+        _check_free(folder, overwrite)
+        return _write(folder, subjects, made_by, root, pick_device(device_name), bars)
+
+
+def _write(folder: Path, subjects: dict[str, Subject], made_by: str, root: str, device: torch.device, bars: Bars) -> Path:
+    drawn, notes = _draw(subjects, root, device, bars)
     html = _html(subjects, drawn, notes, made_by)
     files = {name: figure.png for name, figure in drawn.figures.items()}
     for name, shown in (("best", drawn.best), ("worst", drawn.worst)):
@@ -109,7 +116,7 @@ def write(runs: list[Path], out: Path | None, overwrite: bool, root: str, device
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if set(os.listdir(folder)) <= {LOCK}:
         return
     if not (folder / "report.html").is_file():
         raise SdaError(f"--out {folder}: it exists and contains no report, so it is not overwritten; choose another --out")
