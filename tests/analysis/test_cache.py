@@ -378,7 +378,8 @@ def launch(run, file, log, limit=None):
     return subprocess.Popen([*map(str, command)], env=environment, stderr=log, preexec_fn=limits)
 
 
-@pytest.mark.parametrize("most", [1, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [1, 40])
 def test_kills_do_not_change_the_cache(run, made, tmp_path, most):
     """After many kills, the cache equals that of an uninterrupted run."""
     file, kills = tmp_path / "killed.h5", 0

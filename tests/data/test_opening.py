@@ -104,6 +104,7 @@ def test_only_some_of_many_labels_are_decoded(monkeypatch, tmp_path):
     assert len(read) == 1 + 4
 
 
+@pytest.mark.slow
 def test_labelled_pixels_that_resizing_loses_stop_the_training(train, world):
     """Every label has a labelled pixel, but at half the size none is left."""
     for path in (world.root / "toy/train_masks").iterdir():

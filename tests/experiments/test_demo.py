@@ -22,8 +22,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_demo_trains_and_compares_three_runs(small, monkeypatch, capsys):
-    for _ in range(2):  # the second demo must not overwrite the runs of the first
-        assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
+    assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
     shown = capsys.readouterr().out
     assert "traffic light" in shown and "mIoU" in shown and "whole-96x192-native" in shown
     summary = json.loads((small / "runs/demo/summary.json").read_text())
@@ -32,10 +31,22 @@ def test_demo_trains_and_compares_three_runs(small, monkeypatch, capsys):
         assert len(run["iou"]) == 19 and run["steps"] == 2 and run["seed"] == 0 and run["seconds"] > 0
         present = [value for value in run["iou"].values() if value is not None]
         assert run["miou"] == pytest.approx(sum(present) / len(present))
-        assert (small / f"runs/demo/{name}-seed0/result.json").exists() and (small / f"runs/demo/{name}-seed0-2").exists()
+        assert (small / f"runs/demo/{name}-seed0/result.json").exists()
     assert summary["protocol"]["name"] == "whole-96x192-native"
     with Image.open(small / "runs/demo/demo.png") as picture:
         assert picture.width > 5 * 300 and picture.height > 6 * 150
+
+
+def test_a_demo_resumes_and_never_overwrites_a_finished_one(tmp_path):
+    names = [f"{name}-seed0" for name in demo.RECIPES]
+    for finished in range(3):
+        assert [folder.name for folder in demo._unfinished(tmp_path, 0).values()] == names
+        (tmp_path / names[finished]).mkdir()
+        (tmp_path / names[finished] / "result.json").touch()
+    assert [folder.name for folder in demo._unfinished(tmp_path, 0).values()] == [f"{name}-2" for name in names]
+    assert [folder.name for folder in demo._unfinished(tmp_path, 1).values()] == [
+        name.replace("seed0", "seed1") for name in names
+    ]
 
 
 def test_demo_recipes_are_compared_fairly():

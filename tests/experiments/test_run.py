@@ -85,7 +85,14 @@ def root(tmp_path, monkeypatch):
     return prepare
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=label)
+LARGE = [variant for variant in VARIANTS if not variant[0].startswith(("camvid", "streets"))]  # networks
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(variant, marks=pytest.mark.slow if variant in LARGE[1:] else ()) for variant in VARIANTS],
+    ids=label,
+)
 def test_two_steps_of_every_recipe(variant, root, tmp_path):
     """Train on tiny crops with random weights. All losses begin in the first two steps."""
     name, changes = variant

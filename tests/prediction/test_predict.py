@@ -382,11 +382,8 @@ def test_an_unwritable_folder_is_reported_first(sda, run, photos, tmp_path, monk
     places = [tmp_path / "file", tmp_path / "file/below"] + ([] if os.access(closed, os.W_OK) else [closed, closed / "below"])
     for place in places:  # root may write anywhere
         status, shown = sda("predict", run, photos, "--out", place, "--device", "cpu")
-        assert (
-            status == 2
-            and shown.err.startswith(f"error: --out {place}: cannot write to this folder")
-            and shown.err.count("\n") == 1
-        )
+        says = f"{place}: exists and is not a folder" if place.is_file() else f"--out {place}: cannot write to this folder"
+        assert status == 2 and shown.err.startswith(f"error: {says}") and shown.err.count("\n") == 1
 
     def read_only(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -20,7 +20,7 @@ from sda.data.streams import Stream, open_streams
 from sda.methods.parts.augment import Augment, Strength
 from sda.recipe import load
 from sda.system import distributed
-from sda.training.loop import _across_processes, _take_step
+from sda.training.loop import _across_processes, _next_batch, _take_step
 from sda.training.state import prepare
 
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
@@ -44,7 +44,7 @@ def train(recipe_path, changes):
             module.p = 0.0
     losses = []
     for _ in range(STEPS):
-        taken = _take_step(training, losses_of)
+        taken = _take_step(training, losses_of, _next_batch(training))
         training.step += 1
         losses.append({name: loss.item() for name, loss in taken.losses.items()})
     return losses, training.method.state_dict()

@@ -24,6 +24,10 @@ SSDA = tiny.SETTINGS["semi-supervised DA"]
 STEPS = ["--steps", 8, "--eval-every", 3, "--checkpoint-every", 2, "--device", "cpu"]
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def equal(a, b):
     """Return whether two checkpoints are bit-identical except for their training time."""
     if isinstance(a, dict):
@@ -69,7 +73,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("cuts", [[1], [4], [6], [2, 3, 7]])
+@pytest.mark.parametrize("cuts", [slow([1]), [4], slow([6]), [2, 3, 7]])
 @pytest.mark.parametrize("setting", ["SSL", "semi-supervised DA"])
 def test_interrupted_runs_resume_bit_identically(world, whole, sda, tmp_path, setting, cuts):
     flags = VARIANTS[setting]
@@ -143,10 +147,17 @@ def test_without_a_checkpoint_resume_starts_a_run(world, whole, sda, tmp_path, m
 # Checkpoints that cannot be resumed
 
 
+@pytest.fixture(scope="module")
+def stopped_once(world, do, tmp_path_factory):
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    do("train", world.recipe, *STEPS, *SSDA, "--out", run, "--stop-at", 4)
+    return run
+
+
 @pytest.fixture
-def stopped(world, sda, tmp_path):
-    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--stop-at", 4)[0] == 0
-    return tmp_path / "run"
+def stopped(stopped_once, tmp_path):
+    """A run that stopped after 4 of 8 steps, which the test may change."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "run"))
 
 
 def resume(sda, world, run, *flags):
@@ -254,18 +265,6 @@ def test_a_finished_run_is_not_resumed_with_another_recipe(world, whole, sda, tm
         status, shown = sda(*command, *flags)
         assert status == 2 and f"run: this run is finished, with {says}; choose another --out" in shown.err
     assert sda(*command, "--checkpoint-every", 7)[0] == 0 and tiny.files(tmp_path / "run") == before
-
-
-def test_a_finished_run_without_its_result_is_finished_again(world, whole, sda, tmp_path):
-    """A kill may come before result.json, and a full disk may empty it."""
-    shutil.copytree(whole(*SSDA), tmp_path / "run")
-    for damage in (lambda file: file.unlink(), lambda file: file.write_text("")):
-        damage(tmp_path / "run/result.json")
-        (tmp_path / "run/iou.csv").unlink()
-        (tmp_path / "run/environment.json").write_text("{")
-        assert sda("train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto")[0] == 0
-        same_run(whole(*SSDA), tmp_path / "run")
-        assert (tmp_path / "run/iou.csv").exists()
 
 
 def test_a_run_that_fails_before_its_first_step_leaves_nothing(own_world, sda, tmp_path):
@@ -415,7 +414,7 @@ def test_foreign_and_hostile_checkpoints_are_refused(world, sda, stopped, tmp_pa
 # Damaged side files beside a good checkpoint
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"miou": 3}'])
+@pytest.mark.parametrize("content", ["", slow("{"), slow("[]"), slow("null"), '{"miou": 3}'])
 def test_a_run_with_a_damaged_result_is_finished_again(world, whole, sda, tmp_path, content):
     run = shutil.copytree(whole(*SSDA), tmp_path / "run")
     (run / "result.json").write_text(content)
@@ -426,7 +425,7 @@ def test_a_run_with_a_damaged_result_is_finished_again(world, whole, sda, tmp_pa
     assert (run / "iou.csv").read_text() == (whole(*SSDA) / "iou.csv").read_text()
 
 
-@pytest.mark.parametrize("damage", ["cut", "no newline", "null bytes", "not UTF-8", "other types"])
+@pytest.mark.parametrize("damage", ["cut", slow("no newline"), slow("null bytes"), slow("not UTF-8"), "other types"])
 def test_a_damaged_log_does_not_block_a_checkpoint(world, whole, sda, stopped, damage):
     """Whole records are kept, and what is written next begins on a line of its own."""
     log = stopped / "metrics.jsonl"
@@ -442,7 +441,7 @@ def test_a_damaged_log_does_not_block_a_checkpoint(world, whole, sda, stopped, d
     same_run(whole(*SSDA), stopped)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"resumed": 3}', '{"splits": []}'])
+@pytest.mark.parametrize("content", [None, slow(""), "{", slow("[]"), slow('{"resumed": 3}'), slow('{"splits": []}')])
 def test_a_damaged_environment_does_not_block_a_checkpoint(world, whole, sda, stopped, content):
     environment = stopped / "environment.json"
     environment.unlink() if content is None else environment.write_text(content)
@@ -474,7 +473,7 @@ def wait_for(path, process, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)])
 def test_a_signal_saves_a_checkpoint(world, tmp_path, number):
     """The checkpoint is that of the interrupted step, although checkpoints are rare. Loader processes get the signal too, as
     with Ctrl-C."""

@@ -223,7 +223,9 @@ class Images(torch.utils.data.Dataset):
         return torch.from_numpy(self.pack.image("train", index))
 
 
-@pytest.mark.parametrize(("context", "opened"), [("fork", False), ("fork", True), ("spawn", True)])
+@pytest.mark.parametrize(
+    ("context", "opened"), [("fork", False), ("fork", True), pytest.param("spawn", True, marks=pytest.mark.slow)]
+)
 def test_loader_workers_open_the_file_themselves(finished, context, opened):
     pack = Pack(finished)
     images = np.stack([Pack(finished).image("train", index) for index in range(len(TRAIN))])
@@ -694,6 +696,7 @@ def packed(world, monkeypatch, *options):
         assert tiny.run_main(monkeypatch, *arguments, *options) == 0
 
 
+@pytest.mark.slow
 def test_training_from_packs_equals_training_from_folders(world, monkeypatch, capsys, tmp_path):
     """Streams, losses and scores are the same to the last bit, even if the folders no longer exist."""
     packed(world, monkeypatch)
