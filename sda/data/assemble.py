@@ -10,6 +10,7 @@ import numpy as np
 from sda.data import descriptor as descriptors
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
+from sda.data.inspect.encoding import check_palettes
 from sda.data.item import Item
 from sda.data.listing import list_folder
 from sda.data.opening import (
@@ -84,6 +85,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         labelled["labelled"] = usable.only(chosen)
         data.labelled = open_labelled(labelled["labelled"], recipe.image_size, data.classes, data.notes)
         data.lists["labelled"] = chosen
+        _check_palettes(data, labelled["labelled"])
     if recipe.unlabelled:
         _add_unlabelled(data, recipe, usable, chosen)
     _check_streams(data)
@@ -150,6 +152,14 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
     data.lists["val"] = data.val.items
     data.missing["target"] = missing_classes(descriptor, data.classes)
     return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes)
+
+
+def _check_palettes(data: Data, labelled: Split) -> None:
+    """Raise SdaError if the palettes of the labels to train on contradict those of the labels to validate on."""
+    assert data.val is not None
+    if not labelled.root.is_file():  # a pack holds no palettes; they were compared as it was made
+        listings = labelled.listing, replace(labelled.listing, items=data.val.items)
+        check_palettes(labelled.descriptor, listings, labelled.root)
 
 
 def _usable(data: Data, recipe: Recipe, target: Split) -> Split:

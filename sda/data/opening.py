@@ -89,6 +89,9 @@ def open_validation(
     """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size."""
     try:
         opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes)
+        if not val_list and split == "val" and not any(item.label for item in opened.items):
+            lone = opened.items[0].key
+            raise NoImages(f"{descriptor.title}: none of the images of val in {root}, such as {lone}, has a label file")
     except NoImages as error:
         if val_list or split != "val" or descriptor.generated:
             raise

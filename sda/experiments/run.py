@@ -93,7 +93,8 @@ def _train(
                 folder.finish(out, result)
         except Exception as error:
             if begun:
-                folder.fail(out, str(error), stepped=training.step > 0)
+                # A signal before the first step leaves a checkpoint, whose run must stay complete.
+                folder.fail(out, str(error), stepped=training.step > 0 or (out / "last.pt").exists())
             if is_out_of_memory(error):
                 raise SdaError(f"{device} is out of memory; try, in this order: {gpu_memory.advice(recipe)}") from None
             if isinstance(error, OSError):
@@ -127,6 +128,8 @@ def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: R
         before = folder.begin(out, recipe, data, device)
         if before is not None:
             bars.say(f"{before}: files of an interrupted run without a checkpoint, moved here from {out}")
+    else:
+        folder.repair(out, recipe, data)
     if resumed is not None:
         resume.take_log(resumed, out)
         folder.note_resumption(out, resumed.step, str(resumed.path), device)

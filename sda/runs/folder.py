@@ -69,14 +69,8 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
         for path in folder.iterdir():
             if path.name not in _IGNORED:
                 path.rename(before / path.name)
-    with written_whole(folder / "recipe.toml") as file:  # first, because it tells that the folder contains a run
-        command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
-        file.write(f"# {command}\n{toml_text(recipe.model_dump())}".encode())
-    (folder / "splits").mkdir()
-    hashes = {}
-    for stream, items in data.lists.items():
-        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
-        hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
+    _write_recipe(folder, recipe)  # first, because it tells that the folder contains a run
+    hashes = _write_splits(folder, data)
     write_json(
         folder / "environment.json",
         {
@@ -94,6 +88,36 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
         },
     )
     return before
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    with written_whole(folder / "recipe.toml") as file:
+        command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
+        file.write(f"# {command}\n{toml_text(recipe.model_dump())}".encode())
+
+
+def _write_splits(folder: Path, data: Data) -> dict[str, dict]:
+    """Write the lists of the streams, and return their sizes and hashes."""
+    (folder / "splits").mkdir(exist_ok=True)
+    hashes = {}
+    for stream, items in data.lists.items():
+        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
+        hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
+    return hashes
+
+
+def repair(folder: Path, recipe: Recipe, data: Data) -> None:
+    """Write recipe.toml and splits/ of a run that resumes again if they are missing or damaged. Keep a damaged recipe.toml as
+    recipe-damaged.toml."""
+    path = folder / "recipe.toml"
+    try:
+        shelf.parse(path)
+    except SdaError:
+        if os.path.lexists(path):
+            path.rename(folder / "recipe-damaged.toml")
+        _write_recipe(folder, recipe)
+    if not (folder / "splits").is_dir():
+        _write_splits(folder, data)
 
 
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -107,8 +108,16 @@ def _acquire(path: Path) -> int | None:
 
 def _open_locked(path: Path) -> int | None:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
+            # Never through a link, which may lead to a file of the user; never waiting, as for a pipe.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise SdaError(f"{path}: is not a regular file; remove it") from None
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SdaError(f"{path}: is not a regular file; remove it")
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):

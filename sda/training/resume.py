@@ -80,7 +80,7 @@ def folder(wanted: str, out: str, recipe: str, title: str) -> Path:
 
 
 def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None:
-    """Return the result in a run folder; None if its run is not finished or the file is damaged.
+    """Return the result in a run folder; None if its run is not finished, or its result.json or recipe.toml is damaged.
 
     Args:
         free: fields that may differ from the recipe of the finished run.
@@ -92,7 +92,10 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
     if result is None or not {"seconds", "steps"} <= result.keys():
         return None
     file = folder / "recipe.toml"
-    before = shelf.parse(file)
+    try:
+        before = shelf.parse(file)
+    except SdaError:  # missing or damaged: the run is finished again, from its checkpoint, which has the recipe
+        return None
     shelf.check(Recipe, before, str(file))
     for key, value in recipe.model_dump(exclude=set(free)).items():
         if before.get(key) != value:

@@ -175,7 +175,7 @@ def test_each_split_has_its_own_encoding(world, sda, tmp_path):
 def test_a_mistyped_label_pattern_is_reported(world, sda, tmp_path):
     cityscapes(tmp_path / "cs", "labelsId")
     status, shown = sda("doctor", "cityscapes", "--root", tmp_path / "cs", "--processes", 1)
-    assert status == 1 and "no image has a label file: is the pattern gtFine/" in shown.out
+    assert status == 1 and "no image of train has a label file: is the pattern gtFine/" in shown.out
     assert "looked for gtFine/{split}/{city}/" in shown.out
 
 

@@ -97,3 +97,19 @@ def test_two_writers_of_one_file_never_mix(tmp_path):
     with written_whole(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "dangling link", "pipe", "folder"])
+def test_a_lock_that_is_no_regular_file_is_refused(tmp_path, kind):
+    (tmp_path / "mine").write_text("precious")
+    folder, lock = tmp_path / "run", tmp_path / "run/.lock"
+    folder.mkdir()
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to(tmp_path / ("mine" if kind == "link to a file" else "nowhere/x"))
+    with pytest.raises(SdaError, match=r"run/\.lock: is not a regular file; remove it"), owned(folder):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious" and os.path.lexists(lock)

@@ -241,6 +241,18 @@ def test_the_title_of_a_dataset_may_change(stopped_here, sda):
     assert sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")[0] == 0
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_lost_or_damaged_recipe_is_written_again(world, whole, sda, stopped, tmp_path, finished):
+    run = Path(shutil.copytree(whole(*SSDA), tmp_path / "whole")) if finished else stopped
+    before = (run / "recipe.toml").read_text().splitlines()[1:]
+    shutil.rmtree(run / "splits")
+    (run / "recipe.toml").write_text("[[[")
+    assert sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")[0] == 0
+    assert (run / "recipe.toml").read_text().splitlines()[1:] == before and (run / "recipe-damaged.toml").read_text() == "[[["
+    assert (run / "splits/source.txt").exists()
+    same_run(whole(*SSDA), run)
+
+
 def test_another_number_of_threads_is_told(world, sda, stopped):
     state = checkpoint.load(stopped / "last.pt")
     state["machine"]["threads"] = "64"

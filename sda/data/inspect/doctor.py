@@ -118,7 +118,7 @@ def examine(
         single = find_single_class(meaning, listing.encoding, of_split)
         found.encodings = dict((Counter(found.encodings) + read.counts).most_common())
         labelled = sum(item.label is not None for item in listing.items)
-        advice[read.advice or ("" if labelled else _advice_without_labels(listing))] = None
+        advice[read.advice or ("" if labelled else _advice_without_labels(split, listing))] = None
         advice[single and f"{split}: {single}"] = None
         advice |= dict.fromkeys(listing.unread)
         for item in listing.items:
@@ -149,9 +149,9 @@ def examine(
     return found, listings
 
 
-def _advice_without_labels(listing: Listing) -> str:
+def _advice_without_labels(split: str, listing: Listing) -> str:
     pattern = listing.label_pattern
-    return f"no image has a label file: is the pattern {pattern} right?" if pattern else ""
+    return f"no image of {split} has a label file: is the pattern {pattern} right?" if pattern else ""
 
 
 def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: Finding, listing: Listing) -> list[Problem]:

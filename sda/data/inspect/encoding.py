@@ -281,6 +281,17 @@ def check_encoding(name: str, descriptor: Descriptor, listing: Listing, root: Pa
     return read.advice or find_single_class(meaning, listing.encoding, sample)
 
 
+def check_palettes(descriptor: Descriptor, listings: Iterable[Listing], root: Path) -> None:
+    """Raise SdaError if the palettes of SAMPLE labels of each listing contradict those of another listing of the dataset."""
+    findings: list[tuple[str, Finding]] = []
+    for listing in listings:
+        items = [item for item in listing.items if item.label is not None]
+        findings += [(listing.encoding, one) for one in scan(items[:: max(1, -(-len(items) // SAMPLE))], root, processes=1)]
+    contradict, advice = compare_palettes(Meaning(descriptor), findings)
+    if contradict:
+        raise SdaError(f"{descriptor.title} in {root}: {advice}; for details run sda doctor")
+
+
 def class_pixels(
     descriptor: Descriptor, encoding: str, items: list[Item], root: Path, progress: Progress = ignore_count
 ) -> dict[str, list[int]]:

@@ -167,18 +167,18 @@ def look_at(item: Item) -> Finding:
     if item.stored is not None:
         return Finding(**facts, **_look_at_stored(item.stored, item.label is not None))
     try:
+        image = read_image(item.image)  # first, because a link to /dev/zero has no end
         facts["sha256"] = hashlib.sha256(item.image.read_bytes()).hexdigest()
-        image = read_image(item.image)
         facts |= {"size": list(image.size), "black": bool(np.asarray(image).max() < 8)}
     except FileError as fault:
-        facts["image_fault"] = str(fault)
+        facts["image_fault"] = fault.fault
     except OSError as error:
         facts["image_fault"] = f"{item.image}: cannot be read ({error.strerror})"
     if item.label is not None:
         try:
             facts |= _look_at_label(item.label)
         except FileError as fault:
-            facts["label_fault"] = str(fault)
+            facts["label_fault"] = fault.fault
     return Finding(**facts)
 
 
@@ -189,12 +189,12 @@ def _look_at_stored(stored: Stored, labelled: bool) -> dict[str, Any]:
         image = stored.image()
         facts |= {"size": [image.shape[1], image.shape[0]], "black": bool(image.max() < 8), "sha256": stored.sha256}
     except FileError as fault:
-        facts["image_fault"] = str(fault)
+        facts["image_fault"] = fault.fault
     if labelled:
         try:
             facts |= {"label_size": facts.get("size"), "kind": "index", "values": _count(stored.label())}
         except FileError as fault:
-            facts["label_fault"] = str(fault)
+            facts["label_fault"] = fault.fault
     return facts
 
 

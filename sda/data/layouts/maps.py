@@ -88,6 +88,12 @@ def _by_beginning(items: list[Item]) -> dict[tuple[str, str], list[Item]]:
 def _photo_of(item: Item, photos: dict[tuple[str, str], list[Item]]) -> tuple[Item, str, bool] | None:
     """Return the photo that an item may be a map of, the ending of its name, and whether a word in it tells that it is one."""
     folder, stem = _place(item)
+    if prefix := re.match(r"[A-Za-z]+(?=[_.-].)", stem):  # mask_1 beside 1, mask_1 beside img_1
+        rest = stem[prefix.end() + 1 :]
+        if _TELLING.search(prefix[0]):
+            for photo in photos.get((folder, rest), []):
+                if photo is not item and not _TELLING.search(_place(photo)[1]):
+                    return photo, f"{prefix[0]}*", True
     for place in (folder, "") if _TELLING.search(folder) else (folder,):
         for beginning, ending in _divided(stem, item):
             word, told = ending.removesuffix(PurePosixPath(item.key).suffix), bool(_TELLING.search(ending))

@@ -135,6 +135,24 @@ def test_palettes_that_differ_between_splits_are_reported(tmp_path):
     assert "is 2 in train/images/0.png and 0 in val/images/0.png" in advice
 
 
+def test_training_refuses_palettes_that_differ_between_training_and_validation(sda, tmp_path):
+    path, recipe = tmp_path / "mine.toml", tmp_path / "r.toml"
+    path.write_text(
+        'title = "Mine"\nclasses = {a = [1, 1, 1], b = [2, 2, 2], c = [3, 3, 3]}\n'
+        '[[layout]]\nimages = "{split}/images/{n}.png"\nlabels = "{split}/labels/{n}.png"\n'
+    )
+    write(tmp_path / "train", palettized(ORDERS[0])[0])
+    write(tmp_path / "val", palettized(ORDERS[1])[0])
+    picture = tmp_path / "val/images/0.png"
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)  # no copy of the training image
+    recipe.write_text(
+        f'source = ""\ntarget = "{path}"\ntarget_root = "{tmp_path}"\nlabels = 1\nsize = [48, 64]\nbatch_labelled = 2\n'
+        'workers = 0\nbackbone = "mobilenet_v3_small"\nweights = "none"\nsteps = 1\n'
+    )
+    status, shown = sda("train", recipe, "--device", "cpu", "--out", tmp_path / "run")
+    assert status == 2 and "the palettes of the labels differ" in shown.err
+
+
 def test_equal_palettes_of_other_colours_are_ids(describe, root):
     described = describe("classes = {a = [1, 1, 1], b = [2, 2, 2], c = [3, 3, 3]}\n")
     write(root, *(palettized(order)[0] for order in (ORDERS[0], ORDERS[0], ORDERS[0][:2])))

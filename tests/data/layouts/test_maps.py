@@ -97,3 +97,8 @@ def test_unreadable_files_are_left_to_others(tmp_path):
     items = [Item(key, tmp_path / key, None) for key in arrays]
     (tmp_path / "1_b.png").write_bytes(b"")
     assert find_maps(items) == {}
+
+
+def test_a_telling_word_may_precede_the_name(tmp_path):
+    items = [Item(name, tmp_path / name, None) for name in ("00.png", "mask_00.png", "01.png", "GT_01.png", "maker_2.png")]
+    assert find_maps(items) == {"mask_00.png": "00.png", "GT_01.png": "01.png"}
