@@ -83,40 +83,27 @@ def run(
         SdaError: a recipe cannot be read, or a folder below `out` has a run with other settings.
     """
     with owned(out):
-        return _run(rows, fixed, seeds, vary_split, out, at_once, device, bars)
-
-
-def _run(
-    rows: list[Variant],
-    fixed: dict,
-    seeds: list[int],
-    vary_split: bool,
-    out: Path,
-    at_once: int,
-    device: torch.device,
-    bars: Bars,
-) -> dict:
-    jobs = {(row.name, seed): _job(row, fixed, seed, vary_split, out) for row in rows for seed in seeds}
-    results = {key: finished for key, job in jobs.items() if (finished := resume.finished(job.folder, job.recipe, SAME_DATA))}
-    missing = [job for key, job in jobs.items() if key not in results]
-    for row in rows:
-        if idle := jobs[row.name, seeds[0]].recipe.ignored_fields({**fixed, **row.changes}):
-            bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
-    bars.say(f"{len(jobs)} runs: {len(results)} finished, {len(missing)} to train")
-    places = {job.folder: key for key, job in jobs.items()}
-    failed: dict[str, str] = {}
-    for number, (job, result) in enumerate(pool.train_all(missing, at_once or pool.default_size(device), device, bars), 1):
-        if isinstance(result, SdaError):
-            failed[job.name] = str(result)
-            bars.say(f"{job.name}: {result}")
-        else:
-            results[places[job.folder]] = result
-        bars.count("runs", number, len(missing))
-    table = {**summarise([row.name for row in rows], seeds, results), "vary_split": vary_split, "failed": failed}
-    write_json(out / "ablation.json", table)
-    with written_whole(out / "ablation.md") as file:
-        file.write(markdown(table).encode(errors="replace"))
-    return table
+        jobs = {(row.name, seed): _job(row, fixed, seed, vary_split, out) for row in rows for seed in seeds}
+        results = {key: finished for key, job in jobs.items() if (finished := resume.finished(job.folder, job.recipe, SAME_DATA))}
+        missing = [job for key, job in jobs.items() if key not in results]
+        for row in rows:
+            if idle := jobs[row.name, seeds[0]].recipe.ignored_fields({**fixed, **row.changes}):
+                bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
+        bars.say(f"{len(jobs)} runs: {len(results)} finished, {len(missing)} to train")
+        places = {job.folder: key for key, job in jobs.items()}
+        failed: dict[str, str] = {}
+        for number, (job, result) in enumerate(pool.train_all(missing, at_once or pool.default_size(device), device, bars), 1):
+            if isinstance(result, SdaError):
+                failed[job.name] = str(result)
+                bars.say(f"{job.name}: {result}")
+            else:
+                results[places[job.folder]] = result
+            bars.count("runs", number, len(missing))
+        table = {**summarise([row.name for row in rows], seeds, results), "vary_split": vary_split, "failed": failed}
+        write_json(out / "ablation.json", table)
+        with written_whole(out / "ablation.md") as file:
+            file.write(markdown(table).encode(errors="replace"))
+        return table
 
 
 def _job(row: Variant, fixed: dict, seed: int, vary_split: bool, out: Path) -> pool.Job:

@@ -27,33 +27,30 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     Returns:
         The summary: `protocol`, and `runs`: recipe → mIoU and IoU (percent), seed, steps, seconds of training and run folder.
     """
+    device = pick_device(device_name)
     with owned(out):
-        return _run(out, seed, pick_device(device_name), bars)
-
-
-def _run(out: Path, seed: int, device: torch.device, bars: Bars) -> dict:
-    loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
-    folders = _unfinished(out, seed)
-    longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
-    jobs = [pool.Job(name, loaded[name], folders[name]) for name in longest_first]
-    results = {}
-    for job, result in pool.train_all(jobs, pool.default_size(device), device, bars):
-        if isinstance(result, SdaError):
-            raise result
-        results[job.name] = result
-    summary = {
-        "protocol": results["streets-ssda"]["protocol"],
-        "runs": {
-            name: {
-                **{key: result[key] for key in ("miou", "miou_all", "iou", "seed", "steps", "seconds", "protocol")},
-                "folder": str(folders[name]),
-            }
-            for name, result in ((name, results[name]) for name in RECIPES)
-        },
-    }
-    draw(out / "demo.png", folders, device)
-    write_json(out / "summary.json", summary)
-    return summary
+        loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
+        folders = _unfinished(out, seed)
+        longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
+        jobs = [pool.Job(name, loaded[name], folders[name]) for name in longest_first]
+        results = {}
+        for job, result in pool.train_all(jobs, pool.default_size(device), device, bars):
+            if isinstance(result, SdaError):
+                raise result
+            results[job.name] = result
+        summary = {
+            "protocol": results["streets-ssda"]["protocol"],
+            "runs": {
+                name: {
+                    **{key: result[key] for key in ("miou", "miou_all", "iou", "seed", "steps", "seconds", "protocol")},
+                    "folder": str(folders[name]),
+                }
+                for name, result in ((name, results[name]) for name in RECIPES)
+            },
+        }
+        draw(out / "demo.png", folders, device)
+        write_json(out / "summary.json", summary)
+        return summary
 
 
 def _unfinished(out: Path, seed: int) -> dict[str, Path]:
