@@ -90,8 +90,8 @@ def open_validation(
     try:
         opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes)
         if not val_list and split == "val" and not any(item.label for item in opened.items):
-            lone = opened.items[0].key
-            raise NoImages(f"{descriptor.title}: none of the images of val in {root}, such as {lone}, has a label file")
+            count, lone = len(opened.items), opened.items[0].key
+            raise NoImages(f"{descriptor.title}: none of the {count} images of val in {root}, such as {lone}, has a label file")
     except NoImages as error:
         if val_list or split != "val" or descriptor.generated:
             raise

@@ -206,8 +206,8 @@ def inverted(path):
     ("change", "says"),
     [
         (lambda world: inverted(world.root / "toy/train/00.png"), "the source images have changed since it was written"),
-        (lambda world: inverted(world.root / "toy/train_masks/03_mask.png"), "the source images have changed"),
-        (lambda world: inverted(world.root / "field/labels/val/west/09.png"), "the val images have changed"),
+        slow(lambda world: inverted(world.root / "toy/train_masks/03_mask.png"), "the source images have changed"),
+        slow(lambda world: inverted(world.root / "field/labels/val/west/09.png"), "the val images have changed"),
         (lambda world: world.field.write_text(tiny.FIELD.replace("[2, 2, 2]", "[9, 9, 9]")), "descriptor of .* has changed"),
         (
             lambda world: world.field.write_text(
@@ -227,6 +227,7 @@ def test_changed_data_under_the_same_names_is_refused(stopped_here, sda, change,
     assert tiny.files(run) == before
 
 
+@pytest.mark.slow
 def test_labels_of_unlabelled_images_may_change(stopped_here, sda):
     world, run = stopped_here
     keys = (run / "splits/unlabelled.txt").read_text().split()
@@ -235,6 +236,7 @@ def test_labels_of_unlabelled_images_may_change(stopped_here, sda):
     assert sda("train", world.recipe, *STEPS, *SSDA, "--out", run, "--resume", "auto")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_title_of_a_dataset_may_change(stopped_here, sda):
     world, run = stopped_here
     world.field.write_text(tiny.FIELD.replace('"Field"', '"Meadow"'))
@@ -336,7 +338,7 @@ main()
     same_run(whole(*SSDA), tmp_path / "run")
 
 
-@pytest.mark.parametrize("damage", ["cut short", "flipped bit", "not finite"])
+@pytest.mark.parametrize("damage", [slow("cut short"), "flipped bit", slow("not finite")])
 def test_a_damaged_checkpoint_falls_back_to_the_previous_one(world, whole, sda, stopped, damage):
     last = stopped / "last.pt"
     content = bytearray(last.read_bytes())

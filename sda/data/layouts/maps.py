@@ -73,11 +73,23 @@ def _divided(stem: str, item: Item) -> Iterator[tuple[str, str]]:
             yield beginning, stem[len(beginning) :] + PurePosixPath(item.key).suffix
 
 
+def _first_word(stem: str) -> tuple[str, str]:
+    """Return the first word of a name, if it is made of letters, and what follows it; else "" and the name."""
+    match = re.fullmatch(r"([A-Za-z]+)[_.-](.+)", stem)
+    return (match[1], match[2]) if match else ("", stem)
+
+
 def _by_beginning(items: list[Item]) -> dict[tuple[str, str], list[Item]]:
-    """Map (folder, beginning of a name) to at most two items, those with the shortest names; folder "" stands for all."""
+    """Map (folder, beginning of a name) to at most two items, those with the shortest names; folder "" stands for all.
+
+    A beginning "*REST" stands for the items whose name is REST after another first word.
+    """
     found: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in sorted(items, key=lambda item: (len(item.key), item.key)):
         folder, stem = _place(item)
+        first, rest = _first_word(stem)
+        if first and not _TELLING.search(first) and re.search(r"\d", rest):
+            found[folder, f"*{rest}"].append(item)
         for beginning, ending in _divided(stem, item):
             for place in (folder,) if _TELLING.search(folder) else (folder, ""):
                 if not _TELLING.search(ending) and len(found[place, beginning]) < 2:
@@ -88,12 +100,11 @@ def _by_beginning(items: list[Item]) -> dict[tuple[str, str], list[Item]]:
 def _photo_of(item: Item, photos: dict[tuple[str, str], list[Item]]) -> tuple[Item, str, bool] | None:
     """Return the photo that an item may be a map of, the ending of its name, and whether a word in it tells that it is one."""
     folder, stem = _place(item)
-    if prefix := re.match(r"[A-Za-z]+(?=[_.-].)", stem):  # mask_1 beside 1, mask_1 beside img_1
-        rest = stem[prefix.end() + 1 :]
-        if _TELLING.search(prefix[0]):
-            for photo in photos.get((folder, rest), []):
-                if photo is not item and not _TELLING.search(_place(photo)[1]):
-                    return photo, f"{prefix[0]}*", True
+    first, rest = _first_word(stem)
+    if _TELLING.search(first):  # mask_1 beside 1 or img_1
+        for photo in photos.get((folder, rest), []) + photos.get((folder, f"*{rest}"), []):
+            if photo is not item and not _TELLING.search(_place(photo)[1]):
+                return photo, f"{first}*", True
     for place in (folder, "") if _TELLING.search(folder) else (folder,):
         for beginning, ending in _divided(stem, item):
             word, told = ending.removesuffix(PurePosixPath(item.key).suffix), bool(_TELLING.search(ending))

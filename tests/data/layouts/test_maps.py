@@ -102,3 +102,7 @@ def test_unreadable_files_are_left_to_others(tmp_path):
 def test_a_telling_word_may_precede_the_name(tmp_path):
     items = [Item(name, tmp_path / name, None) for name in ("00.png", "mask_00.png", "01.png", "GT_01.png", "maker_2.png")]
     assert find_maps(items) == {"mask_00.png": "00.png", "GT_01.png": "01.png"}
+    items = [
+        Item(name, tmp_path / name, None) for name in ("img_00.jpg", "mask_00.png", "frame_1.jpg", "frame_2.jpg", "seg_x.png")
+    ]
+    assert find_maps(items) == {"mask_00.png": "img_00.jpg"}
