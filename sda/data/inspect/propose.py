@@ -55,11 +55,22 @@ def propose(root: Path) -> tuple[str, list[str]]:
             folder, endings = next(iter(labels.items()))
             label = next(name for name in folders[folder] if name.endswith(endings[0]))
             notes.append(f"{folder / label} looks like a label, but no image has its name; upper and lower case must agree, too")
+        if unread := _namesakes(root, folders):
+            notes.append(
+                f"{unread[0]} has the name of an image but is not read ({len(unread)} such files): convert labels to PNG"
+            )
     layouts = _layouts(images, pairs)
     photos = [folder / name for folder, names in images.items() for name in names if not name.endswith(_endings(labels, folder))]
     notes += _left_out(root, layouts, photos, pairs)
     items = [Item(str(image), root / image, root / label) for image, label in _spread(pairs, SAMPLES)]
     return _toml(root, layouts, [look_at(item) for item in items], notes), notes
+
+
+def _namesakes(root: Path, images: dict[Path, list[str]]) -> list[Path]:
+    """Return the files that have the name of an image and another suffix, or none, which is not that of an image."""
+    stems = {Path(name).stem for names in images.values() for name in names}
+    files = (folder / name for folder, names in walk(root) for name in names if not is_image(name))
+    return [path.relative_to(root) for path in files if path.stem in stems]
 
 
 def _folders(root: Path) -> dict[Path, list[str]]:

@@ -229,6 +229,16 @@ def test_names_that_differ_in_case_are_told(tmp_path):
     assert "m/p0.png looks like a label, but no image has its name" in notes[1]
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".gif", "", ".json"])
+def test_label_files_that_are_not_read_are_named(tmp_path, suffix):
+    root = tmp_path / "set"
+    write(root, "i/{frame}.jpg", "m/{frame}.png", splits=("train",))
+    for path in list((root / "m").iterdir()):
+        path.rename(path.with_suffix(suffix))
+    _, notes = propose(root)
+    assert any(f"m/000000{suffix} has the name of an image but is not read (6 such files): convert" in note for note in notes)
+
+
 def test_an_image_stored_twice_is_told(tmp_path):
     root = tmp_path / "set"
     write(root, "i/{frame}.jpg", "m/{frame}.png", splits=("train",))
