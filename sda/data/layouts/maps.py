@@ -82,11 +82,13 @@ def _first_word(stem: str) -> tuple[str, str]:
 def _by_beginning(items: list[Item]) -> dict[tuple[str, str], list[Item]]:
     """Map (folder, beginning of a name) to at most two items, those with the shortest names; folder "" stands for all.
 
-    A beginning "*REST" stands for the items whose name is REST after another first word.
+    A beginning "*REST" stands for the items whose name is REST after another first word, and "*" for an item of the folder.
     """
     found: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in sorted(items, key=lambda item: (len(item.key), item.key)):
         folder, stem = _place(item)
+        if not _TELLING.search(stem) and not found[folder, "*"]:
+            found[folder, "*"].append(item)
         first, rest = _first_word(stem)
         if first and not _TELLING.search(first) and re.search(r"\d", rest):
             found[folder, f"*{rest}"].append(item)
@@ -100,6 +102,8 @@ def _by_beginning(items: list[Item]) -> dict[tuple[str, str], list[Item]]:
 def _photo_of(item: Item, photos: dict[tuple[str, str], list[Item]]) -> tuple[Item, str, bool] | None:
     """Return the photo that an item may be a map of, the ending of its name, and whether a word in it tells that it is one."""
     folder, stem = _place(item)
+    if _TELLING.fullmatch(stem):  # label beside image
+        return next(((photo, f"{stem}*", True) for photo in photos.get((folder, "*"), [])), None)
     first, rest = _first_word(stem)
     if _TELLING.search(first):  # mask_1 beside 1 or img_1
         for photo in photos.get((folder, rest), []) + photos.get((folder, f"*{rest}"), []):

@@ -106,3 +106,7 @@ def test_a_telling_word_may_precede_the_name(tmp_path):
         Item(name, tmp_path / name, None) for name in ("img_00.jpg", "mask_00.png", "frame_1.jpg", "frame_2.jpg", "seg_x.png")
     ]
     assert find_maps(items) == {"mask_00.png": "img_00.jpg"}
+    items = [
+        Item(name, tmp_path / name, None) for name in ("a/image.png", "a/label.png", "b/image.png", "b/gt.png", "c/mask.png")
+    ]
+    assert find_maps(items) == {"a/label.png": "a/image.png", "b/gt.png": "b/image.png"}
