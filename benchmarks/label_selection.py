@@ -24,7 +24,7 @@ from sda.analysis import bank as bank_contents
 from sda.analysis import select as selection
 from sda.analysis.cache import FeatureCache
 from sda.analysis.make_cache import open_domain, write_features
-from sda.data.splits.lists import read_list, write_list
+from sda.data.splits.lists import read_entries, write_list
 from sda.errors import SdaError
 from sda.experiments import ablate, pool
 from sda.runs import trained
@@ -78,7 +78,7 @@ def typical(first: dict[int, Path], lists: Path, budgets: list[int]) -> dict[tup
         means = cache.of_images("mean")[target].astype(np.float64)
         apart = pdist(means).mean()
         for (strategy, budget), of_seeds in found.items():
-            chosen = set(read_list(lists / f"{strategy}-{budget}-seed{seed}.txt"))
+            chosen = {entry for _, entry in read_entries(lists / f"{strategy}-{budget}-seed{seed}.txt")}
             away = cdist(means, means[[cache.paths[index] in chosen for index in target]])
             of_seeds.append([away.mean() / apart, away.min(axis=1).mean() / apart])
     return {key: np.mean(of_seeds, axis=0) for key, of_seeds in found.items()}
