@@ -21,7 +21,7 @@ from sda.methods.settings import (
     SupervisedSettings,
     Unit,
 )
-from sda.models.names import BACKBONES, NETWORKS
+from sda.models.names import NETWORKS, TORCHVISION
 from sda.protocol import PRESETS, Protocol, preset
 from sda.scoring.criteria import CRITERIA
 
@@ -35,9 +35,15 @@ def _count_or_all(value: object) -> object:
 
 
 def _stride(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and value in (0, 8, 16):
+    if isinstance(value, int) and not isinstance(value, bool) and value in (0, 8, 16, 32):
         return value
-    raise ValueError("expected 0, 8 or 16")
+    raise ValueError("expected 0, 8, 16 or 32")
+
+
+def _backbone(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", value):
+        raise ValueError(f"expected {', '.join(TORCHVISION)}, or an encoder of timm (sda backbones lists them)")
+    return value
 
 
 def _temperature(value: float) -> float:
@@ -143,13 +149,27 @@ class _Images(shelf.Strict):
 
 
 class _Network(shelf.Strict):
-    network: Annotated[str, _one_of(NETWORKS)] = Field("deeplabv3plus", description=" or ".join(NETWORKS))
-    backbone: Annotated[str, _one_of(BACKBONES)] = Field(description=f"torchvision backbone: {', '.join(BACKBONES)}")
-    output_stride: Annotated[int, PlainValidator(_stride)] = Field(
-        0, description="output stride of the backbone, 8 or 16; 0: the network's default (v2: 8, v3+: 16)"
+    network: Annotated[str, _one_of(NETWORKS)] = Field("deeplabv3plus", description=", ".join(NETWORKS))
+    backbone: Annotated[str, AfterValidator(_backbone)] = Field(
+        description=f"encoder: torchvision's {', '.join(TORCHVISION)}, or any of timm (sda backbones lists them)"
     )
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="precision of the convolutions (autocast); float16 scales gradients, for older GPUs"
+    output_stride: Annotated[int, PlainValidator(_stride)] = Field(
+        0, description="output stride of the backbone, 8, 16 or 32, if it has a choice; 0: the network's default (v2: 8, v3+: 16)"
+    )
+    drop_path: Unit | None = Field(
+        None, description="rate of stochastic depth of an encoder of timm, 0 to 1; empty: timm's default"
+    )
+    freeze: Literal["none", "encoder"] = Field(
+        "none", description="encoder: train the head only, on fixed features of the backbone"
+    )
+    lora: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description="rank of low-rank adapters, which alone are trained in a vision transformer (LoRA); 0: train all its weights",
+    )
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32",
+        description="precision of the convolutions (autocast); auto: bfloat16 where the device is fast at it, else float32; "
+        "float16 scales gradients, for older GPUs",
     )
     sync_norm: bool = Field(
         True,
@@ -162,9 +182,13 @@ class _Network(shelf.Strict):
     freeze_norm: Literal["none", "affine", "all"] = Field(
         "none", description="freeze the backbone's batch norms; affine: scales and offsets (DeepLabv2), all: statistics too"
     )
-    weights: str = Field("imagenet", description="pretrained weights: imagenet or coco (torchvision), none, or a .pth file")
+    weights: str = Field(
+        "imagenet",
+        description="pretrained weights: imagenet (or timm's default), coco (torchvision), none, or a file, run or folder",
+    )
     weights_format: Literal["auto", "torchvision", "caffe"] = Field(
-        "auto", description="format of a weights file, which decides preprocessing and strides; auto: detect by tensor names"
+        "auto",
+        description="format of a file for torchvision's backbones: preprocessing and strides; auto: detect by tensor names",
     )
 
 
@@ -180,6 +204,8 @@ class _Schedule(shelf.Strict):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
     momentum: Unit = Field(0.9, description="momentum of SGD")
     weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
+    warmup_steps: Steps = Field(0, description="steps in which the learning rates rise linearly from 0; 0: no warm-up")
+    clip_gradient: NonNegative = Field(0.0, description="largest norm of the gradient, which is scaled down to it; 0: any")
     poly_power: NonNegative = Field(0.9, description="power p of the learning-rate schedule, (1 - step/steps) ^ p")
     method: Annotated[str, _one_of(SETTINGS)] = Field(
         "supervised", description=f"{', '.join(SETTINGS)}; class_bank is the paper's, mean_teacher the same without the bank"
@@ -234,6 +260,10 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             )
         if self.alternate and not (streams.source and streams.labelled):
             raise ValueError("alternate = true needs both source images and labelled target images")
+        if self.freeze == "encoder" and self.lora:
+            raise ValueError(
+                f"freeze = encoder leaves no adapters to train: set lora = 0 instead of {self.lora}, or freeze = none"
+            )
         if self.weights_format != "auto" and self.weights in ("imagenet", "coco", "none"):
             raise ValueError(f"weights_format is only for weights files, not for weights = {self.weights}: omit it")
         return self

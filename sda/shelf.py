@@ -73,9 +73,14 @@ def find(kind: str, name: str) -> Path:
     return path
 
 
+def nearest(word: str, known: list[str], count: int = 3) -> list[str]:
+    """Return up to `count` known words that are close to `word`, the closest first."""
+    return difflib.get_close_matches(word[:LONGEST], known, n=count)
+
+
 def hint(word: str, known: list[str]) -> str:
     """Return " (did you mean 'x'?)" if a known word is close to `word`, else the list of known words."""
-    near = difflib.get_close_matches(word[:LONGEST], known, n=1)
+    near = nearest(word, known, 1)
     return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
 
 

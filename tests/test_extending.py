@@ -8,8 +8,7 @@ import pytest
 
 from sda.methods.by_name import METHODS
 from sda.methods.settings import SETTINGS
-from sda.models.backbones import BUILDERS
-from sda.models.names import BACKBONES
+from sda.models.backbones.by_name import BUILDERS
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
 
@@ -21,12 +20,11 @@ def blocks(language):
 @pytest.fixture
 def names():
     """Remove what the examples add."""
-    before = dict(METHODS), dict(SETTINGS), dict(BUILDERS), list(BACKBONES)
+    before = dict(METHODS), dict(SETTINGS), dict(BUILDERS)
     yield
-    for table, held in zip((METHODS, SETTINGS, BUILDERS), before, strict=False):
+    for table, held in zip((METHODS, SETTINGS, BUILDERS), before, strict=True):
         table.clear()
         table.update(held)
-    BACKBONES[:] = before[3]
 
 
 def test_every_example_runs(world, here, names):
@@ -38,4 +36,4 @@ def test_every_example_runs(world, here, names):
     for code in examples:
         exec(compile(code, str(PAGE), "exec"), variables)
     assert variables["Focal"].watched_loss == "focal"
-    assert (here / "run/last.pt").exists() and "plain" in BACKBONES and "focal" in METHODS
+    assert (here / "run/last.pt").exists() and "plain" in BUILDERS and "focal" in METHODS

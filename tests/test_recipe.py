@@ -116,7 +116,7 @@ def test_whole_numbers_are_valid_floats(value):
         ("crop", "96", "such as 96x96"),
         ("crop", 7, "such as 512x1024"),
         ("crop", "native", "expected HEIGHTxWIDTH"),
-        ("output_stride", 4, "0, 8 or 16"),
+        ("output_stride", 4, "0, 8, 16 or 32"),
         ("network", "unet", "expected one of deeplabv2, deeplabv3plus"),
     ],
 )

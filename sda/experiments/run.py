@@ -7,7 +7,7 @@ import torch
 
 from sda.data.assemble import Data, assemble
 from sda.errors import SdaError
-from sda.models.build import build_network
+from sda.models.build import build_network, check_recipe
 from sda.models.preprocessing import IMAGENET
 from sda.recipe import Recipe
 from sda.runs import folder
@@ -58,6 +58,7 @@ def run(
         may_have_files = resumed.is_in(out) if resumed else resume_from and (out / "recipe.toml").exists()
         if is_main and not may_have_files:
             folder.require_empty(out)
+        recipe = resume.settle(recipe, resumed, device)
         bars.say(f"{name}: {recipe.setting}, {recipe.steps} steps, seed {recipe.seed}; run folder {out}")
         return _train(recipe, name, out, device, bars, resumed, stop_at)
 
@@ -66,6 +67,7 @@ def _train(
     recipe: Recipe, name: str, out: Path, device: torch.device, bars: Bars, resumed: Resumed | None, stop_at: int | None
 ) -> dict | None:
     boards.check_installed(recipe.board)
+    check_recipe(recipe)
     with distributed.main_process_first():
         data = assemble(recipe, bars.count)
     _report_data(recipe, data, bars)

@@ -16,13 +16,18 @@ class Grid:
             41 cells for 321 pixels, 65 for 513 and, to within a pixel, for 512. (For sizes far from a multiple of the stride,
             such as 526, the farthest cell is off by up to 5 pixels; DeepLabv2's own code has the same error.) Otherwise all
             cells cover equal shares of the image: 64 for 512.
+        multiple: the cells cover the image after padding on the right and at the bottom, so that its sides are multiples of
+            this: with 14, 37 cells cover 518 pixels for an image of 512.
     """
 
     corners: bool = False
+    multiple: int = 1
 
     def enlarge(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
         """Resize logits (B, C, h, w) to `size`, (height, width) of the images, with bilinear interpolation."""
-        return F.interpolate(values, size=size, mode="bilinear", align_corners=self.corners)
+        padded = [side + -side % self.multiple for side in size]
+        large = F.interpolate(values, size=padded, mode="bilinear", align_corners=self.corners)
+        return large[..., : size[0], : size[1]] if self.multiple > 1 else large
 
     def shrink(self, labels: Tensor, size: tuple[int, ...]) -> Tensor:
         """Resize label maps (B, H, W) to `size`, (h, w): each cell gets the label of the pixel under its centre."""
@@ -35,4 +40,5 @@ class Grid:
         if self.corners:
             steps = max(cells - 1, 1)
             return (2 * cell * (side - 1) + steps) // (2 * steps)
-        return (2 * cell + 1) * side // (2 * cells)
+        padded = side + -side % self.multiple
+        return ((2 * cell + 1) * padded // (2 * cells)).clamp(max=side - 1)

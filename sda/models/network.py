@@ -4,14 +4,15 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sda.models.backbones import Backbone
+from sda.models.backbones.base import Backbone
 from sda.models.grid import Grid
-from sda.models.heads import Head
+from sda.models.heads.base import Head
 from sda.models.preprocessing import Normalise, Preprocessing
 from sda.system import distributed
 
@@ -41,7 +42,7 @@ class SegmentationNetwork(nn.Module):
         self.head = head
         self.feature_channels = head.feature_channels
         self.stride = head.stride
-        self.frozen_norms = False
+        self.frozen_norms = self.frozen_encoder = False
         if precision != torch.float32:
             keep_awkward_convolutions_in_float32(self)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stub requires a 4-d tensor's overload
@@ -72,10 +73,18 @@ class SegmentationNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":
         super().train(mode)
+        if self.frozen_encoder:
+            self.backbone.eval()
         if self.frozen_norms:
             for norm in norms_of(self.backbone):
                 norm.eval()
         return self
+
+    def freeze_encoder(self) -> None:
+        """Freeze all weights and statistics of the backbone; only the head is trained."""
+        self.backbone.requires_grad_(False)
+        self.frozen_encoder = True
+        self.train(self.training)
 
     def freeze_norms(self, statistics: bool) -> None:
         """Freeze the scales and offsets of the backbone's batch norms and, with `statistics`, their running statistics too.
@@ -148,15 +157,23 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+class SyncedBatchNormAct2d(SyncedBatchNorm2d):
+    """The same for timm's batch norm that includes the activation."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def synchronise_norms(network: nn.Module) -> None:
     """Convert the batch norms of a network to `SyncedBatchNorm2d`, in place."""
     for norm in norms_of(network):
-        norm.__class__ = SyncedBatchNorm2d
+        norm.__class__ = SyncedBatchNormAct2d if hasattr(norm, "act") else SyncedBatchNorm2d
 
 
-class Float32OnCPU(nn.Conv2d):
-    """A convolution that runs in float32 on CPUs, even under autocast."""
-
+class _InFloat32OnCPU(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
@@ -164,12 +181,19 @@ class Float32OnCPU(nn.Conv2d):
             return super().forward(x.float())
 
 
+@functools.cache
+def in_float32_on_cpu(kind: Any) -> Any:
+    """Return a kind of convolution, such as nn.Conv2d or one of timm's own, that runs in float32 on CPUs under autocast."""
+    return type(f"{kind.__name__}InFloat32OnCPU", (_InFloat32OnCPU, kind), {})
+
+
 def keep_awkward_convolutions_in_float32(module: nn.Module) -> None:
-    """Convert depthwise convolutions with stride or dilation to `Float32OnCPU`, in place.
+    """Convert depthwise convolutions with stride or dilation to `in_float32_on_cpu`, in place.
 
     In bfloat16 their backward pass takes two to eight times as long (oneDNN in PyTorch 2.13, on a CPU with bfloat16
     instructions).
     """
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups > 1 and (max(conv.stride) > 1 or max(conv.dilation) > 1):
-            conv.__class__ = Float32OnCPU
+            kind: Any = type(conv)
+            conv.__class__ = in_float32_on_cpu(kind)

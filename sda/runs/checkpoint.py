@@ -42,7 +42,7 @@ class State(shelf.Strict):
     table: Text
     classes: dict[str, Color]
     splits: dict[str, list[Text]] = Field({})
-    weights_format: Literal["torchvision", "caffe"]
+    weights_format: Literal["torchvision", "caffe", "timm"]
     preprocessing: dict[str, Any]
     student: dict[str, Tensor]
     method: dict[str, Tensor] = Field({})

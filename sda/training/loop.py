@@ -30,7 +30,7 @@ from sda.system.signals import Interrupted, Signals
 from sda.training import resume
 from sda.training.boards import Board, open_board, pictures
 from sda.training.guard import Guard
-from sda.training.optimizer import set_rate
+from sda.training.optimizer import rate_factor, set_rate
 from sda.training.state import Training
 
 LOG_EVERY = 10  # steps between log entries; reading the losses waits for the device
@@ -169,7 +169,7 @@ def _take_step(training: Training, losses_of: torch.nn.Module, batch: Batch) -> 
     """Compute the losses of a batch, and update the student and its teacher."""
     recipe, method, step = training.recipe, training.method, training.step
     torch.manual_seed(step_seed(recipe.seed, step, distributed.rank()))
-    factor = (1 - step / recipe.steps) ** recipe.poly_power
+    factor = rate_factor(step, recipe)
     set_rate(training.optimizer, factor)
     training.optimizer.zero_grad(set_to_none=True)
     losses: dict[str, Tensor] = {}
@@ -189,14 +189,19 @@ def _take_step(training: Training, losses_of: torch.nn.Module, batch: Batch) -> 
         return replace(taken, skipped=True)
     training.scaler.unscale_(training.optimizer)
     if step % LOG_EVERY == 0 or step + 1 == recipe.steps:
-        gradients = [parameter.grad for parameter in method.parameters() if parameter.grad is not None]
-        taken = replace(taken, gradient=torch.nn.utils.get_total_norm(gradients))
+        taken = replace(taken, gradient=torch.nn.utils.get_total_norm(_gradients(method)))
+    if recipe.clip_gradient:
+        torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_gradient)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     if distributed.world_size() > 1 and not recipe.sync_norm:
         average_statistics(method.student)
     method.follow(step)
     return taken
+
+
+def _gradients(method: Method) -> list[Tensor]:
+    return [parameter.grad for parameter in method.parameters() if parameter.grad is not None]
 
 
 class _Losses(torch.nn.Module):

@@ -7,21 +7,35 @@ from sda.recipe import Recipe
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the optimizer, with one parameter group per stage of the backbone and one for all other parameters.
+    """Build the optimizer, with one parameter group per layer of the backbone and one for all other parameters.
 
-    The last stage has the recipe's learning rate, each earlier stage `layer_decay` times that of the next, and the other
-    parameters `head_rate_factor` times that of the last stage.
+    The last layer has the recipe's learning rate, each earlier layer `layer_decay` times that of the next, and the other
+    parameters `head_rate_factor` times that of the last layer. Parameters of the backbone that must not decay, such as position
+    embeddings, have groups of their own.
     """
-    stages = method.student.backbone.stages()
-    known = {id(parameter) for stage in stages for parameter in stage.parameters()}
-    rates = [recipe.learning_rate * recipe.layer_decay**depth for depth in reversed(range(len(stages)))]
-    parts = [(list(stage.parameters()), rate) for stage, rate in zip(stages, rates, strict=True)]
+    backbone = method.student.backbone
+    layers = backbone.parameter_layers()
+    known = {id(parameter) for layer in layers for parameter in layer}
+    names = dict(backbone.body.named_parameters())
+    fixed = {id(names[name]) for name in backbone.without_decay() if name in names}
+    rates = [recipe.learning_rate * recipe.layer_decay**depth for depth in reversed(range(len(layers)))]
+    parts = [*zip(layers, rates, strict=True)]
     parts.append(([p for p in method.parameters() if id(p) not in known], recipe.learning_rate * recipe.head_rate_factor))
-    groups = [{"params": [p for p in part if p.requires_grad], "base": rate} for part, rate in parts]
+    groups: list[dict] = []
+    for part, rate in parts:
+        trained = [parameter for parameter in part if parameter.requires_grad]
+        groups.append({"params": [p for p in trained if id(p) not in fixed], "base": rate})
+        groups.append({"params": [p for p in trained if id(p) in fixed], "base": rate, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def rate_factor(step: int, recipe: Recipe) -> float:
+    """Return the factor of all learning rates at a step: linear warm-up, then polynomial decay, both counted from step 0."""
+    warm = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    return warm * (1 - step / recipe.steps) ** recipe.poly_power
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

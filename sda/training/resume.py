@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from sda.runs import checkpoint
 from sda.runs.status import result_of
 from sda.system.atomic import written_whole
 from sda.system.console import Count
+from sda.system.devices import is_fast_in_bfloat16
 
 # Fields that may change when a run resumes, because they have no effect on the trained network. Roots may change because the
 # images of every stream are compared, and the file of the pretrained weights because the checkpoint has the weights.
@@ -36,6 +37,7 @@ NEEDED = {
     "recipe",
     "splits",
     "weights_format",
+    "preprocessing",
     "method",
     "optimizer",
     "scaler",
@@ -96,14 +98,28 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
         before = shelf.parse(file)
     except SdaError:  # missing or damaged: the run is finished again, from its checkpoint, which has the recipe
         return None
-    shelf.check(Recipe, before, str(file))
-    for key, value in recipe.model_dump(exclude=set(free)).items():
-        if before.get(key) != value:
-            raise SdaError(
-                f"{folder}: this run is finished, with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}; choose "
-                "another --out"
-            )
+    for key, then, now in _differences(shelf.check(Recipe, before, str(file)), recipe, free):
+        raise SdaError(
+            f"{folder}: this run is finished, with {key} = {json.dumps(then)}, not {json.dumps(now)}; choose another --out"
+        )
     return result
+
+
+def _differences(before: Recipe, recipe: Recipe, free: Set[str]) -> Iterator[tuple[str, object, object]]:
+    """Yield (field, earlier value, value) for the fields that differ, except those in `free` and a precision that is open."""
+    for key, now in recipe.model_dump(exclude=set(free)).items():
+        then = getattr(before, key)
+        if then != now and (key, now) != ("precision", "auto"):
+            yield key, then, now
+
+
+def settle(recipe: Recipe, resumed: Resumed | None, device: torch.device) -> Recipe:
+    """Return a recipe whose precision is not "auto": that of the resumed run, or bfloat16 where the device is fast at it."""
+    if recipe.precision != "auto":
+        return recipe
+    before = resumed.state["recipe"].get("precision", "auto") if resumed else "auto"
+    chosen = before if before != "auto" else ("bfloat16" if is_fast_in_bfloat16(device) else "float32")
+    return recipe.model_copy(update={"precision": chosen})
 
 
 def find(wanted: str, folder: Path) -> Resumed | None:
@@ -158,14 +174,12 @@ def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], 
     Raises:
         SdaError: the recipe differs in a field that is not in FREE, or a stream has other images or labels.
     """
-    before = resumed.state["recipe"]
-    shelf.check(Recipe, before, f"{resumed.path}: recipe")
-    for key, value in recipe.model_dump().items():
-        if key not in FREE and before.get(key) != value:
-            raise SdaError(
-                f"{resumed.path}: was trained with {key} = {json.dumps(before.get(key))}, not {json.dumps(value)}; restore the "
-                f"value, or start again in another --out (only {', '.join(sorted(FREE))} may change)"
-            )
+    before = shelf.check(Recipe, resumed.state["recipe"], f"{resumed.path}: recipe")
+    for key, then, now in _differences(before, recipe, FREE):
+        raise SdaError(
+            f"{resumed.path}: was trained with {key} = {json.dumps(then)}, not {json.dumps(now)}; restore the value, or start "
+            f"again in another --out (only {', '.join(sorted(FREE))} may change)"
+        )
     for stream in {*resumed.state["splits"], *data.lists}:
         then, now = resumed.state["splits"].get(stream, []), [item.key for item in data.lists.get(stream, [])]
         if then != now:

@@ -13,9 +13,10 @@ from sda.methods.by_name import METHODS
 from sda.methods.parts import bank_file
 from sda.models.build import build_network
 from sda.models.network import recompute_activations, synchronise_norms
-from sda.models.preprocessing import PREPROCESSING
+from sda.models.preprocessing import Preprocessing
 from sda.models.stored import fit
-from sda.models.weights import load_weights, read_weights
+from sda.models.weights.load import load_head, load_weights
+from sda.models.weights.read import read_weights
 from sda.recipe import Recipe
 from sda.system import distributed
 from sda.training.optimizer import make_optimizer, restore_optimizer
@@ -71,7 +72,7 @@ def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: Resumed |
         SdaError: weights or a bank that cannot be used, or a checkpoint that does not fit the method.
     """
     torch.manual_seed(recipe.seed)
-    method, weights_format, weights_report = _new_method(recipe, data, resumed.state["weights_format"] if resumed else None)
+    method, weights_format, weights_report = _new_method(recipe, data, resumed)
     method = method.to(device)
     if resumed is None:
         _start(method, recipe, data)
@@ -95,27 +96,30 @@ def prepare(recipe: Recipe, data: Data, device: torch.device, resumed: Resumed |
     return training
 
 
-def _new_method(recipe: Recipe, data: Data, weights_format: str | None) -> tuple[Method, str, str]:
-    """Build a method.
-
-    Args:
-        weights_format: format of the weights if they will be restored from a checkpoint; None: load the recipe's weights.
+def _new_method(recipe: Recipe, data: Data, resumed: Resumed | None) -> tuple[Method, str, str]:
+    """Build a method, with the recipe's pretrained weights unless a checkpoint will be restored.
 
     Returns:
         The method, the format of its network's weights, and a report on the loaded weights.
     """
-    classes = len(data.table.names)
-    pretrained = None
-    if weights_format is None:
+    names, report = data.table.names, ""
+    if resumed is not None:
+        weights_format = resumed.state["weights_format"]
+        network = build_network(recipe, len(names), weights_format, Preprocessing.from_dict(resumed.state["preprocessing"]))
+    else:
         pretrained = read_weights(recipe.backbone, recipe.weights, recipe.weights_format)
         weights_format = pretrained.format
-    network = build_network(recipe, classes, weights_format, PREPROCESSING[weights_format])
-    loaded = load_weights(network.backbone, recipe.backbone, pretrained) if pretrained else None
+        network = build_network(recipe, len(names), weights_format, pretrained.preprocessing)
+        loaded = load_weights(network.backbone, recipe.backbone, pretrained)
+        head = load_head(network.head, recipe.network, names, pretrained)
+        report = "\n".join(filter(None, [head, loaded.details() if loaded else ""]))
+    if recipe.freeze == "encoder":
+        network.freeze_encoder()
     if recipe.freeze_norm != "none":
         network.freeze_norms(statistics=recipe.freeze_norm == "all")
     labelled_images = sum(len(part) for part in (data.source, data.labelled) if part is not None)
-    method = METHODS[recipe.method](network, recipe.method_settings, Task(classes, recipe.steps, labelled_images))
-    return method, weights_format, loaded.details() if loaded else ""
+    method = METHODS[recipe.method](network, recipe.method_settings, Task(len(names), recipe.steps, labelled_images))
+    return method, weights_format, report
 
 
 def _start(method: Method, recipe: Recipe, data: Data) -> None:

@@ -10,7 +10,7 @@ from sda.analysis.cache import FeatureCache
 from sda.data.packs.pack import Pack
 from sda.errors import SdaError
 from sda.methods.parts import bank_file
-from sda.models.weights import read_weights
+from sda.models.weights.read import read_weights
 from sda.runs import checkpoint, trained
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from sda.errors import SdaError
 from sda.models import torchvision_shim
-from sda.models.backbones import BUILDERS, build_backbone
+from sda.models.backbones.by_name import BUILDERS, build_backbone
 from sda.models.build import HEADS, build
-from sda.models.names import BACKBONES, NETWORKS
+from sda.models.names import NETWORKS, TORCHVISION
 from sda.models.network import recompute_activations
 from sda.models.preprocessing import PREPROCESSING
 
@@ -20,21 +20,33 @@ CLASSES = 5
 V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_large": 960}
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_meets_its_contract(network, backbone):
+@pytest.mark.parametrize(
+    ("network", "backbone", "stride", "channels", "cells"),
+    [
+        *[("deeplabv2", name, 8, V2_CHANNELS.get(name, 2048), (9, 13)) for name in TORCHVISION],
+        *[("deeplabv3plus", name, 4, 128 if name.startswith("mobilenet") else 256, (17, 25)) for name in TORCHVISION],
+        ("segformer", "mobilenet_v3_small", 4, 128, (17, 25)),
+        ("linear", "mobilenet_v2", 16, 320, (5, 7)),
+        # encoders of timm, one of each kind
+        ("deeplabv2", "tf_efficientnet_lite0", 8, 320, (9, 13)),
+        ("deeplabv3plus", "regnety_002", 4, 128, (17, 25)),
+        ("deeplabv3plus", "convnext_atto", 4, 128, (24, 32)),  # its stride-32 grid covers 96 x 128 pixels
+        ("segformer", "pvt_v2_b0", 4, 128, (17, 25)),
+        ("segformer", "swin_tiny_patch4_window7_224", 4, 256, (17, 25)),
+        ("linear", "vit_tiny_patch16_224", 16, 192, (5, 7)),
+        ("dpt", "vit_small_patch14_dinov2", 4, 64, (20, 28)),  # four cells for each patch of 14
+        ("segformer", "vit_small_patch16_dinov3", 16, 256, (5, 7)),
+    ],
+)
+def test_every_network_meets_its_contract(network, backbone, stride, channels, cells):
     torch.manual_seed(0)
     model = build(network, backbone, CLASSES)
-    mobile = backbone.startswith("mobilenet")
-    if network == "deeplabv2":
-        assert (model.stride, model.feature_channels) == (8, V2_CHANNELS.get(backbone, 2048))
-    else:
-        assert (model.stride, model.feature_channels) == (4, 128 if mobile else 256)
+    assert (model.stride, model.feature_channels) == (stride, channels)
 
     # One image of odd size in train mode: the hardest case for batch norm and for concatenating maps of two strides.
     images = torch.randn(1, 3, 65, 97)
     logits, features = model(images)
-    size = (math.ceil(65 / model.stride), math.ceil(97 / model.stride))
+    size = cells
     assert logits.shape == (1, CLASSES, *size)
     assert features.shape == (1, model.feature_channels, *size)
 
@@ -49,13 +61,13 @@ def test_every_network_meets_its_contract(network, backbone):
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
 
-    stages = [id(parameter) for stage in model.backbone.stages() for parameter in stage.parameters()]
-    assert sorted(stages) == sorted(id(parameter) for parameter in model.backbone.parameters())
+    layers = [id(parameter) for layer in model.backbone.parameter_layers() for parameter in layer]
+    assert sorted(layers) == sorted(id(parameter) for parameter in model.backbone.parameters())
 
     model.eval()
     with torch.no_grad():
         logits, features = model(torch.randn(2, 3, 32, 40))
-        assert logits.shape[2:] == features.shape[2:] == (32 // model.stride, 40 // model.stride)
+        assert logits.shape[2:] == features.shape[2:] and model.grid.enlarge(logits, (32, 40)).shape[2:] == (32, 40)
         again, _ = model(images)
         assert torch.equal(again, model(images)[0])
 
@@ -68,7 +80,7 @@ def test_full_size_on_the_meta_device():
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", TORCHVISION)
 def test_output_stride_keeps_resolution(backbone, output_stride):
     with torch.device("meta"):
         body = build_backbone(backbone, output_stride)
@@ -131,9 +143,9 @@ def test_output_stride_sets_stride_of_deeplabv2_and_rates_of_deeplabv3plus():
     ("changed", "message"),
     [
         ({"network": "unet"}, "unknown network 'unet'.*deeplabv2, deeplabv3plus"),
-        ({"backbone": "vgg16"}, "unknown backbone 'vgg16'.*resnet50"),
+        ({"backbone": "resnet51"}, "unknown backbone 'resnet51'.*resnet50"),
         ({"classes": 1}, "at least 2"),
-        ({"output_stride": 32}, "expected 8 or 16"),
+        ({"output_stride": 4}, "expected 8, 16 or 32"),
     ],
 )
 def test_invalid_arguments_are_refused(changed, message):
@@ -172,7 +184,7 @@ def test_network_normalises_its_input(form):
 
 
 def test_name_lists_match_the_builders():
-    assert list(NETWORKS) == list(HEADS) and list(BACKBONES) == list(BUILDERS)
+    assert list(NETWORKS) == list(HEADS) and list(BUILDERS) == TORCHVISION
 
 
 @pytest.mark.parametrize(("network", "backbone"), [("deeplabv3plus", "mobilenet_v3_small"), ("deeplabv2", "resnet50")])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sda.errors import SdaError
-from sda.models import preprocessing, weights
+from sda.models import preprocessing
 from sda.models.preprocessing import Normalise, Preprocessing
+from sda.models.weights import read
 
 
 def test_preprocessing_by_hand():
@@ -22,7 +23,7 @@ def test_preprocessing_by_hand():
 
 
 def test_preprocessing_equals_that_of_torchvision():
-    for entries in weights.DOWNLOADS.values():
+    for entries in read.DOWNLOADS.values():
         for entry in entries.values():
             transforms = entry.transforms()
             assert list(preprocessing.PREPROCESSING["torchvision"].mean) == list(transforms.mean)

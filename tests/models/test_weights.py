@@ -12,10 +12,12 @@ import safetensors.torch
 import torch
 
 from sda.errors import SdaError
-from sda.models import stored, weights
-from sda.models.backbones import build_backbone
+from sda.models import stored
+from sda.models.backbones.by_name import build_backbone
 from sda.models.build import build
 from sda.models.torchvision_shim import models
+from sda.models.weights.load import load_weights
+from sda.models.weights.read import Pretrained, read_weights
 
 SMALL = "mobilenet_v3_small"
 
@@ -33,12 +35,32 @@ def scrambled_state(name):
 
 
 def load(body, name, where, form="auto"):
-    return weights.load_weights(body, name, weights.read_weights(name, where, form))
+    return load_weights(body, name, read_weights(name, where, form))
 
 
 def save(content, path):
     torch.save(content, path)
     return str(path)
+
+
+def downloads(monkeypatch, state):
+    """Answer each download with a state dict. Return the list of (URL, beginning of the hash that is compared)."""
+    asked = []
+
+    def answer(url, path, hash_prefix, progress):
+        asked.append((url, hash_prefix))
+        torch.save(state, path)
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", answer)
+    return asked
+
+
+@pytest.fixture(autouse=True)
+def empty_caches(tmp_path_factory, monkeypatch):
+    """The caches of downloads are empty."""
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"])
@@ -129,7 +151,7 @@ def test_weights_of_another_network_are_refused(file_of, name):
     with torch.device("meta"):
         body, foreign = build_backbone(name, 16), getattr(models, file_of)().state_dict()
     with pytest.raises(SdaError, match="other.pth: only .* tensors of .* match; expected names such as .*, found ") as caught:
-        weights.load_weights(body, name, weights.Pretrained("other.pth", foreign))
+        load_weights(body, name, Pretrained("other.pth", foreign))
     assert "\n" not in str(caught.value)
     assert next(iter(foreign)) in str(caught.value)
 
@@ -138,25 +160,20 @@ def test_a_failed_download_suggests_a_local_file(monkeypatch):
     def refuse(*arguments, **settings):
         raise URLError("no network")
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     with pytest.raises(
         SdaError, match="https://.*mobilenet_v2.*pth.*no network.*give a local file, --weights PATH.pth"
     ) as caught:
-        weights.read_weights("mobilenet_v2", "imagenet")
+        read_weights("mobilenet_v2", "imagenet")
     assert "\n" not in str(caught.value)
 
 
 def test_imagenet_downloads_the_file_of_torchvision(small_state, monkeypatch):
-    asked = []
-
-    def answer(url, **settings):
-        asked.append((url, settings["weights_only"], settings["check_hash"]))
-        return small_state
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", answer)
+    asked = downloads(monkeypatch, small_state)
     body = build_backbone(SMALL, 16)
     load(body, SMALL, "imagenet")
-    assert asked == [(models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url, True, True)]
+    url = models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url
+    assert asked == [(url, url.rpartition("-")[2].removesuffix(".pth"))]
     assert torch.equal(body.features[0][0].weight, small_state["features.0.0.weight"])
 
 
@@ -187,11 +204,11 @@ def converted_state(prefix="Scale."):
 @pytest.mark.parametrize("prefix", ["Scale.", "", "module.Scale."])
 def test_converted_files_load_as_caffe(prefix, tmp_path, caplog):
     state = converted_state(prefix)
-    pretrained = weights.read_weights("resnet50", save(state, tmp_path / "coco.pth"))
+    pretrained = read_weights("resnet50", save(state, tmp_path / "coco.pth"))
     assert pretrained.format == "caffe"
     body = build_backbone("resnet50", 8, caffe=True)
     with caplog.at_level(logging.INFO):
-        report = weights.load_weights(body, "resnet50", pretrained)
+        report = load_weights(body, "resnet50", pretrained)
     details = report.details()
     assert "\nskipped:\n  layer5.conv2d_list.0.weight\n" in details and "\n  layer4.2.bn3.running_var\n" in details
     assert report.complete and len(report.matched) == 53 * 5 and len(report.skipped) == 4
@@ -203,8 +220,8 @@ def test_converted_files_load_as_caffe(prefix, tmp_path, caplog):
 
 def test_format_can_be_forced(tmp_path):
     path = save(converted_state(""), tmp_path / "coco.pth")
-    assert weights.read_weights("resnet50", path, "torchvision").format == "torchvision"
-    assert weights.read_weights("resnet50", save(models.resnet50().state_dict(), tmp_path / "tv.pth"), "caffe").format == "caffe"
+    assert read_weights("resnet50", path, "torchvision").format == "torchvision"
+    assert read_weights("resnet50", save(models.resnet50().state_dict(), tmp_path / "tv.pth"), "caffe").format == "caffe"
 
 
 def test_caffe_resnet_strides_in_the_first_convolution():
@@ -227,12 +244,11 @@ def test_caffe_resnet_strides_in_the_first_convolution():
 def test_coco_is_deeplabv3_of_torchvision(monkeypatch, caplog):
     """Its backbone is loaded completely; its classifiers are skipped and reported."""
     state = models.segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).state_dict()
-    asked = []
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda url, **_: asked.append(url) or state)
+    asked = downloads(monkeypatch, state)
     body = build_backbone("resnet50", 16)
     with caplog.at_level(logging.INFO):
         report = load(body, "resnet50", "coco")
-    assert asked == [models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url]
+    assert [url for url, _ in asked] == [models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.url]
     assert report.complete and report.skipped
     assert torch.equal(body.layer4[2].conv3.weight, state["backbone.layer4.2.conv3.weight"])
     assert "renamed like backbone.conv1.weight → conv1.weight" in caplog.text
@@ -240,7 +256,7 @@ def test_coco_is_deeplabv3_of_torchvision(monkeypatch, caplog):
 
 def test_blocks_of_the_coco_mobilenet_are_renumbered(monkeypatch):
     state = models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, aux_loss=True).state_dict()
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda url, **_: state)
+    downloads(monkeypatch, state)
     body = build_backbone("mobilenet_v3_large", 16)
     report = load(body, "mobilenet_v3_large", "coco")
     assert report.complete
@@ -249,7 +265,7 @@ def test_blocks_of_the_coco_mobilenet_are_renumbered(monkeypatch):
 
 def test_backbones_without_coco_weights_are_refused():
     with pytest.raises(SdaError, match="no coco weights for mobilenet_v2, only for resnet50, resnet101, mobilenet_v3_large"):
-        weights.read_weights("mobilenet_v2", "coco")
+        read_weights("mobilenet_v2", "coco")
 
 
 # Files that contain something else, or damage
@@ -272,19 +288,21 @@ def test_the_backbone_of_a_network_of_sda_is_read(tmp_path, caplog, file, name, 
         tensors = state.pop("student")
         (tmp_path / file).write_bytes(stored.write_safetensors(tensors, json.dumps(state)))
         state["student"] = tensors
-    pretrained = weights.read_weights(name, str(tmp_path / file))
+    pretrained = read_weights(name, str(tmp_path / file))
     assert pretrained.format == form
     body = build_backbone(name, 16, caffe=form == "caffe")
     with caplog.at_level(logging.INFO):
-        report = weights.load_weights(body, name, pretrained)
-    assert report.complete and report.skipped and all(key.startswith("head.") for key in report.skipped)
+        report = load_weights(body, name, pretrained)
+    assert report.complete and not report.skipped
+    assert pretrained.head.keys() == {key.removeprefix("head.") for key in state["student"] if key.startswith("head.")}
     assert all(torch.equal(value, state["student"][f"backbone.{key}"]) for key, value in body.state_dict().items())
 
 
-def test_the_checkpoint_of_a_folder_is_named(tmp_path):
-    torch.save({}, tmp_path / "last.pt")
-    with pytest.raises(SdaError, match=rf"weights {tmp_path}: this is a folder; give {tmp_path}/last.pt"):
-        weights.read_weights(SMALL, str(tmp_path))
+def test_the_checkpoint_of_a_run_folder_is_read(tmp_path):
+    torch.save(a_checkpoint(), tmp_path / "last.pt")
+    assert load(build_backbone(SMALL, 16), SMALL, str(tmp_path)).complete
+    with pytest.raises(SdaError, match=rf"weights {tmp_path.parent}: a folder without last.pt, student.safetensors"):
+        read_weights(SMALL, str(tmp_path.parent))
 
 
 def test_plain_safetensors_load(small_state, tmp_path):
@@ -305,7 +323,7 @@ def test_plain_safetensors_load(small_state, tmp_path):
 def test_the_keys_that_were_found_are_named(tmp_path, content, found):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(SdaError) as caught:
-        weights.read_weights(SMALL, str(tmp_path / "odd.pth"))
+        read_weights(SMALL, str(tmp_path / "odd.pth"))
     assert "expected a state dict (name → tensor) with names such as features.0.0.weight, " in str(caught.value)
     assert found in str(caught.value)
 
@@ -324,14 +342,14 @@ def test_a_flipped_bit_is_noticed(small_state, tmp_path, monkeypatch):
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     with pytest.raises(SdaError, match=r"weights\.pth: .*the checksum of .* is wrong"):
-        weights.read_weights(SMALL, str(path))
+        read_weights(SMALL, str(path))
     # in torchvision's cache, whose older files have no checksums inside
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     cached = tmp_path / "checkpoints" / Path(models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.url).name
     cached.parent.mkdir()
     cached.write_bytes(b"damaged")
     with pytest.raises(SdaError, match=rf"{cached}: damaged: its SHA-256 is wrong; remove this file"):
-        weights.read_weights(SMALL, "imagenet")
+        read_weights(SMALL, "imagenet")
 
 
 def test_files_of_old_pytorch_load(small_state, tmp_path):

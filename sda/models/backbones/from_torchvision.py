@@ -1,16 +1,15 @@
-"""Encoders: torchvision's classification networks as feature extractors of a chosen output stride.
+"""Encoders from torchvision: its classification networks as feature extractors of a chosen output stride.
 
 Their parameters keep torchvision's names (``layer1.0.conv1.weight``, ``features.0.0.weight``), so that torchvision's state
 dicts can be loaded.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from sda.errors import SdaError
+from sda.models.backbones.base import Backbone
 from sda.models.grid import Grid
 from sda.models.torchvision_shim import models
 
@@ -25,44 +24,19 @@ MOBILENETS: dict[str, tuple[Callable[..., Any], int]] = {
     "mobilenet_v3_large": (models.mobilenet_v3_large, 17),
 }
 
-OUTPUT_STRIDES = (8, 16)
-BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual)
-
-
-class Backbone(nn.Module):
-    """Base class of the encoders: normalised images (B, 3, H, W) → a list of feature maps, fine to coarse.
-
-    Attributes:
-        channels: number of channels of each map.
-        strides: stride of each map: 4, 8, 16, 32, but at most the output stride.
-        grid: positions of a map's cells in the image.
-        unused: prefixes of parameter names that a pretrained file may contain and this encoder does not use.
-        light: heads for this encoder have half the width and separable convolutions.
-    """
-
-    channels: list[int]
-    strides: list[int]
-    grid = Grid()
-    unused: tuple[str, ...] = ()
-    light = False
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        raise NotImplementedError
-
-    def stages(self) -> list[nn.Module]:
-        """Return the stages, first to last, for which the learning rate may differ."""
-        return list(self.children())
-
-    def blocks(self) -> Iterator[nn.Module]:
-        """Yield the blocks whose activations can be recomputed in the backward pass."""
-        return (module for module in self.modules() if isinstance(module, BLOCKS))
+_BLOCKS = (models.resnet.Bottleneck, models.mobilenetv2.InvertedResidual, models.mobilenetv3.InvertedResidual)
 
 
 def _strides(output_stride: int) -> list[int]:
     return [min(stride, output_stride) for stride in (4, 8, 16, 32)]
 
 
-class ResNetBackbone(Backbone):
+class _FromTorchvision(Backbone):
+    def blocks(self) -> Iterator[nn.Module]:
+        return (module for module in self.modules() if isinstance(module, _BLOCKS))
+
+
+class ResNetBackbone(_FromTorchvision):
     """ResNet up to ``layer4``; the maps are the outputs of its four layers.
 
     With `caffe`, it is the ResNet of the original release in Caffe, which DeepLabv2's weights need: the stride is in the first
@@ -71,7 +45,7 @@ class ResNetBackbone(Backbone):
 
     def __init__(self, name: str, output_stride: int, caffe: bool = False):
         super().__init__()
-        resnet = RESNETS[name](replace_stride_with_dilation=[False, output_stride == 8, True])
+        resnet = RESNETS[name](replace_stride_with_dilation=[False, output_stride == 8, output_stride <= 16])
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4
         self.channels, self.strides = [256, 512, 1024, 2048], _strides(output_stride)
@@ -83,8 +57,9 @@ class ResNetBackbone(Backbone):
                 first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
                 first.conv2.dilation, first.conv2.padding = second.conv2.dilation, second.conv2.padding
 
-    def stages(self) -> list[nn.Module]:
-        return [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
+    def parameter_layers(self) -> list[list[nn.Parameter]]:
+        stages = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
+        return [list(stage.parameters()) for stage in stages]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = self.maxpool(self.relu(self.bn1(self.conv1(images)))), []
@@ -94,7 +69,7 @@ class ResNetBackbone(Backbone):
         return maps
 
 
-class MobileNetBackbone(Backbone):
+class MobileNetBackbone(_FromTorchvision):
     """MobileNet V2 or V3 without its classifier; the maps are the outputs of the last block of each resolution."""
 
     light = True
@@ -111,10 +86,10 @@ class MobileNetBackbone(Backbone):
         self.channels, self.strides = [self.features[end].out_channels for end in self._ends], _strides(output_stride)
         replace_stride_with_dilation(self.features, output_stride)
 
-    def stages(self) -> list[nn.Module]:
-        """Return the stages, each with the blocks of one resolution of the undilated network."""
+    def parameter_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of the blocks of each resolution of the undilated network."""
         ends = [*self._starts[1:], len(self.features)]
-        return [nn.ModuleList(self.features[start:end]) for start, end in zip(self._starts, ends, strict=True)]
+        return [list(self.features[start:end].parameters()) for start, end in zip(self._starts, ends, strict=True)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []
@@ -146,24 +121,3 @@ def replace_stride_with_dilation(features: nn.Sequential, output_stride: int) ->
         elif module.stride[0] > 1:
             dilation *= module.stride[0]
             module.stride = (1, 1)
-
-
-# Name → builder, called with the output stride. `sda.models.names` lists the names without PyTorch.
-BUILDERS: dict[str, Callable[..., Backbone]] = {
-    **{name: partial(ResNetBackbone, name) for name in RESNETS},
-    **{name: partial(MobileNetBackbone, name) for name in MOBILENETS},
-}
-
-
-def build_backbone(name: str, output_stride: int, caffe: bool = False) -> Backbone:
-    """Build the backbone `name` with random weights.
-
-    Raise SdaError for an unknown name, an output stride other than 8 or 16, or `caffe` for anything but a ResNet.
-    """
-    if name not in BUILDERS:
-        raise SdaError(f"unknown backbone {name!r}: expected one of {', '.join(BUILDERS)}")
-    if output_stride not in OUTPUT_STRIDES:
-        raise SdaError(f"output stride {output_stride!r}: expected 8 or 16, or 0 for the network's default")
-    if caffe and name not in RESNETS:
-        raise SdaError(f"weights in Caffe format need backbone {' or '.join(RESNETS)}, found {name}")
-    return BUILDERS[name](output_stride, **({"caffe": True} if caffe else {}))

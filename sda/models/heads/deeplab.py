@@ -4,34 +4,18 @@ Sources: Chen et al., "DeepLab", TPAMI 2018 (v2); Chen et al., "Encoder-Decoder 
 2018 (v3+). The contrastive loss compares the returned features (Alonso et al., ICCV 2021, section 4).
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from sda.models.backbones import Backbone
+from sda.errors import SdaError
+from sda.models.backbones.base import Backbone
+from sda.models.heads.base import Head, conv_block, initialise_classifier, initialise_convolutions, separable_block
 
 V2_RATES = (6, 12, 18, 24)
-V3PLUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+V3PLUS_RATES = {32: (3, 6, 9), 16: (6, 12, 18), 8: (12, 24, 36)}  # output stride → rates
 LOW_LEVEL_CHANNELS = 48
-
-
-class Head(nn.Module):
-    """Base class of the heads: maps of a backbone, fine to coarse → logits (B, C, h, w) and features (B, F, h, w).
-
-    The constructor takes the backbone, the number of classes, and `released`: whether to reproduce the authors' released code.
-
-    Attributes:
-        output_stride: default output stride of the backbone. feature_channels: F. stride: stride of logits and features.
-    """
-
-    output_stride: int
-    feature_channels: int
-    stride: int
-
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
 
 
 class DeepLabV2Head(Head):
@@ -68,6 +52,12 @@ class DeepLabV3PlusHead(Head):
 
     def __init__(self, backbone: Backbone, classes: int, released: bool = False):
         super().__init__()
+        if backbone.strides[0] != 4 or backbone.strides[-1] not in V3PLUS_RATES:
+            strides = ", ".join(map(str, dict.fromkeys(backbone.strides)))
+            raise SdaError(
+                f"network deeplabv3plus needs a backbone whose maps have strides from 4 to 8, 16 or 32, but those of this one "
+                f"have {strides}: choose another network (linear or dpt for vision transformers, segformer or deeplabv2 for all)"
+            )
         separable = backbone.light
         width = 128 if separable else 256
         conv: Callable[..., nn.Sequential] = separable_block if separable else conv_block
@@ -105,43 +95,3 @@ class ASPP(nn.Module):
     def forward(self, high: Tensor) -> Tensor:
         pooled = self.pooling(high).expand(-1, -1, *high.shape[-2:])
         return self.project(torch.cat([*(branch(high) for branch in self.branches), pooled], dim=1))
-
-
-def conv_block(channels: int, width: int, kernel: int = 3, dilation: int = 1, groups: int = 1) -> nn.Sequential:
-    """Return a size-preserving convolution, batch norm and ReLU."""
-    padding = dilation * (kernel - 1) // 2
-    return nn.Sequential(
-        nn.Conv2d(channels, width, kernel, padding=padding, dilation=dilation, groups=groups, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    )
-
-
-def separable_block(channels: int, width: int, dilation: int = 1) -> nn.Sequential:
-    """Return a depthwise 3x3 and a pointwise 1x1 convolution, each with batch norm and ReLU."""
-    return nn.Sequential(
-        *conv_block(channels, channels, dilation=dilation, groups=channels), *conv_block(channels, width, kernel=1)
-    )
-
-
-def initialise_convolutions(module: nn.Module) -> None:
-    """Initialise every convolution in `module`: He initialisation for weights, 0 for biases. Leave batch norms unchanged."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
-def initialise_classifier(layer: nn.Conv2d, inputs: int) -> None:
-    """Initialise a classifier to predict nearly uniformly: its logits are about 0.1 times as large as its features.
-
-    The first loss is then close to log C for every backbone, and the first gradients do not destroy pretrained weights. The
-    usual fixed standard deviation of 0.01 would give logits of several units in v2, which sums 4 x 9 x 2048 products.
-
-    Args:
-        inputs: number of products that are summed in one logit.
-    """
-    nn.init.normal_(layer.weight, std=0.1 / math.sqrt(inputs))
-    assert layer.bias is not None
-    nn.init.zeros_(layer.bias)
