@@ -411,7 +411,7 @@ _NAMES = ("source", "target", "classes", "unlabelled", "weights")
 
 def _is_name(field: str, value: str) -> bool:
     if field in ("unlabelled", "weights"):
-        return value in ("target", "imagenet", "coco", "none")
+        return value in ("target", "imagenet", "coco", "none") or value.startswith("hf://")
     return field in _NAMES and not value.endswith(".toml")
 
 

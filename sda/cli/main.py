@@ -71,7 +71,7 @@ def cli() -> None:
 
 
 for command in (
-    *(training.train, training.ablate, training.demo, training.runs, training.recipes),
+    *(training.train, training.ablate, training.demo, training.runs, training.recipes, training.backbones),
     *(results.evaluate, results.compare, predict.predict, report.report, export.export),
     *(features.features, features.bank, features.gap, features.select),
     *(data.datasets, data.init_dataset, data.doctor, data.split, data.pack),

@@ -21,6 +21,45 @@ from sda.system.progress import Bars
 from sda.system.signals import Interrupted
 
 
+@click.command()
+@click.argument("pattern", default="")
+@json_option
+def backbones(pattern: str, as_json: bool) -> None:
+    """List encoders: those that are used most, or all whose names match PATTERN (such as dinov2, or convnext*).
+
+    Strides are those of the feature maps at output stride 16, where it can be chosen (*). Patch: a plain vision transformer, for
+    crops that are multiples of it. Weights: whether the default weights are installed, cached, or to be downloaded.
+    """
+    from dataclasses import asdict
+
+    from sda.models import catalogue
+
+    names = catalogue.matching(pattern)
+    if len(names) > catalogue.MOST:
+        terminal.say(*names)
+        terminal.say(f"{len(names)} encoders match: narrow PATTERN to {catalogue.MOST} or fewer to see their sizes", err=True)
+        return
+    with Bars() as bars:
+        found = list(catalogue.entries(names, bars.count))
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+        return
+    rows = [
+        [
+            entry.name,
+            entry.origin,
+            f"{entry.parameters / 1e6:.1f} M",
+            ", ".join(map(str, dict.fromkeys(entry.strides))) + (" *" if entry.choice else ""),
+            str(entry.patch or ""),
+            entry.weights,
+        ]
+        for entry in found
+    ]
+    terminal.show_table(["backbone", "from", "parameters", "strides", "patch", "weights"], rows)
+    if len(found) < len(names):
+        terminal.say(f"{len(names) - len(found)} more match, but only take images of one size", err=True)
+
+
 class Recipes(click.Group):
     """A command for each recipe in recipes/, and for any path that ends in .toml."""
 

@@ -3,6 +3,7 @@ weights with a model card."""
 
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import warnings
@@ -28,6 +29,7 @@ from sda.system.atomic import written_whole
 from sda.system.progress import Bars
 
 CARD = "README.md"
+CONFIG = "config.json"
 
 
 def check_installed(formats: tuple[str, ...]) -> None:
@@ -47,14 +49,18 @@ def check_free(out: Path, formats: tuple[str, ...]) -> None:
 def file_names(formats: tuple[str, ...]) -> list[str]:
     """Return the names of the files that an export in these formats writes."""
     files = [FORMATS[form].file for form in formats if form in FORMATS]
-    return files + ([checkpoint.MODEL_FILE, CARD] if "safetensors" in formats else [])
+    if "hub" in formats:
+        files += [checkpoint.MODEL_FILE, CARD, CONFIG]
+    elif "safetensors" in formats:
+        files += [checkpoint.MODEL_FILE, CARD]
+    return files
 
 
 def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
     """Write the network of a run to the folder `out`; if a file fails its check, write nothing.
 
     Args:
-        run: on the CPU. formats: keys of FORMATS, and "safetensors" for weights with a model card.
+        run: on the CPU. formats: keys of FORMATS; "safetensors" for weights with a model card; "hub" for these and config.json.
 
     Returns:
         The fields of `metadata`, and `files`, a list with `file` (path), `bytes` and `check` of each (the fields of `Agreement`;
@@ -85,9 +91,11 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
                 checks[kind.file] = agreement(found, expected)
                 require_agreement(checks[kind.file], form)
                 files[kind.file] = kind.dump(model, {**facts, "check": asdict(checks[kind.file])})
-    if "safetensors" in formats:
+    if "safetensors" in formats or "hub" in formats:
         files[checkpoint.MODEL_FILE] = checkpoint.to_safetensors(run.network.state_dict(), about(run))
         files[CARD] = card(run, facts, {file: str(check) for file, check in checks.items()}).encode()
+    if "hub" in formats:
+        files[CONFIG] = json.dumps(config(run, facts), indent=2, ensure_ascii=False).encode()
     _write(out, files)
     written = [
         {"file": os.path.relpath(out / name), "bytes": len(content), "check": asdict(checks[name]) if name in checks else None}
@@ -128,6 +136,20 @@ def metadata(run: Run) -> dict:
         "step": run.step,
         "recipe": portable(run.recipe.model_dump()),
         "float32": None,
+    }
+
+
+def config(run: Run, facts: dict) -> dict:
+    """Return the content of config.json, which pages and programs of the Hugging Face hub read."""
+    names = dict(enumerate(run.table.names))
+    return {
+        "library_name": "sda",
+        "architecture": run.recipe.network,
+        "backbone": run.recipe.backbone,
+        "num_labels": len(names),
+        "id2label": {str(place): name for place, name in names.items()},
+        "label2id": {name: place for place, name in names.items()},
+        **{key: facts[key] for key in ("sda", "size", "classes", "preprocessing", "step")},
     }
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from sda.data import descriptor
 from sda.data.descriptor import Descriptor
 from sda.errors import SdaError
-from sda.models.names import NETWORKS
+from sda.models.names import NETWORKS, TORCHVISION
+from sda.recipe import Recipe
 from sda.runs import compare
 from sda.runs.compare import Score
 from sda.runs.trained import Run
@@ -14,11 +15,9 @@ from sda.scoring.inference import SMALLEST
 from sda.scoring.summary import classes_scored
 from sda.system import tables
 
-INITIAL_WEIGHTS = {"none": "random", "imagenet": "torchvision, trained on ImageNet", "coco": "torchvision, trained on COCO"}
-
 SDA_EXAMPLE = """import sda
 
-run = sda.load("model.safetensors")
+run = sda.load("model.safetensors")  # or hf://OWNER/NAME
 prediction = run.predict("photo.jpg")
 print(prediction.labels.shape, prediction.confidence.mean(), prediction.table.names)
 """
@@ -94,6 +93,15 @@ def describe(dataset: str) -> tuple[str, Descriptor | None]:
     return described.title, described
 
 
+def initial_weights(recipe: Recipe) -> str:
+    """Describe where the weights come from that a training started with."""
+    if recipe.weights == "none":
+        return "random"
+    if recipe.weights == "imagenet":
+        return "torchvision, trained on ImageNet" if recipe.backbone in TORCHVISION else f"timm's default for {recipe.backbone}"
+    return "torchvision, trained on COCO" if recipe.weights == "coco" else Path(recipe.weights).name
+
+
 def _kind(run: Run) -> str:
     return f"{NETWORKS[run.recipe.network]} ({run.recipe.backbone})"
 
@@ -137,7 +145,7 @@ def _training(run: Run, facts: dict) -> str:
         target += f", {count.get('unlabelled', 0):,} unlabelled{where}"
     rows += [
         ("target", target),
-        ("initial weights", INITIAL_WEIGHTS.get(recipe.weights, Path(recipe.weights).name)),
+        ("initial weights", initial_weights(recipe)),
         ("steps", f"{run.step:,} of {recipe.steps:,}"),
         ("network", f"the {run.network_name} in {run.which}.pt"),
         ("precision", recipe.precision),
@@ -158,8 +166,9 @@ def _data(run: Run) -> str:
     if recipe.unlabelled not in ("", "target"):
         lines.append(f"- Images in the folder **{Path(recipe.unlabelled).name}** (unlabelled). Licence: unknown")
     if recipe.weights != "none":
-        origin = INITIAL_WEIGHTS.get(recipe.weights, f"the file {Path(recipe.weights).name}")
-        lines.append(f"- Initial weights: {origin}. Their licence and the licence of their training data also apply")
+        lines.append(
+            f"- Initial weights: {initial_weights(recipe)}. Their licence and the licence of their training data also apply"
+        )
     lines.append(
         "\nThe licences of the data may restrict how these weights can be used. sda does not choose a licence for the weights: "
         "if you publish them, choose one that these licences allow and set it in the metadata at the top of this file."

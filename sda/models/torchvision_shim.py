@@ -5,8 +5,11 @@ PyPI's Linux wheel of torchvision links CUDA. With a CPU-only PyTorch its shared
 undeclared operators. Declaring them is enough for everything that is written in Python: models, weights and transforms.
 (Calling ``nms`` still fails; this package never calls it.)
 
-Import ``models`` from this module, never from torchvision.
+Import ``models`` from this module, never from torchvision, and timm by `import_timm`.
 """
+
+import warnings
+from typing import Any
 
 import torch
 
@@ -27,4 +30,14 @@ except RuntimeError as error:
             _library.define(_schema)
     from torchvision import models
 
-__all__ = ["models"]
+
+def import_timm() -> Any:
+    """Return the package timm, which imports torchvision."""
+    with warnings.catch_warnings(action="ignore"):
+        import timm
+        import timm.models
+
+        return timm
+
+
+__all__ = ["import_timm", "models"]

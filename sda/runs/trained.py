@@ -19,6 +19,7 @@ from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import Preprocessing
 from sda.models.stored import fit
+from sda.models.weights import hub
 from sda.pictures import resize_image, resize_nearest
 from sda.protocol import Protocol, preset
 from sda.recipe import Recipe
@@ -219,7 +220,8 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
     """Load a trained run, or a network written by sda export.
 
     Args:
-        folder: a run folder or one of its checkpoints; or the folder or .safetensors file of an exported network.
+        folder: a run folder or one of its checkpoints; the folder or .safetensors file of an exported network; or
+            hf://OWNER/NAME, such a network on the Hugging Face hub.
         checkpoint: "last", or "best" (see the recipe's best_by).
         network: "student", the network that is evaluated in training, or "teacher".
         device: auto, cpu, cuda or mps.
@@ -227,7 +229,7 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
     Raises:
         SdaError: no such run, or a checkpoint that cannot be read or has no teacher.
     """
-    path = _file(Path(folder), checkpoint)
+    path = _file(hub.fetch(folder) if hub.is_on_hub(folder) else Path(folder), checkpoint)
     try:
         state = checkpoints.load(path)
     except SdaError as error:

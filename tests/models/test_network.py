@@ -29,7 +29,7 @@ V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_lar
         ("linear", "mobilenet_v2", 16, 320, (5, 7)),
         # encoders of timm, one of each kind
         ("deeplabv2", "tf_efficientnet_lite0", 8, 320, (9, 13)),
-        ("deeplabv3plus", "regnety_002", 4, 128, (17, 25)),
+        ("deeplabv3plus", "mobilenetv4_conv_small", 4, 128, (17, 25)),
         ("deeplabv3plus", "convnext_atto", 4, 128, (24, 32)),  # its stride-32 grid covers 96 x 128 pixels
         ("segformer", "pvt_v2_b0", 4, 128, (17, 25)),
         ("segformer", "swin_tiny_patch4_window7_224", 4, 256, (17, 25)),

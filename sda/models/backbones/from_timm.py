@@ -21,10 +21,9 @@ from sda.models.backbones.base import Backbone
 from sda.models.grid import Grid
 from sda.models.names import TORCHVISION
 from sda.models.preprocessing import Preprocessing
+from sda.models.torchvision_shim import import_timm
 
-with warnings.catch_warnings(action="ignore"):
-    import timm
-    import timm.models
+timm = import_timm()
 
 LEVELS = 4  # number of maps
 FINEST = 4  # stride of the finest map of a hierarchical encoder
@@ -107,6 +106,11 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
         elif isinstance(module, nn.Sequential | nn.ModuleList) and any(True for _ in child.children()):
             yield child
+
+
+def names(pattern: str) -> list[str]:
+    """Return the names of timm's encoders that match a pattern with * and ?."""
+    return timm.list_models(pattern)
 
 
 def check_name(name: str) -> None:

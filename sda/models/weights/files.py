@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sda.errors import SdaError
 from sda.models.stored import read_pt, read_safetensors
+from sda.models.weights import hub
 
 # Keys under which programs store a state dict. "student" is in the checkpoints of sda, "teacher" in those of DINO.
 WRAPPERS = (
@@ -61,7 +62,7 @@ def read_file(path: str, example: str) -> Stored:
     Raises:
         SdaError: the file is missing, damaged, unreadable, or has no named tensors.
     """
-    file = Path(path).expanduser()
+    file = hub.fetch(path) if hub.is_on_hub(path) else Path(path).expanduser()
     config: dict = {}
     if file.is_dir():
         config = _config(file)

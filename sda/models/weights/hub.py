@@ -81,6 +81,41 @@ def hugging_face(repository: str, names: tuple[str, ...] = FILES) -> Path:
     raise SdaError(f"{where}: the repository has none of {', '.join(names)}")
 
 
+def is_on_hub(run: str | Path) -> bool:
+    """Return whether a run is named as a network on the Hugging Face hub: hf://OWNER/NAME, or the same after `Path`."""
+    return str(run).startswith("hf:/")
+
+
+def fetch(run: str | Path) -> Path:
+    """Download an exported network from the Hugging Face hub into runs/OWNER--NAME, unless it is there.
+
+    Args:
+        run: hf://OWNER/NAME, or hf://OWNER/NAME@REVISION.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SdaError: the download failed, or the repository has no network of sda.
+    """
+    import huggingface_hub
+
+    name, _, revision = str(run).removeprefix("hf:").strip("/").partition("@")
+    folder = Path("runs", str(run).removeprefix("hf:").strip("/").replace("/", "--"))
+    if (folder / FILES[0]).is_file():
+        return folder
+    endpoint = huggingface_hub.constants.ENDPOINT
+    if reason := _unreachable(endpoint):
+        raise SdaError(f"hf://{name}: cannot download {endpoint}/{name} ({reason}); download it elsewhere and give the folder")
+    try:
+        huggingface_hub.snapshot_download(name, revision=revision or None, local_dir=folder, allow_patterns=[FILES[0], "*.md"])
+    except Exception as error:  # the library also raises the errors of its HTTP client
+        raise SdaError(f"hf://{name}: cannot download it ({(str(error).splitlines() or [type(error).__name__])[0]})") from None
+    if not (folder / FILES[0]).is_file():
+        raise SdaError(f"hf://{name}: has no {FILES[0]}: not a network that sda export --as hub wrote")
+    return folder
+
+
 def _unreachable(url: str) -> str:
     """Return why a server cannot be reached, or "". The hub's library would try for half a minute."""
     parts = urlsplit(url)
