@@ -1,0 +1,134 @@
+"""Propose the layouts of a descriptor: patterns for the pairs of image and label that were found."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sda.data.inspect.pairs import endings
+from sda.data.layouts.pattern import Pattern, composed
+from sda.data.layouts.words import SPLITS, divide, split_in
+
+_SPECIAL = re.compile("[{}*\ud800-\udfff]")  # what a pattern cannot hold: braces are words, and TOML is UTF-8
+_MOST = 8  # layouts
+
+Pair = tuple[Path, Path | None]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Proposed layouts.
+
+    Attributes:
+        layouts: patterns of images and of labels, if there are any; the largest layout first.
+        renamed: split → its name in the paths, for splits with another name.
+    """
+
+    layouts: list[tuple[str, str | None]]
+    renamed: dict[str, str]
+
+
+def propose_layouts(pairs: Sequence[Pair]) -> Draft:
+    """Return layouts that cover pairs of image and label, or images without labels. Paths are relative to the root."""
+    in_names = any(SPLITS.get(_split_of_name(image).lower()) == "train" for image, _ in pairs)
+    groups: dict[tuple, list[Pair]] = defaultdict(list)
+    for stored, of_it in pairs:
+        image, label = Path(composed(str(stored))), of_it and Path(composed(str(of_it)))
+        shape = tuple(split_in(part) is not None for part in image.parts[:-1])  # other folders beside those of splits are apart
+        names: tuple[str, str | None] = endings(image.stem, label.stem) if label else ("{frame}", None)
+        if in_names and not any(shape) and (split := _split_of_name(image)):
+            names = _with_split(names[0], image, split), _with_split(names[1], label, split) if names[1] and label else None
+        groups[(shape, label and len(label.parts), names)].append((image, label))
+    layouts: list[tuple[str, str | None]] = []
+    splits: Counter[str] = Counter()
+    for (_, _, names), group in sorted(groups.items(), key=lambda entry: len(entry[1]), reverse=True)[:_MOST]:
+        layout, words = _layout(group, names)
+        layouts.append(layout)
+        splits.update(words)
+    renamed = {SPLITS[word.lower()]: word for word, _ in reversed(splits.most_common())}
+    return Draft(layouts, {split: renamed[split] for split in SPLITS.values() if renamed.get(split, split) != split})
+
+
+def _layout(group: list[Pair], names: tuple[str, str | None]) -> tuple[tuple[str, str | None], list[str]]:
+    """Return the patterns of images and labels of one layout, and the name of the split in each image's path, if it has one."""
+    images, labels = [image for image, _ in group], [label for _, label in group if label]
+    image_name, label_name = names
+    parts, words = _generalise([image.parts[:-1] for image in images])
+    if "{split}" in image_name:
+        words["split"] = [_split_of_name(image) or "" for image in images]
+    if len(stems := {image.stem for image in images}) == 1 and label_name and "{" not in label_name:
+        image_name = stems.pop()
+    pattern = "/".join([*parts, image_name + _suffix(images)])
+    if not labels or label_name is None:
+        return (pattern, None), words.get("split", [])
+    folders = [label.parts[:-1] for label in labels]
+    label_parts = [_in_words([folder[position] for folder in folders], words) for position in range(len(folders[0]))]
+    return (pattern, "/".join([*label_parts, label_name + _suffix(labels)])), words.get("split", [])
+
+
+def _split_of_name(path: Path) -> str:
+    """Return the word of a split that the name of a file begins with, apart from words such as img; "" without one."""
+    found = split_in(path.stem)
+    return found[1] if found and found[2] and len(divide(found[0])) == 1 else ""
+
+
+def _with_split(pattern: str, path: Path, split: str) -> str:
+    """Return a pattern of a name with {split} at the beginning of its first word, if this fits the name, else unchanged."""
+    between = re.sub(r"[^_.-].*", "", path.stem.partition(split)[2])
+    for word in re.findall("{frame1?}", pattern):
+        for new in ("{split}", f"{{split}}{between}{word}"):
+            if Pattern(changed := pattern.replace(word, new), {"split": split}).match(path.stem):
+                return changed
+    return pattern
+
+
+def _generalise(folders: list[tuple[str, ...]]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the parts of a pattern for folders, and word → its value in each of them.
+
+    Parts that are equal everywhere stay, others become words; the words of splits do, too.
+    """
+    parts: list[str] = []
+    words: dict[str, list[str]] = {}
+    for column in zip(*folders, strict=True):
+        found = [split_in(part) for part in column]
+        shapes = {f"{each[0]}{{split}}{each[2]}" for each in found if each} if all(found) else set()
+        if len(shapes) == 1 and "split" not in words:
+            words["split"] = [each[1] for each in found if each]
+            parts.append(shapes.pop())
+        elif len(set(column)) > 1 or _SPECIAL.search(column[0]):
+            before, after = _common(column)
+            word = f"folder{len(words) + 1}"
+            words[word] = [part[len(before) : len(part) - len(after)] for part in column]
+            parts.append(f"{before}{{{word}}}{after}")
+        else:
+            parts.append(column[0])
+    return parts, words
+
+
+def _common(names: Sequence[str]) -> tuple[str, str]:
+    """Return the telling words that all names begin and end with, such as images_, if the rest of each name is in one piece."""
+    divided = [divide(name) for name in names]
+    ends = {(parts[0], parts[-1]) for parts in divided if len(parts) == 3}
+    return ends.pop() if len(ends) == 1 and all(len(parts) == 3 for parts in divided) else ("", "")
+
+
+def _in_words(column: list[str], words: dict[str, list[str]]) -> str:
+    """Return a part of the label's pattern, such as {split}annot, written with the words of the image's pattern.
+
+    If its values contain the values of none of the words, it is the first of them.
+    """
+    for word, values in words.items():
+        shapes = [
+            {part[: at.start()] + f"{{{word}}}" + part[at.end() :] for at in re.finditer(re.escape(value), part)}
+            for part, value in zip(column, values, strict=True)
+        ]
+        if common := set.intersection(*shapes):
+            return max(common, key=lambda shape: (split_in(column[0]) is not None and word == "split", shape))
+    return column[0]
+
+
+def _suffix(paths: Sequence[Path]) -> str:
+    """Return the suffix of all paths, or {ext} if they have several."""
+    suffixes = {path.suffix for path in paths}
+    return ".{ext}" if len(suffixes) > 1 else suffixes.pop()

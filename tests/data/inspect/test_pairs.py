@@ -1,0 +1,118 @@
+"""Names of images and labels as people give them: each proposed descriptor must use all pairs, each image with its own label."""
+
+import numpy as np
+import pytest
+import tiny
+
+from sda.data import descriptor as descriptors
+from sda.data.inspect.propose import propose
+from sda.data.layouts.words import SPLITS
+from sda.data.listing import NoImages, list_items
+
+
+def scene(index):
+    """A noisy photo of three areas and its label; the label's first row is the index."""
+    random = np.random.default_rng(index)
+    label = random.integers(0, 3, (6, 8)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+    image = np.array([[90, 120, 60], [30, 40, 160], [200, 180, 140]])[label] + random.integers(-25, 25, (96, 128, 3))
+    return image.clip(0, 255).astype(np.uint8), label
+
+
+def write(root, pairs):
+    """Write pairs (image, label) of names; return image → label."""
+    for index, (image, label) in enumerate(pairs):
+        photo, values = scene(index)
+        tiny.save(photo, root / image)
+        tiny.save(values, root / label)
+    return dict(pairs)
+
+
+def proposed(root, tmp_path):
+    text, notes = propose(root)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    return descriptors.load(str(tmp_path / "mine.toml")), notes
+
+
+def read(described, root, splits=("train", "val")):
+    """Return split → image → label, without splits that have no images."""
+    found = {}
+    for split in splits:
+        try:
+            items = list_items(described, root, split).items
+        except NoImages:
+            continue
+        found[split] = {item.key: item.label and item.label.relative_to(root).as_posix() for item in items}
+    return found
+
+
+NUMBERS = ["001", "002", "007", "010", "011"]
+NAMES = ["Ash", "Birch", "Cedar", "Dogwood", "Elm"]
+
+
+@pytest.mark.parametrize("frames", [NUMBERS, NAMES])
+@pytest.mark.parametrize(
+    ("image", "label", "layout"),
+    [
+        ("scene_{}/image.png", "scene_{}/label.png", None),
+        ("scene_{}/img.jpg", "scene_{}/mask.png", None),
+        ("{}/rgb.png", "{}/gt.png", ("{folder1}/rgb.png", "{folder1}/gt.png")),
+        ("{}/image.png", "{}/image_mask.png", None),
+        ("{}/left.png", "{}/labelIds.png", None),
+        ("{}/images/image.png", "{}/masks/mask.png", None),
+        ("{}/images/1.png", "{}/masks/1.png", None),
+        ("img_{}.png", "mask_{}.png", ("img_{frame}.png", "mask_{frame}.png")),
+        ("{}.png", "mask_{}.png", None),
+        ("{}.jpg", "mask_{}.png", None),
+        ("Image{}.jpg", "Label{}.png", None),
+        ("image-{}.jpg", "label-{}.png", None),
+        ("frame {}.jpg", "seg {}.png", None),
+        ("IMG_{}.jpg", "IMG_{}_mask.png", None),
+        ("img_{}_rgb.png", "mask_{}_gt.png", None),
+        ("images/img_{}.jpg", "masks/mask_{}.png", ("images/img_{frame}.jpg", "masks/mask_{frame}.png")),
+        ("images/{}.jpg", "masks/mask_{}.png", None),
+        ("images/image_{}.jpg", "masks/{}.png", None),
+        ("images/{}.jpg", "masks/{}_GT.png", None),
+        ("RGB/{}.jpg", "GT/{}.png", None),
+        ("img/city_image_{}.jpg", "ann/city_label_{}.png", None),
+        ("images_{}/1.png", "masks_{}/1.png", None),
+    ],
+)
+def test_names_with_telling_words(tmp_path, frames, image, label, layout):
+    root = tmp_path / "set"
+    expected = write(root, [(image.format(frame), label.format(frame)) for frame in frames])
+    described, notes = proposed(root, tmp_path)
+    found = [(each.images, each.labels) for each in described.layout]
+    assert read(described, root) == {"train": expected}, (found, notes)
+    assert len(found) == 1 and (layout is None or found == [layout]), found
+    assert len(notes) == 1, notes
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "names"),
+    [
+        ("{}Images/{}.jpg", "{}Masks/{}.png", ("train", "val")),
+        ("{}_images/{}.jpg", "{}_masks/{}.png", ("train", "valid")),
+        ("images_{}/{}.jpg", "labels_{}/{}.png", ("train", "val")),
+        ("images{}/{}_0000.png", "labels{}/{}.png", ("Tr", "Val")),
+        ("{}/{}.jpg", "{}_labels/{}.png", ("train", "test")),
+        ("{}Images/{}.jpg", "{}Labels/{}.png", ("Training", "Validation")),
+        ("{}images/{}.jpg", "{}masks/{}.png", ("train", "val")),
+        ("images/{}2017/{}.jpg", "annotations/{}2017/{}.png", ("train", "val")),
+        ("imgs/{}/img_{}.jpg", "labels/{}/mask_{}.png", ("train", "val")),
+        ("{}/scene{}/image.png", "{}/scene{}/label.png", ("train", "val")),
+        ("data/{}-img/a/{}.jpg", "data/{}-lbl_masks/a/{}.png", ("TRAIN", "VAL")),
+        ("images/{}_{}.jpg", "masks/{}_{}.png", ("train", "val")),
+        ("{}_{}.jpg", "{}_{}_mask.png", ("train", "val")),
+        ("images/{}_image_{}.jpg", "masks/{}_mask_{}.png", ("train", "test")),
+        ("img_{}{}.png", "mask_{}{}.png", ("train", "val")),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_splits_within_names(tmp_path, image, label, names, count):
+    root = tmp_path / "set"
+    expected = {}
+    for split in names[:count]:
+        expected[SPLITS[split.lower()]] = write(root, [(image.format(split, n), label.format(split, n)) for n in NUMBERS])
+    described, notes = proposed(root, tmp_path)
+    assert read(described, root, ("train", "val", "test")) == expected, (described.layout, notes)
+    assert len(described.layout) == 1
