@@ -69,23 +69,45 @@ def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Pa
     described = shelf.check(descriptors.Descriptor, known, str(root))
     notes: list[str] = []
     read: dict[Path, Path | None] = {}
+    maps: set[Path] = set()
     for split in dict.fromkeys(SPLITS.values()):
         try:
             listing = list_items(described, root, split)
         except NoImages:
+            if split == "train":
+                notes.append("no images of train were found: name the folder to train on in splits, as in splits = {train = ...}")
             continue
         except SdaError as error:
             return [str(error)]
-        read |= {item.image: item.label for item in listing.items}
-        read |= dict.fromkeys(root / key for key in listing.maps)
-        notes += listing.notes
-    unread = [path for path in photos if root / path not in read]
+        of_split = {item.image: item.label for item in listing.items}
+        read |= of_split
+        maps |= {root / key for key in listing.maps}
+        notes += [*listing.notes, *_on_labels(split, of_split, root)]
+    unread = [path for path in photos if root / path not in read and root / path not in maps]
     wrong = [image for image, label in pairs if read.get(root / image, root / label) != root / label]
-    if unread and not any(" are not read, because " in note for note in notes):
-        where = f"{len(unread)} of {len(photos)} images are in no layout, such as {unread[0]}"
-        notes.append(f"{where}: if they have no labels, give their folder to --unlabelled, else add a [[layout]]")
+    if unread:
+        part = f"only {len(photos) - len(unread) - len(maps)} of {len(photos) - len(maps)} images are read"
+        if any(" are not read, because " in note for note in notes):
+            notes.append(part)
+        else:
+            where = f"{part}; the others, such as {unread[0]}, are in no layout"
+            notes.append(f"{where}: if they have no labels, give their folder to --unlabelled, else add a [[layout]]")
     if wrong:
         notes.append(f"{len(wrong)} labels are not found by the layouts, such as the one of {wrong[0]}: edit their labels =")
+    return notes
+
+
+def _on_labels(split: str, labels: dict[Path, Path | None], root: Path) -> list[str]:
+    """Return notes on the images of a split that have no label, although others have one, and on labels outside of train and val."""
+    without = [image.relative_to(root) for image, label in labels.items() if label is None]
+    notes = []
+    if 0 < len(without) < len(labels):
+        notes.append(f"{len(without)} of {len(labels)} images of {split} have no label, such as {without[0]}")
+    if split == "test" and len(without) < len(labels):
+        notes.append(
+            f"{len(labels) - len(without)} images of test have labels: training does not use them; sda doctor FILE.toml --split "
+            "test checks them, and sda eval RUN --dataset FILE.toml --split test scores on them"
+        )
     return notes
 
 

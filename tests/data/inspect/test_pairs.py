@@ -116,3 +116,86 @@ def test_splits_within_names(tmp_path, image, label, names, count):
     described, notes = proposed(root, tmp_path)
     assert read(described, root, ("train", "val", "test")) == expected, (described.layout, notes)
     assert len(described.layout) == 1
+
+
+# What is told
+
+
+def test_labels_of_test_are_told(tmp_path):
+    root = tmp_path / "set"
+    for split in ("train", "val", "test"):
+        write(root, [(f"{split}/images/{n}.jpg", f"{split}/masks/{n}.png") for n in NUMBERS])
+    _, notes = proposed(root, tmp_path)
+    assert any(
+        "5 images of test have labels" in note and "sda eval RUN --dataset FILE.toml --split test" in note for note in notes
+    )
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_folder_without_training_images_is_told(tmp_path, split):
+    root = tmp_path / "set"
+    write(root, [(f"{split}/images/{n}.jpg", f"{split}/masks/{n}.png") for n in NUMBERS])
+    _, notes = proposed(root, tmp_path)
+    assert any("no images of train" in note for note in notes)
+
+
+def test_images_without_labels_are_counted(tmp_path):
+    root = tmp_path / "set"
+    write(root, [(f"img_{n}.jpg", f"mask_{n}.png") for n in NUMBERS])
+    (root / "mask_007.png").unlink()
+    write(root / "more", [(f"{n}.jpg", f"{n}_x_label.png") for n in NAMES[:2]])
+    _, notes = proposed(root, tmp_path)
+    assert any("1 of 5 images of train have no label, such as img_007.jpg" in note for note in notes), notes
+    assert any("only 5 of 7 images are read" in note for note in notes), notes
+
+
+# Pairs that would be wrong
+
+
+def test_labels_of_another_split_or_scene_are_not_taken(tmp_path):
+    root = tmp_path / "set"
+    write(root, [(f"trainImages/{n}.jpg", f"valMasks/{n}.png") for n in NUMBERS])
+    _, notes = proposed(root, tmp_path)
+    assert any("no label files match" in note for note in notes)
+
+
+def test_a_scene_without_labels_does_not_take_those_of_another(tmp_path):
+    root = tmp_path / "set"
+    expected = write(root, [(f"s2/images/{n}.jpg", f"s2/masks/{n}.png") for n in NUMBERS])
+    for index, name in enumerate(NUMBERS):
+        tiny.save(scene(50 + index)[0], root / f"s1/images/{name}.jpg")
+    described, notes = proposed(root, tmp_path)
+    found = read(described, root)["train"]
+    assert {image: label for image, label in found.items() if label} == expected
+    assert any("s1/images and s2/images have the same labels" in note for note in notes), notes
+
+
+def test_two_cameras_with_one_set_of_labels_are_told(tmp_path):
+    root = tmp_path / "set"
+    expected = write(root, [(f"image_2/{n}.png", f"labels/{n}.png") for n in NUMBERS])
+    for index, name in enumerate(NUMBERS):
+        tiny.save(scene(50 + index)[0], root / f"image_3/{name}.png")
+    described, notes = proposed(root, tmp_path)
+    assert set(read(described, root)["train"].values()) == set(expected.values())
+    assert any("have the same labels" in note for note in notes) and any("only 5 of 10 images are read" in note for note in notes)
+
+
+def test_two_sets_of_labels_are_told(tmp_path):
+    root = tmp_path / "set"
+    write(root, [(f"images/{n}.png", f"labels_anna/{n}.png") for n in NUMBERS])
+    for index, name in enumerate(NUMBERS):
+        tiny.save(scene(50 + index)[1], root / f"labels_ben/{name}.png")
+    _, notes = proposed(root, tmp_path)
+    assert any("could have the labels in labels_anna or in labels_ben" in note for note in notes), notes
+
+
+def test_scenes_with_several_files(tmp_path):
+    root = tmp_path / "set"
+    expected = write(root, [(f"run_{n}/rgb.png", f"run_{n}/gt.png") for n in NUMBERS])
+    for index, name in enumerate(NUMBERS):
+        tiny.save(scene(50 + index)[0], root / f"run_{name}/thermal.png")
+        tiny.save(scene(50 + index)[0][..., 0], root / f"run_{name}/depth.png")
+    described, notes = proposed(root, tmp_path)
+    found = read(described, root)["train"]
+    assert {image: label for image, label in found.items() if label} == expected
+    assert any("are read" in note for note in notes), notes
