@@ -98,7 +98,7 @@ def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Pa
 
 
 def _on_labels(split: str, labels: dict[Path, Path | None], root: Path) -> list[str]:
-    """Return notes on the images of a split that have no label, although others have one, and on labels outside of train and val."""
+    """Return notes on the images of a split that have no label although others have one, and on labels of test."""
     without = [image.relative_to(root) for image, label in labels.items() if label is None]
     notes = []
     if 0 < len(without) < len(labels):
