@@ -21,11 +21,11 @@ class Draft:
     """Proposed layouts.
 
     Attributes:
-        layouts: patterns of images and of labels, if there are any; the largest layout first.
+        layouts: the keys of each [[layout]], the largest first.
         renamed: split → its name in the paths, for splits with another name.
     """
 
-    layouts: list[tuple[str, str | None]]
+    layouts: list[dict[str, str]]
     renamed: dict[str, str]
 
 
@@ -35,36 +35,52 @@ def propose_layouts(pairs: Sequence[Pair]) -> Draft:
     groups: dict[tuple, list[Pair]] = defaultdict(list)
     for stored, of_it in pairs:
         image, label = Path(composed(str(stored))), of_it and Path(composed(str(of_it)))
-        shape = tuple(split_in(part) is not None for part in image.parts[:-1])  # other folders beside those of splits are apart
+        found = (split_in(part) for part in image.parts[:-1])
+        shape = tuple(each and (each[0], each[2]) for each in found)  # other folders beside those of splits are apart
         names: tuple[str, str | None] = endings(image.stem, label.stem) if label else ("{frame}", None)
         if in_names and not any(shape) and (split := _split_of_name(image)):
             names = _with_split(names[0], image, split), _with_split(names[1], label, split) if names[1] and label else None
         groups[(shape, label and len(label.parts), names)].append((image, label))
-    layouts: list[tuple[str, str | None]] = []
+    layouts: list[dict[str, str]] = []
     splits: Counter[str] = Counter()
     for (_, _, names), group in sorted(groups.items(), key=lambda entry: len(entry[1]), reverse=True)[:_MOST]:
-        layout, words = _layout(group, names)
-        layouts.append(layout)
-        splits.update(words)
+        if layout := _layout(group, names, splits):
+            layouts.append(layout)
+            continue
+        parts = defaultdict(list)  # no pattern gives the folders of these labels from those of their images
+        for image, label in group:
+            parts[label and label.parent, tuple(map(split_in, image.parts[:-1]))].append((image, label))
+        layouts += [layout for part in parts.values() if (layout := _layout(part, names, splits, literal=True))]
     renamed = {SPLITS[word.lower()]: word for word, _ in reversed(splits.most_common())}
     return Draft(layouts, {split: renamed[split] for split in SPLITS.values() if renamed.get(split, split) != split})
 
 
-def _layout(group: list[Pair], names: tuple[str, str | None]) -> tuple[tuple[str, str | None], list[str]]:
-    """Return the patterns of images and labels of one layout, and the name of the split in each image's path, if it has one."""
+def _layout(
+    group: list[Pair], names: tuple[str, str | None], splits: Counter[str], literal: bool = False
+) -> dict[str, str] | None:
+    """Return the layout of pairs whose names have these patterns; None if a folder of labels does not follow from the image's.
+
+    Args:
+        splits: names of splits → images; updated.
+        literal: all images are of one split: keep its name in the patterns.
+    """
     images, labels = [image for image, _ in group], [label for _, label in group if label]
     image_name, label_name = names
-    parts, words = _generalise([image.parts[:-1] for image in images])
+    parts, words = _generalise([image.parts[:-1] for image in images], literal)
     if "{split}" in image_name:
-        words["split"] = [_split_of_name(image) or "" for image in images]
+        words["split"] = [_split_of_name(image) for image in images]
     if len(stems := {image.stem for image in images}) == 1 and label_name and "{" not in label_name:
         image_name = stems.pop()
-    pattern = "/".join([*parts, image_name + _suffix(images)])
-    if not labels or label_name is None:
-        return (pattern, None), words.get("split", [])
-    folders = [label.parts[:-1] for label in labels]
-    label_parts = [_in_words([folder[position] for folder in folders], words) for position in range(len(folders[0]))]
-    return (pattern, "/".join([*label_parts, label_name + _suffix(labels)])), words.get("split", [])
+    layout = {"images": "/".join([*parts, image_name + _suffix(images)])}
+    if label_name is not None:
+        folders = [_in_words(column, words) for column in zip(*(label.parts[:-1] for label in labels), strict=True)]
+        if None in folders:
+            return None
+        layout["labels"] = "/".join([*filter(None, folders), label_name + _suffix(labels)])
+    splits.update(words.get("split", []))
+    if literal and (split := next((found[1] for part in images[0].parts[:-1] if (found := split_in(part))), "")):
+        return {"split": SPLITS[split.lower()], **layout}
+    return layout
 
 
 def _split_of_name(path: Path) -> str:
@@ -83,17 +99,17 @@ def _with_split(pattern: str, path: Path, split: str) -> str:
     return pattern
 
 
-def _generalise(folders: list[tuple[str, ...]]) -> tuple[list[str], dict[str, list[str]]]:
+def _generalise(folders: list[tuple[str, ...]], literal: bool) -> tuple[list[str], dict[str, list[str]]]:
     """Return the parts of a pattern for folders, and word → its value in each of them.
 
-    Parts that are equal everywhere stay, others become words; the words of splits do, too.
+    Parts that are equal everywhere stay, others become words; the words of splits do, too, if not `literal`.
     """
     parts: list[str] = []
     words: dict[str, list[str]] = {}
     for column in zip(*folders, strict=True):
         found = [split_in(part) for part in column]
         shapes = {f"{each[0]}{{split}}{each[2]}" for each in found if each} if all(found) else set()
-        if len(shapes) == 1 and "split" not in words:
+        if len(shapes) == 1 and "split" not in words and not literal:
             words["split"] = [each[1] for each in found if each]
             parts.append(shapes.pop())
         elif len(set(column)) > 1 or _SPECIAL.search(column[0]):
@@ -113,10 +129,11 @@ def _common(names: Sequence[str]) -> tuple[str, str]:
     return ends.pop() if len(ends) == 1 and all(len(parts) == 3 for parts in divided) else ("", "")
 
 
-def _in_words(column: list[str], words: dict[str, list[str]]) -> str:
-    """Return a part of the label's pattern, such as {split}annot, written with the words of the image's pattern.
+def _in_words(column: Sequence[str], words: dict[str, list[str]]) -> str | None:
+    """Return a part of the label's pattern, such as {split}annot, written with one of the words of the image's pattern.
 
-    If its values contain the values of none of the words, it is the first of them.
+    Args:
+        column: the values of this part. If they are equal and contain no word, they stay; None if they differ.
     """
     for word, values in words.items():
         shapes = [
@@ -124,8 +141,8 @@ def _in_words(column: list[str], words: dict[str, list[str]]) -> str:
             for part, value in zip(column, values, strict=True)
         ]
         if common := set.intersection(*shapes):
-            return max(common, key=lambda shape: (split_in(column[0]) is not None and word == "split", shape))
-    return column[0]
+            return max(common)
+    return column[0] if len(set(column)) == 1 else None
 
 
 def _suffix(paths: Sequence[Path]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from sda.data.inspect.classes import count_label_values
 from sda.data.layouts.maps import beginnings
 from sda.data.layouts.pattern import composed, is_image
-from sda.data.layouts.words import SPLITS, divide, is_photo_word, own_words, rest, role_ending, split_in
+from sda.data.layouts.words import SPLITS, divide, is_photo_word, own_words, rest, role_ending, split_in, tells_photo
 from sda.data.listing import walk
 
+_UNWANTED = re.compile("(?i)instance|colou?r|object|panoptic")  # if there are others, they are the ids of the classes
 _FEW = 4  # number of files that decide whether files with the same kind of name are labels
 
 
@@ -60,13 +61,14 @@ def pair_files(files: Files, notes: list[str]) -> list[tuple[Path, Path]]:
             if (likeness := _likeness(folder, other)) is not None:
                 for rank, kind in enumerate(kinds):
                     if matched := _match(photos, kind, folder == other):
-                        best.append(((2 * len(matched) >= len(photos), likeness, len(matched)), -rank, other, matched))
+                        most, wanted = 2 * len(matched) >= len(photos), not _UNWANTED.search(other.as_posix())
+                        best.append(((most, likeness, len(matched), wanted), -rank, other, matched))
         if not best:
             continue
         fit, _, other, matched = max(best, key=lambda entry: entry[:2])
         for name, label in matched.items():
             pairs.append((folder / name, other / label))
-            claims[other / label][folder] = fit[1], is_photo_word(folder.name)
+            claims[other / label][folder] = fit[1], tells_photo(folder.name)
         if twins := [each for same, _, each, _ in best if same == fit and each != other]:
             notes.append(f"{folder} could have the labels in {other} or in {twins[0]}: the first is proposed; check that")
     owners = {label: max(folders, key=lambda folder: folders[folder]) for label, folders in claims.items()}
@@ -114,8 +116,7 @@ def _label_kinds(root: Path, folder: Path, names: list[str], alike: dict[tuple[P
         if known and all(known):
             words = kind.lower()
             preferred = ("labelids" in words, "trainid" in words, "label" in words or "mask" in words)
-            unwanted = "instance" in words or "color" in words or "colour" in words
-            found.append(((not unwanted, *preferred, -max(known)), kind, group))
+            found.append(((not _UNWANTED.search(kind), *preferred, -max(known)), kind, group))
     merged: dict[str, dict[str, str]] = defaultdict(dict)  # labels of one kind may have several suffixes
     for _, kind, group in sorted(found, key=lambda entry: entry[:2], reverse=True):
         merged[kind.removesuffix(Path("x" + kind).suffix)] |= group
@@ -136,6 +137,8 @@ def _by_kind(names: list[str]) -> dict[str, dict[str, str]]:
     for name in names:
         stem = Path(name).stem
         tail = re.split("[0-9]", stem)[-1] if re.search(r"\d", stem) else role_ending(stem)
+        tail = Path(stem).suffix if is_image(stem) else tail  # 1.jpg.png
+        tail = tail if re.search("[^\\W_]", tail) else ""
         if not tail and stem[-1].isalpha() and len(divide(stem)) == 3 and not divide(stem)[0]:
             tail = stem[len(next((shorter for shorter in beginnings(stem)[1:] if shared[shorter] > 1), stem)) :]
         tails[name] = tail
@@ -158,16 +161,17 @@ def _match(photos: list[str], labels: dict[str, str], together: bool) -> dict[st
     """Return image → label. `labels`: see `Files`; `together`: they are in one folder."""
     stems = {name: composed(Path(name).stem) for name in photos}
     begins = {beginning: name for name, beginning in reversed(labels.items())}
-    rests = {words: name for beginning, name in begins.items() if (words := rest(beginning))}
+    begins |= {composed(Path(name).stem): name for name in reversed(labels)}
+    rests = {words: name for name, beginning in reversed(labels.items()) if (words := rest(beginning))}
     by_beginning = {name: begins.get(_beginning(stem, begins) or "") for name, stem in stems.items()}
     by_rest = {
         name: next((rests[words] for shorter in _beginnings(stem) if (words := rest(shorter)) in rests), None)
         for name, stem in stems.items()
     }
     found = max((_without_doubles(each, stems) for each in (by_beginning, by_rest)), key=len)
-    if not found and len(labels) == 1 and not any(map(rest, labels.values())):  # label.png beside image.png, or any only photo
-        named = photos if together and len(photos) == 1 else [name for name in photos if is_photo_word(stems[name])]
-        return dict.fromkeys(named, next(iter(labels))) if len(named) == 1 else {}
+    if len(labels) == 1 and not any(map(rest, labels.values())):  # label.png beside image.png, or beside any only photo
+        named = [name for name in photos if is_photo_word(stems[name])] or (photos if together else [])
+        return dict.fromkeys(named, next(iter(labels))) if len(named) == 1 else found
     return found
 
 

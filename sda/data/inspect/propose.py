@@ -64,8 +64,7 @@ def _namesakes(root: Path, images: list[Path]) -> list[Path]:
 
 def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Path, Path]]) -> list[str]:
     """Return notes on the images and pairs in `root` that the proposed layouts do not read."""
-    values = [{"images": images, "labels": labels} for images, labels in draft.layouts]
-    known = {"title": _title(root), "classes": {"any": [0, 0, 0]}, "splits": draft.renamed, "layout": values}
+    known = {"title": _title(root), "classes": {"any": [0, 0, 0]}, "splits": draft.renamed, "layout": draft.layouts}
     described = shelf.check(descriptors.Descriptor, known, str(root))
     notes: list[str] = []
     read: dict[Path, Path | None] = {}
@@ -93,7 +92,7 @@ def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Pa
             where = f"{part}; the others, such as {unread[0]}, are in no layout"
             notes.append(f"{where}: if they have no labels, give their folder to --unlabelled, else add a [[layout]]")
     if wrong:
-        notes.append(f"{len(wrong)} labels are not found by the layouts, such as the one of {wrong[0]}: edit their labels =")
+        notes.append(f"the layouts give {len(wrong)} images no label or a wrong one, such as {wrong[0]}: edit their labels =")
     return notes
 
 
@@ -125,10 +124,9 @@ def _toml(root: Path, draft: Draft, findings: list[Finding], notes: list[str]) -
     classes, tables, encoding = propose_classes(findings, notes)
     renamed = ", ".join(f"{split} = {_text(name)}" for split, name in draft.renamed.items())
     sections = [[*head, *classes, *([f"splits = {{{renamed}}}"] if renamed else [])], *tables]
-    for images, labels in draft.layouts:
-        sections.append(["[[layout]]", f"images = {_text(images)}"])
-        if labels:
-            sections[-1] += [f"labels = {_text(labels)}", *encoding]
+    for layout in draft.layouts:
+        lines = [f"{key} = {_text(value)}" for key, value in layout.items()]
+        sections.append(["[[layout]]", *lines, *(encoding if "labels" in layout else [])])
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
 

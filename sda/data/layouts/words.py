@@ -44,6 +44,11 @@ def is_photo_word(name: str) -> bool:
     return _PHOTO.fullmatch(name) is not None
 
 
+def tells_photo(name: str) -> bool:
+    """Return whether a word of a name tells a photo."""
+    return any(match[1] and is_photo_word(match[1]) for match in _WORD.finditer(name))
+
+
 def divide(stem: str) -> list[str]:
     """Divide a name into words that tell a photo or a map, and the rest: text, rest, text, …, text.
 

@@ -75,6 +75,11 @@ NAMES = ["Ash", "Birch", "Cedar", "Dogwood", "Elm"]
         ("RGB/{}.jpg", "GT/{}.png", None),
         ("img/city_image_{}.jpg", "ann/city_label_{}.png", None),
         ("images_{}/1.png", "masks_{}/1.png", None),
+        ("IMG_{}.JPG", "MASK_{}.PNG", None),
+        ("photo ({}).jpg", "mask ({}).png", None),
+        ("i/{}.jpg", "m/{}.jpg.png", None),
+        ("i/{}val.jpg", "m/{}val.png", None),
+        ("{}/img_1.png", "{}/mask_1.png", None),
     ],
 )
 def test_names_with_telling_words(tmp_path, frames, image, label, layout):
@@ -105,6 +110,9 @@ def test_names_with_telling_words(tmp_path, frames, image, label, layout):
         ("{}_{}.jpg", "{}_{}_mask.png", ("train", "val")),
         ("images/{}_image_{}.jpg", "masks/{}_mask_{}.png", ("train", "test")),
         ("img_{}{}.png", "mask_{}{}.png", ("train", "val")),
+        ("{}A/{}.jpg", "{}B/{}.png", ("train", "test")),
+        ("images/{}/ADE_{}.jpg", "annotations/{}/ADE_{}.png", ("training", "validation")),
+        ("{}_set/{}.jpg", "{}_gt/{}.png", ("train", "val")),
     ],
 )
 @pytest.mark.parametrize("count", [1, 2])
@@ -199,3 +207,66 @@ def test_scenes_with_several_files(tmp_path):
     found = read(described, root)["train"]
     assert {image: label for image, label in found.items() if label} == expected
     assert any("are read" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "others"),
+    [
+        ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", ["SegmentationObject/{}.png"]),
+        ("images/{}.jpg", "v1.2/labels/{}.png", ["v1.2/instances/{}.png"]),
+        ("s{}/image.jpg", "s{}/label.png", ["s{}/label_color.png"]),
+        ("images/{}.jpg", "labels/{}.png", ["labels_color/{}.png"]),
+    ],
+)
+def test_labels_of_classes_are_preferred(tmp_path, images, labels, others):
+    root = tmp_path / "set"
+    expected = write(root, [(images.format(n), labels.format(n)) for n in NUMBERS])
+    for other in others:
+        for index, name in enumerate(NUMBERS):
+            tiny.save(scene(index)[1], root / other.format(name))
+    described, notes = proposed(root, tmp_path)
+    assert read(described, root) == {"train": expected} and len(notes) == 1, notes
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "names"),
+    [
+        ("{}/images/{}.jpg", "{}/labels/{}.png", [("Train", "train"), ("Val", "val")]),
+        ("images/{}/{}.jpg", "{}_masks/{}.png", [("train", "training"), ("val", "validation")]),
+    ],
+)
+def test_splits_with_two_names_have_a_layout_each(tmp_path, image, label, names):
+    root = tmp_path / "set"
+    pairs = {
+        split: [(image.format(one, n), label.format(two, n)) for n in NUMBERS]
+        for split, (one, two) in zip(("train", "val"), names, strict=True)
+    }
+    expected = {split: write(root, of_split) for split, of_split in pairs.items()}
+    described, _ = proposed(root, tmp_path)
+    assert read(described, root) == expected and [each.split for each in described.layout] == ["train", "val"]
+
+
+def test_parts_of_a_split_are_apart_from_the_others(tmp_path):
+    """If train1 and train2 had a {word}, it would match val, too."""
+    root = tmp_path / "set"
+    made = {
+        part: write(root, [(f"{part}/i/{n}.jpg", f"{part}/m/{n}.png") for n in NUMBERS]) for part in ("train1", "train2", "val")
+    }
+    described, notes = proposed(root, tmp_path)
+    assert read(described, root) == {"train": made["train1"], "val": made["val"]}
+    assert "only 10 of 15 images are read" in notes
+
+
+def test_doctor_reads_what_was_proposed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "set", [(f"scene_{n}/image.png", f"scene_{n}/label.png") for n in NUMBERS])
+    assert tiny.run_main(monkeypatch, "init-dataset", "set") == 0
+    assert tiny.run_main(monkeypatch, "doctor", "set.toml", "--root", "set", "--processes", 1) == 0
+    assert "No problems found" in capsys.readouterr().out
+
+
+def test_a_folder_of_labels_alone_is_told(tmp_path):
+    for index in range(3):
+        tiny.save(scene(index)[1], tmp_path / f"masks/{index}.png")
+    assert any("every file looks like a label" in note for note in propose(tmp_path / "masks")[1])
