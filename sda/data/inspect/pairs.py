@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from sda.data.inspect.classes import count_label_values
@@ -14,6 +15,8 @@ from sda.data.listing import walk
 
 _UNWANTED = re.compile("(?i)instance|colou?r|object|panoptic")  # if there are others, they are the ids of the classes
 _FEW = 4  # number of files that decide whether files with the same kind of name are labels
+_RARE = 50  # with more folders of labels, a folder is compared only with those that share a word which few folders have
+_ALIKE = 8  # the same for files that are alone in their folders
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,26 @@ def pair_files(files: Files, notes: list[str]) -> list[tuple[Path, Path]]:
     Returns:
         (image, label), relative to the root. Adds notes on pairs that may be wrong.
     """
+    where: dict[str, list[Path]] = defaultdict(list)
+    for folder in files.labels:
+        for trait in {"", *(trait for traits in _traits(folder) for trait in traits)}:
+            where[trait].append(folder)
     claims: dict[Path, dict[Path, tuple]] = defaultdict(dict)  # label → folder of images that match it → how well
     pairs: list[tuple[Path, Path]] = []
     for folder, photos in files.photos.items():
-        best = []
-        for other, kinds in files.labels.items():
-            if (likeness := _likeness(folder, other)) is not None:
-                for rank, kind in enumerate(kinds):
-                    if matched := _match(photos, kind, folder == other):
-                        most, wanted = 2 * len(matched) >= len(photos), not _UNWANTED.search(other.as_posix())
-                        best.append(((most, likeness, len(matched), wanted), -rank, other, matched))
+        best: list[tuple] = []
+        near = {other: likeness for other in _candidates(folder, where) if (likeness := _likeness(folder, other)) is not None}
+        for other in sorted(near, key=lambda other: -near[other]):
+            if best and best[0][0][0] and near[other] < best[0][0][1]:
+                break  # a folder that is more similar has labels of most images
+            for rank, kind in enumerate(files.labels[other]):
+                if matched := _match(photos, kind, folder == other):
+                    most, wanted = 2 * len(matched) >= len(photos), not _UNWANTED.search(other.as_posix())
+                    best.append(((most, near[other], len(matched), wanted), -rank, other, matched))
+            best.sort(key=lambda entry: entry[:2], reverse=True)
         if not best:
             continue
-        fit, _, other, matched = max(best, key=lambda entry: entry[:2])
+        fit, _, other, matched = best[0]
         for name, label in matched.items():
             pairs.append((folder / name, other / label))
             claims[other / label][folder] = fit[1], tells_photo(folder.name)
@@ -104,19 +114,20 @@ def _label_kinds(root: Path, folder: Path, names: list[str], alike: dict[tuple[P
     """Return the kinds of label files in a folder, best first. A label has few values in large areas.
 
     Args:
-        alike: (parent folder, name) → numbers of values, for files with the same name in the folders of one parent, such as
-            label.png: the first ones decide for all. Updated.
+        alike: (parent folder, kind) → numbers of values of the only files of a kind in the folders of one parent, such as
+            label.png of each scene: if the first ones agree, they decide for all. Updated.
     """
     found = []
     for kind, group in _by_kind(names).items():
-        known = alike[folder.parent, kind] if "{}" not in kind else []
-        if len(known) < _FEW:
+        known = alike[folder.parent, kind] if len(group) == 1 else []
+        counts = known
+        if len(known) < _ALIKE or len(set(map(bool, known))) > 1:
             sample = (count_label_values(root / folder / name) for name in spread(list(group), _FEW))
-            known += [count for count in sample if count is not None]
-        if known and all(known):
+            known += (counts := [count for count in sample if count is not None])
+        if counts and all(counts):
             words = kind.lower()
             preferred = ("labelids" in words, "trainid" in words, "label" in words or "mask" in words)
-            found.append(((not _UNWANTED.search(kind), *preferred, -max(known)), kind, group))
+            found.append(((not _UNWANTED.search(kind), *preferred, -max(counts)), kind, group))
     merged: dict[str, dict[str, str]] = defaultdict(dict)  # labels of one kind may have several suffixes
     for _, kind, group in sorted(found, key=lambda entry: entry[:2], reverse=True):
         merged[kind.removesuffix(Path("x" + kind).suffix)] |= group
@@ -146,11 +157,11 @@ def _by_kind(names: list[str]) -> dict[str, dict[str, str]]:
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name, tail in tails.items():
         stem, suffix = Path(name).stem, Path(name).suffix
-        if counts[tail] == 1 and not re.search(r"\d", stem) and tail != role_ending(stem):
+        if counts[tail] == 1 and not re.search(r"\d", stem) and (tail != role_ending(stem) or rest(tail)):
             tail = ""
         beginning = stem[: len(stem) - len(tail)]
         groups["{}".join(divide(beginning)[::2]) + tail + suffix][name] = composed(beginning)
-    if len(names) > _FEW:  # then a word that occurs once is part of a name
+    if max(map(len, groups.values()), default=0) > _FEW:  # then a word that occurs once is part of a name
         for kind in [kind for kind, group in groups.items() if len(group) == 1]:
             name = next(iter(groups.pop(kind)))
             groups["{}" + Path(name).suffix][name] = composed(Path(name).stem)
@@ -164,11 +175,13 @@ def _match(photos: list[str], labels: dict[str, str], together: bool) -> dict[st
     begins |= {composed(Path(name).stem): name for name in reversed(labels)}
     rests = {words: name for name, beginning in reversed(labels.items()) if (words := rest(beginning))}
     by_beginning = {name: begins.get(_beginning(stem, begins) or "") for name, stem in stems.items()}
-    by_rest = {
-        name: next((rests[words] for shorter in _beginnings(stem) if (words := rest(shorter)) in rests), None)
-        for name, stem in stems.items()
-    }
-    found = max((_without_doubles(each, stems) for each in (by_beginning, by_rest)), key=len)
+    found = _without_doubles(by_beginning, stems)
+    if len(found) < len(photos):
+        by_rest = {
+            name: next((rests[words] for shorter in _beginnings(stem) if (words := rest(shorter)) in rests), None)
+            for name, stem in stems.items()
+        }
+        found = max(found, _without_doubles(by_rest, stems), key=len)
     if len(labels) == 1 and not any(map(rest, labels.values())):  # label.png beside image.png, or beside any only photo
         named = [name for name in photos if is_photo_word(stems[name])] or (photos if together else [])
         return dict.fromkeys(named, next(iter(labels))) if len(named) == 1 else found
@@ -176,13 +189,22 @@ def _match(photos: list[str], labels: dict[str, str], together: bool) -> dict[st
 
 
 def _without_doubles(matched: dict[str, str | None], stems: dict[str, str]) -> dict[str, str]:
-    """Drop images without a label, and those such as `1_depth.png` with the label of `1.png`: they were made from it."""
+    """Drop images without a label, and those such as `1_depth.png` with the label of `1.png`: they were made from it.
+
+    Of other images with one label, only those are kept whose names end like those of others: `1_left.png`, `2_left.png`.
+    """
     labelled = {(stems[name], label) for name, label in matched.items()}
-    return {
+    found = {
         name: label
         for name, label in matched.items()
         if label and not any((shorter, label) in labelled for shorter in beginnings(stems[name])[1:])
     }
+    sharing = Counter(found.values())
+    if len(sharing) == len(found):
+        return found
+    tails = {name: re.split(r"[_.\- ]", stems[name])[-1] for name in found}
+    common = Counter(tails.values())
+    return {name: label for name, label in found.items() if sharing[label] == 1 or common[tails[name]] > 1}
 
 
 def _beginnings(stem: str) -> list[str]:
@@ -196,14 +218,26 @@ def _beginning(stem: str, stems: Collection[str]) -> str | None:
     return next((shorter for shorter in _beginnings(stem) if shorter in stems), None)
 
 
+def _candidates(folder: Path, where: dict[str, list[Path]]) -> list[Path]:
+    """Return the label folders that may be most similar to a folder. `where`: trait → label folders; "" → all of them."""
+    traits = (trait for traits in _traits(folder) for trait in traits)
+    found = {other for trait in traits if len(where[trait]) <= _RARE for other in where[trait]}
+    return sorted(found) if found and len(where[""]) > _RARE else where[""]
+
+
 def _likeness(first: Path, second: Path) -> int | None:
     """Return how much two folders have in common; names of splits weigh most. None if they belong to different splits."""
-    splits, others = ({SPLITS[found[1].lower()] for part in path.parts if (found := split_in(part))} for path in (first, second))
-    if splits and others and not splits & others:
+    (splits, words, parts), (others, known, places) = _traits(first), _traits(second)
+    if splits and others and splits.isdisjoint(others):
         return None
-    words, known = (Counter(word for part in path.parts for word in own_words(part)) for path in (first, second))
-    shared = set(first.parts) & set(second.parts)
-    return 20 * len(splits & others) + len(shared) + (words & known).total() - (words - known).total()
+    return 20 * len(splits & others) + len(parts & places) + 2 * len(words & known) - len(words)
+
+
+@cache
+def _traits(folder: Path) -> tuple[set[str], set[str], set[str]]:
+    """Return the splits, the words that tell nothing, and the parts of a folder's path."""
+    splits = {SPLITS[found[1].lower()] for part in folder.parts if (found := split_in(part))}
+    return splits, {word for part in folder.parts for word in own_words(part)}, set(folder.parts)
 
 
 def spread(things: list, count: int) -> list:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 
 SPLITS = {
     "train": "train",
@@ -28,6 +29,7 @@ _ROLE = re.compile(rf"(?i){_PHOTOS}|{_MAPS}")
 _PHOTO = re.compile(rf"(?i){_PHOTOS}")
 
 
+@cache
 def split_in(name: str) -> tuple[str, str, str] | None:
     """Return what is before the word of a split in a name, the word, and what follows it; None if there is none, or several."""
     found = [match for match in _WORD.finditer(name) if match[1] and match[1].lower() in SPLITS]

@@ -270,3 +270,13 @@ def test_a_folder_of_labels_alone_is_told(tmp_path):
     for index in range(3):
         tiny.save(scene(index)[1], tmp_path / f"masks/{index}.png")
     assert any("every file looks like a label" in note for note in propose(tmp_path / "masks")[1])
+
+
+def test_images_do_not_share_a_label_by_chance(tmp_path):
+    """Their names begin like that of the only label, and end in different ways."""
+    root = tmp_path / "set"
+    write(root, [("images/city_Ash.jpg", "masks/city.png")])
+    for index, name in enumerate(NAMES[1:], 1):
+        tiny.save(scene(index)[0], root / f"images/city_{name}.jpg")
+    described, notes = proposed(root, tmp_path)
+    assert not any(read(described, root)["train"].values()) and any("no label files match" in note for note in notes)
