@@ -43,7 +43,8 @@ def propose_layouts(pairs: Sequence[Pair]) -> Draft:
         groups[(shape, label and len(label.parts), names)].append((image, label))
     layouts: list[dict[str, str]] = []
     splits: Counter[str] = Counter()
-    for (_, _, names), group in sorted(groups.items(), key=lambda entry: len(entry[1]), reverse=True)[:_MOST]:
+    ordered = sorted(groups.items(), key=lambda entry: (len(entry[1]), any(entry[0][0])), reverse=True)
+    for (_, _, names), group in ordered[:_MOST]:
         if layout := _layout(group, names, splits):
             layouts.append(layout)
             continue

@@ -81,7 +81,7 @@ def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Pa
         of_split = {item.image: item.label for item in listing.items}
         read |= of_split
         maps |= {root / key for key in listing.maps}
-        notes += [*listing.notes, *_on_labels(split, of_split, root)]
+        notes += [*listing.notes, *(_on_labels(split, of_split, root) if pairs else [])]
     unread = [path for path in photos if root / path not in read and root / path not in maps]
     wrong = [image for image, label in pairs if read.get(root / image, root / label) != root / label]
     if unread:
@@ -97,10 +97,10 @@ def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Pa
 
 
 def _on_labels(split: str, labels: dict[Path, Path | None], root: Path) -> list[str]:
-    """Return notes on the images of a split that have no label although others have one, and on labels of test."""
+    """Return notes on the images of a split that have no label although other images have one, and on labels of test."""
     without = [image.relative_to(root) for image, label in labels.items() if label is None]
     notes = []
-    if 0 < len(without) < len(labels):
+    if without and (split == "val" or len(without) < len(labels)):
         notes.append(f"{len(without)} of {len(labels)} images of {split} have no label, such as {without[0]}")
     if split == "test" and len(without) < len(labels):
         notes.append(

@@ -11,6 +11,8 @@ SPLITS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
+    "eval": "val",
     "test": "test",
     "testing": "test",
     "ts": "test",
@@ -20,7 +22,7 @@ _MAPS = (
     "masks?|labels?|ids?|annotations?|annots?|ann|segmentations?|segments?|segs?|semantics?|gts?|gtfine|gtcoarse|ground|truths?"
     "|instances?|panoptic|depths?|colou?rs?|disparity|disp|targets?"
 )
-_LONG = "training|train|validation|valid|val|testing|test"
+_LONG = "|".join(sorted((word for word in SPLITS if len(word) > 2), key=len, reverse=True))  # Tr and Ts count only so
 _KNOWN = f"{_LONG}|{_PHOTOS}|{_MAPS}"
 _WORD = re.compile(
     rf"((?i:{_KNOWN})|Tr|Ts)(?:(?![A-Za-z])|(?<=[a-z])(?=[A-Z])|(?=(?i:{_KNOWN})))|[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]"

@@ -113,6 +113,7 @@ def test_names_with_telling_words(tmp_path, frames, image, label, layout):
         ("{}A/{}.jpg", "{}B/{}.png", ("train", "test")),
         ("images/{}/ADE_{}.jpg", "annotations/{}/ADE_{}.png", ("training", "validation")),
         ("{}_set/{}.jpg", "{}_gt/{}.png", ("train", "val")),
+        ("{}/img/{}.jpg", "{}/lbl/{}.png", ("train", "dev")),
     ],
 )
 @pytest.mark.parametrize("count", [1, 2])
@@ -155,6 +156,13 @@ def test_images_without_labels_are_counted(tmp_path):
     _, notes = proposed(root, tmp_path)
     assert any("1 of 5 images of train have no label, such as img_007.jpg" in note for note in notes), notes
     assert any("only 5 of 7 images are read" in note for note in notes), notes
+
+
+def test_val_without_labels_is_told(tmp_path):
+    root = tmp_path / "set"
+    write(root, [(f"train/img/{n}.jpg", f"train/gt/{n}.png") for n in NUMBERS])
+    tiny.save(scene(9)[0], root / "val/img/009.jpg")
+    assert any("1 of 1 images of val have no label" in note for note in proposed(root, tmp_path)[1])
 
 
 # Pairs that would be wrong
