@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,12 @@ class Draft:
     renamed: dict[str, str]
 
 
-def propose_layouts(pairs: Sequence[Pair]) -> Draft:
-    """Return layouts that cover pairs of image and label, or images without labels. Paths are relative to the root."""
+def propose_layouts(pairs: Sequence[Pair], photos: Iterable[Path] = ()) -> Draft:
+    """Return layouts that cover pairs of image and label, or images without labels. Paths are relative to the root.
+
+    Args:
+        photos: all photos, to find the names of splits without labels.
+    """
     in_names = any(SPLITS.get(_split_of_name(image).lower()) == "train" for image, _ in pairs)
     groups: dict[tuple, list[Pair]] = defaultdict(list)
     for stored, of_it in pairs:
@@ -52,6 +56,10 @@ def propose_layouts(pairs: Sequence[Pair]) -> Draft:
         for image, label in group:
             parts[label and label.parent, tuple(map(split_in, image.parts[:-1]))].append((image, label))
         layouts += [layout for part in parts.values() if (layout := _layout(part, names, splits, literal=True))]
+    shapes = {tuple(part.split("{split}")) for layout in layouts for part in layout["images"].split("/")[:-1]}
+    for part in sorted({part for folder in {photo.parent for photo in photos} for part in folder.parts}):
+        if (word := split_in(part)) and (word[0], word[2]) in shapes and word[1] not in splits:
+            splits[word[1]] = 0
     renamed = {SPLITS[word.lower()]: word for word, _ in reversed(splits.most_common())}
     return Draft(layouts, {split: renamed[split] for split in SPLITS.values() if renamed.get(split, split) != split})
 

@@ -49,7 +49,7 @@ def propose(root: Path) -> tuple[str, list[str]]:
         if not photos:
             notes.append("every file looks like a label: give the folder that holds the photos, too")
     images = photos or [folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind]
-    draft = propose_layouts(pairs or [(image, None) for image in images])
+    draft = propose_layouts(pairs or [(image, None) for image in images], photos)
     notes += _left_out(root, draft, photos, pairs)
     items = [Item(str(image), root / image, root / label) for image, label in spread(pairs, SAMPLES)]
     return _toml(root, draft, [look_at(item) for item in items], notes), notes

@@ -165,6 +165,20 @@ def test_val_without_labels_is_told(tmp_path):
     assert any("1 of 1 images of val have no label" in note for note in proposed(root, tmp_path)[1])
 
 
+@pytest.mark.parametrize("folder", ["images{}", "{}/images"])
+def test_the_names_of_splits_without_labels_are_known(tmp_path, folder):
+    root = tmp_path / "set"
+    names = ("Tr", "Val", "Ts") if folder[0] == "i" else ("training", "validation", "testing")
+    for split in names[:2]:
+        pairs = [
+            (f"{folder.format(split)}/{n}.jpg", f"{folder.format(split).replace('images', 'labels')}/{n}.png") for n in NUMBERS
+        ]
+        write(root, pairs)
+    tiny.save(scene(9)[0], root / folder.format(names[2]) / "9.jpg")
+    described, notes = proposed(root, tmp_path)
+    assert described.splits == dict(zip(("train", "val", "test"), names, strict=True)) and len(notes) == 1
+
+
 # Pairs that would be wrong
 
 
