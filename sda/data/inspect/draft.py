@@ -61,7 +61,7 @@ def propose_layouts(pairs: Sequence[Pair], photos: Iterable[Path] = ()) -> Draft
         if (word := split_in(part)) and (word[0], word[2]) in shapes and word[1] not in splits:
             splits[word[1]] = 0
     renamed = {SPLITS[word.lower()]: word for word, _ in reversed(splits.most_common())}
-    return Draft(layouts, {split: renamed[split] for split in SPLITS.values() if renamed.get(split, split) != split})
+    return Draft(layouts[:_MOST], {split: renamed[split] for split in SPLITS.values() if renamed.get(split, split) != split})
 
 
 def _layout(
