@@ -1,13 +1,18 @@
 """Open the images of any dataset or folder for scoring or analysis with a trained network."""
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sda.data import descriptor as descriptors
 from sda.data.assemble import Data
 from sda.data.dataset import Dataset
-from sda.data.descriptor import ClassTable
-from sda.data.listing import list_folder
+from sda.data.descriptor import ClassTable, Descriptor
+from sda.data.inspect.encoding import check_palettes
+from sda.data.listing import Listing, list_folder, list_items
 from sda.data.opening import Classes, check_labels, find_root, open_codec, open_split, open_validation, without_bad
+from sda.errors import SdaError
 from sda.system.console import Count, ignore_count
 
 
@@ -35,7 +40,17 @@ def evaluation_set(
     folder = find_root(descriptor, root, "--root", progress)
     data.val = open_validation(dataset, descriptor, folder, split, size, data.classes, data.notes, val_list)
     data.lists["val"] = data.val.items
+    if not val_list and split != "train" and not folder.is_file():  # a pack holds no palettes
+        val = replace(list_items(descriptor, folder, split), items=data.val.items)
+        check_palettes(descriptor, _with_train(dataset, descriptor, folder, val), folder)
     return data
+
+
+def _with_train(dataset: str, descriptor: Descriptor, root: Path, val: Listing) -> Iterator[Listing]:
+    """Yield the images to score on, and those of training if there are any."""
+    yield val
+    with contextlib.suppress(SdaError):
+        yield without_bad(open_split(dataset, descriptor, root, "train", None, []), []).listing
 
 
 def all_images(

@@ -14,6 +14,7 @@ import numpy as np
 from sda import shelf
 from sda.data import descriptor as descriptors
 from sda.data.files import SKIP, FileError, open_file, read_label, show_color, voc_color
+from sda.data.inspect.encoding import find_large_ids
 from sda.data.inspect.scan import Finding
 
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
@@ -80,6 +81,8 @@ def propose_classes(findings: list[Finding], notes: list[str]) -> Proposal:
         notes.append("the palettes of the labels differ from file to file, so the labels are read by their colours")
         return _of_colours(_shares(map(_by_colour, usable, shown), least), notes)
     palette = {value: colour for each in shown for value, colour in each.items()}
+    if large := find_large_ids(usable):
+        notes.append(large)
     values = _shares((finding.values if finding.kind == "index" else finding.red for finding in usable), least)
     proposal = _of_ids({int(value): share for value, share in values.items()}, palette, notes)
     if not colours:
@@ -119,10 +122,6 @@ def _differ(shown: list[dict[int, str]]) -> bool:
 
 def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) -> Proposal:
     """Propose classes for ids. `palette`: id → colour, if the labels have one."""
-    if outside := sorted(value for value in share if not 0 <= value <= 255):
-        shown = ", ".join(map(str, outside[:4])) + (", …" if len(outside) > 4 else "")
-        instances = "; values from 1000 are often instances: look for files of class ids" if outside[-1] >= 1000 else ""
-        notes.append(f"ids must be from 0 to 255, but the labels also hold {shown}: convert them{instances}")
     indices = sorted(value for value in share if 0 <= value <= 255)
     cityscapes = descriptors.load("cityscapes")
     known, train_ids = (descriptors.label_values(cityscapes, encoding) for encoding in ("ids", "train_ids"))
@@ -137,8 +136,8 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
         return Proposal(['classes = "cityscapes19" # ? if these are its train ids'], [], ['encoding = "train_ids"'])
     void = _void(share, indices)
     named = [index for index in indices if index not in void]
-    if not named or _too_many(len(named), notes):
-        return _UNKNOWN
+    if not named or (len(named) == 1 and len(indices) < len(share)) or _too_many(len(named), notes):
+        return _UNKNOWN  # also if one class remains because the ids of the others are above 255
     notes.append(f"found {len(indices)} values: name the classes")
     colours = {index: palette.get(index, show_color(voc_color(index))) for index in named}
     if len(set(colours.values())) < len(named):

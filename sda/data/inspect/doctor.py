@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sda.data.descriptor import Descriptor
 from sda.data.inspect.bad_pairs import write_bad
-from sda.data.inspect.encoding import Encodings, Meaning, compare_palettes, find_encodings, find_single_class
+from sda.data.inspect.encoding import Encodings, Meaning, compare_palettes, find_encodings, find_large_ids, find_single_class
 from sda.data.inspect.scan import Finding, scan
 from sda.data.item import Item
 from sda.data.listing import Listing, find_orphans, list_splits
@@ -115,10 +115,12 @@ def examine(
     for split, listing in listings.items():
         of_split = [findings[item.key] for item in listing.items]
         read = find_encodings(name, meaning, listing.encoding, of_split)
+        large = find_large_ids([finding for finding in of_split if finding.label])
         single = find_single_class(meaning, listing.encoding, of_split)
         found.encodings = dict((Counter(found.encodings) + read.counts).most_common())
         labelled = sum(item.label is not None for item in listing.items)
         advice[read.advice or ("" if labelled else _advice_without_labels(split, listing))] = None
+        advice[large and f"{split}: {large}"] = None
         advice[single and f"{split}: {single}"] = None
         advice |= dict.fromkeys(listing.unread)
         for item in listing.items:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sda.data.descriptor import Descriptor
 from sda.data.files import Legend, show_color
-from sda.data.inspect.scan import Finding, scan
+from sda.data.inspect.scan import Finding, scan, scanned
 from sda.data.item import Item
 from sda.data.listing import Listing
 from sda.errors import SdaError
@@ -15,6 +15,7 @@ from sda.labels import IGNORE
 from sda.system.console import Progress, ignore_count
 
 SAMPLE = 8  # number of labels that are read before training
+PALETTES = 64  # the same if they have palettes, which differ from file to file
 VOID_DOUBT = 0.3  # an encoding is doubtful if its share of void pixels exceeds the other encoding's by this, 0 to 1
 
 
@@ -258,38 +259,81 @@ def find_single_class(meaning: Meaning, encoding: str, findings: list[Finding]) 
     )
 
 
+def find_large_ids(findings: list[Finding]) -> str:
+    """Describe the ids of labels that are outside of 0 to 255; empty if there are none."""
+    outside = {one.key: beyond for one in findings if (beyond := _outside(one))}
+    if not outside:
+        return ""
+    values = sorted(set().union(*outside.values()))
+    shown = ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
+    instances = "; values from 1000 are often instances: look for files of class ids" if values[-1] >= 1000 else ""
+    return (
+        f"ids must be from 0 to 255, but {len(outside)} of {len(findings)} labels that were read hold {shown}, such as that of "
+        f"{next(iter(outside))}: convert the labels{instances}"
+    )
+
+
+def _outside(finding: Finding) -> set[int]:
+    """Return the ids of a label that are outside of 0 to 255."""
+    if finding.kind != "index" or finding.lossy:
+        return set()
+    return {value for value in _numbers(finding.values) if not 0 <= value <= 255}
+
+
 def check_encoding(name: str, descriptor: Descriptor, listing: Listing, root: Path) -> str:
-    """Read SAMPLE labels, spread over a listing, before training on them.
+    """Read labels that are spread over a listing before training on them: SAMPLE, or more if they have palettes.
 
     Returns:
-        Advice if the encoding is doubtful, or if the labels show a single class; else empty.
+        Advice if the encoding is doubtful, if ids are above 255, or if the labels show a single class; else empty.
 
     Raises:
         SdaError: none of these labels can be read, none fits the descriptor's encoding and some clearly have another, or their
             palettes contradict each other.
     """
-    items = [item for item in listing.items if item.label is not None]
-    sample = scan(items[:: max(1, -(-len(items) // SAMPLE))], root, processes=1)
     meaning = Meaning(descriptor)
+    sample = _sample(meaning, listing, root)
     read = find_encodings(name, meaning, listing.encoding, sample)
     found = {encoding for fitting in read.counts for encoding in fitting.split(" or ")}
+    large = find_large_ids(sample)
     if sample and found <= {"unknown values"}:
-        item = next(item for item in items if item.key == sample[0].key)
-        raise SdaError(sample[0].label_fault or f"{item.label}: {meaning.fault(listing.encoding, sample[0])}")
+        item = next(item for item in listing.items if item.key == sample[0].key)
+        fault = sample[0].label_fault or f"{item.label}: {meaning.fault(listing.encoding, sample[0])}"
+        raise SdaError(f"{descriptor.title} in {root}: {large}" if large else fault)
     if read.palettes or (read.other and not found & {listing.encoding, "colours"}):
         raise SdaError(f"{descriptor.title} in {root}: {read.advice}; for details run sda doctor")
-    return read.advice or find_single_class(meaning, listing.encoding, sample)
+    return read.advice or large or find_single_class(meaning, listing.encoding, sample)
 
 
 def check_palettes(descriptor: Descriptor, listings: Iterable[Listing], root: Path) -> None:
-    """Raise SdaError if the palettes of SAMPLE labels of each listing contradict those of another listing of the dataset."""
-    findings: list[tuple[str, Finding]] = []
+    """Raise SdaError if palettes of labels of one listing contradict those of another listing of the dataset.
+
+    As many labels are read as by `check_encoding`. If the first listing has no palettes, the others are not listed.
+    """
+    meaning, findings = Meaning(descriptor), []
     for listing in listings:
-        items = [item for item in listing.items if item.label is not None]
-        findings += [(listing.encoding, one) for one in scan(items[:: max(1, -(-len(items) // SAMPLE))], root, processes=1)]
-    contradict, advice = compare_palettes(Meaning(descriptor), findings)
+        sample = _sample(meaning, listing, root)
+        findings += [(listing.encoding, finding) for finding in sample]
+        if not _has_palettes(meaning, listing.encoding, sample):
+            break
+    contradict, advice = compare_palettes(meaning, findings)
     if contradict:
         raise SdaError(f"{descriptor.title} in {root}: {advice}; for details run sda doctor")
+
+
+def _sample(meaning: Meaning, listing: Listing, root: Path) -> list[Finding]:
+    """Read labels that are spread over a listing; if they have palettes, more of them and all that are in the scan's cache."""
+    items = [item for item in listing.items if item.label is not None]
+    few, more = (items[:: max(1, -(-len(items) // count))] for count in (SAMPLE, PALETTES))
+    sample = scan(few, root, processes=1)
+    if not _has_palettes(meaning, listing.encoding, sample):
+        return sample
+    every = {finding.key: finding for finding in [*sample, *scan(more, root, processes=1), *scanned(items, root)]}
+    return list(every.values())
+
+
+def _has_palettes(meaning: Meaning, encoding: str, findings: list[Finding]) -> bool:
+    """Return whether labels have palettes although they are read by their ids."""
+    return any(one.palette and meaning.read_palette(encoding, one) == "ids" for one in findings)
 
 
 def class_pixels(

@@ -110,8 +110,7 @@ def scan(
         One finding per item, in the same order.
     """
     cache = cache_file("scans", root)
-    known = _read_cache(cache)
-    found = {item.key: finding for item in items if (finding := known.get(item.key)) and _fresh(finding, item)}
+    found = {finding.key: finding for finding in scanned(items, root)}
     todo = [item for item in items if item.key not in found]
     done = len(found)
     progress(done, len(items))
@@ -126,6 +125,12 @@ def scan(
                 done += len(findings)
                 progress(done, len(items))
     return [found[item.key] for item in items]
+
+
+def scanned(items: list[Item], root: Path) -> list[Finding]:
+    """Return the findings of earlier scans on those of the items whose files have not changed since."""
+    known = _read_cache(cache_file("scans", root))
+    return [finding for item in items if (finding := known.get(item.key)) and _fresh(finding, item)]
 
 
 def _append(cache: Path) -> contextlib.AbstractContextManager[TextIO]:

@@ -231,10 +231,15 @@ def test_transparent_greys_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "says", "names"),
     [
-        ((0, 1, 1000), "ids must be from 0 to 255, but the labels also hold 1000: convert them; values from 1000 are often", 2),
-        ((0, 1, -1), "but the labels also hold -1: convert them", 2),
-        ((0, 1, 256), "but the labels also hold 256: convert them", 2),
-        ((7001, 8002, 26003), "but the labels also hold 7001, 8002, 26003: convert them", 19),
+        ((0, 1, 1000), "ids must be from 0 to 255, but 6 of 6 labels that were read hold 1000, such as that of", 2),
+        ((0, 1, -1), "but 6 of 6 labels that were read hold -1, ", 2),
+        ((0, 1, 256), "but 6 of 6 labels that were read hold 256, ", 2),
+        (
+            (7001, 8002, 26003),
+            "hold 7001, 8002, 26003, such as that of images/0.jpg: convert the labels; values from 1000 are often instances",
+            19,
+        ),
+        ((0, 1000, 2000), "hold 1000, 2000, such as that of", 19),  # a table of one class could not be trained
     ],
 )
 def test_only_ids_that_a_descriptor_can_name_are_proposed(tmp_path, values, says, names):

@@ -11,9 +11,11 @@ import tiny
 from PIL import Image
 
 from sda.data import descriptor as descriptors
+from sda.data.evaluation import evaluation_set
 from sda.data.files import LabelCodec
 from sda.data.inspect.doctor import examine
 from sda.data.inspect.encoding import check_encoding
+from sda.data.inspect.propose import propose
 from sda.data.listing import list_items
 from sda.errors import SdaError
 
@@ -153,6 +155,37 @@ def test_training_refuses_palettes_that_differ_between_training_and_validation(s
     assert status == 2 and "the palettes of the labels differ" in shown.err
 
 
+def test_eval_refuses_palettes_that_differ_from_those_of_training(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "Mine"\nclasses = {a = [1, 1, 1], b = [2, 2, 2], c = [3, 3, 3]}\n'
+        '[[layout]]\nimages = "{split}/images/{n}.png"\nlabels = "{split}/labels/{n}.png"\n'
+    )
+    write(tmp_path / "val", palettized(ORDERS[1])[0])
+    table = descriptors.load(str(path)).table()
+    assert len(evaluation_set("mine", table, None, str(path), str(tmp_path), "val").val) == 1
+    write(tmp_path / "train", palettized(ORDERS[0])[0])
+    with pytest.raises(SdaError, match="the palettes of the labels differ"):
+        evaluation_set("mine", table, None, str(path), str(tmp_path), "val")
+
+
+def test_one_palette_of_many_that_differs_is_found(describe, root):
+    """Eight labels would not show it: with palettes, 64 are read, and all that were scanned."""
+    described = describe("classes = {a = [1, 1, 1], b = [2, 2, 2], c = [3, 3, 3]}\n")
+    write(root, *[palettized(ORDERS[0])[0]] * 130)
+    usual, odd = (palettized(order)[0] for order in ORDERS[:2])
+    labels = sorted((root / "labels").iterdir())
+    odd.save(labels[3])  # every third is read
+    with pytest.raises(SdaError, match="the palettes of the labels differ"):
+        check(described, root)
+    usual.save(labels[3])
+    odd.save(labels[4])
+    assert check(described, root) == ""
+    diagnose(described, root)
+    with pytest.raises(SdaError, match="the palettes of the labels differ"):
+        check(described, root)
+
+
 def test_equal_palettes_of_other_colours_are_ids(describe, root):
     described = describe("classes = {a = [1, 1, 1], b = [2, 2, 2], c = [3, 3, 3]}\n")
     write(root, *(palettized(order)[0] for order in (ORDERS[0], ORDERS[0], ORDERS[0][:2])))
@@ -260,6 +293,32 @@ def test_a_forgotten_colour_is_no_other_encoding(describe, root):
     write(root, colors[scene([0, 1, 3])])
     [problem] = diagnose(described, root).bad
     assert problem.kind == "unknown values" and "#01323c are not" in problem.detail and "void_colors" in problem.detail
+
+
+# Ids above 255
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_ids_above_255_are_told_alike(describe, root, every):
+    """By the doctor and before training, and by init-dataset."""
+    described = describe(CLASSES)
+    for index in range(4):
+        label = scene([0, 1, 2]).astype(np.int32) * (1000 if every or index == 2 else 1)
+        tiny.save(np.random.default_rng(index).integers(20, 255, (16, 24, 3), np.uint8), root / f"images/{index}.png")
+        tiny.save(label.astype(np.uint16), root / f"labels/{index}.png")
+    says = (
+        f"ids must be from 0 to 255, but {4 if every else 1} of 4 labels that were read hold 1000, 2000, such as that of images/"
+    )
+    found = diagnose(described, root)
+    assert says in found.advice and len(found.bad) == (4 if every else 1)
+    if every:
+        with pytest.raises(SdaError, match=says):
+            check(described, root)
+    else:
+        assert says in check(described, root)
+    text, notes = propose(root)
+    assert any(says in note for note in notes) and "values from 1000 are often instances" in " ".join(notes)
+    assert ('"cityscapes19"' in text) == every
 
 
 # A single class
