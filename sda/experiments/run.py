@@ -129,9 +129,11 @@ def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: R
         if before is not None:
             bars.say(f"{before}: files of an interrupted run without a checkpoint, moved here from {out}")
     else:
-        folder.repair(out, recipe, data)
+        for note in folder.repair(out, recipe, data):
+            bars.say(note)
     if resumed is not None:
-        resume.take_log(resumed, out)
+        if note := resume.take_log(resumed, out):
+            bars.say(note)
         folder.note_resumption(out, resumed.step, str(resumed.path), device)
 
 

@@ -17,6 +17,7 @@ import torch
 from sda import __version__
 from sda.errors import SdaError
 from sda.prediction.plan import Input
+from sda.reading import read_bytes
 from sda.runs.trained import Run
 
 RECORD = "predictions.jsonl"
@@ -124,11 +125,9 @@ class Record:
         known: dict[str, tuple[dict, dict]] = {}
         by: dict = {}
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = read_bytes(self.path).splitlines()
         except FileNotFoundError:
             return known
-        except OSError as error:
-            raise SdaError(f"{self.path}: cannot be read ({error.strerror}); fix its permissions") from None
         for line in lines:
             try:
                 values = json.loads(line)

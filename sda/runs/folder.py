@@ -32,6 +32,7 @@ _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py
 
 _IGNORED = {LOCK, "recipe.toml.partial"}  # left by a kill at the very start; such a folder still counts as empty
 _BEGUN = ("recipe.toml", "environment.json", "weights.txt", "metrics.jsonl")
+_WRITTEN = (*_BEGUN, FAILURE, "result.json", "iou.csv", "skipped.txt", "student.safetensors", "last.pt", "previous.pt", "best.pt")
 
 
 def require_empty(folder: Path) -> None:
@@ -106,18 +107,39 @@ def _write_splits(folder: Path, data: Data) -> dict[str, dict]:
     return hashes
 
 
-def repair(folder: Path, recipe: Recipe, data: Data) -> None:
-    """Write recipe.toml and splits/ of a run that resumes again if they are missing or damaged. Keep a damaged recipe.toml as
-    recipe-damaged.toml."""
+def repair(folder: Path, recipe: Recipe, data: Data) -> list[str]:
+    """Write recipe.toml and splits/ of a run that resumes again if they are missing or damaged. Set aside what is damaged, and
+    what cannot be replaced by the run's files: folders, pipes and devices.
+
+    Returns:
+        Notes about what was set aside.
+    """
+    notes = [
+        set_aside(folder / name) for name in _WRITTEN if os.path.lexists(folder / name) and not os.path.isfile(folder / name)
+    ]
     path = folder / "recipe.toml"
     try:
         shelf.parse(path)
     except SdaError:
         if os.path.lexists(path):
-            path.rename(folder / "recipe-damaged.toml")
+            notes.append(set_aside(path))
         _write_recipe(folder, recipe)
     if not (folder / "splits").is_dir():
+        if os.path.lexists(folder / "splits"):
+            notes.append(set_aside(folder / "splits"))
         _write_splits(folder, data)
+    return notes
+
+
+def set_aside(path: Path) -> str:
+    """Rename a damaged file to NAME-damaged, so that a run can write it again, and return a note. A good checkpoint must not be
+    blocked by the files beside it."""
+    for number in itertools.count(1):
+        kept = path.with_stem(f"{path.stem}-damaged{'' if number == 1 else f'-{number}'}")
+        if not os.path.lexists(kept):
+            path.rename(kept)
+            return f"{path}: damaged, or not a regular file; it is kept as {kept.name}"
+    raise AssertionError("unreachable")
 
 
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
@@ -128,7 +150,7 @@ def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> No
     path = folder / "environment.json"
     facts, fault = read_environment(folder)
     if fault:
-        path.rename(folder / "environment-damaged.json")
+        set_aside(path)
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
     write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
     (folder / FAILURE).unlink(missing_ok=True)
@@ -138,7 +160,8 @@ def fail(folder: Path, error: str, stepped: bool) -> None:
     """Note the error that ended a run; if it ended before its first step, remove what `begin` and the loop's start wrote."""
     with contextlib.suppress(OSError):
         if stepped:
-            (folder / FAILURE).write_text(error + "\n", encoding="utf-8", errors="surrogateescape")
+            with written_whole(folder / FAILURE) as file:
+                file.write(f"{error}\n".encode(errors="surrogateescape"))
             return
         for name in _BEGUN:
             (folder / name).unlink(missing_ok=True)

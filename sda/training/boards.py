@@ -15,6 +15,7 @@ from PIL import Image
 from sda.data.assemble import Data
 from sda.errors import SdaError
 from sda.methods.base import Method
+from sda.reading import read_text
 from sda.scoring.gallery import pseudo_labels, spread, truth_and_predictions
 
 logger = logging.getLogger(__name__)
@@ -104,8 +105,8 @@ class WeightsAndBiases(Board):
         import wandb
 
         remembered = folder / "wandb-run-id.txt"
-        if step and remembered.exists():
-            run_id = remembered.read_text(encoding="utf-8").strip()
+        if step and remembered.is_file():
+            run_id = read_text(remembered).strip()
         else:
             run_id = uuid.uuid4().hex[:8]
             remembered.write_text(run_id + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ import numpy as np
 from sda.data.files import FileError, looks_lossy, read_image, read_label, show_color
 from sda.data.item import Item, Stored
 from sda.errors import SdaError
+from sda.reading import read_bytes
 from sda.system.children import ChildDied, run_tasks
 from sda.system.console import Progress, ignore_count
 
@@ -227,8 +228,8 @@ def _read_cache(path: Path) -> dict[str, Finding]:
     """Return key → the last finding with this key. Skip lines that are incomplete or of another version."""
     known: dict[str, Finding] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_bytes(path).decode(errors="replace").splitlines()
+    except (FileNotFoundError, SdaError):
         return known
     for line in lines:
         try:
