@@ -469,7 +469,7 @@ def test_a_damaged_environment_does_not_block_a_checkpoint(world, whole, sda, st
 SIDE_FILES = ["metrics.jsonl", "environment.json", "result.json", "failure.txt", "recipe.toml", "splits", "iou.csv", "best.pt"]
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "dangling", "device"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", slow("dangling"), slow("device")])
 def test_nothing_beside_a_checkpoint_blocks_it(world, whole, sda, stopped, kind):
     """A pipe would block a program that opens it; a folder cannot be replaced by a file."""
     make = {
