@@ -1,12 +1,12 @@
 """The entry point. It imports the commands late, because a signal may come before they are there."""
 
-import contextlib
 import errno
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 from sda.errors import SdaError, explained
-from sda.system.console import Unfailing, printable
+from sda.system.console import Named, Unfailing, printable
 from sda.system.signals import Interrupted, ending, interrupting
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 -- None: it was closed
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    with ending(), contextlib.redirect_stderr(Unfailing(sys.stderr)):
+    with ending(), redirect_stdout(Named(sys.stdout, "standard output")), redirect_stderr(Unfailing(sys.stderr)):
         status, message = _run()
         if message:
             print(printable(message), file=sys.stderr)

@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 
 from sda.data.assemble import Data, assemble
-from sda.errors import SdaError
+from sda.errors import SdaError, is_out_of_memory
 from sda.models.build import build_network
 from sda.models.preprocessing import IMAGENET
 from sda.recipe import Recipe
 from sda.runs import folder
 from sda.system import distributed
-from sda.system.devices import is_out_of_memory
 from sda.system.owned import owned
 from sda.system.progress import Bars
 from sda.training import boards, gpu_memory, resume

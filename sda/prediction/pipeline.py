@@ -189,7 +189,7 @@ def _read(run: Run, options: Options, task: Input) -> tuple[tuple[Input, dict], 
         source = identity(task.source)
         image = read_image(task.source)
     except FileError as error:
-        return (task, {}), str(error).rpartition("; ")[0] or str(error)  # without the advice, which is about training
+        return (task, {}), error.fault
     except OSError as error:
         return (task, {}), f"{task.source}: {error.strerror or error}"
     except Exception as error:  # a damaged file can raise nearly anything, and a large one MemoryError

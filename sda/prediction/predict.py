@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sda.errors import SdaError
+from sda.errors import SdaError, is_out_of_memory
 from sda.prediction.content import pixels_up_to
 from sda.prediction.pipeline import Options, Outcome, predict_all
 from sda.prediction.plan import KINDS, Found, find, make_folders, plan, remaining, some
@@ -17,7 +17,6 @@ from sda.protocol import Protocol
 from sda.runs import trained
 from sda.runs.compare import title_of
 from sda.runs.trained import Run
-from sda.system.devices import is_out_of_memory
 from sda.system.owned import owned
 from sda.system.progress import Bars
 

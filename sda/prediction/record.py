@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sda import __version__
-from sda.errors import SdaError
+from sda.errors import SdaError, naming
 from sda.prediction.plan import Input
 from sda.reading import read_bytes
 from sda.runs.trained import Run
@@ -111,7 +111,7 @@ class Record:
         return file.relative_to(self.out).as_posix()
 
     def _append(self, line: dict) -> None:
-        with self.path.open("ab+") as file:
+        with naming(self.path), self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":  # a kill or a full disk cut the last line

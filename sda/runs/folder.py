@@ -23,7 +23,7 @@ from sda.reading import read_object
 from sda.recipe import Recipe
 from sda.runs.status import FAILURE
 from sda.system import tables
-from sda.system.atomic import write_json, written_whole
+from sda.system.atomic import write_json, write_text
 from sda.system.console import printable
 from sda.system.owned import LOCK
 
@@ -92,9 +92,8 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
-    with written_whole(folder / "recipe.toml") as file:
-        command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
-        file.write(f"# {command}\n{toml_text(recipe.model_dump())}".encode())
+    command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
+    write_text(folder / "recipe.toml", f"# {command}\n{toml_text(recipe.model_dump())}")
 
 
 def _write_splits(folder: Path, data: Data) -> dict[str, dict]:
@@ -102,7 +101,7 @@ def _write_splits(folder: Path, data: Data) -> dict[str, dict]:
     (folder / "splits").mkdir(exist_ok=True)
     hashes = {}
     for stream, items in data.lists.items():
-        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
+        write_text(folder / "splits" / f"{stream}.txt", list_text(items))
         hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
     return hashes
 
@@ -160,8 +159,7 @@ def fail(folder: Path, error: str, stepped: bool) -> None:
     """Note the error that ended a run; if it ended before its first step, remove what `begin` and the loop's start wrote."""
     with contextlib.suppress(OSError):
         if stepped:
-            with written_whole(folder / FAILURE) as file:
-                file.write(f"{error}\n".encode(errors="surrogateescape"))
+            write_text(folder / FAILURE, f"{error}\n")
             return
         for name in _BEGUN:
             (folder / name).unlink(missing_ok=True)
@@ -205,9 +203,9 @@ def finish(folder: Path, result: dict) -> None:
     rows = [[name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items()]
     means = [["mean over classes present", f"{result['miou']:.4f}"], ["mean over all classes", f"{result['miou_all']:.4f}"]]
     table = tables.csv_text([["class", "iou_percent"], *rows, *means])
-    (folder / "iou.csv").write_text(table, encoding="utf-8", newline="\n")
+    write_text(folder / "iou.csv", table)
     if result["skipped"]:
-        (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8", errors="surrogateescape")
+        write_text(folder / "skipped.txt", "\n".join(result["skipped"]) + "\n")
     write_json(folder / "result.json", result)  # last, because it tells that the run is finished
 
 

@@ -18,8 +18,3 @@ def pick_device(name: str) -> torch.device:
         usable = ", ".join(device for device, usable in available.items() if usable)
         raise SdaError(f"--device {name}: PyTorch finds no such device on this machine (available: {usable})")
     return torch.device(name)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out, on the device or in the process. On a CPU, PyTorch raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -17,6 +17,7 @@ from sda.errors import SdaError
 from sda.methods.base import Method
 from sda.reading import read_text
 from sda.scoring.gallery import pseudo_labels, spread, truth_and_predictions
+from sda.system.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class WeightsAndBiases(Board):
             run_id = read_text(remembered).strip()
         else:
             run_id = uuid.uuid4().hex[:8]
-            remembered.write_text(run_id + "\n", encoding="utf-8")
+            write_text(remembered, run_id + "\n")
         try:
             self._run = wandb.init(dir=str(folder), id=run_id, name=name, config=recipe, resume="allow")
         except wandb.errors.Error as error:

@@ -470,7 +470,7 @@ def test_choices_match_the_packages():
     [
         ("", 0, ""),
         (">&-", 0, ""),
-        (">/dev/full", 2, "error: cannot write: No space left on device"),
+        (">/dev/full", 2, "error: standard output: No space left on device"),
         ("| head -c 0", (0, 1), ""),
         ("2>/dev/full", 0, ""),
         ("2>&-", 0, ""),
