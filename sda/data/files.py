@@ -24,7 +24,7 @@ for _name, _register in PLUGINS.items():
             getattr(_plugin, _register)()
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
-_VERSION = 2  # of the decoding; raise it if the same tables decode a file differently
+DECODING = 2  # version of the decoding; raise it if the same tables decode a file differently
 SKIP = "or skip such files with --bad-files skip"
 
 
@@ -321,7 +321,7 @@ class LabelCodec:
     def rules(self) -> bytes:
         """Return bytes that identify the decoding: they change whenever label files would be decoded differently."""
         tables = (self._mapping, self._lut, self._colors, self._color_ids)
-        return b"".join(table.tobytes() for table in tables) + bytes([self._red, _VERSION])
+        return b"".join(table.tobytes() for table in tables) + bytes([self._red, DECODING])
 
     def map(self, train_ids: np.ndarray) -> np.ndarray:
         """Convert train ids of the descriptor's table, of any shape, to those of the training's table."""
