@@ -1,7 +1,7 @@
 """The record of a prediction folder: which network made each output, from which file. `--resume` compares it.
 
 OUT/predictions.jsonl has one JSON object per line. A line with "made_by" begins each call and describes the network and the
-options; each line after it names a source and its outputs, and is written before them.
+options; each line after it names a source and its outputs, and is written before new outputs, and after those that it replaces.
 """
 
 import hashlib
@@ -93,7 +93,7 @@ class Record:
         return note
 
     def add(self, source: dict, outputs: Iterable[Path]) -> None:
-        """Note the source of outputs, before they are written. Safe in several threads.
+        """Note the source of outputs, if there are any. Safe in several threads.
 
         Args:
             source: see `identity`.
@@ -101,11 +101,13 @@ class Record:
         Raises:
             OSError: the record cannot be written.
         """
+        if not (names := [self._name(file) for file in outputs]):
+            return
         with self._lock:
             if not self._begun:
                 self._append({"made_by": self.by})
                 self._begun = True
-            self._append({"source": source, "outputs": [self._name(file) for file in outputs]})
+            self._append({"source": source, "outputs": names})
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.out).as_posix()
