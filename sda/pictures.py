@@ -1,13 +1,9 @@
 """Pictures of labels and predictions: class colours, overlays, legends, tables of pictures."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from sda.errors import SdaError
 
 GREY = (90, 90, 90)  # ignored pixels
 
@@ -92,15 +88,12 @@ def legend(colors: dict[str, list[int]], per_line: int = 1) -> Image.Image:
     return sheet
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Create the folder of a picture that the `with` block writes, and raise SdaError if either fails."""
+def format_of(path: Path) -> str:
+    """Return Pillow's name of the format that a file's suffix stands for. Raise ValueError if it stands for none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except (OSError, ValueError) as error:  # such as a full disk, or a suffix that is not a picture format
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SdaError(f"{path}: this picture cannot be written ({reason})") from None
+        return Image.registered_extensions()[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(f"unknown file extension: {path.suffix}") from None
 
 
 def contact_sheet(pictures: list[Image.Image], titles: list[str], width: int = 240, columns: int = 5) -> Image.Image:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
@@ -238,6 +238,31 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     oracle: no source, labels "all".
     """
 
+    advice: ClassVar[dict[str, str]] = {
+        **{
+            name: f"not a field of recipes but an option of the command: --{name.replace('_', '-')} {value}".rstrip()
+            for name, value in {"device": "cuda", "out": "DIR", "resume": "auto", "stop_at": "STEP", "json": ""}.items()
+        },
+        **{name: f"an option of sda ablate: --{name}" for name in ("seeds", "jobs")},
+        **{
+            name: f"write {field} instead"
+            for field, names in {
+                "steps": ("epochs", "iterations", "iters", "max_iters", "max_steps"),
+                "learning_rate": ("lr", "base_lr"),
+                "batch_source, batch_labelled or batch_unlabelled": ("batch_size", "batch"),
+                "workers": ("num_workers",),
+                "precision": ("amp", "mixed_precision", "dtype", "fp16"),
+                "size": ("image_size", "img_size", "input_size", "resize"),
+                "crop": ("crop_size",),
+                "network": ("model", "arch", "architecture"),
+                "backbone": ("encoder",),
+                "target": ("dataset",),
+                "weights": ("pretrained",),
+            }.items()
+            for name in names
+        },
+    }
+
     @property
     def streams(self) -> Streams:
         """The streams in use."""
@@ -462,7 +487,7 @@ def parse_value(field: str, text: str) -> object:
         SdaError: `field` is not a field of a recipe.
     """
     if field not in Recipe.model_fields:
-        raise SdaError(f"unknown key {field!r}{shelf.hint(field, list(Recipe.model_fields))}")
+        raise SdaError(shelf.unknown(Recipe, field))
     if Recipe.model_fields[field].annotation is str and not text.startswith('"'):
         return text
     if text.strip().lower() in ("none", "") and Recipe.model_fields[field].default is None:

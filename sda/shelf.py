@@ -5,10 +5,11 @@ In a checkout, `sda/datasets` and `sda/recipes` are links to the folders beside 
 
 import difflib
 import os
+import re
 import reprlib
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -30,6 +31,7 @@ class Strict(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_max_length=10_000)
+    advice: ClassVar[dict[str, str]] = {}  # key that is no field → what to write instead
 
     @model_validator(mode="before")
     @classmethod
@@ -100,11 +102,36 @@ def parse(path: Path) -> dict:
         SdaError: the file cannot be read, is not UTF-8 (with or without a byte-order mark), or is not valid TOML.
     """
     try:
-        return tomllib.loads(read_text(path))
+        text = read_text(path)
     except FileNotFoundError:
         raise SdaError(f"{path}: no such file") from None
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: Python refuses numbers of thousands of digits
-        raise SdaError(f"{path}: not valid TOML: {error}") from None
+        raise SdaError(f"{path}: not valid TOML: {error}{_toml_advice(text, str(error))}") from None
+
+
+def _toml_advice(text: str, error: str) -> str:
+    """Return a clause that says how to write the line that is not valid TOML; "" if that is unknown."""
+    place = re.search(r"at line (\d+)", error)
+    line = (text.split("\n")[int(place[1]) - 1] if place else "").strip()
+    if found := re.fullmatch(r"([\w.-]+)\s*:\s*([^\s=][^=]*)", line):
+        return f"; write {_shown(line)[1:-1]} as {found[1]} = VALUE"
+    if not (found := re.fullmatch(r"([\w.-]+)\s*=\s*(.+?)(\s+#.*)?", line)):
+        return ""
+    key, value = found[1], found[2]
+    if size := re.fullmatch(r"[(\[]?\s*(\d+)\s*[x×X, ]\s*(\d+)\s*[)\]]?", value):
+        return f'; write {key} = "{size[1]}x{size[2]}", in quotes, or {key} = [{size[1]}, {size[2]}]'
+    if value.startswith('"') and "\\" in value:
+        return f"; in {key}, write the text between single quotes, in which a backslash stands for itself"
+    if value.lower() in ("true", "false"):
+        return f"; write {key} = {value.lower()}"
+    if value.lower() in ("none", "null", "nil"):
+        return f"; leave {key} out: that means its default"
+    if re.fullmatch(r"[-+]?\.\d+", value):
+        return f"; write {key} = {float(value)}"
+    quoted = "" if re.search(r"[\"'\[\]{}]", value) else f'{key} = "{value}"'
+    return f"; write {_shown(quoted)[1:-1]}, in quotes" if quoted else ""
 
 
 def check(model: type[Model], values: dict, where: str) -> Model:
@@ -124,13 +151,19 @@ def check(model: type[Model], values: dict, where: str) -> Model:
 def _fault(fault: ErrorDetails, model: type[Strict]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {_shown(key)}{hint(key, list(model.model_fields)) if len(fault['loc']) == 1 else ''}"
+        return unknown(model, key) if len(fault["loc"]) == 1 else f"unknown key {_shown(key)}"
     if fault["type"] == "missing":
         return f"key {key!r} is missing"
     message = fault["msg"].removeprefix("Value error, ")
     if not key:
         return message
     return f"{key} = {_shown(fault['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def unknown(model: type[Strict], key: str) -> str:
+    """Return a message about a key that is no field of a model, with the key to write instead."""
+    advice = f" ({model.advice[key]})" if key in model.advice else hint(key, list(model.model_fields))
+    return f"unknown key {_shown(key)}{advice}"
 
 
 def _shown(value: object) -> str:

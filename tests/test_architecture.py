@@ -148,7 +148,7 @@ def test_forbidden_modules_are_not_reached(start):
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "streets-ssda", "--help"], ["recipes"], ["datasets"]])
 def test_commands_do_not_import_torch(arguments):
     code = (
-        "import sys\nfrom sda.cli.main import cli\n"
+        "import sys\nfrom sda.cli.commands import cli\n"
         f"try: cli({arguments})\nexcept SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from sda import shelf
-from sda.cli.main import cli
+from sda.cli.commands import cli
 from sda.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]

@@ -441,3 +441,49 @@ def test_root_sets_the_dataset_roots_and_the_weights(tmp_path, monkeypatch):
 def test_absolute_paths_are_unchanged():
     once = make(source="/sets/toy.toml", root="/data", unlabelled="/more", method="class_bank").with_absolute_paths()
     assert once.with_absolute_paths() == once
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("size = 48x64", 'line 1, column 10); write size = "48x64", in quotes, or size = [48, 64]'),
+        ("size = [48 64]  # small", 'write size = "48x64", in quotes, or size = [48, 64]'),
+        ("crop = (48, 64)", "or crop = [48, 64]"),
+        ("root = /data/x  # here", 'write root = "/data/x", in quotes'),
+        ("precision = bfloat16", 'write precision = "bfloat16", in quotes'),
+        ("in_memory = True", "write in_memory = true"),
+        ("crop = None", "leave crop out: that means its default"),
+        ("learning_rate = .5", "write learning_rate = 0.5"),
+        ('root = "C:\\data"', "in root, write the text between single quotes"),
+        ("size: 48x64", "write size: 48x64 as size = VALUE"),
+        ("weights =", "Invalid value (at line 1, column 10)"),
+    ],
+)
+def test_a_value_that_is_not_toml_comes_with_advice(tmp_path, line, says):
+    path = tmp_path / "r.toml"
+    path.write_text(f"{line}\nsteps = 3\n")
+    with pytest.raises(SdaError) as caught:
+        recipe.load(str(path))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not valid TOML: ") and says in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("device", "unknown key 'device' (not a field of recipes but an option of the command: --device cuda)"),
+        ("stop_at", "--stop-at STEP"),
+        ("resume", "--resume auto"),
+        ("seeds", "an option of sda ablate: --seeds"),
+        ("lr", "write learning_rate instead"),
+        ("batch_size", "write batch_source, batch_labelled or batch_unlabelled instead"),
+    ],
+)
+def test_options_and_names_of_other_programs_are_told(key, says):
+    assert says in refused(**{key: 3})
+    with pytest.raises(SdaError, match=re.escape(says)):
+        recipe.parse_value(key, "3")
+
+
+def test_advice_is_only_about_unknown_keys():
+    assert not recipe.Recipe.advice.keys() & recipe.Recipe.model_fields.keys()

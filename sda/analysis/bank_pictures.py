@@ -12,7 +12,8 @@ from sda.analysis.cache import FeatureCache, classes_of, unit
 from sda.data.files import read_image
 from sda.labels import IGNORE
 from sda.methods.parts.bank import SOURCE
-from sda.pictures import GREY, legend, resize_image, writing
+from sda.pictures import GREY, format_of, legend, resize_image
+from sda.system.atomic import written_picture
 
 CROP = 112  # size of a crop in the figure, in pixels
 HEAD = 20  # height of the text above a crop
@@ -86,8 +87,8 @@ def write_picture(path: Path, contents: Contents, cache: FeatureCache) -> None:
         SdaError: the cache has no projected features, one of its images is missing, or the file cannot be written.
     """
     figure = picture(contents, cache, neighbours(contents, cache))
-    with writing(path):
-        figure.save(path)
+    with written_picture(path) as file:
+        figure.save(file, format_of(path))
 
 
 def picture(contents: Contents, cache: FeatureCache, found: dict[str, list[list[Neighbour]]]) -> Image.Image:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sda.analysis.gap import Comparison
-from sda.pictures import writing
+from sda.system.atomic import written_picture
 
 DOMAINS = ("#2468b7", "#c65a10")
 MARKERS = ("o", "^")
@@ -44,5 +44,5 @@ def draw(path: Path, comparison: Comparison) -> None:
             for name, color, marker in zip(comparison.domains, shades, MARKERS, strict=True)
         ]
         axis.legend(handles=of_domain, loc="upper right", fontsize=9)
-    with writing(path):
-        figure.savefig(path)
+    with written_picture(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix(".").lower() or None)

@@ -15,8 +15,9 @@ from sda.data.item import Item
 from sda.data.splits.lists import read_keys, write_list
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
-from sda.pictures import contact_sheet, writing
+from sda.pictures import contact_sheet
 from sda.runs import trained
+from sda.system.atomic import written_picture
 
 Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]  # see FeatureCache.blocks_of_images
 STRATEGIES = ("random", "k-medoids", "k-centre", "entropy", "bank")  # see docs/features.md
@@ -89,8 +90,8 @@ def _write_contact_sheet(path: Path, items: list[Item], keys: list[str]) -> Path
         return missing
     titles = [f"{number}  {Path(key).stem}" for number, key in enumerate(keys, start=1)]
     sheet = contact_sheet([read_image(files[key]) for key in keys], titles)
-    with writing(path):
-        sheet.save(path)
+    with written_picture(path) as file:
+        sheet.save(file, "PNG")
     return None
 
 

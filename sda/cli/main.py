@@ -1,17 +1,13 @@
-"""The entry point and the group of all commands."""
+"""The entry point. It imports the commands late, because a signal may come before they are there."""
 
-import contextlib
 import errno
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
-import click
-
-from sda import __version__
-from sda.cli import data, export, features, predict, report, results, terminal, training
 from sda.errors import SdaError, explained
-from sda.system.console import Unfailing
-from sda.system.signals import Interrupted, interrupting
+from sda.system.console import Named, Unfailing, printable
+from sda.system.signals import Interrupted, ending, interrupting
 
 
 def main() -> None:
@@ -25,10 +21,10 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 -- None: it was closed
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    with contextlib.redirect_stderr(Unfailing(sys.stderr)):
+    with ending(), redirect_stdout(Named(sys.stdout, "standard output")), redirect_stderr(Unfailing(sys.stderr)):
         status, message = _run()
         if message:
-            terminal.say(message, err=True)
+            print(printable(message), file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -39,6 +35,8 @@ def main() -> None:
 
 def _run() -> tuple[int, str]:
     """Run the command; return its exit status and the message to end with."""
+    from sda.cli.commands import cli
+
     try:
         with interrupting():
             try:
@@ -62,18 +60,3 @@ def _run() -> tuple[int, str]:
         where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else "cannot write: "
         return 2, f"error: {where}{error.strerror or error}"
     return 0, ""
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__)
-def cli() -> None:
-    """Semi-supervised domain adaptation of semantic segmentation."""
-
-
-for command in (
-    *(training.train, training.ablate, training.demo, training.runs, training.recipes, training.backbones),
-    *(results.evaluate, results.compare, predict.predict, report.report, export.export),
-    *(features.features, features.bank, features.gap, features.select),
-    *(data.datasets, data.init_dataset, data.doctor, data.split, data.pack),
-):
-    cli.add_command(command)

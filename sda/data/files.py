@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sda.data.descriptor import Descriptor, label_colors, label_values
 from sda.errors import SdaError
@@ -24,7 +24,7 @@ for _name, _register in PLUGINS.items():
             getattr(_plugin, _register)()
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
-_VERSION = 2  # of the decoding; raise it if the same tables decode a file differently
+DECODING = 2  # version of the decoding; raise it if the same tables decode a file differently
 SKIP = "or skip such files with --bad-files skip"
 
 
@@ -46,6 +46,29 @@ def read_image(path: Path) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion clips values above 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")
+
+
+def orientation_of(path: Path) -> int:
+    """Return how EXIF says to turn or mirror an image: 2 to 8, or 1 for not at all. 5 to 8 exchange width and height."""
+    with contextlib.suppress(Exception), Image.open(path) as image:  # whoever reads the image says what is wrong
+        found = image.getexif().get(ExifTags.Base.Orientation)
+        return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    return 1
+
+
+def different_sizes(image: Path, image_size: Sequence[int], label_size: Sequence[int], orientation: int) -> str:
+    """Return a sentence about a label that has another size than its image, both as (width, height), and what to do.
+
+    Args:
+        orientation: of the image; see `orientation_of`.
+    """
+    sizes = f"the label is {label_size[0]}x{label_size[1]}, its image {image} is {image_size[0]}x{image_size[1]}"
+    if orientation >= 5 and [*label_size] == [*image_size][::-1]:
+        return (
+            f"{sizes}: EXIF orientation {orientation} turns the image, but its label fits the image as it is stored; turn the "
+            "label, or remove the orientation from the image's EXIF"
+        )
+    return f"{sizes}; they must be equal; fix them"
 
 
 def open_file(path: Path, what: str, prepare: Callable[[ImageFile.ImageFile], None] = lambda image: None) -> Image.Image:
@@ -321,7 +344,7 @@ class LabelCodec:
     def rules(self) -> bytes:
         """Return bytes that identify the decoding: they change whenever label files would be decoded differently."""
         tables = (self._mapping, self._lut, self._colors, self._color_ids)
-        return b"".join(table.tobytes() for table in tables) + bytes([self._red, _VERSION])
+        return b"".join(table.tobytes() for table in tables) + bytes([self._red, DECODING])
 
     def map(self, train_ids: np.ndarray) -> np.ndarray:
         """Convert train ids of the descriptor's table, of any shape, to those of the training's table."""
@@ -376,8 +399,6 @@ def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Im
     """
     image, label = read_image(image_path), codec.read(label_path)
     if image.size != (label.shape[1], label.shape[0]):
-        raise FileError(
-            f"{label_path}: the label is {label.shape[1]}x{label.shape[0]}, its image {image_path} is "
-            f"{image.size[0]}x{image.size[1]}; they must be equal; fix them, or skip such pairs with --bad-files skip"
-        )
+        fault = different_sizes(image_path, image.size, label.shape[::-1], orientation_of(image_path))
+        raise FileError(f"{label_path}: {fault}, or skip such pairs with --bad-files skip")
     return image, label

@@ -212,19 +212,33 @@ def list_folder(folder: Path) -> Listing:
     return _without_maps(Listing([Item(key, path, None) for key, path in found], "ids"), str(folder))
 
 
-def walk(folder: Path, unreadable: Callable[[OSError], object] = no_access) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder and all folders below it, each with the names of its files. Skip hidden ones; follow links once.
+def walk(folder: Path, left_out: Callable[[Path, str], object] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and all folders below it, each with the names of its files. Skip hidden ones, pipes, sockets and devices.
+
+    Links to folders are followed once, except to a folder that contains `folder`.
 
     Args:
-        unreadable: called for a folder that cannot be read; by default, raises SdaError.
+        left_out: called with the path of a folder or file that is left out although it is not hidden, and the reason. By default,
+            a folder that cannot be read raises SdaError.
     """
-    seen, waiting = set(), [folder]
+
+    def leave_out(path: Path, reason: str) -> None:
+        if left_out and path.name[0] != ".":
+            left_out(path, reason)
+
+    def unreadable(error: OSError) -> None:
+        leave_out(Path(error.filename), f"this folder cannot be read ({error.strerror})") if left_out else no_access(error)
+
+    top, seen, waiting = Path(os.path.realpath(folder)), set(), [folder]
     while waiting:
         place = waiting.pop()
         if (real := os.path.realpath(place)) in seen:
             continue
+        if real != str(top) and top.is_relative_to(real):
+            leave_out(place, f"a link to {real}, a folder that contains it")
+            continue
         seen.add(real)
-        folders, names = entries_of(place, unreadable)
+        folders, names = entries_of(place, unreadable, lambda path: leave_out(path, "a pipe, socket or device"))
         yield place, [name for name in names if name[0] != "."]
         waiting += [place / name for name in reversed(folders) if name[0] != "."]
 

@@ -10,7 +10,7 @@ from sda.errors import SdaError
 from sda.experiments import pool
 from sda.runs import trained
 from sda.scoring.gallery import spread, truth_and_predictions
-from sda.system.atomic import write_json
+from sda.system.atomic import write_json, written_picture
 from sda.system.devices import pick_device
 from sda.system.owned import owned
 from sda.system.progress import Bars
@@ -70,4 +70,6 @@ def draw(path: Path, folders: dict[str, Path], device: torch.device) -> None:
     data = first.labelled_images(first.protocol())
     assert data.val is not None
     networks = {RECIPES[name]: run.network for name, run in runs.items()}
-    truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device).save(path)
+    picture = truth_and_predictions(data.val, spread(len(data.val), PICTURES), networks, data.table, device)
+    with written_picture(path) as file:
+        picture.save(file, "PNG")

@@ -6,13 +6,12 @@ from pathlib import Path
 import torch
 
 from sda.data.assemble import Data, assemble
-from sda.errors import SdaError
+from sda.errors import SdaError, is_out_of_memory
 from sda.models.build import build_network, check_recipe
 from sda.models.preprocessing import IMAGENET
 from sda.recipe import Recipe
 from sda.runs import folder
 from sda.system import distributed
-from sda.system.devices import is_out_of_memory
 from sda.system.owned import owned
 from sda.system.progress import Bars
 from sda.training import boards, gpu_memory, resume
@@ -131,9 +130,11 @@ def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: R
         if before is not None:
             bars.say(f"{before}: files of an interrupted run without a checkpoint, moved here from {out}")
     else:
-        folder.repair(out, recipe, data)
+        for note in folder.repair(out, recipe, data):
+            bars.say(note)
     if resumed is not None:
-        resume.take_log(resumed, out)
+        if note := resume.take_log(resumed, out):
+            bars.say(note)
         folder.note_resumption(out, resumed.step, str(resumed.path), device)
 
 

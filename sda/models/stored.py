@@ -1,6 +1,7 @@
 """Read files of tensors, .pt and .safetensors, so that neither damage nor a crafted file gives other tensors or runs code."""
 
 import hashlib
+import json
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -85,9 +86,19 @@ def _check_archive(file: BinaryIO) -> None:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], about: str) -> bytes:
-    """Return the content of a .safetensors file, with the text `about` as "sda" in its metadata, and the hash of both."""
+    """Return the content of a .safetensors file, with the text `about` as "sda" in its metadata, and the hash of both.
+
+    Equal values give equal bytes.
+    """
     tensors = {name: tensors[name].contiguous() for name in sorted(tensors)}
-    return safetensors.torch.save(tensors, metadata={"sda": about, SHA256: digest([about, tensors])})
+    content = safetensors.torch.save(tensors, metadata={"sda": about, SHA256: digest([about, tensors])})
+    # The package writes the metadata in random order. The file begins with the size of the header, and the header, as JSON.
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:

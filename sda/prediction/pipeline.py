@@ -189,7 +189,7 @@ def _read(run: Run, options: Options, task: Input) -> tuple[tuple[Input, dict], 
         source = identity(task.source)
         image = read_image(task.source)
     except FileError as error:
-        return (task, {}), str(error).rpartition("; ")[0] or str(error)  # without the advice, which is about training
+        return (task, {}), error.fault
     except OSError as error:
         return (task, {}), f"{task.source}: {error.strerror or error}"
     except Exception as error:  # a damaged file can raise nearly anything, and a large one MemoryError
@@ -222,22 +222,25 @@ def _write_image(
         except OSError as error:  # JPEG supports at most 65,500 rows and columns
             fault = f"{task.source}: cannot be written as {path.suffix} ({error})"
     try:
-        _begin(record, source, contents)
+        new, existing = _new_and_existing(contents)
+        record.add(source, new)
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as file:
                 file.write(content)
+        record.add(source, existing)
     except OSError as error:
         return _too_long(task, error) or _stop(task, error)
     return fault
 
 
-def _begin(record: Record, source: dict, outputs: Iterable[Path]) -> None:
-    """Remove existing outputs, which are replaced, and note in the record what the new ones are made from."""
-    outputs = list(outputs)
-    for path in outputs:
-        video.remove(path)
-    record.add(source, outputs)
+def _new_and_existing(outputs: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Divide outputs into those to note in the record before they are written and those to note after they are replaced.
+
+    After a kill, `--resume` must neither find a new output without a note nor take an existing one for its replacement.
+    """
+    exists = {path: os.path.lexists(path) for path in outputs}
+    return [path for path in exists if not exists[path]], [path for path in exists if exists[path]]
 
 
 def _too_long(task: Input, error: OSError) -> str:
@@ -275,6 +278,7 @@ def _predict_video(
     with video.opened(task.source, options.megapixels, partial(options.protocol, run)) as (frames, rate, total, in_header):
         try:
             source = identity(task.source)
+            new, existing = _new_and_existing(task.outputs.values())
             with contextlib.ExitStack() as files:
                 sinks = {
                     kind: files.enter_context(video.written(path, rate) if kind in MOVING else video.numbered(path))
@@ -292,7 +296,8 @@ def _predict_video(
                 jobs = ((0, partial(put, *sample)) for sample in segmented(run, samples, options))
                 for done, _ in enumerate(ahead(writer, jobs, 2), 1):
                     progress(done, max(done + 1, total))
-                _begin(record, source, task.outputs.values())
+                record.add(source, new)
+            record.add(source, existing)
         except av.FFmpegError as error:
             if error.errno in _DISK:
                 _stop(task, error)

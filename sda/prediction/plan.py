@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from sda.data.files import FileError, read_image
+from sda.data.item import Item
+from sda.data.layouts.maps import find_maps
 from sda.data.listing import walk
 from sda.errors import SdaError
 from sda.pictures import legend
@@ -49,16 +51,19 @@ class Found:
 
     Attributes:
         files: image or video → its path relative to the common parent folder of all inputs, sorted. contents: what they are.
-        skipped: reasons why images, videos and folders cannot be read. others: files in folders that are neither images nor
-            videos. inputs: absolute paths of all these files. excluded: number of files in excluded folders.
+        skipped: reasons why images, videos and folders cannot be read. ignored: reason → files in folders that are not predicted.
+        inputs: absolute paths of all these files. excluded: number of files in excluded folders.
     """
 
     files: dict[Path, Path] = field(default_factory=dict)
     contents: dict[Path, Content] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
+    ignored: dict[str, list[Path]] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
     excluded: int = 0
+
+    def skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(f"{path}: {reason}")
 
 
 def find(inputs: list[Path], excluded: list[Path]) -> Found:
@@ -79,7 +84,7 @@ def find(inputs: list[Path], excluded: list[Path]) -> Found:
         files = {str(top): given}
         if os.path.isdir(given):
             below = [path for path in excluded if path != top and path.is_relative_to(top)]
-            walked = (place / name for place, names in walk(given, lambda error: _skip(found, error)) for name in names)
+            walked = (place / name for place, names in walk(given, found.skip) for name in names)
             files = {os.path.abspath(file): file for file in walked}
             own |= {file for file in files if any(Path(file).is_relative_to(path) for path in below)}
             files = {file: shown for file, shown in files.items() if file not in own}
@@ -101,18 +106,19 @@ def find(inputs: list[Path], excluded: list[Path]) -> Found:
     for path, shown in sorted(paths.items()):
         content = contents[path]
         if content.kind == "other" and path not in explicit:
-            found.others.append(shown)
+            found.ignored.setdefault("neither images nor videos", []).append(shown)
         elif content.kind in ("other", "unreadable"):
             found.skipped.append(f"{shown}: {content.reason or 'neither an image nor a video'}")
         elif content.kind == "video" and importlib.util.find_spec("av") is None:
             found.skipped.append(f"{shown}: reading videos needs the package av: pip install av")
         else:
             found.files[shown], found.contents[shown] = Path(path).relative_to(base), content
+    images = {found.files[file].as_posix(): file for file, content in found.contents.items() if content.kind == "image"}
+    for key in find_maps([Item(key, file, None) for key, file in images.items()]):
+        if os.path.abspath(file := images[key]) not in explicit:
+            found.ignored.setdefault("label or depth maps of other images; to predict one, name the file", []).append(file)
+            del found.files[file], found.contents[file]
     return found
-
-
-def _skip(found: Found, error: OSError) -> None:
-    found.skipped.append(f"{error.filename}: this folder cannot be read ({error.strerror})")
 
 
 def _and(files: list[Path]) -> str:

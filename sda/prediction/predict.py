@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sda.errors import SdaError
+from sda.errors import SdaError, is_out_of_memory
 from sda.prediction.content import pixels_up_to
 from sda.prediction.pipeline import Options, Outcome, predict_all
 from sda.prediction.plan import KINDS, Found, find, make_folders, plan, remaining, some
@@ -17,7 +17,6 @@ from sda.protocol import Protocol
 from sda.runs import trained
 from sda.runs.compare import title_of
 from sda.runs.trained import Run
-from sda.system.devices import is_out_of_memory
 from sda.system.owned import owned
 from sda.system.progress import Bars
 
@@ -28,8 +27,8 @@ class Summary:
 
     Attributes:
         run: the network. out: folder of the predictions. kinds: see `sda.prediction.plan.KINDS`. outcome: what this call
-            wrote. existing: number of inputs whose outputs existed. others: files in folders that are neither images nor
-            videos. seconds: time taken.
+            wrote. existing: number of inputs whose outputs existed. ignored: files in folders that were not
+            predicted, because they are no images or videos, or maps of images. seconds: time taken.
     """
 
     run: Run
@@ -37,7 +36,7 @@ class Summary:
     kinds: list[str]
     outcome: Outcome
     existing: int
-    others: list[Path]
+    ignored: list[Path]
     seconds: float
 
     def to_dict(self) -> dict:
@@ -54,7 +53,7 @@ class Summary:
             "frames": self.outcome.frames,
             "existing": self.existing,
             "skipped": self.outcome.skipped,
-            "ignored": list(map(str, self.others)),
+            "ignored": list(map(str, self.ignored)),
             "seconds": round(self.seconds, 1),
         }
 
@@ -126,13 +125,14 @@ def predict_files(
     if count := outcome.images + outcome.frames:
         cost = Protocol(scales=options.scales, flip=options.flip).cost
         bars.say(f"{cost}; {1000 * seconds / count:.0f} ms per image, with reading and writing")
-    return Summary(loaded, out, kinds, outcome, len(tasks) - len(left), found.others, seconds)
+    ignored = [file for files in found.ignored.values() for file in files]
+    return Summary(loaded, out, kinds, outcome, len(tasks) - len(left), ignored, seconds)
 
 
 def _say_what_is_ignored(found: Found, bars: Bars) -> None:
     if found.excluded:
         bars.say(f"{found.excluded} files in prediction folders are ignored")
-    if found.others:
-        bars.say(f"ignored, neither images nor videos: {some(found.others)}")
+    for reason, files in found.ignored.items():
+        bars.say(f"ignored, {reason}: {some(files)}")
     if several := [file for file, content in found.contents.items() if content.frames]:
         bars.say(f"several frames or pages, only the first is predicted: {some(several)}")

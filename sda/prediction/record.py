@@ -1,7 +1,7 @@
 """The record of a prediction folder: which network made each output, from which file. `--resume` compares it.
 
 OUT/predictions.jsonl has one JSON object per line. A line with "made_by" begins each call and describes the network and the
-options; each line after it names a source and its outputs, and is written before them.
+options; each line after it names a source and its outputs, and is written before new outputs, and after those that it replaces.
 """
 
 import hashlib
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from sda import __version__
-from sda.errors import SdaError
+from sda.errors import SdaError, naming
 from sda.prediction.plan import Input
+from sda.reading import read_bytes
 from sda.runs.trained import Run
 
 RECORD = "predictions.jsonl"
@@ -92,7 +93,7 @@ class Record:
         return note
 
     def add(self, source: dict, outputs: Iterable[Path]) -> None:
-        """Note the source of outputs, before they are written. Safe in several threads.
+        """Note the source of outputs, if there are any. Safe in several threads.
 
         Args:
             source: see `identity`.
@@ -100,17 +101,19 @@ class Record:
         Raises:
             OSError: the record cannot be written.
         """
+        if not (names := [self._name(file) for file in outputs]):
+            return
         with self._lock:
             if not self._begun:
                 self._append({"made_by": self.by})
                 self._begun = True
-            self._append({"source": source, "outputs": [self._name(file) for file in outputs]})
+            self._append({"source": source, "outputs": names})
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.out).as_posix()
 
     def _append(self, line: dict) -> None:
-        with self.path.open("ab+") as file:
+        with naming(self.path), self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":  # a kill or a full disk cut the last line
@@ -124,11 +127,9 @@ class Record:
         known: dict[str, tuple[dict, dict]] = {}
         by: dict = {}
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = read_bytes(self.path).splitlines()
         except FileNotFoundError:
             return known
-        except OSError as error:
-            raise SdaError(f"{self.path}: cannot be read ({error.strerror}); fix its permissions") from None
         for line in lines:
             try:
                 values = json.loads(line)

@@ -1,7 +1,9 @@
 """Read videos frame by frame, and write frames to a video or to numbered images."""
 
 import contextlib
+import errno
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -129,22 +131,23 @@ def written(path: Path, rate: Fraction) -> Iterator[Sink]:
 @contextlib.contextmanager
 def numbered(folder: Path) -> Iterator[Sink]:
     """Write frames as 000000.png, 000001.png, …; the folder gets its final name when it is complete."""
-    temporary = folder.with_name(f"{folder.name}.partial")
+    temporary, replaced = (folder.with_name(f"{folder.name}.{word}") for word in ("partial", "replaced.partial"))
     shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted run
     temporary.mkdir(parents=True)
     try:
         yield lambda place, picture: picture.save(temporary / f"{place[0]:06d}.png")
+        if folder.is_dir():
+            _check_own(folder)
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
-def remove(output: Path) -> None:
-    """Remove an output, a file or a folder of numbered images, if it exists. Raise OSError if the folder has other files."""
-    if output.is_dir():
-        for old in output.glob("*.png"):
-            old.unlink()
-        output.rmdir()
-    else:
-        output.unlink(missing_ok=True)
+def _check_own(folder: Path) -> None:
+    """Raise OSError if a folder has other files than numbered images."""
+    if others := [path.name for path in folder.iterdir() if not re.fullmatch(r"\d{6,}\.png", path.name)]:
+        raise OSError(errno.ENOTEMPTY, f"it has files that sda did not write, such as {others[0]}", str(folder))

@@ -23,7 +23,7 @@ from sda.reading import read_object
 from sda.recipe import Recipe
 from sda.runs.status import FAILURE
 from sda.system import tables
-from sda.system.atomic import write_json, written_whole
+from sda.system.atomic import write_json, write_text
 from sda.system.console import printable
 from sda.system.owned import LOCK
 
@@ -32,6 +32,7 @@ _PACKAGES = ("torch", "torchvision", "kornia", "numpy", "pillow", "scipy", "h5py
 
 _IGNORED = {LOCK, "recipe.toml.partial"}  # left by a kill at the very start; such a folder still counts as empty
 _BEGUN = ("recipe.toml", "environment.json", "weights.txt", "metrics.jsonl")
+_WRITTEN = (*_BEGUN, FAILURE, "result.json", "iou.csv", "skipped.txt", "student.safetensors", "last.pt", "previous.pt", "best.pt")
 
 
 def require_empty(folder: Path) -> None:
@@ -91,9 +92,8 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
-    with written_whole(folder / "recipe.toml") as file:
-        command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
-        file.write(f"# {command}\n{toml_text(recipe.model_dump())}".encode())
+    command = printable(f"sda train {shlex.quote(str(folder / 'recipe.toml'))}")  # a comment ends with its line
+    write_text(folder / "recipe.toml", f"# {command}\n{toml_text(recipe.model_dump())}")
 
 
 def _write_splits(folder: Path, data: Data) -> dict[str, dict]:
@@ -101,23 +101,44 @@ def _write_splits(folder: Path, data: Data) -> dict[str, dict]:
     (folder / "splits").mkdir(exist_ok=True)
     hashes = {}
     for stream, items in data.lists.items():
-        (folder / "splits" / f"{stream}.txt").write_text(list_text(items), encoding="utf-8", errors="surrogateescape")
+        write_text(folder / "splits" / f"{stream}.txt", list_text(items))
         hashes[stream] = {"images": len(items), "sha256": list_hash(items)}
     return hashes
 
 
-def repair(folder: Path, recipe: Recipe, data: Data) -> None:
-    """Write recipe.toml and splits/ of a run that resumes again if they are missing or damaged. Keep a damaged recipe.toml as
-    recipe-damaged.toml."""
+def repair(folder: Path, recipe: Recipe, data: Data) -> list[str]:
+    """Write recipe.toml and splits/ of a run that resumes again if they are missing or damaged. Set aside what is damaged, and
+    what cannot be replaced by the run's files: folders, pipes and devices.
+
+    Returns:
+        Notes about what was set aside.
+    """
+    notes = [
+        set_aside(folder / name) for name in _WRITTEN if os.path.lexists(folder / name) and not os.path.isfile(folder / name)
+    ]
     path = folder / "recipe.toml"
     try:
         shelf.parse(path)
     except SdaError:
         if os.path.lexists(path):
-            path.rename(folder / "recipe-damaged.toml")
+            notes.append(set_aside(path))
         _write_recipe(folder, recipe)
     if not (folder / "splits").is_dir():
+        if os.path.lexists(folder / "splits"):
+            notes.append(set_aside(folder / "splits"))
         _write_splits(folder, data)
+    return notes
+
+
+def set_aside(path: Path) -> str:
+    """Rename a damaged file to NAME-damaged, so that a run can write it again, and return a note. A good checkpoint must not be
+    blocked by the files beside it."""
+    for number in itertools.count(1):
+        kept = path.with_stem(f"{path.stem}-damaged{'' if number == 1 else f'-{number}'}")
+        if not os.path.lexists(kept):
+            path.rename(kept)
+            return f"{path}: damaged, or not a regular file; it is kept as {kept.name}"
+    raise AssertionError("unreachable")
 
 
 def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
@@ -128,7 +149,7 @@ def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> No
     path = folder / "environment.json"
     facts, fault = read_environment(folder)
     if fault:
-        path.rename(folder / "environment-damaged.json")
+        set_aside(path)
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
     write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
     (folder / FAILURE).unlink(missing_ok=True)
@@ -138,7 +159,7 @@ def fail(folder: Path, error: str, stepped: bool) -> None:
     """Note the error that ended a run; if it ended before its first step, remove what `begin` and the loop's start wrote."""
     with contextlib.suppress(OSError):
         if stepped:
-            (folder / FAILURE).write_text(error + "\n", encoding="utf-8", errors="surrogateescape")
+            write_text(folder / FAILURE, f"{error}\n")
             return
         for name in _BEGUN:
             (folder / name).unlink(missing_ok=True)
@@ -182,9 +203,9 @@ def finish(folder: Path, result: dict) -> None:
     rows = [[name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items()]
     means = [["mean over classes present", f"{result['miou']:.4f}"], ["mean over all classes", f"{result['miou_all']:.4f}"]]
     table = tables.csv_text([["class", "iou_percent"], *rows, *means])
-    (folder / "iou.csv").write_text(table, encoding="utf-8", newline="\n")
+    write_text(folder / "iou.csv", table)
     if result["skipped"]:
-        (folder / "skipped.txt").write_text("\n".join(result["skipped"]) + "\n", encoding="utf-8", errors="surrogateescape")
+        write_text(folder / "skipped.txt", "\n".join(result["skipped"]) + "\n")
     write_json(folder / "result.json", result)  # last, because it tells that the run is finished
 
 

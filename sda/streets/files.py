@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sda.errors import SdaError
+from sda.errors import SdaError, naming
 from sda.streets.labels import COLOURS, LABEL_IDS
 from sda.streets.scene import VERSION, render
 from sda.system.atomic import write_json
@@ -131,6 +131,7 @@ def draw_jobs(folder: Path, seed: int, batch: list[Job]) -> int:
         picture = Image.fromarray(to_id[label])
         if domain == "game":  # as in GTA5: the index is the id, the palette its colour
             picture.putpalette(palette.tobytes())
-        Image.fromarray(image).save(folder / image_path, compress_level=3)
-        picture.save(folder / label_path, compress_level=3)
+        for drawn, path in ((Image.fromarray(image), folder / image_path), (picture, folder / label_path)):
+            with naming(path):
+                drawn.save(path, compress_level=3)
     return len(batch)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from sda.errors import naming
+
 Count = Callable[[str, int, int], None]  # name of the task, number done, total
 Progress = Callable[[int, int], None]  # number done, total
 
@@ -34,6 +36,24 @@ class Console:
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` steps of the task `what` are done."""
+
+
+class Named:
+    """A text stream whose errors name it, as errors of files do."""
+
+    def __init__(self, stream: TextIO, name: str):
+        self._stream, self._name = stream, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with naming(self._name):
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with naming(self._name):
+            self._stream.flush()
 
 
 class Unfailing:

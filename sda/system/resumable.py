@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 
 from sda.errors import SdaError
+from sda.reading import read_object
 from sda.system.atomic import rename, written_whole
 from sda.system.owned import owned
 
@@ -196,8 +197,8 @@ def check_space(folder: Path, needed: int) -> None:
 
 def _read_settings(parts: Path) -> dict | None:
     try:
-        return json.loads((parts / _SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(parts / _SETTINGS)
+    except (FileNotFoundError, SdaError):
         return None
 
 

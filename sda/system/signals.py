@@ -4,6 +4,7 @@ Commands stop at once with `interrupting`. Training uses `Signals`, because it f
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -48,6 +49,20 @@ def handled_by(handler: Handler) -> Iterator[None]:
 def interrupting() -> contextlib.AbstractContextManager[None]:
     """Return a context in which the stopping signals raise Interrupted."""
     return handled_by(_raise)
+
+
+def ending() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the stopping signals end the process at once, with one line.
+
+    This is for imports: many packages take an exception that interrupts them for a failed import.
+    """
+    return handled_by(_end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{Interrupted(number)}.\n".encode())
+    os._exit(128 + number)
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:

@@ -15,7 +15,9 @@ from PIL import Image
 from sda.data.assemble import Data
 from sda.errors import SdaError
 from sda.methods.base import Method
+from sda.reading import read_text
 from sda.scoring.gallery import pseudo_labels, spread, truth_and_predictions
+from sda.system.atomic import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +106,11 @@ class WeightsAndBiases(Board):
         import wandb
 
         remembered = folder / "wandb-run-id.txt"
-        if step and remembered.exists():
-            run_id = remembered.read_text(encoding="utf-8").strip()
+        if step and remembered.is_file():
+            run_id = read_text(remembered).strip()
         else:
             run_id = uuid.uuid4().hex[:8]
-            remembered.write_text(run_id + "\n", encoding="utf-8")
+            write_text(remembered, run_id + "\n")
         try:
             self._run = wandb.init(dir=str(folder), id=run_id, name=name, config=recipe, resume="allow")
         except wandb.errors.Error as error:

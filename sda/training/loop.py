@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sda.data.batch import STREAMS, Batch, Labelled
 from sda.data.streams import next_batch
-from sda.errors import SdaError
+from sda.errors import SdaError, naming
 from sda.methods.base import Method
 from sda.reading import read_log
 from sda.runs import checkpoint
@@ -24,7 +24,7 @@ from sda.scoring.criteria import CRITERIA, is_better, selection
 from sda.scoring.evaluate import evaluate
 from sda.scoring.summary import headline
 from sda.system import distributed
-from sda.system.atomic import written_whole
+from sda.system.atomic import write_text, written_whole
 from sda.system.console import Console
 from sda.system.signals import Interrupted, Signals
 from sda.training import resume
@@ -61,7 +61,7 @@ def train(
     """
     recipe, is_main = training.recipe, distributed.rank() == 0
     if training.weights_report and is_main:
-        (out / "weights.txt").write_text(training.weights_report, encoding="utf-8")
+        write_text(out / "weights.txt", training.weights_report)
     losses_of = _across_processes(training.method)
     guard = Guard(recipe, training.data.table.names)
     unchecked: list[Taken] = []  # steps whose losses have not been checked yet
@@ -263,8 +263,9 @@ def _numbers(taken: Taken, method: Method) -> dict[str, float]:
 
 
 def _write(log: TextIO, record: dict) -> None:
-    log.write(json.dumps(record) + "\n")
-    log.flush()
+    with naming(log.name):
+        log.write(json.dumps(record) + "\n")
+        log.flush()
 
 
 # Losses that are not finite

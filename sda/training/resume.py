@@ -17,6 +17,7 @@ from sda.errors import SdaError
 from sda.reading import read_log
 from sda.recipe import IDLE, Recipe
 from sda.runs import checkpoint
+from sda.runs.folder import set_aside
 from sda.runs.status import result_of
 from sda.system.atomic import written_whole
 from sda.system.console import Count
@@ -241,17 +242,24 @@ def _compare_machine(resumed: Resumed, machine: dict[str, str]) -> list[str]:
     return [f"trained so far with {'; '.join(changed)}: the result may differ slightly from that of a run without interruption"]
 
 
-def take_log(resumed: Resumed, folder: Path) -> None:
+def take_log(resumed: Resumed, folder: Path) -> str:
     """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
-    Later lines are dropped, because the resumed run writes them again, and so are damaged lines.
+    Later lines are dropped, because the resumed run writes them again, and so are damaged lines. A log that cannot be read is
+    set aside if it is in `folder`.
+
+    Returns:
+        A note for the user if the log cannot be read, else "".
     """
-    path, step = resumed.path.with_name("metrics.jsonl"), resumed.step
-    if not path.exists():
-        return
+    path, step, note = resumed.path.with_name("metrics.jsonl"), resumed.step, ""
     again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
-    records = [
-        record for record in read_log(path) if record["step"] < step or ("val" in record and record["step"] == step and not again)
-    ]
+    try:
+        log = read_log(path)
+    except SdaError as fault:
+        log, note = [], f"{fault}; the log starts at step {step}"
+        if resumed.is_in(folder):
+            set_aside(path)
+    records = [record for record in log if record["step"] < step or ("val" in record and record["step"] == step and not again)]
     with written_whole(folder / "metrics.jsonl") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+    return note

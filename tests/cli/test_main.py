@@ -17,7 +17,7 @@ from PIL import Image
 from sda import recipe, shelf
 from sda.analysis import select
 from sda.cli import export, features
-from sda.cli.main import cli
+from sda.cli.commands import cli
 from sda.export import formats
 from sda.models.build import build
 from sda.runs import checkpoint
@@ -470,7 +470,7 @@ def test_choices_match_the_packages():
     [
         ("", 0, ""),
         (">&-", 0, ""),
-        (">/dev/full", 2, "error: cannot write: No space left on device"),
+        (">/dev/full", 2, "error: standard output: No space left on device"),
         ("| head -c 0", (0, 1), ""),
         ("2>/dev/full", 0, ""),
         ("2>&-", 0, ""),
@@ -480,3 +480,21 @@ def test_broken_outputs_do_no_harm(redirections, status, says):
     command = f"set -o pipefail; {sys.executable} -m sda recipes --json {redirections}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode in (status if isinstance(status, tuple) else (status,)) and done.stderr.strip() == says
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("module", "number"), [("click", 2), ("numpy", 2), ("numpy", 15)])
+def test_a_signal_during_imports_ends_the_command_with_one_line(module, number):
+    code = (
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), {number})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from sda.cli.main import main; main()"
+    )
+    process = subprocess.run([sys.executable, "-c", code, "recipes"], capture_output=True, text=True)
+    name = {2: "SIGINT", 15: "SIGTERM"}[number]
+    assert (process.returncode, process.stdout, process.stderr) == (128 + number, "", f"stopped by {name}.\n")

@@ -174,7 +174,20 @@ def test_a_rotated_photo_matches_its_label(world, field, train):
     assert np.abs(np.asarray(read_image(field / NORTH)).astype(int) - np.asarray(upright).astype(int)).mean() < 8
     upright.save(field / NORTH, exif=exif)
     [problem] = diagnose(world).bad
-    assert problem.kind == "size mismatch" and "the label is 64x48, its image 48x64" in problem.detail
+    assert problem.kind == "size mismatch" and f"the label is 64x48, its image {field / NORTH} is 48x64: EXIF" in problem.detail
+    status, shown = train("--doctor", "false", "--out", "run")
+    assert status == 2 and "EXIF orientation 6 turns the image, but its label fits the image as it is stored; turn" in shown.err
+
+
+def test_an_image_that_exif_turns_to_the_size_of_its_label_is_reported(world, field, train):
+    """Orientation 3 turns the image upside down, and nothing says whether its label is, too."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(field / NORTH) as image:
+        image.copy().save(field / NORTH, exif=exif)
+    found = diagnose(world)
+    assert found.bad == [] and [(problem.kind, problem.key) for problem in found.problems] == [("orientation", NORTH)]
+    assert f"{field / NORTH}: EXIF orientation 3 turns or mirrors the image, but not its label" in found.problems[0].detail
 
 
 def test_links_are_followed(world, field, train, tmp_path):

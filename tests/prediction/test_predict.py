@@ -233,6 +233,26 @@ def test_unreadable_files_are_skipped_and_reported(sda, run, photos, tmp_path):
     assert status == 2 and shown.out == f"{tmp_path / 'none'}: 0 images, 1 skipped\n"
 
 
+def test_special_files_links_and_maps_are_left_out_and_named(sda, run, photos, tmp_path):
+    os.mkfifo(photos / "b/pipe.png")
+    (photos / "b/up").symlink_to("../..")
+    (photos / "z").symlink_to("b")
+    tiny.save(np.zeros((48, 64), np.uint8), photos / "a_mask.png")
+    tiny.save(np.zeros((48, 64), np.uint8), tmp_path / "outside.png")
+    out = tmp_path / "out"
+    status, shown = sda("predict", run, photos, "--out", out, "--device", "cpu", "--json")
+    found = json.loads(shown.out)
+    assert status == 1 and found["images"] == 5
+    assert found["skipped"] == [
+        f"{photos / 'b/pipe.png'}: a pipe, socket or device",
+        f"{photos / 'b/up'}: a link to {tmp_path}, a folder that contains it",
+    ]
+    assert found["ignored"] == [str(photos / "notes.txt"), str(photos / "a_mask.png")]
+    assert "ignored, label or depth maps of other images; to predict one, name the file: a_mask.png\n" in shown.err
+    status, shown = sda("predict", run, photos / "a.png", photos / "a_mask.png", "--out", tmp_path / "two", "--device", "cpu")
+    assert status == 0 and shown.out == f"{tmp_path / 'two'}: 2 images\n"
+
+
 def test_readable_files_are_predicted_under_any_name(sda, run, photos, tmp_path):
     """Images in other formats, animations and videos; files of the user's that are neither are named and do no harm."""
     picture = Image.open(photos / "a.png")
@@ -452,6 +472,33 @@ def test_outputs_are_only_overwritten_on_request(sda, run, photos, tmp_path):
     assert status == 0 and shown.out == f"{out}: 0 images, 5 already existed\n"
     status, shown = sda("predict", run, photos, *flags, "--overwrite")
     assert status == 0 and len(tiny.files(out)) == 12, shown.err
+
+
+def test_outputs_remain_until_their_replacement_is_whole(sda, run, photos, tmp_path, monkeypatch):
+    """Also as a record: after a kill before the replacement, --resume does not take the old output for the new one."""
+    film(photos / "clip.mp4", (64, 48))
+    out, flags = tmp_path / "out", ["--as", "ids", "--device", "cpu"]
+    assert sda("predict", run, photos, *flags, "--out", out)[0] == 0
+    before = {name: data for name, data in tiny.files(out).items() if name.startswith("ids/")}
+
+    def stop(*_):
+        assert {name: data for name, data in tiny.files(out).items() if name in before} == before
+        raise Interrupted(signal.SIGTERM)
+
+    for name in ("encode", "render"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, name, stop)
+            assert sda("predict", run, photos, *flags, "--out", out, "--overwrite", "--flip")[0] == 143
+        assert {name: data for name, data in tiny.files(out).items() if name in before} == before
+    status, shown = sda("predict", run, photos, *flags, "--out", out, "--resume", "--flip")
+    assert status == 2 and "was made with another --flip: False, not True" in shown.err
+    assert sda("predict", run, photos, *flags, "--out", out, "--overwrite", "--flip")[0] == 0
+    assert tiny.files(out / "ids").keys() == {name.removeprefix("ids/") for name in before}
+    assert sda("predict", run, photos, *flags, "--out", out, "--resume", "--flip")[0] == 0
+    (out / "ids/clip.mp4/mine.txt").write_text("mine")
+    status, shown = sda("predict", run, photos, *flags, "--out", out, "--overwrite")
+    assert status == 2 and "clip.mp4: cannot write this file (it has files that sda did not write, such as mine.txt" in shown.err
+    assert len(tiny.files(out / "ids/clip.mp4")) == 8
 
 
 def test_inputs_are_not_overwritten(sda, run, photos, tmp_path):

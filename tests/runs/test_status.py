@@ -8,10 +8,11 @@ import pytest
 import tiny
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from sda.cli.terminal import ago
 from sda.errors import SdaError
+from sda.models.stored import write_safetensors
 from sda.runs import compare, status, trained
 from sda.system.owned import owned
 
@@ -151,3 +152,11 @@ def test_weights_are_saved_as_safetensors(sda, tmp_path):
         about = json.loads(file.metadata()["sda"])
     assert about["classes"].keys() == {"ground", "building", "human"} and about["recipe"]["backbone"] == "mobilenet_v3_small"
     assert about["preprocessing"]["order"] == "RGB"
+
+
+def test_equal_weights_are_equal_files():
+    weights = {"b": torch.arange(3.0), "a": torch.zeros(2, 5, dtype=torch.int64), "c": torch.zeros((), dtype=torch.uint8)}
+    files = {write_safetensors(weights, json.dumps({"classes": ["é", 'a"b']})) for _ in range(10)}
+    assert len(files) == 1
+    (header,) = {json.dumps(json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])) for file in files}
+    assert load(files.pop()).keys() == weights.keys() and '"__metadata__": {"sda": ' in header

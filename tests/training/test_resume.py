@@ -466,6 +466,42 @@ def test_a_damaged_environment_does_not_block_a_checkpoint(world, whole, sda, st
     assert kept.read_text() == content if content is not None else not kept.exists()
 
 
+SIDE_FILES = ["metrics.jsonl", "environment.json", "result.json", "failure.txt", "recipe.toml", "splits", "iou.csv", "best.pt"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", slow("dangling"), slow("device")])
+def test_nothing_beside_a_checkpoint_blocks_it(world, whole, sda, stopped, kind):
+    """A pipe would block a program that opens it; a folder cannot be replaced by a file."""
+    make = {
+        "fifo": os.mkfifo,
+        "folder": lambda path: (path / "mine").mkdir(parents=True),
+        "dangling": lambda path: path.symlink_to("nowhere"),
+        "device": lambda path: path.symlink_to("/dev/zero"),
+    }
+    names = [name for name in SIDE_FILES if (name, kind) != ("splits", "folder")]
+    for name in names:
+        shutil.rmtree(stopped / name) if name == "splits" else (stopped / name).unlink(missing_ok=True)
+        make[kind](stopped / name)
+    assert sda("runs", stopped.parent)[0] == 0
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", stopped, "--resume", "auto")
+    assert status == 0 and f"{stopped / 'metrics.jsonl'}: damaged, or not a regular file" in shown.err
+    assert equal(checkpoint.load(stopped / "last.pt"), checkpoint.load(whole(*SSDA) / "last.pt"))
+    for name in names:
+        kept = (stopped / name).with_stem(f"{Path(name).stem}-damaged")
+        assert os.path.lexists(kept) and ((kept / "mine").exists() or kind != "folder")
+        assert os.path.lexists(stopped / name) or name == "failure.txt"
+
+
+def test_the_log_beside_a_checkpoint_of_another_folder_does_not_block_it(world, sda, stopped, tmp_path):
+    log = stopped / "metrics.jsonl"
+    log.unlink()
+    os.mkfifo(log)
+    out = tmp_path / "other"
+    status, shown = sda("train", world.recipe, *STEPS, *SSDA, "--out", out, "--resume", stopped / "last.pt")
+    assert status == 0 and f"{log}: cannot be read" in shown.err and "the log starts at step 4" in shown.err
+    assert log.is_fifo() and (out / "metrics.jsonl").is_file()
+
+
 # Signals, kills and full disks, in separate processes
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from sda.data.descriptor import Descriptor
 from sda.data.inspect.scan import cache_file, stats_of
 from sda.data.item import Item
+from sda.errors import SdaError
+from sda.reading import read_bytes
 from sda.system.atomic import written_whole
 
 logger = logging.getLogger(__name__)
@@ -62,8 +64,8 @@ def _fingerprint(descriptor: Descriptor) -> str:
 def _read(path: Path) -> list[dict]:
     """Return the entries. Skip lines that are incomplete or have another format."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_bytes(path).decode(errors="replace").splitlines()
+    except (FileNotFoundError, SdaError):
         return []
     entries = []
     for line in lines:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sda.data.descriptor import Descriptor
+from sda.data.files import different_sizes
 from sda.data.inspect.bad_pairs import write_bad
 from sda.data.inspect.encoding import Encodings, Meaning, compare_palettes, find_encodings, find_large_ids, find_single_class
 from sda.data.inspect.scan import Finding, scan
@@ -36,6 +37,7 @@ PROBLEM_KINDS = {
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",
     "size mismatch": "images and labels of different sizes",
+    "orientation": "images that EXIF turns, of the size of their labels",
     "unknown values": "labels with values that are not in the descriptor",
     "palette": "labels with a palette that contradicts the descriptor or other labels",
     "other encoding": "labels in an encoding other than the descriptor's",
@@ -173,9 +175,12 @@ def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: F
         return [*found, problem("no label", f"{item.image}: no label file{looked}", bad=False)]
     if finding.label_fault:
         return [*found, problem("unreadable label", finding.label_fault)]
-    if finding.size and finding.label_size and finding.label_size != finding.size:
-        sizes = f"the label is {finding.label_size[0]}x{finding.label_size[1]}, its image {finding.size[0]}x{finding.size[1]}"
-        found.append(problem("size mismatch", f"{item.label}: {sizes}"))
+    size, turn = finding.size, finding.orientation
+    if size and finding.label_size and finding.label_size != size:
+        found.append(problem("size mismatch", f"{item.label}: {different_sizes(item.image, size, finding.label_size, turn)}"))
+    elif size and (1 < turn < 5 or (turn >= 5 and size[0] == size[1])):
+        what = f"EXIF orientation {turn} turns or mirrors the image, but not its label; check that the two fit"
+        found.append(problem("orientation", f"{item.image}: {what}", bad=False))
     fits = read.accept(meaning.fits(encoding, finding))
     expected = {encoding, "colours"} if encoding != "ids_in_red" else {"ids_in_red", "ids"}
     doubtful = read.other in ("ids", "train_ids") and len(fits) > 1

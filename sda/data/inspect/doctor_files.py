@@ -11,7 +11,7 @@ from sda.data.inspect.doctor import Examination
 from sda.data.item import Item
 from sda.data.listing import Listing
 from sda.pictures import colorize, overlay, picture_table, resize_image, resize_nearest, size_within
-from sda.system.atomic import write_json
+from sda.system.atomic import write_json, written_picture
 
 PAIRS = 12  # maximum number of pairs on the contact sheet
 WIDTH = 512  # maximum width of a picture on the contact sheet
@@ -28,7 +28,8 @@ def write_report(folder: Path, found: Examination, descriptor: Descriptor, listi
     colors = descriptor.table().colors
     rows = [_pictures(item, codec, list(colors.values())) for item, codec in pairs[:: max(1, -(-len(pairs) // PAIRS))]]
     if rows:
-        picture_table(rows, ["image", "label", "both"], colors).save(folder / "contact.png")
+        with written_picture(folder / "contact.png") as file:
+            picture_table(rows, ["image", "label", "both"], colors).save(file, "PNG")
 
 
 def _pictures(item: Item, codec: LabelCodec, colors: list[list[int]]) -> list[np.ndarray]:

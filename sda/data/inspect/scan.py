@@ -16,15 +16,16 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from sda.data.files import FileError, looks_lossy, read_image, read_label, show_color
+from sda.data.files import FileError, looks_lossy, orientation_of, read_image, read_label, show_color
 from sda.data.item import Item, Stored
 from sda.errors import SdaError
+from sda.reading import read_bytes
 from sda.system.children import ChildDied, run_tasks
 from sda.system.console import Progress, ignore_count
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3  # format of the cache's lines
+VERSION = 4  # format of the cache's lines
 CHUNK = 16  # pairs per task
 MOST_VALUES = 512  # a file with more different values is not a label
 
@@ -39,6 +40,7 @@ class Finding:
         image_stat, label_stat: [bytes, mtime in ns]; None if there is no file.
         size, label_size: [width, height].
         sha256: hash of the image file's bytes.
+        orientation: of the image; see `orientation_of`.
         black: whether every pixel is (nearly) black.
         kind: `index` (one channel), `rgb`, or empty if no label could be read.
         values: value in the label → pixels; colours as "#rrggbb", indices in decimal.
@@ -55,6 +57,7 @@ class Finding:
     size: list[int] | None = None
     label_size: list[int] | None = None
     sha256: str = ""
+    orientation: int = 1
     black: bool = False
     kind: str = ""
     values: dict[str, int] | None = None
@@ -174,7 +177,7 @@ def look_at(item: Item) -> Finding:
     try:
         image = read_image(item.image)  # first, because a link to /dev/zero has no end
         facts["sha256"] = hashlib.sha256(item.image.read_bytes()).hexdigest()
-        facts |= {"size": list(image.size), "black": bool(np.asarray(image).max() < 8)}
+        facts |= {"size": list(image.size), "orientation": orientation_of(item.image), "black": bool(np.asarray(image).max() < 8)}
     except FileError as fault:
         facts["image_fault"] = fault.fault
     except OSError as error:
@@ -232,8 +235,8 @@ def _read_cache(path: Path) -> dict[str, Finding]:
     """Return key → the last finding with this key. Skip lines that are incomplete or of another version."""
     known: dict[str, Finding] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_bytes(path).decode(errors="replace").splitlines()
+    except (FileNotFoundError, SdaError):
         return known
     for line in lines:
         try:

@@ -71,11 +71,14 @@ class Tree:
         return self._read[place]
 
 
-def entries_of(folder: Path, unreadable: Callable[[OSError], object] = no_access) -> tuple[list[str], list[str]]:
+def entries_of(
+    folder: Path, unreadable: Callable[[OSError], object] = no_access, special: Callable[[Path], object] = lambda path: None
+) -> tuple[list[str], list[str]]:
     """Return the names of the folders and of the files in a folder, sorted. Skip pipes, sockets and devices.
 
     Args:
         unreadable: called for a folder that cannot be read; by default, raises SdaError.
+        special: called with the path of each pipe, socket and device.
     """
     folders: list[str] = []
     files: list[str] = []
@@ -88,6 +91,8 @@ def entries_of(folder: Path, unreadable: Callable[[OSError], object] = no_access
                     is_folder, is_file = False, True
                 if is_folder or is_file:
                     (folders if is_folder else files).append(entry.name)
+                else:
+                    special(Path(entry.path))
     except OSError as error:
         unreadable(error)
     return sorted(folders), sorted(files)

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, InstanceOf
 
 from sda import shelf
 from sda.data.descriptor import Color, Descriptor
-from sda.data.files import FileError
+from sda.data.files import DECODING, FileError
 from sda.data.item import Item
 from sda.data.listing import Listing, list_items
 from sda.data.packs import hdf5
@@ -316,6 +316,8 @@ def check_fresh(pack: Pack, descriptor: Descriptor) -> None:
     again = f"run sda pack again with a new --out, or give the folder {pack.root} instead"
     if pack.title != descriptor.title:
         raise SdaError(f"{pack.path}: this is a pack of {pack.title}, not of {descriptor.title}; give the right pack or folder")
+    if pack.settings.get("decoding") != DECODING:
+        raise SdaError(f"{pack.path}: this pack was made by a version of sda that reads label files differently; {again}")
     for part, value in decoding(descriptor).items():
         if pack.settings.get(part) != value:
             raise SdaError(
@@ -346,8 +348,10 @@ def check_fresh(pack: Pack, descriptor: Descriptor) -> None:
 
 
 def decoding(descriptor: Descriptor) -> dict:
-    """Return the parts of a descriptor that decide which train id a label value becomes; the order of the classes counts."""
+    """Return what decides which train id a label value becomes: the version of the decoding, and the parts of a descriptor. The
+    order of the classes counts."""
     return {
+        "decoding": DECODING,
         "classes": [[name, *color] for name, color in descriptor.table().colors.items()],
         "labels": [layout.labels for layout in descriptor.layout],
         "ids": dict(sorted(descriptor.ids.items())),

@@ -841,3 +841,15 @@ def test_a_pack_that_another_program_writes_is_reported_as_such(finished, out):
             Pack(out)
         other.communicate(b"\n")
     assert len(Pack(out).splits) == 2
+
+
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_pack_of_an_older_decoding_is_stale(finished, out, version):
+    shutil.copy(finished, out)
+    about = about_of(out)
+    about["settings"]["decoding"] = version
+    craft(out, about if version else {**about, "settings": {k: v for k, v in about["settings"].items() if k != "decoding"}})
+    with pytest.raises(
+        SdaError, match=r"out\.h5: this pack was made by a version of sda that reads label files differently; run"
+    ):
+        check_fresh(Pack(out), DESCRIPTOR)
