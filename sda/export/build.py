@@ -13,15 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from sda import __version__
 from sda.errors import SdaError
 from sda.export.card import card
 from sda.export.check import CHECKED, Agreement, agreement, picture, probabilities, require_agreement, run_on
-from sda.export.formats import FORMATS, ONNX_PACKAGES, Deployed
+from sda.export.formats import FORMATS, ONNX_PACKAGES, Deployed, Format
+from sda.export.rewrite import exportable, positions_of_any_size
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
+from sda.recipe import size_text
 from sda.runs import checkpoint
 from sda.runs.trained import Run
 from sda.scoring.inference import SMALLEST
@@ -81,16 +82,18 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
             change = agreement([(p.indices, p.values) for p in trained], expected)
             facts["float32"] = {"trained in": run.recipe.precision, **asdict(change)}
             bars.say(f"float32 compared with {run.recipe.precision}, on synthetic images: {change}")
-        deployed = Deployed(with_plain_pooling(exact)).eval()
+        deployed = Deployed(exportable(exact)).eval()
     for form, kind in FORMATS.items():
         if form in formats:
             bars.say(f"{kind.file}: exporting")
-            with _quiet():
-                model = kind.make(deployed)
-                found = run_on(kind.load(kind.dump(model, facts)), pictures, form)
-                checks[kind.file] = agreement(found, expected)
+            with _quiet(), positions_of_any_size():
+                model, size, found = _make(form, kind, deployed, pictures)
+                checks[kind.file] = agreement(found, expected[-len(found) :])
                 require_agreement(checks[kind.file], form)
-                files[kind.file] = kind.dump(model, {**facts, "check": asdict(checks[kind.file])})
+                known = {**facts, "input": input_text(run, size), "check": asdict(checks[kind.file])}
+                files[kind.file] = kind.dump(model, known)
+            if size:
+                bars.say(f"{kind.file}: takes images of {size_text(size)} only, because PyTorch cannot export it for all sizes")
     if "safetensors" in formats or "hub" in formats:
         files[checkpoint.MODEL_FILE] = checkpoint.to_safetensors(run.network.state_dict(), about(run))
         files[CARD] = card(run, facts, {file: str(check) for file, check in checks.items()}).encode()
@@ -102,6 +105,30 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
         for name, content in files.items()
     ]
     return {**facts, "files": written}
+
+
+def _make(
+    form: str, kind: Format, deployed: Deployed, pictures: list[torch.Tensor]
+) -> tuple[object, tuple[int, int] | None, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Export for images of any size or, if that fails, for the size of the last picture.
+
+    Returns:
+        The model; the only size that it takes, or None for any; and its results for the pictures that it takes, the last ones.
+
+    Raises:
+        SdaError: PyTorch cannot export the network in this format.
+    """
+    fixed = (pictures[-1].shape[2], pictures[-1].shape[3])
+    for size, tested in ((None, pictures), (fixed, pictures[-1:])):
+        try:
+            model = kind.make(deployed, size)
+            return model, size, run_on(kind.load(kind.dump(model, {})), tested, form)
+        except Exception as error:  # the exporters raise many kinds
+            reason = error
+    if isinstance(reason, SdaError):
+        raise reason
+    first = (str(reason).splitlines() or [type(reason).__name__])[0]
+    raise SdaError(f"--as {form}: PyTorch cannot export this network ({first}); try another --as; nothing was written")
 
 
 def about(run: Run) -> dict:
@@ -123,10 +150,9 @@ def about(run: Run) -> dict:
 def metadata(run: Run) -> dict:
     """Return the metadata of a file that can be run: plain values."""
     size = run.recipe.input_size
-    resize = "resize images so that their shorter side equals that of size" if size else "images at their native size"
     return {
         "sda": __version__,
-        "input": f"image: uint8 RGB, (batch, 3, height, width), any batch, height and width from {SMALLEST}; {resize}",
+        "input": input_text(run),
         "output": "labels: uint8, (batch, height, width), indices into classes; confidence: float32, the same shape, 0 to 1",
         "size": list(size) if size else None,
         "classes": run.table.colors,
@@ -153,6 +179,16 @@ def config(run: Run, facts: dict) -> dict:
     }
 
 
+def input_text(run: Run, size: tuple[int, int] | None = None) -> str:
+    """Describe the input of an exported model. `size`: the only height and width that it takes; None: any."""
+    if size:
+        return f"image: uint8 RGB, (batch, 3, {size[0]}, {size[1]}), any batch; resize images to this height and width"
+    resize = (
+        "resize images so that their shorter side equals that of size" if run.recipe.input_size else "images at their native size"
+    )
+    return f"image: uint8 RGB, (batch, 3, height, width), any batch, height and width from {SMALLEST}; {resize}"
+
+
 def portable(values: dict) -> dict:
     """Replace absolute paths in `values` by ./NAME, so that no folder of this machine is published."""
     return {
@@ -172,20 +208,6 @@ def in_float32(run: Run) -> SegmentationNetwork:
     network = build_network(recipe, len(run.table.names), run.weights_format, run.network.preprocessing)
     network.load_state_dict(run.network.state_dict())
     return network.eval().requires_grad_(False)
-
-
-def with_plain_pooling(network: SegmentationNetwork) -> SegmentationNetwork:
-    """Replace Caffe's ceil_mode max pooling, which torch.export does not support, with zero padding and plain max pooling.
-
-    The result is the same: the input of the pooling has passed a ReLU, so padded zeros never exceed a value of the image.
-    """
-    pool = getattr(network.backbone, "maxpool", None)
-    if pool is not None and pool.ceil_mode:
-        near, far = pool.padding, pool.padding + pool.stride - 1
-        network.backbone.maxpool = nn.Sequential(
-            nn.ZeroPad2d((near, far, near, far)), nn.MaxPool2d(pool.kernel_size, pool.stride)
-        )
-    return network
 
 
 @contextlib.contextmanager

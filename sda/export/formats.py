@@ -46,36 +46,48 @@ class Format:
     """One file format.
 
     Attributes:
-        file: name of the file. make: `Deployed` → exported model. dump: exported model, metadata → bytes. load: bytes → function.
+        file: name of the file. make: `Deployed`, and the only size (height, width) to take or None for any → exported model.
+        dump: exported model, metadata → bytes. load: bytes → function.
     """
 
     file: str
-    make: Callable[[Deployed], Any]
+    make: Callable[[Deployed, tuple[int, int] | None], Any]
     dump: Callable[[Any, dict], bytes]
     load: Callable[[bytes], Segment]
 
 
-def as_program(deployed: Deployed) -> torch.export.ExportedProgram:
-    """Return the graph, for any number and size of images."""
-    sides = {name: torch.export.Dim(name, min=SMALLEST) for name in ("height", "width")}
-    shapes = {"image": {0: torch.export.Dim("batch"), 2: sides["height"], 3: sides["width"]}}
-    program = torch.export.export(deployed, (torch.zeros(TRACED, dtype=torch.uint8),), dynamic_shapes=shapes)
+def as_program(deployed: Deployed, size: tuple[int, int] | None = None) -> torch.export.ExportedProgram:
+    """Return the graph, for any number of images, of one size or of any."""
+    sides = {place: torch.export.Dim(name, min=SMALLEST) for place, name in ((2, "height"), (3, "width"))}
+    shapes = {"image": {0: torch.export.Dim("batch"), **({} if size else sides)}}
+    program = torch.export.export(
+        deployed,
+        (torch.zeros(*TRACED[:2], *(size or TRACED[2:]), dtype=torch.uint8),),
+        dynamic_shapes=shapes,
+        # PyTorch cannot prove all conditions on sizes after a division, such as that 32 pixels are more than one patch
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
-def as_onnx(deployed: Deployed) -> "onnx.ModelProto":
+def as_onnx(deployed: Deployed, size: tuple[int, int] | None = None) -> "onnx.ModelProto":
     """Return the graph as ONNX."""
     program = torch.onnx.export(
-        as_program(deployed), input_names=["image"], output_names=["labels", "confidence"], opset_version=OPSET, verbose=False
+        as_program(deployed, size),
+        input_names=["image"],
+        output_names=["labels", "confidence"],
+        opset_version=OPSET,
+        verbose=False,
     )
     assert program is not None
     model = program.model_proto
     for value in (*model.graph.input, *model.graph.output):
         sides = value.type.tensor_type.shape.dim
-        for side, name in (sides[0], "batch"), (sides[-2], "height"), (sides[-1], "width"):
-            side.dim_param = name
+        sides[0].dim_param = "batch"
+        if size is None:
+            sides[-2].dim_param, sides[-1].dim_param = "height", "width"
     model.graph.ClearField("value_info")  # shapes of intermediate values, which use other names
     for node in model.graph.node:
         node.ClearField("metadata_props")  # contains paths of this machine
@@ -105,9 +117,9 @@ def load_onnx(content: bytes) -> Segment:
     return segment
 
 
-def as_torchscript(deployed: Deployed) -> torch.jit.ScriptModule:
+def as_torchscript(deployed: Deployed, size: tuple[int, int] | None = None) -> torch.jit.ScriptModule:
     """Trace the network; the trace stays valid for other sizes, because it records every operation that depends on the size."""
-    return torch.jit.trace(deployed, torch.zeros(TRACED, dtype=torch.uint8), check_trace=False)
+    return torch.jit.trace(deployed, torch.zeros(*TRACED[:2], *(size or TRACED[2:]), dtype=torch.uint8), check_trace=False)
 
 
 def torchscript_bytes(module: torch.jit.ScriptModule, facts: dict) -> bytes:

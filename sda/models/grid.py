@@ -23,9 +23,13 @@ class Grid:
     corners: bool = False
     multiple: int = 1
 
+    def padded(self, side: int) -> int:
+        """Return the side of an image after padding."""
+        return (side + self.multiple - 1) // self.multiple * self.multiple  # no negative numbers: they break torch.export
+
     def enlarge(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
         """Resize logits (B, C, h, w) to `size`, (height, width) of the images, with bilinear interpolation."""
-        padded = [side + -side % self.multiple for side in size]
+        padded = [self.padded(side) for side in size]
         large = F.interpolate(values, size=padded, mode="bilinear", align_corners=self.corners)
         return large[..., : size[0], : size[1]] if self.multiple > 1 else large
 
@@ -40,5 +44,5 @@ class Grid:
         if self.corners:
             steps = max(cells - 1, 1)
             return (2 * cell * (side - 1) + steps) // (2 * steps)
-        padded = side + -side % self.multiple
+        padded = self.padded(side)
         return ((2 * cell + 1) * padded // (2 * cells)).clamp(max=side - 1)

@@ -26,9 +26,10 @@ from sda.data.descriptor import class_table
 from sda.export import build as export
 from sda.export import card as model_card
 from sda.export import formats
-from sda.models.backbones import Backbone
+from sda.export.rewrite import exportable
+from sda.models.backbones.base import Backbone
 from sda.models.build import build_network
-from sda.models.heads import DeepLabV3PlusHead
+from sda.models.heads.deeplab import DeepLabV3PlusHead
 from sda.models.network import SegmentationNetwork, norms_of
 from sda.models.preprocessing import IMAGENET, PREPROCESSING
 from sda.recipe import Recipe
@@ -391,7 +392,7 @@ def test_padded_pooling_equals_pooling_that_rounds_up():
     """The pooling of Caffe's ResNet equals its replacement for odd and even sizes."""
     network = build_network(caffe_recipe("deeplabv3plus"), 19, "caffe", PREPROCESSING["caffe"])
     rounding = network.backbone.maxpool
-    padding = export.with_plain_pooling(network).backbone.maxpool
+    padding = exportable(network).backbone.maxpool
     assert rounding.ceil_mode and padding is not rounding
     for height, width in [(16, 17), (17, 16), (18, 33), (35, 19), (8, 9)]:
         x = torch.randn(1, 2, height, width).relu()

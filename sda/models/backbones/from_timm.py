@@ -81,8 +81,8 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if self.grid.multiple > 1:
-            height, width = images.shape[-2:]
-            images = F.pad(images, (0, -width % self.grid.multiple, 0, -height % self.grid.multiple))
+            missing = [self.grid.padded(side) - side for side in images.shape[-2:]]
+            images = F.pad(images, (0, missing[1], 0, missing[0]))
         return _maps(self.model, images, self._indices, self._plain)
 
     def parameter_layers(self) -> list[list[nn.Parameter]]:
