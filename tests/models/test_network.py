@@ -20,7 +20,10 @@ CLASSES = 5
 V2_CHANNELS = {"mobilenet_v2": 320, "mobilenet_v3_small": 576, "mobilenet_v3_large": 960}
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+SLOW = {"resnet101"}  # the blocks of resnet50, but more of them
+
+
+@pytest.mark.parametrize("backbone", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BACKBONES])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_meets_its_contract(network, backbone):
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -467,11 +468,9 @@ def test_a_damaged_environment_does_not_block_a_checkpoint(world, whole, sda, st
 # Signals, kills and full disks, in separate processes
 
 
-def start(world, out, *flags, limit=None, steps=200):
+def start(world, out, *flags, steps=200):
     """Start `sda train --resume auto` as a process, in the semi-supervised DA setting, with many checkpoints."""
     code = "import sys; from sda.cli.main import main; main()"
-    if limit:
-        code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {code}"
     flags = ["--steps", steps, "--checkpoint-every", 1, *SSDA, "--device", "cpu", *flags]
     command = [sys.executable, "-c", code, "train", world.real, "--out", out, "--resume", "auto", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -536,15 +535,17 @@ def test_a_full_disk_stops_the_run_without_damage(world, sda, tmp_path):
     """A file-size limit simulates the full disk: the write fails in the same place."""
     run = tmp_path / "run"
     flags = ["--steps", 6, "--checkpoint-every", 2]
-    command = ["train", world.real, "--out", run, "--resume", "auto", *SSDA, "--device", "cpu", *flags]
+    command = ["train", world.recipe, "--out", run, "--resume", "auto", *SSDA, "--device", "cpu", *flags]
     assert sda(*command, "--stop-at", 2)[0] == 0
     before = (run / "last.pt").read_bytes()
-    process = start(world, run, *flags, limit=len(before) // 2)
-    _, errors = process.communicate(timeout=120)
-    assert (
-        process.returncode == 2 and "cannot write the checkpoint (File too large); the previous checkpoint is unchanged" in errors
-    )
-    assert "Traceback" not in errors and (run / "last.pt").read_bytes() == before
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, usual[1]))
+    try:
+        status, shown = sda(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert status == 2 and "cannot write the checkpoint (File too large); the previous checkpoint is unchanged" in shown.err
+    assert "Traceback" not in shown.err and (run / "last.pt").read_bytes() == before
     assert not list(run.glob("*.partial"))
     status, shown = sda(*command)
     assert status == 0, shown.err
