@@ -13,10 +13,10 @@ demo: $(READY) ## draw a dataset, train three networks on it, and compare them (
 	$(RUN)sda demo
 
 test: $(READY) ## run all tests but the slow ones
-	$(RUN)pytest -q -n 2 -m "not slow"
+	$(RUN)pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-all: $(READY) ## run all tests
-	$(RUN)pytest -q -n 2
+	$(RUN)pytest -q -n 2 --dist worksteal
 
 lint: $(READY) ## check style, format and types
 	$(RUN)ruff check .

@@ -24,6 +24,11 @@ def _own_cache():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _small_backbone():
+    tiny.add_small()
+
+
 # Class c has this colour (0..1); the fake network below recognises classes by colour.
 PALETTE = ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 

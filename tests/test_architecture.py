@@ -1,6 +1,7 @@
 """Rules of the architecture: which package may import which, no import cycles, and commands that do not import PyTorch."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,7 @@ def _names(node):
     return [f"{node.module}.{alias.name}" for alias in node.names]
 
 
+@functools.cache
 def graph():
     known = modules()
     return {name: imports(path, known) for name, path in known.items()}

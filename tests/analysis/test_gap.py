@@ -140,7 +140,8 @@ def test_sampled_pixels_are_spread_over_the_images(caches):
     few = gap.read([cache], "field", 20, "features")
     assert max(np.bincount(few.label)) == 20 and len(np.unique(few.image)) > 4
     everything = gap.read([cache], "field", 10**6, "features")
-    mine = np.isin(np.concatenate([block["image"] for block in cache.blocks("image")]), cache.images_of("field"))
+    image, drawn = (np.concatenate([block[name] for block in cache.blocks(name)]) for name in ("image", "drawn"))
+    mine = np.isin(image, cache.images_of("field")) & (drawn & 2 > 0)
     assert len(everything.label) == mine.sum()
 
 

@@ -251,7 +251,7 @@ def test_checkpoint_with_wrong_content_names_its_file(fails, world, change):
         "classes": colors,
         "preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3, "order": "RGB", "maximum": 1.0},
         "weights_format": "torchvision",
-        "student": build("deeplabv3plus", "mobilenet_v3_small", 3).state_dict(),
+        "student": build("deeplabv3plus", "small", 3).state_dict(),
     }
     run = world.folder / "run"
     run.mkdir()
@@ -289,11 +289,11 @@ def test_errors_have_no_empty_lines(monkeypatch, capsys, world):
     "kind", ["recipe", "key", "value", "truncated", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("root", "size"))]
 )
 def test_errors_of_the_installed_command(world, kind):
-    arguments = ["train", world.recipe, "--out", world.folder / "run", "--device", "cpu"]
+    arguments = ["train", world.real, "--out", world.folder / "run", "--device", "cpu"]
     if kind == "recipe":
         arguments[1] = "no-such-recipe"
     elif kind == "key":
-        world.recipe.write_text(world.recipe.read_text() + "colour = 3\n")
+        world.real.write_text(world.real.read_text() + "colour = 3\n")
     elif kind == "value":
         arguments += ["--set", "steps=1.5"]
     elif kind == "root":

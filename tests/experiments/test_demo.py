@@ -17,7 +17,8 @@ def small(monkeypatch, tmp_path):
     write, load = streets.write, demo.recipes.load
     counts = {"game": 4, "camera_train": 10, "camera_val": 6, "processes": 1}
     monkeypatch.setattr(streets, "write", lambda root, progress: write(root, progress=progress, **counts))
-    monkeypatch.setattr(demo.recipes, "load", lambda name, changes: load(name, {**changes, "steps": 2}))
+    tiny_run = {"steps": 2, "backbone": "small", "batch_source": 2, "batch_labelled": 2}
+    monkeypatch.setattr(demo.recipes, "load", lambda name, changes: load(name, {**changes, **tiny_run}))
     return tmp_path
 
 

@@ -27,47 +27,14 @@ from sda.export import build as export
 from sda.export import card as model_card
 from sda.export import formats
 from sda.export.rewrite import exportable
-from sda.models.backbones.base import Backbone
 from sda.models.build import build_network
-from sda.models.heads.deeplab import DeepLabV3PlusHead
-from sda.models.network import SegmentationNetwork, norms_of
+from sda.models.network import norms_of
 from sda.models.preprocessing import IMAGENET, PREPROCESSING
 from sda.recipe import Recipe
-from sda.runs import checkpoint, trained
+from sda.runs import checkpoint
 from sda.runs.trained import Run
 from sda.system import atomic
 from sda.system.progress import Bars
-from sda.training import state as setup
-
-
-class Small(Backbone):
-    """A backbone of two convolutions, which is exported in a second."""
-
-    channels, strides = [8, 16], [4, 16]
-
-    def __init__(self):
-        super().__init__()
-        self.low = nn.Sequential(nn.Conv2d(3, 8, 7, 4, padding=3), nn.BatchNorm2d(8), nn.ReLU())
-        self.high = nn.Sequential(nn.Conv2d(8, 16, 5, 4, padding=2), nn.BatchNorm2d(16), nn.ReLU())
-
-    def stages(self):
-        return [self.low, self.high]
-
-    def forward(self, images):
-        low = self.low(images)
-        return [low, self.high(low)]
-
-
-def build_small(recipe, classes, weights_format, preprocessing):
-    backbone = Small()
-    head = DeepLabV3PlusHead(backbone, classes)
-    return SegmentationNetwork(preprocessing, backbone, head, getattr(torch, recipe.precision))
-
-
-def use_small(patch):
-    for module in (setup, trained, export):
-        patch.setattr(module, "build_network", build_small)
-
 
 ALONE = "import sys; sys.modules.update(dict.fromkeys(('sda', 'torch', 'torchvision')))\n"  # None makes the import fail
 ODD = [(1, 33, 47), (2, 65, 129), (3, 50, 34), (1, 200, 311)]
@@ -114,11 +81,10 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     world, run = tiny.write_world(folder / "world"), folder / "runs/mine"
     with pytest.MonkeyPatch.context() as patch:
-        use_small(patch)
         flags = ["--method", "mean_teacher", "--unlabelled", "target", "--out", run, "--device", "cpu"]
         assert tiny.run_main(patch, "train", world.recipe, *flags) == 0
         state = checkpoint.load(run / "last.pt")
-        network = make_lively(build_small(Recipe(**state["recipe"]), 3, "torchvision", IMAGENET))
+        network = make_lively(build_network(Recipe(**state["recipe"]), 3, "torchvision", IMAGENET))
         state["student"] = network.state_dict()
         teacher = {**state["student"], "head.classifier.weight": -state["student"]["head.classifier.weight"]}
         state["method"] |= {f"teacher.model.{name}": value for name, value in teacher.items()}
@@ -135,7 +101,6 @@ def made(tmp_path_factory):
 def folder(made, monkeypatch):
     """The folder above as the working directory."""
     monkeypatch.chdir(made)
-    use_small(monkeypatch)
     return made
 
 
@@ -407,7 +372,7 @@ def caffe_recipe(network, backbone="resnet50"):
 def test_a_real_network_with_the_installed_command(tmp_path):
     world = tiny.write_world(tmp_path)
     sda = [sys.executable, "-W", "error", "-m", "sda"]
-    subprocess.run([*sda, "train", world.recipe, "--out", "run", "--device", "cpu"], cwd=tmp_path, check=True)
+    subprocess.run([*sda, "train", world.real, "--out", "run", "--device", "cpu"], cwd=tmp_path, check=True)
     shown = subprocess.run([*sda, "export", "run", *ALL], cwd=tmp_path, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     names = ["model.onnx", "model.torchscript", "model.pt2"]

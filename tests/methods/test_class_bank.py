@@ -232,7 +232,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         ("ssl", {"bank_streams": "target"}),
         ("uda", {"bank_streams": "source"}),
         ("ssda", {}),
-        ("ssda", {"bank_streams": "target"}),
+        pytest.param("ssda", {"bank_streams": "target"}, marks=pytest.mark.slow),
         ("ssda", {"attention_bank": False, "contrast_on": "labelled"}),
         ("ssda", {"attention_features": False, "attention_bank": False, "contrast_on": "unlabelled"}),
         ("ssl", {"teacher_schedule": "constant", "teacher_momentum": 0.5, "confidence_power": 0.0}),

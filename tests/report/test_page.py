@@ -85,9 +85,14 @@ def runs(trained, tmp_path):
 
 
 @pytest.fixture
-def report(sda, tmp_path, monkeypatch):
-    """`report(arguments)` → the page, with blank figures, and its folder."""
+def blank(monkeypatch):
+    """Do not draw the figures, which takes a second."""
     monkeypatch.setattr(plots, "plot", lambda name, title, size, paint: plots.Plot(name, title, "<svg></svg>", 300, b""))
+
+
+@pytest.fixture
+def report(sda, blank, tmp_path):
+    """`report(arguments)` → the page, with blank figures, and its folder."""
 
     def report(*arguments):
         out = tmp_path / "out"
@@ -277,7 +282,7 @@ def test_incomparable_scores_are_refused(runs, sda, tmp_path):
     assert status == 2 and "this run is not finished" in said.err
 
 
-def test_damaged_side_files_do_not_block_a_report(runs, sda, tmp_path):
+def test_damaged_side_files_do_not_block_a_report(runs, sda, blank, tmp_path):
     """A cut log loses its last record; a file that is no log or no record of the environment is told and left out."""
     log, environment = runs / "bank/metrics.jsonl", runs / "bank/environment.json"
     log.write_text(log.read_text()[:-10])

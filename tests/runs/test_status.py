@@ -150,7 +150,7 @@ def test_weights_are_saved_as_safetensors(sda, tmp_path):
     assert student.keys() == alone.keys() and all(torch.equal(student[name], alone[name]) for name in student)
     with safe_open("run/student.safetensors", "pt") as file:
         about = json.loads(file.metadata()["sda"])
-    assert about["classes"].keys() == {"ground", "building", "human"} and about["recipe"]["backbone"] == "mobilenet_v3_small"
+    assert about["classes"].keys() == {"ground", "building", "human"} and about["recipe"]["backbone"] == "small"
     assert about["preprocessing"]["order"] == "RGB"
 
 

@@ -63,16 +63,16 @@ def test_a_flipped_bit_in_safetensors_is_noticed(run):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda value: value.to(torch.int8), "and type int8, expected (16, 3, 3, 3) and float32"),
-        (lambda value: value.double(), "and type float64, expected (16, 3, 3, 3) and float32"),
-        (lambda value: value[:3].clone(), "has shape (3, 3, 3, 3) and type float32, expected (16, 3, 3, 3)"),
+        (lambda value: value.to(torch.int8), "and type int8, expected (8, 3, 7, 7) and float32"),
+        (lambda value: value.double(), "and type float64, expected (8, 3, 7, 7) and float32"),
+        (lambda value: value[:3].clone(), "has shape (3, 3, 7, 7) and type float32, expected (8, 3, 7, 7)"),
         (lambda value: value * float("inf"), "has values that are NaN or infinite"),
-        (lambda value: None, "missing backbone.features.0.0.weight"),
+        (lambda value: None, "missing backbone.low.0.weight"),
     ],
 )
 def test_weights_of_other_types_are_refused(run, name, change, says):
     state = checkpoint.load(run / name)
-    key = "backbone.features.0.0.weight"
+    key = "backbone.low.0.weight"
     weights = state.pop("student")
     weights[key] = change(weights[key])
     weights = {name: value for name, value in weights.items() if value is not None}

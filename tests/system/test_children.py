@@ -102,7 +102,8 @@ def test_interrupted_children_may_finish_and_speak():
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored if nohup started the tests
 from sda.system.children import run_tasks
 sys.path.insert(0, {tests!r})
 import test_children

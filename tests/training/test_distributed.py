@@ -63,14 +63,14 @@ def in_one_of_two(rank, recipe_path, folder):
 def two(world, tmp_path_factory):
     """Case → losses and state of both processes."""
     folder = tmp_path_factory.mktemp("two")
-    spawn(in_one_of_two, (str(world.recipe), folder), nprocs=2)
+    spawn(in_one_of_two, (str(world.real), folder), nprocs=2)
     return {case: [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)] for case in CASES}
 
 
 def test_two_processes_equal_one_with_twice_the_batch(world, two):
     (first, state), (second, other) = two["synchronised"]
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
-    alone, whole = train(str(world.recipe), {**CHANGES, **double})
+    alone, whole = train(str(world.real), {**CHANGES, **double})
     assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
     for mine, theirs in zip(first, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-6)
@@ -108,7 +108,7 @@ def test_no_position_is_drawn_twice(world, monkeypatch):
 def torchrun(world, out, *flags, port, launch=("--nproc-per-node", 2)):
     """Start the command with torchrun, as users do."""
     launcher = ["-m", "torch.distributed.run", *launch, "--master-port", port, "-m", "sda"]
-    command = [sys.executable, *launcher, "train", world.recipe, *tiny.SETTINGS["semi-supervised DA"], *flags]
+    command = [sys.executable, *launcher, "train", world.real, *tiny.SETTINGS["semi-supervised DA"], *flags]
     command += ["--device", "cpu", "--out", out, "--resume", "auto"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return subprocess.Popen(

@@ -165,7 +165,7 @@ def settings_of(world, **changes):
 
 def test_learning_rates_by_layer(world):
     """Each stage of the backbone has `layer_decay` times the rate of the next; other layers have `head_rate_factor`."""
-    recipe = settings_of(world, learning_rate=1.0, layer_decay=0.5, head_rate_factor=4.0)
+    recipe = settings_of(world, backbone="mobilenet_v3_small", learning_rate=1.0, layer_decay=0.5, head_rate_factor=4.0)
     method = torch.nn.Module()
     method.student, method.other = build_network(recipe, 3, "torchvision", IMAGENET), torch.nn.Linear(2, 2)
     groups = make_optimizer(method, recipe).param_groups
@@ -212,11 +212,11 @@ def test_freeze_norm_fixes_the_norms_of_the_backbone(world, tmp_path, freeze):
     trained = student(tmp_path / "run")
     torch.manual_seed(recipe.seed)
     fresh = build_network(recipe, 3, "torchvision", IMAGENET).state_dict()
-    names = {"affine": "backbone.features.0.1.weight", "all": "backbone.features.0.1.running_mean"}
+    names = {"affine": "backbone.low.1.weight", "all": "backbone.low.1.running_mean"}
     assert torch.equal(trained[names["affine"]], fresh[names["affine"]]) == (freeze != "none")
     assert torch.equal(trained[names["all"]], fresh[names["all"]]) == (freeze == "all")
     head = "head.aspp.branches.0.1.weight"  # not pretrained
-    for name in ("backbone.features.0.0.weight", head, head.replace("weight", "running_mean")):
+    for name in ("backbone.low.0.weight", head, head.replace("weight", "running_mean")):
         assert not torch.equal(trained[name], fresh[name])
 
 
@@ -366,7 +366,7 @@ def test_validation_image_in_training_is_refused(fails, tmp_path, where):
 
 def with_bank(world, steps):
     """A recipe whose bank is filled from the first step, and its data with the source in memory."""
-    bank = {"bank_start": 0, "unlabelled_start": 0, "bank_confidence": 0.0, "bank_size": 8, "contrast_pixels": 8}
+    bank = {"bank_start": 0, "unlabelled_start": 0, "bank_confidence": 0.0, "bank_size": 64, "contrast_pixels": 8}
     changes = {"method": "class_bank", "unlabelled": "target", "steps": steps, **bank}
     recipe = recipes.load(str(world.recipe), changes).with_absolute_paths()
     data = assemble(recipe)

@@ -149,7 +149,7 @@ def test_training_refuses_palettes_that_differ_between_training_and_validation(s
     Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)  # no copy of the training image
     recipe.write_text(
         f'source = ""\ntarget = "{path}"\ntarget_root = "{tmp_path}"\nlabels = 1\nsize = [48, 64]\nbatch_labelled = 2\n'
-        'workers = 0\nbackbone = "mobilenet_v3_small"\nweights = "none"\nsteps = 1\n'
+        'workers = 0\nbackbone = "small"\nweights = "none"\nsteps = 1\n'
     )
     status, shown = sda("train", recipe, "--device", "cpu", "--out", tmp_path / "run")
     assert status == 2 and "the palettes of the labels differ" in shown.err
