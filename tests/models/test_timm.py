@@ -226,7 +226,7 @@ def a_run(network, name, classes, **options):
     facts = {
         "weights_format": "timm",
         "recipe": {"network": network},
-        "classes": dict.fromkeys(classes, [0, 0, 0]),
+        "classes": {name: [0, 0, 0] for name in classes},
         "preprocessing": {"mean": [0.5] * 3, "std": [0.25] * 3, "order": "RGB", "maximum": 1.0},
     }
     return built, facts
@@ -285,7 +285,7 @@ def test_layers_follow_timms_groups():
     body = build_backbone(TINY, 16)
     layers = body.parameter_layers()
     assert len(layers) == 14 - 1  # the embedding, 12 blocks, and the last norm with the last block
-    assert sorted(map(id, sum(layers, []))) == sorted(map(id, body.parameters()))
+    assert sorted(id(parameter) for layer in layers for parameter in layer) == sorted(map(id, body.parameters()))
     where = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer}
     names = dict(body.body.named_parameters())
     assert where[id(names["pos_embed"])] == where[id(names["patch_embed.proj.weight"])] == 0
@@ -307,7 +307,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_statistics():
 # The list
 
 
-def test_backbones_are_listed_with_what_one_chooses_by(do, capsys):
+def test_backbones_are_listed_with_what_one_chooses_by():
     assert catalogue.matching("lite0") == ["efficientnet_lite0", "tf_efficientnet_lite0"]
     entries = {
         entry.name: entry for entry in catalogue.entries(["mobilenet_v2", "tf_efficientnet_lite0", "beit_base_patch16_224"])
