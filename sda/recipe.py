@@ -149,6 +149,7 @@ class _Images(shelf.Strict):
 
 
 class _Network(shelf.Strict):
+    encoder: str = Field("", description="variant of the recipe with another encoder, such as dinov2; empty: as the recipe says")
     network: Annotated[str, _one_of(NETWORKS)] = Field("deeplabv3plus", description=", ".join(NETWORKS))
     backbone: Annotated[str, AfterValidator(_backbone)] = Field(
         description=f"encoder: torchvision's {', '.join(TORCHVISION)}, or any of timm (sda backbones lists them)"
@@ -457,10 +458,18 @@ def load(name: str, changes: dict | None = None) -> Recipe:
     for field, value, variant in when:
         shelf.check(Recipe, {**values, field: value, **variant}, f"{path}: when.{field}.{value}")
     chosen = {**recipe.model_dump(), **changes}
+    _check_variant(changes.get("encoder", ""), [value for field, value, _ in when if field == "encoder"], name)
     for field, value, variant in when:
         if chosen[field] == value:
             values = {**values, **variant}
     return shelf.check(Recipe, {**values, **changes}, f"recipe {name}")
+
+
+def _check_variant(encoder: object, known: list[object], name: str) -> None:
+    """Raise SdaError if a recipe has no variant for an encoder that is asked for."""
+    if encoder and encoder not in known:
+        found = f"its variants: {', '.join(map(str, known))}" if known else "it has none"
+        raise SdaError(f"recipe {name}: no variant encoder = {encoder} ({found}); to choose any encoder: --backbone NAME")
 
 
 def variants(values: dict, where: Path) -> list[tuple[str, object, dict]]:
