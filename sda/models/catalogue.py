@@ -77,12 +77,12 @@ def _entry(name: str) -> Entry:
     layout = from_timm.layout(name, 16)
     choice = "output_stride" in layout.options
     return Entry(
-        name, "timm", layout.parameters, layout.strides, choice, layout.strides[0] if layout.plain else 0, _weights(name)
+        name, "timm", layout.parameters, layout.strides, choice, layout.strides[0] if layout.plain else 0, where_weights(name)
     )
 
 
-def _weights(name: str) -> str:
-    """Return where the default weights of an encoder of timm are."""
+def where_weights(name: str) -> str:
+    """Return where the default weights of an encoder of timm are: see `Entry.weights`."""
     cfg = from_timm.pretrained_cfg(name)
     if packages.file_of(name):
         return "installed"

@@ -22,12 +22,12 @@ def small(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_demo_trains_and_compares_three_runs(small, monkeypatch, capsys):
+def test_demo_trains_and_compares_four_runs(small, monkeypatch, capsys):
     assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
     shown = capsys.readouterr().out
     assert "traffic light" in shown and "mIoU" in shown and "whole-96x192-native" in shown
     summary = json.loads((small / "runs/demo/summary.json").read_text())
-    assert set(summary["runs"]) == {"streets-target-only", "streets-source-only", "streets-ssda"}
+    assert set(summary["runs"]) == set(demo.RECIPES)
     for name, run in summary["runs"].items():
         assert len(run["iou"]) == 19 and run["steps"] == 2 and run["seed"] == 0 and run["seconds"] > 0
         present = [value for value in run["iou"].values() if value is not None]
@@ -38,9 +38,16 @@ def test_demo_trains_and_compares_three_runs(small, monkeypatch, capsys):
         assert picture.width > 5 * 300 and picture.height > 6 * 150
 
 
+def test_without_pretrained_weights_the_demo_says_so(small, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "where_weights", lambda name: "download")
+    assert tiny.run_main(monkeypatch, "demo", "--device", "cpu") == 0
+    assert "no pretrained encoder: the networks start from random weights" in capsys.readouterr().err
+    assert all(recipe.encoder == "" for recipe in map(demo.recipes.load, map(str, small.glob("runs/demo/*/recipe.toml"))))
+
+
 def test_a_demo_resumes_and_never_overwrites_a_finished_one(tmp_path):
     names = [f"{name}-seed0" for name in demo.RECIPES]
-    for finished in range(3):
+    for finished in range(4):
         assert [folder.name for folder in demo._unfinished(tmp_path, 0).values()] == names
         (tmp_path / names[finished]).mkdir()
         (tmp_path / names[finished] / "result.json").touch()
@@ -50,14 +57,15 @@ def test_a_demo_resumes_and_never_overwrites_a_finished_one(tmp_path):
     ]
 
 
-def test_demo_recipes_are_compared_fairly():
-    """All three have the same number of steps, network, labels and images."""
-    loaded = [demo.recipes.load(name) for name in demo.RECIPES]
+@pytest.mark.parametrize("encoder", ["", demo.PRETRAINED])
+def test_demo_recipes_are_compared_fairly(encoder):
+    """All have the same number of steps, network, labels and images, with and without the pretrained encoder."""
+    loaded = [demo.recipes.load(name, {"encoder": encoder}) for name in demo.RECIPES]
     shared = ("steps", "network", "backbone", "size", "learning_rate", "optimizer", "batch_source", "batch_labelled", "target")
     assert len({tuple(str(getattr(recipe, key)) for key in shared) for recipe in loaded}) == 1
-    target_only, source_only, ssda = loaded
-    assert target_only.labels == ssda.labels and source_only.source == ssda.source
-    assert [recipe.setting for recipe in loaded] == ["target-only", "source-only", "semi-supervised DA"]
+    target_only, source_only, joint, ssda = loaded
+    assert target_only.labels == joint.labels == ssda.labels and source_only.source == joint.source == ssda.source
+    assert [recipe.setting for recipe in loaded] == ["target-only", "source-only", "joint", "semi-supervised DA"]
 
 
 @pytest.mark.slow
