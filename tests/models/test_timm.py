@@ -1,5 +1,6 @@
 """Encoders of timm: their maps, weights from files of many programs, padding, layer-wise rates and adapters."""
 
+import copy
 import json
 import re
 
@@ -16,6 +17,7 @@ from sda.models.backbones.from_timm import layout, whole_encoder
 from sda.models.backbones.low_rank import AdaptedLinear
 from sda.models.build import build, check_recipe
 from sda.models.grid import Grid
+from sda.models.network import norms_of, synchronise_norms
 from sda.models.torchvision_shim import import_timm
 from sda.models.weights import hub, packages
 from sda.models.weights.load import load_head, load_weights
@@ -302,6 +304,32 @@ def test_a_frozen_encoder_keeps_its_weights_and_statistics():
     assert all(torch.equal(value, before[key]) for key, value in network.backbone.state_dict().items())
     assert not any(parameter.requires_grad for parameter in network.backbone.parameters())
     assert all(parameter.grad is not None for parameter in network.head.parameters())
+
+
+def test_synchronised_batch_norms_keep_their_activations():
+    """timm's batch norms include the activation."""
+    torch.manual_seed(0)
+    network = build("deeplabv3plus", "tf_efficientnet_lite0", 3)
+    network.head.aspp.project[-1].p = 0.0
+    other = copy.deepcopy(network)
+    synchronise_norms(other)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(network(images)[0], other(images)[0])
+    assert torch.equal(network.eval()(images)[0], other.eval()(images)[0])
+    assert {type(norm).__name__ for norm in norms_of(other.backbone)} == {"SyncedBatchNormAct2d"}
+
+
+def test_convolutions_of_timm_stay_themselves_in_bfloat16():
+    """Strided depthwise convolutions with TensorFlow's padding keep it when they are kept in float32 on CPUs."""
+    torch.manual_seed(0)
+    network = build("deeplabv3plus", "tf_efficientnet_lite0", 3).eval()
+    lower = build("deeplabv3plus", "tf_efficientnet_lite0", 3, precision="bfloat16").eval()
+    lower.load_state_dict(network.state_dict())
+    assert any("Conv2dSameInFloat32OnCPU" in type(module).__name__ for module in lower.modules())
+    lower.precision = torch.float32
+    images = torch.rand(1, 3, 61, 83)
+    with torch.no_grad():
+        assert torch.equal(network(images)[0], lower(images)[0])
 
 
 # The list

@@ -21,6 +21,16 @@ def is_from_timm(name: str) -> bool:
     return name not in BUILDERS
 
 
+def patch_of(name: str) -> int:
+    """Return the patch size of a plain vision transformer, in pixels; 0 for other backbones. Raise SdaError for unknown names."""
+    if not is_from_timm(name):
+        return 0
+    from sda.models.backbones.from_timm import layout  # timm takes a second to import
+
+    found = layout(name)
+    return found.strides[0] if found.plain else 0
+
+
 def build_backbone(name: str, output_stride: int, caffe: bool = False, drop_path: float | None = None) -> Backbone:
     """Build the backbone `name` with random weights.
 
