@@ -256,7 +256,6 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
                 "size": ("image_size", "img_size", "input_size", "resize"),
                 "crop": ("crop_size",),
                 "network": ("model", "arch", "architecture"),
-                "backbone": ("encoder",),
                 "target": ("dataset",),
                 "weights": ("pretrained",),
             }.items()

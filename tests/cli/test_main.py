@@ -459,7 +459,7 @@ def test_flags_override_the_recipe(world):
 def test_choices_match_the_packages():
     """The command line has its own lists, which need no PyTorch."""
     assert set(features.STRATEGIES) == set(select.STRATEGIES)
-    assert set(export.FORMATS) == {*formats.FORMATS, "safetensors"}
+    assert set(export.FORMATS) == {*formats.FORMATS, "safetensors", "hub"}
 
 
 # Output that nobody can read

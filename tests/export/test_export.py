@@ -229,7 +229,7 @@ def test_model_card_names_the_licences_of_datasets(folder):
         "**GTA5 (Playing for Data)** (source, https://download.visinf.tu-darmstadt.de/data/from_games/). Licence: research"
         in text
     )
-    assert "trained on ImageNet" in text and "was not evaluated" in text and "model-index" not in text
+    assert "timm's default for small" in text and "was not evaluated" in text and "model-index" not in text
 
 
 def test_examples_of_the_documentation_run(folder, tmp_path):
@@ -279,7 +279,7 @@ def test_a_faulty_export_is_not_written(folder, tmp_path, sda, monkeypatch, faul
         deployed.network = copy.copy(deployed.network)  # the original, which it is compared with, does not change
         deployed.network.grid = types.SimpleNamespace(enlarge=enlarge)
 
-    def faulty(deployed):
+    def faulty(deployed, size):
         if fault == "other preprocessing":
             normalise = deployed.network.normalise
             normalise.preprocessing = dataclasses.replace(normalise.preprocessing, maximum=255 / 256)

@@ -201,7 +201,7 @@ def test_other_weights_under_the_same_checksums_are_refused(tmp_path):
         ({"classes": {"road": [1, 2, 999]}}, "classes.road.2 = 999: input should be less than or equal to 255"),
         ({"splits": 7}, "splits = 7: input should be a valid dictionary"),
         ({"splits": {"val": "a.png"}}, "splits.val = 'a.png': input should be a valid list"),
-        ({"weights_format": "../other"}, "weights_format = '../other': input should be 'torchvision' or 'caffe'"),
+        ({"weights_format": "../other"}, "weights_format = '../other': input should be 'torchvision', 'caffe' or 'timm'"),
         ({"table": None}, "table = None: input should be an instance of str"),
         ({"preprocessing": 1.5}, "preprocessing = 1.5: input should be a valid dictionary"),
         ({"student": {"w": torch.tensor([1.0, float("nan")])}}, "student: w has values that are NaN or infinite"),

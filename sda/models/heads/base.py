@@ -16,7 +16,7 @@ class Head(nn.Module):
 
     output_stride: int
     feature_channels: int
-    stride: int
+    stride: float
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -31,7 +31,7 @@ class DPTHead(Head):
             )
         channels = backbone.channels[-1]
         width = next((width for most, width in WIDTHS.items() if channels <= most), 256)
-        self.feature_channels, self.stride = width, -(-backbone.patch // 4)
+        self.feature_channels, self.stride = width, backbone.patch / 4
         self.reassemble = nn.ModuleList(_reassemble(channels, scale, width) for scale in SCALES)
         self.fusions = nn.ModuleList(_Fusion(width) for _ in SCALES)
         self.output = conv_block(width, width)
