@@ -74,7 +74,7 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
     files: dict[str, bytes] = {}
     checks: dict[str, Agreement] = {}
     if any(form in FORMATS for form in formats):
-        pictures = [picture(*size, seed=number) for number, size in enumerate([*CHECKED, (1, *trained_size(run))])]
+        pictures = [picture(*size, seed=number) for number, size in enumerate([*CHECKED, (2, *trained_size(run))])]
         exact = in_float32(run)
         expected = [probabilities(exact, images) for images in pictures]
         if run.recipe.precision != "float32":

@@ -111,7 +111,7 @@ def test_output_contains_only_progress_and_results(folder, tmp_path, monkeypatch
     files = json.loads(shown.out)["files"]
     assert [Path(entry["file"]).name for entry in files] == ["model.onnx", "model.torchscript"]
     for entry in files:
-        assert entry["check"]["pictures"] == ["1x33x47", "2x65x129", "1x48x64"]
+        assert entry["check"]["pictures"] == ["1x33x47", "2x65x129", "2x48x64"]
         assert entry["check"]["equal"] > 0.999 and entry["check"]["confidence"] < 1e-4
         assert entry["bytes"] == Path(entry["file"]).stat().st_size
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "model.torchscript"}
