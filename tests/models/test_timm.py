@@ -167,6 +167,27 @@ def test_dinov2s_own_files_load(tmp_path, registers):
         assert torch.equal(body.body.reg_token, state["reg_token"])
 
 
+def test_dinov2_as_transformers_names_it_loads(tmp_path):
+    state = filled("vit_small_patch14_dinov2")
+    theirs = {"embeddings.mask_token": torch.zeros(1, 384)}
+    for key, value in state.items():
+        name = re.sub(r"^blocks\.", "encoder.layer.", key)
+        name = re.sub(r"^(cls_token)$", r"embeddings.\1", name).replace("pos_embed", "embeddings.position_embeddings")
+        name = name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")
+        name = re.sub(r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1", name).replace(".attn.proj.", ".attention.output.dense.")
+        name = re.sub(r"^norm\.", "layernorm.", name)
+        if ".attn.qkv." in name:
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                theirs[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = third.clone()
+        else:
+            theirs[name] = value
+    safetensors.torch.save_file(theirs, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architectures": ["Dinov2Model"], "pretrained_cfg": []}')
+    body, report = loaded("vit_small_patch14_dinov2", tmp_path)
+    assert report.complete, str(report)
+    assert all(torch.equal(value, state[key]) for key, value in body.body.state_dict().items())
+
+
 def test_a_folder_of_the_hub_loads_with_its_preprocessing(tmp_path):
     state = filled("convnext_atto")
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")

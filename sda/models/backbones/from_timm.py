@@ -20,7 +20,7 @@ from sda.errors import SdaError
 from sda.models.backbones.base import Backbone
 from sda.models.grid import Grid
 from sda.models.names import TORCHVISION
-from sda.models.preprocessing import Preprocessing
+from sda.models.preprocessing import IMAGENET, Preprocessing
 from sda.models.torchvision_shim import import_timm
 
 timm = import_timm()
@@ -134,7 +134,8 @@ def pretrained_cfg(name: str) -> dict:
 
 def preprocessing_of(cfg: dict) -> Preprocessing:
     """Return the preprocessing that the weights of an encoder expect, from timm's description of them."""
-    return Preprocessing.from_dict({"mean": cfg.get("mean"), "std": cfg.get("std"), "order": "RGB", "maximum": 1.0})
+    mean, std = cfg.get("mean") or IMAGENET.mean, cfg.get("std") or IMAGENET.std
+    return Preprocessing.from_dict({"mean": mean, "std": std, "order": "RGB", "maximum": 1.0})
 
 
 def whole_encoder(name: str) -> nn.Module:

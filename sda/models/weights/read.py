@@ -14,6 +14,7 @@ from sda.models.preprocessing import PREPROCESSING, Preprocessing
 from sda.models.torchvision_shim import models
 from sda.models.weights import hub, packages
 from sda.models.weights.files import Stored, examples, read_file, strip
+from sda.models.weights.transformers_names import renamed
 
 _SEGMENTATION = models.segmentation
 DOWNLOADS = {
@@ -111,8 +112,9 @@ def _for_timm(name: str, weights: str) -> Pretrained:
     own = encoder.state_dict()
     stored = _read(str(_timm_file(name, cfg)) if weights == "imagenet" else weights, own)
     names = {key: strip(key, own) for key in stored.tensors}
-    preprocessing = from_timm.preprocessing_of({**cfg, **stored.config, **stored.config.get("pretrained_cfg", {})})
-    return _of(weights, stored, names, "timm", preprocessing, lambda state: from_timm.converted(state, encoder))
+    described = stored.config.get("pretrained_cfg")
+    preprocessing = from_timm.preprocessing_of({**cfg, **(described if isinstance(described, dict) else stored.config)})
+    return _of(weights, stored, names, "timm", preprocessing, lambda state: from_timm.converted(renamed(state), encoder))
 
 
 def _of(
