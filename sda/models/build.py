@@ -106,9 +106,10 @@ def check_recipe(recipe: Recipe) -> None:
         build_network(recipe, 2, "caffe" if recipe.weights_format == "caffe" else "torchvision", IMAGENET)
     patch, crop = patch_of(recipe.backbone), recipe.crop_size
     if patch and any(side % patch for side in crop):
-        near = [tuple(max(1, side // patch + more) * patch for side in crop) for more in (0, 1)]
-        fitting = " or ".join(size_text(size) for size in near)
+        smaller, larger = ([max(1, -(-side // patch) - less) * patch for side in crop] for less in (1, 0))
+        smaller = [side if side % patch == 0 else less for side, less in zip(crop, smaller, strict=True)]
         name = "crop" if recipe.crop else "size"
         raise SdaError(
-            f"{name} = {size_text(crop)} is not a multiple of {patch}, the patch size of {recipe.backbone}: set crop = {fitting}"
+            f"{name} = {size_text(crop)} is not a multiple of {patch}, the patch size of {recipe.backbone}: set crop = "
+            f"{size_text(smaller)}, or {name} = {size_text(larger)}"
         )

@@ -107,7 +107,10 @@ def test_images_are_padded_to_whole_patches():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"backbone": "vit_small_patch14_dinov2", "network": "linear"}, "a multiple of 14.* set crop = 504x504 or 518x518"),
+        (
+            {"backbone": "vit_small_patch14_dinov2", "network": "linear"},
+            "crop = 512x512 is not a multiple of 14.* set crop = 504x504, or crop = 518x518",
+        ),
         ({"backbone": "vit_small_patch14_dinov2"}, "deeplabv3plus needs a backbone whose maps have strides from 4 .* have 14"),
         ({"backbone": "convnext_atto", "network": "dpt"}, "dpt needs a plain vision transformer"),
         ({"backbone": "mit_b0"}, "unknown backbone 'mit_b0': not in torchvision or timm"),
