@@ -371,10 +371,17 @@ def test_source_and_target_may_be_one_dataset_in_two_folders(sda, world, tmp_pat
 
 def launch(run, file, log, limit=None):
     """Start the command in a separate process with small shards. Its stderr goes to the file `log`."""
-    code = "from sda.analysis import make_cache; make_cache.SHARD_BYTES = 60_000; from sda.cli.main import main; main()"
+    code = (
+        "import tiny; tiny.add_small(); from sda.analysis import make_cache; make_cache.SHARD_BYTES = 60_000; "
+        "from sda.cli.main import main; main()"
+    )
     command = [sys.executable, "-c", code, "features", run, "--per-class", 0, "--out", file, "--device", "cpu"]
     limits = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DOCUMENT.parent.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{DOCUMENT.parents[1]}{os.pathsep}{DOCUMENT.parents[1] / 'tests'}",
+    }
     return subprocess.Popen([*map(str, command)], env=environment, stderr=log, preexec_fn=limits)
 
 

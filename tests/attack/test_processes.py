@@ -1,6 +1,7 @@
 """Kills, signals, doubled starts and full disks at random moments, in real processes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -30,7 +31,8 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setenv("SDA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.chdir(tmp_path)
-    return tiny.write_world(tmp_path / "world")
+    made = tiny.write_world(tmp_path / "world")
+    return dataclasses.replace(made, recipe=made.real)  # other processes do not know the small network
 
 
 def start(*command, **options):
