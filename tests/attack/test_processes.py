@@ -129,7 +129,7 @@ def test_an_interrupted_ablation_goes_on(world, tmp_path, number, group):
         "cpu",
     ]
     process = start(*command)
-    wait_for(lambda: all(logged(tmp_path / f"a/tiny/seed{seed}")() for seed in (0, 1)), process)
+    wait_for(lambda: all(logged(tmp_path / f"a/real/seed{seed}")() for seed in (0, 1)), process)
     (os.killpg if group else os.kill)(process.pid, number)
     output = ended(process, -9 if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
@@ -137,7 +137,7 @@ def test_an_interrupted_ablation_goes_on(world, tmp_path, number, group):
     assert "finished" not in [path.name for path in tmp_path.glob("a/**/result.json")]
     assert "seed 1" in ended(start(*command), 0, 300) and (tmp_path / "a/ablation.md").exists()
     ended(train(world, "--steps", 12, "--seed", 1, "--out", "alone"), 0, 200)
-    same_network(tmp_path / "a/tiny/seed1", tmp_path / "alone")
+    same_network(tmp_path / "a/real/seed1", tmp_path / "alone")
 
 
 def test_an_interrupted_drawing_leaves_nothing(world, tmp_path):
