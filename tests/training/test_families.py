@@ -23,7 +23,7 @@ def slow(*values):
 
 FAMILIES = [
     ("tf_efficientnet_lite0", "deeplabv3plus", []),
-    slow("tf_efficientnet_lite0", "deeplabv2", ["--precision", "bfloat16"]),
+    slow("tf_efficientnet_lite0", "deeplabv2", ["--precision", "auto"]),
     slow("convnext_atto", "segformer", ["--drop-path", 0.2, "--layer-decay", 0.8]),
     slow("resnet18d", "deeplabv3plus", ["--recompute", "true"]),
     slow("pvt_v2_b0", "segformer", []),
@@ -32,7 +32,7 @@ FAMILIES = [
     slow("vit_tiny_patch16_224", "linear", ["--layer-decay", 0.7, "--size", "48x64"]),
     slow("vit_tiny_patch16_224", "segformer", ["--lora", 2]),
     slow("vit_small_patch14_dinov2", "dpt", PATCHES),
-    slow("vit_small_patch14_dinov2", "linear", [*PATCHES, "--freeze", "encoder", "--precision", "bfloat16"]),
+    slow("vit_small_patch14_dinov2", "linear", [*PATCHES, "--freeze", "encoder", "--precision", "auto"]),
     slow("vit_small_patch16_dinov3", "dpt", ["--recompute", "true"]),
 ]
 
