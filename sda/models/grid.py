@@ -1,5 +1,6 @@
 """Where the cells of a network's output are in its input image, and resampling between the two."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +31,12 @@ class Grid:
     def enlarge(self, values: Tensor, size: tuple[int, ...]) -> Tensor:
         """Resize logits (B, C, h, w) to `size`, (height, width) of the images, with bilinear interpolation."""
         padded = [self.padded(side) for side in size]
-        large = F.interpolate(values, size=padded, mode="bilinear", align_corners=self.corners)
+        large = self.align(values, padded)
         return large[..., : size[0], : size[1]] if self.multiple > 1 else large
+
+    def align(self, values: Tensor, size: Sequence[int]) -> Tensor:
+        """Resize a map (B, C, h, w) to the cells of another map of the same images, which covers the same padding."""
+        return F.interpolate(values, size=list(size), mode="bilinear", align_corners=self.corners)
 
     def shrink(self, labels: Tensor, size: tuple[int, ...]) -> Tensor:
         """Resize label maps (B, H, W) to `size`, (h, w): each cell gets the label of the pixel under its centre."""

@@ -104,6 +104,18 @@ def test_images_are_padded_to_whole_patches():
     )
 
 
+def test_maps_of_a_padded_image_are_aligned_with_each_other():
+    """ConvNeXt pads to multiples of 32: that concerns the image, not the maps of 24x32 and 6x8 cells."""
+    torch.manual_seed(0)
+    network = build("deeplabv3plus", "convnext_atto", 3, output_stride=16).eval()
+    assert network.grid == Grid(multiple=32)
+    with torch.no_grad():
+        maps, head = network.backbone(torch.randn(1, 3, 96, 128)), network.head
+        context = F.interpolate(head.aspp(maps[-1]), size=(24, 32), mode="bilinear", align_corners=False)
+        expected = head.decoder(torch.cat([context, head.low_level(maps[0])], dim=1))
+        assert torch.equal(head(maps)[1], expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -74,7 +74,7 @@ class DeepLabV3PlusHead(Head):
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         low, high = maps[0], maps[-1]
-        context = self.grid.enlarge(self.aspp(high), low.shape[-2:])
+        context = self.grid.align(self.aspp(high), low.shape[-2:])
         features = self.decoder(torch.cat([context, self.low_level(low)], dim=1))
         return self.classifier(features), features
 

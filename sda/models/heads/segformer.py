@@ -5,7 +5,6 @@ Source: Xie et al., "SegFormer", NeurIPS 2021, section 3.2.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sda.models.backbones.base import Backbone
 from sda.models.heads.base import Head, conv_block, initialise_classifier, initialise_convolutions
@@ -20,7 +19,6 @@ class SegFormerHead(Head):
         super().__init__()
         width = 128 if backbone.light else 256
         self.feature_channels, self.stride = width, backbone.strides[0]
-        # The maps are aligned with each other as the padded image is: by equal shares.
         self.grid = backbone.grid
         self.projections = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in backbone.channels)
         self.fuse = conv_block(len(backbone.channels) * width, width, kernel=1)
@@ -30,10 +28,7 @@ class SegFormerHead(Head):
         initialise_classifier(self.classifier, inputs=width)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        size, corners = maps[0].shape[-2:], self.grid.corners
-        projected = [
-            F.interpolate(project(part), size=size, mode="bilinear", align_corners=corners)
-            for project, part in zip(self.projections, maps, strict=True)
-        ]
+        size = maps[0].shape[-2:]
+        projected = [self.grid.align(project(part), size) for project, part in zip(self.projections, maps, strict=True)]
         features = self.fuse(torch.cat(projected, dim=1))
         return self.classifier(self.dropout(features)), features
