@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -24,8 +24,7 @@ from sda.methods.settings import (
 from sda.models.names import NETWORKS, TORCHVISION
 from sda.protocol import PRESETS, Protocol, preset
 from sda.scoring.criteria import CRITERIA
-
-LARGEST = 2**14  # side of an image, in pixels
+from sda.sizes import check_size, parse_size, size_text
 
 
 def _count_or_all(value: object) -> object:
@@ -50,34 +49,6 @@ def _temperature(value: float) -> float:
     if value and value < 1e-4:
         raise ValueError("expected 0, or at least 0.0001")
     return value
-
-
-def parse_size(text: str) -> list[int] | None:
-    """Return [height, width] of a size such as `512x1024`; `512,1024` and `512 1024` are understood too. None: not a size."""
-    match = re.fullmatch(r"[\[(]?\s*(\d{1,9})\s*[x×X,\s]\s*(\d{1,9})\s*[\])]?", text.strip())
-    return [int(match[1]), int(match[2])] if match else None
-
-
-def size_text(size: Sequence[int]) -> str:
-    """Return a size as `parse_size` reads it."""
-    return "x".join(map(str, size))
-
-
-def check_size(value: object, words: tuple[str, ...] = ()) -> list[int] | str:
-    """Return a size as [height, width], or one of the `words` instead of a size.
-
-    Raises:
-        ValueError: neither; the message says how to write a size.
-    """
-    if isinstance(value, str) and value in words:
-        return value
-    size = parse_size(value) if isinstance(value, str) else value
-    if isinstance(size, list) and len(size) == 2 and all(type(side) is int and 32 <= side <= LARGEST for side in size):
-        return size
-    side = str(value).strip()  # one number: suggest a square
-    example = f"{side}x{side}" if re.fullmatch(r"\d{2,5}", side) and 32 <= int(side) <= LARGEST else "512x1024"
-    others = "".join(f", or {word}" for word in words)
-    raise ValueError(f"expected HEIGHTxWIDTH, each from 32 to {LARGEST}, such as {example}{others}")
 
 
 def _size(value: object) -> object:

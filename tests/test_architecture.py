@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sda"
 
 # Top-level modules that every package may import. They import only each other, and three lists that need no PyTorch: the
 # settings of the methods, the names of the networks, and the criteria.
-BASE = {"errors", "labels", "protocol", "reading", "shelf", "recipe", "pictures"}
+BASE = {"errors", "labels", "protocol", "reading", "shelf", "recipe", "sizes", "pictures"}
 BASE_MAY_IMPORT = BASE | {"methods.settings", "models.names", "scoring.criteria"}
 
 # Package → the packages that it may import. Each package comes after the ones that it imports.

@@ -9,7 +9,7 @@ import click
 from sda.cli import terminal
 from sda.errors import SdaError
 from sda.reading import read_text
-from sda.recipe import check_size
+from sda.sizes import check_size
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

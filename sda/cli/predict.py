@@ -18,7 +18,7 @@ from sda.cli.options import (
     scales_option,
 )
 from sda.errors import SdaError
-from sda.recipe import check_size
+from sda.sizes import check_size
 from sda.system.progress import Bars
 from sda.system.signals import Interrupted
 

@@ -16,6 +16,7 @@ from sda import recipe, shelf
 from sda.cli import terminal
 from sda.cli.options import DEVICES, device_option, json_option, short_name, show_file
 from sda.errors import SdaError
+from sda.sizes import size_text
 from sda.system.console import printable
 from sda.system.progress import Bars
 from sda.system.signals import Interrupted
@@ -99,7 +100,7 @@ def train_command(name: str) -> click.Command:
     ]
     for key, field in recipe.Recipe.model_fields.items():
         value = getattr(values, key)
-        shown = recipe.size_text(value) if isinstance(value, list) else json.dumps(value)
+        shown = size_text(value) if isinstance(value, list) else json.dumps(value)
         help_text = f"{field.description}  [{shown}]"
         options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar="VALUE", help=help_text))
     help_text = f"{values.setting}: {printable(values.description or title)}"

@@ -19,13 +19,13 @@ from sda.errors import SdaError
 from sda.export.card import card
 from sda.export.check import CHECKED, Agreement, agreement, picture, probabilities, require_agreement, run_on
 from sda.export.formats import FORMATS, ONNX_PACKAGES, Deployed, Format
-from sda.export.rewrite import exportable, positions_of_any_size
+from sda.export.rewrite import branches_on_size, exportable, positions_of_any_size
 from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
-from sda.recipe import size_text
 from sda.runs import checkpoint
 from sda.runs.trained import Run
 from sda.scoring.inference import SMALLEST
+from sda.sizes import size_text
 from sda.system.atomic import written_whole
 from sda.system.progress import Bars
 
@@ -110,7 +110,7 @@ def export(run: Run, formats: tuple[str, ...], out: Path, bars: Bars) -> dict:
 def _make(
     form: str, kind: Format, deployed: Deployed, pictures: list[torch.Tensor]
 ) -> tuple[object, tuple[int, int] | None, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Export for images of any size or, if that fails, for the size of the last picture.
+    """Export for images of any size or, if that cannot be done, for the size of the last picture.
 
     Returns:
         The model; the only size that it takes, or None for any; and its results for the pictures that it takes, the last ones.
@@ -120,6 +120,8 @@ def _make(
     """
     fixed = (pictures[-1].shape[2], pictures[-1].shape[3])
     for size, tested in ((None, pictures), (fixed, pictures[-1:])):
+        if size is None and branches_on_size(deployed):
+            continue
         try:
             model = kind.make(deployed, size)
             return model, size, run_on(kind.load(kind.dump(model, {})), tested, form)

@@ -26,6 +26,14 @@ def exportable(network: SegmentationNetwork) -> SegmentationNetwork:
     return network
 
 
+def branches_on_size(network: nn.Module) -> bool:
+    """Whether a network computes differently for each size, such as Swin's masks of shifted windows.
+
+    PyTorch cannot export it for all sizes, and takes many minutes to find that out.
+    """
+    return any(type(module).__name__.startswith("SwinTransformer") for module in network.modules())
+
+
 def _plain_pooling(pool: nn.MaxPool2d) -> nn.Sequential:
     """Return zero padding and plain max pooling for Caffe's ceil_mode, which torch.export does not support.
 

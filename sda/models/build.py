@@ -12,7 +12,8 @@ from sda.models.heads.linear import LinearHead
 from sda.models.heads.segformer import SegFormerHead
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import IMAGENET, Preprocessing
-from sda.recipe import Recipe, size_text
+from sda.recipe import Recipe
+from sda.sizes import size_text
 
 # `sda.models.names` lists the names without PyTorch.
 HEADS: dict[str, type[Head]] = {

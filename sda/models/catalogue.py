@@ -83,12 +83,7 @@ def _entry(name: str) -> Entry:
 
 def where_weights(name: str) -> str:
     """Return where the default weights of an encoder of timm are: see `Entry.weights`."""
-    cfg = from_timm.pretrained_cfg(name)
     if packages.file_of(name):
         return "installed"
-    if cfg.get("hf_hub_id"):
-        file = cfg.get("hf_hub_filename")
-        return "cached" if hub.in_hub_cache(cfg["hf_hub_id"], (file,) if file else hub.FILES) else "download"
-    if cfg.get("url") and not cfg.get("custom_load"):
-        return "cached" if hub.in_torch_cache(cfg["url"]).is_file() else "download"
-    return "none"
+    published = hub.Published.of(from_timm.pretrained_cfg(name))
+    return ("cached" if published.cached else "download") if published else "none"

