@@ -12,7 +12,7 @@ from sda.methods.mean_teacher import TeacherMethod
 from sda.methods.parts.augment import half_of_classes
 from sda.methods.parts.losses import cross_entropy
 from sda.methods.parts.teacher import pseudo_label, top_share
-from sda.methods.parts.views import labelled_views, strong_views
+from sda.methods.parts.views import in_target_colors, labelled_views, strong_views
 from sda.methods.settings import DacsSettings
 from sda.models.preprocessing import as_float
 
@@ -32,6 +32,7 @@ class DACS(TeacherMethod):
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         s, grid = self.settings, self.student.grid
+        batch = in_target_colors(batch, s.color_transfer)
         x_l, y_l, _ = labelled_views(batch, self.weak, self.classes, s.classmix_labelled)
         assert batch.unlabelled is not None and batch.source is not None
         x_u = as_float(batch.unlabelled)

@@ -15,7 +15,7 @@ from sda.methods.base import Method, Task
 from sda.methods.parts.balance import ClassBalance
 from sda.methods.parts.losses import cross_entropy, entropy, ramp
 from sda.methods.parts.teacher import Teacher, pseudo_label, top_share
-from sda.methods.parts.views import labelled_views, strong_views
+from sda.methods.parts.views import in_target_colors, labelled_views, strong_views
 from sda.methods.settings import MeanTeacherSettings, TeacherSettings
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import as_float
@@ -70,6 +70,7 @@ class MeanTeacher(TeacherMethod):
     def self_training(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Views]:
         """Compute the losses and return them with the views they were computed from."""
         s, grid = self.settings, self.student.grid
+        batch = in_target_colors(batch, s.color_transfer)
         x_l, y_l, domain = labelled_views(batch, self.weak, self.classes, s.classmix_labelled)
         assert batch.unlabelled is not None
         x_u = as_float(batch.unlabelled)

@@ -80,12 +80,20 @@ class TeacherSettings(SupervisedSettings):
         True, description="strong views update the running statistics of batch norms; false: only labelled images do"
     )
     weight_pseudo: NonNegative = Field(1.0, description="weight of the loss on pseudo-labels")
+    color_transfer: Unit = Field(
+        0.0, description="probability that a source image takes the colour statistics of a random unlabelled image"
+    )
     released: bool = Field(
         False,
         description="reproduce the authors' released code: bank entries have equal weights, the lowest-scored candidates enter "
         "the bank, v2 sums two of its four branches, the teacher stays in train mode and does not copy batch-norm statistics, "
         "strong views update the student's statistics",
     )
+
+    def check(self, method: str, streams: Streams) -> None:
+        super().check(method, streams)
+        if self.color_transfer and not streams.source:
+            raise ValueError("color_transfer changes the colours of source images: set a source, or color_transfer = 0")
 
     def ignored(self) -> set[str]:
         return super().ignored() | ({"strong_statistics"} if self.released else set())

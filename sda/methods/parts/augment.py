@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import kornia.augmentation as K
 import torch
+from kornia.color import lab_to_rgb, rgb_to_lab
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
@@ -135,3 +136,27 @@ def half_of_classes(labels: Tensor, classes: int, round_up: bool = False) -> Ten
     half = present.sum(1, keepdim=True) / 2
     chosen = rank < (half.ceil() if round_up else half.floor())
     return chosen.gather(1, flat).view_as(labels)
+
+
+@torch.no_grad()
+def color_transfer(images: Tensor, others: Tensor, probability: float) -> Tensor:
+    """Give images the colours of others: the mean and standard deviation of each channel in CIELAB (Reinhard et al., 2001).
+
+    Each image takes those of a random one of `others`. Reinhard et al. use another colour space (lαβ); in domain adaptation
+    CIELAB is usual (He et al., CVPR 2021).
+
+    Args:
+        images: (B, 3, H, W) float in 0..1. others: (B', 3, H', W') float in 0..1.
+        probability: probability per image.
+
+    Returns:
+        (B, 3, H, W) in 0..1.
+    """
+    if probability == 0:
+        return images
+    apply = (torch.rand(len(images)) < probability).to(images.device, non_blocking=True)
+    chosen = torch.randint(len(others), (len(images),)).to(images.device, non_blocking=True)
+    own, wanted = rgb_to_lab(images), rgb_to_lab(others[chosen])
+    (own_std, own_mean), (std, mean) = (torch.std_mean(lab, dim=(2, 3), keepdim=True) for lab in (own, wanted))
+    transferred = lab_to_rgb((own - own_mean) * (std / own_std.clamp(min=1e-3)) + mean)
+    return torch.where(apply[:, None, None, None], transferred.clamp(0, 1), images)

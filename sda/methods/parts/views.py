@@ -1,12 +1,22 @@
 """Augmented views of a batch's images."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from sda.data.batch import Batch
-from sda.methods.parts.augment import Augment, classmix
+from sda.methods.parts.augment import Augment, classmix, color_transfer
 from sda.methods.parts.bank import SOURCE, TARGET
 from sda.models.preprocessing import as_float
+
+
+def in_target_colors(batch: Batch, probability: float) -> Batch:
+    """Give each source image, with this probability, the colours of a random unlabelled image of the batch."""
+    if probability == 0 or batch.source is None or batch.unlabelled is None:
+        return batch
+    images = color_transfer(as_float(batch.source.images), as_float(batch.unlabelled), probability)
+    return replace(batch, source=replace(batch.source, images=images))
 
 
 def labelled_views(batch: Batch, weak: Augment, classes: int, mix: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -20,7 +30,7 @@ def labelled_views(batch: Batch, weak: Augment, classes: int, mix: float) -> tup
         because ClassMix pastes between the two.
     """
     streams = [(domain, part) for domain, part in ((SOURCE, batch.source), (TARGET, batch.labelled)) if part is not None]
-    images = as_float(torch.cat([part.images for _, part in streams]))
+    images = torch.cat([as_float(part.images) for _, part in streams])
     labels = torch.cat([part.labels for _, part in streams]).long()
     domain = torch.cat([torch.full_like(part.labels, domain, dtype=torch.int64) for domain, part in streams])
     images, labels, _ = weak(images, labels)
