@@ -14,7 +14,9 @@ from sda.data.files import LabelCodec, read_pair
 from sda.data.listing import list_items
 
 ROOT = Path(os.environ.get("SDA_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
-pytestmark = pytest.mark.skipif(not (ROOT / "camvid").is_dir() or not (ROOT / "idd_lite").is_dir(), reason="no real images here")
+pytestmark = pytest.mark.skipif(
+    not all((ROOT / name).is_dir() for name in ("camvid", "idd_lite", "airsim")), reason="no real images here"
+)
 
 IDD_LITE = ["drivable", "non-drivable", "living things", "vehicles", "roadside objects", "far objects", "sky"]
 # Ids in CamVid's files, in the order of the README's list, as IDD-Lite's; 11 is void.
@@ -23,7 +25,13 @@ CAMVID_TO_IDD_LITE = {0: 6, 1: 5, 2: 4, 3: 0, 4: 1, 5: 5, 6: 4, 7: 4, 8: 3, 9: 2
 
 @pytest.mark.parametrize(
     ("dataset", "split", "count"),
-    [("camvid", "train", 367), ("camvid", "val", 101), ("idd_lite", "train", 1403), ("idd_lite", "val", 204)],
+    [
+        ("camvid", "train", 367),
+        ("camvid", "val", 101),
+        ("idd_lite", "train", 1403),
+        ("idd_lite", "val", 204),
+        ("airsim", "train", 1367),
+    ],
 )
 def test_every_image_has_a_label(dataset, split, count):
     items = list_items(load(dataset), ROOT / dataset, split).items
@@ -42,6 +50,19 @@ def test_labels_can_be_decoded(dataset, split):
         assert image.size == label.shape[::-1]
         found |= set(np.unique(label).tolist())
     assert found - {255} == set(range(classes))
+
+
+def test_airsim_has_the_classes_of_camvid_but_three():
+    descriptor = load("airsim")
+    mapping, dropped = map_classes(descriptor, "camvid11", load("camvid").table())
+    codec = LabelCodec(descriptor, "ids", mapping)
+    found = {
+        value
+        for item in list_items(descriptor, ROOT / "airsim", "train").items[::20]
+        for value in np.unique(codec.read(item.label))
+    }
+    names = load("camvid").table().names
+    assert dropped == [] and {names[value] for value in found - {255}} == {*names} - {"pavement", "pedestrian", "bicyclist"}
 
 
 def test_camvid_maps_to_the_classes_of_idd_lite():

@@ -11,7 +11,11 @@ from sda.errors import SdaError
 
 def test_package_contains_its_recipes_and_datasets():
     streets = [f"streets-{kind}" for kind in ("source-only", "target-only", "ssda", "ssl")]
-    real = [f"camvid-idd_lite-{kind}" for kind in ("source-only", "target-only", "joint", "ssda", "oracle")]
+    real = [
+        f"{pair}-{kind}"
+        for pair in ("camvid-idd_lite", "airsim-camvid")
+        for kind in ("source-only", "target-only", "joint", "ssda", "oracle")
+    ]
     assert {*streets, *real, "gta5-cityscapes-ssda", "cityscapes-ssl"} <= set(shelf.names("recipes"))
     assert {"gta5", "cityscapes", "camvid", "idd_lite", "streets-game", "streets-camera"} <= set(shelf.names("datasets"))
 
