@@ -50,27 +50,48 @@ def train(recipe_path, changes):
     return losses, training.method.state_dict()
 
 
-def in_one_of_two(rank, recipe_path, folder):
+def in_one_of_two(rank, recipe_path, folder, cases):
     os.environ["SDA_CACHE"] = str(folder / f"cache{rank}")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for case, changes in CASES.items():
+    for case, changes in cases.items():
         torch.save(train(recipe_path, {**CHANGES, **changes}), folder / f"{case}-{rank}.pt")
     dist.destroy_process_group()
 
 
+def in_two(world, folder, cases):
+    """Return case → losses and state of both processes."""
+    spawn(in_one_of_two, (str(world.real), folder, cases), nprocs=2)
+    return {case: [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)] for case in cases}
+
+
 @pytest.fixture(scope="module")
 def two(world, tmp_path_factory):
-    """Case → losses and state of both processes."""
-    folder = tmp_path_factory.mktemp("two")
-    spawn(in_one_of_two, (str(world.real), folder), nprocs=2)
-    return {case: [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)] for case in CASES}
+    return in_two(world, tmp_path_factory.mktemp("two"), CASES)
 
 
 def test_two_processes_equal_one_with_twice_the_batch(world, two):
-    (first, state), (second, other) = two["synchronised"]
+    check_equal(world, two["synchronised"], {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "tf_efficientnet_lite0"},
+        {"backbone": "vit_tiny_patch16_224", "network": "dpt", "optimizer": "adamw", "learning_rate": 1e-5, "lora": 2},
+    ],
+    ids=lambda changes: changes["backbone"],
+)
+def test_two_processes_with_an_encoder_of_timm(world, tmp_path, changes):
+    check_equal(world, in_two(world, tmp_path, {"timm": changes})["timm"], changes)
+
+
+def check_equal(world, results, changes):
+    """Compare the results of two processes with each other, and with those of one process with twice the batch."""
+    (first, state), (second, other) = results
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
-    alone, whole = train(str(world.real), {**CHANGES, **double})
+    alone, whole = train(str(world.real), {**CHANGES, **double, **changes})
     assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
     for mine, theirs in zip(first, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-6)

@@ -61,8 +61,10 @@ def test_training_with_options_that_save_memory(world, sda, tmp_path, flags):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # deprecations inside torch
-def test_compiled_training(world, sda, tmp_path):
-    flags = [*tiny.SETTINGS["SSL"], "--compile", "true", "--device", "cpu", "--out", tmp_path / "run"]
+@pytest.mark.parametrize("backbone", ["small", "tf_efficientnet_lite0", "vit_tiny_patch16_224"])
+def test_compiled_training(world, sda, tmp_path, backbone):
+    network = ["--backbone", backbone, *(["--network", "linear"] if backbone.startswith("vit") else [])]
+    flags = [*tiny.SETTINGS["SSL"], *network, "--compile", "true", "--device", "cpu", "--out", tmp_path / "run"]
     assert sda("train", world.recipe, *flags)[0] == 0
     assert sda("eval", tmp_path / "run", "--device", "cpu")[0] == 0
 
