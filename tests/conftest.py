@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import sda.models.torchvision_shim
 from sda.models.grid import Grid
-from sda.models.preprocessing import as_float
+from sda.models.preprocessing import IMAGENET, Normalise, as_float
 
 torch.set_num_threads(1)
 
@@ -93,13 +93,14 @@ class FakeNetwork(nn.Module):
         super().__init__()
         self.stride = stride
         self.grid = Grid()
+        self.normalise = Normalise(IMAGENET)
         self.embed = nn.Conv2d(3, self.feature_channels, 3, padding=1)
         self.norm = nn.BatchNorm2d(self.feature_channels)
         self.classify = nn.Conv2d(self.feature_channels, len(PALETTE), 1)
         self.sharpness = nn.Parameter(torch.tensor(sharpness))
         self.register_buffer("palette", torch.tensor(PALETTE)[None, :, :, None, None])
 
-    def forward(self, images, note_statistics=True):
+    def forward(self, images, note_statistics=True, dropped=None):
         self.norm.momentum = 0.1 if note_statistics else 0.0
         small = F.avg_pool2d(as_float(images), self.stride)
         features = self.norm(self.embed(small))

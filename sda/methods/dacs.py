@@ -12,7 +12,7 @@ from sda.methods.mean_teacher import TeacherMethod
 from sda.methods.parts.augment import half_of_classes
 from sda.methods.parts.losses import cross_entropy
 from sda.methods.parts.teacher import pseudo_label, top_share
-from sda.methods.parts.views import in_target_colors, labelled_views, strong_views
+from sda.methods.parts.views import Views, in_target_colors, labelled_views, strong_views
 from sda.methods.settings import DacsSettings
 from sda.models.preprocessing import as_float
 
@@ -49,7 +49,7 @@ class DACS(TeacherMethod):
             x_m = torch.where(paste.unsqueeze(1), x_s, x_u)
             y_m = torch.where(paste, y_s, y_u)
             w_m = torch.where(paste, 1.0, sure)
-            x_m, y_m, w_m = strong_views(x_m, y_m, w_m, self.strong, 1, self.classes, 0.0)
+            x_m, y_m, w_m = strong_views(Views(x_m, y_m, w_m), self.strong, 1, self.classes, 0.0)
 
         logits_l, _ = self.student(x_l)
         logits_m, _ = self.student(x_m, note_statistics=s.strong_statistics or s.released)

@@ -12,17 +12,18 @@ from torch import Tensor
 from sda.data.batch import Batch
 from sda.labels import IGNORE
 from sda.methods.base import Method, Task
+from sda.methods.parts.augment import mask_patches
 from sda.methods.parts.balance import ClassBalance
 from sda.methods.parts.losses import cross_entropy, entropy, ramp
 from sda.methods.parts.teacher import Teacher, pseudo_label, top_share
-from sda.methods.parts.views import in_target_colors, labelled_views, strong_views
+from sda.methods.parts.views import Views, donors, in_target_colors, labelled_views, strong_views
 from sda.methods.settings import MeanTeacherSettings, TeacherSettings
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import as_float
 
 
 @dataclass(frozen=True)
-class Views:
+class Seen:
     """The student's inputs in a step and its features, of labelled images (l) and of strong views of unlabelled images (a).
 
     Attributes:
@@ -57,9 +58,12 @@ class TeacherMethod(Method):
 
 
 class MeanTeacher(TeacherMethod):
-    """L = L_sup + L_pseudo + 0.01 L_ent.
+    """L = L_sup + L_pseudo + 0.01 L_ent, and with `weight_masked` λ_m > 0 + λ_m L_masked.
 
     The paper does not say which labelled images L_sup uses: here, those of source and target.
+
+    L_masked is L_pseudo in a further view, of which random patches are hidden (MIC: Hoyer et al., CVPR 2023). There, the share
+    of confident pixels in an image weights all its pixels; here, each has the weight of its own confidence, as in L_pseudo.
     """
 
     settings: MeanTeacherSettings
@@ -67,7 +71,7 @@ class MeanTeacher(TeacherMethod):
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         return self.self_training(batch, step)[0]
 
-    def self_training(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Views]:
+    def self_training(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Seen]:
         """Compute the losses and return them with the views they were computed from."""
         s, grid = self.settings, self.student.grid
         batch = in_target_colors(batch, s.color_transfer)
@@ -80,16 +84,26 @@ class MeanTeacher(TeacherMethod):
             y_u, confidence = pseudo_label(grid.enlarge(self.teacher(x_u)[0], x_u.shape[2:]))
         self.teacher_top = top_share(y_u, self.classes)
         mix = s.classmix_unlabelled if step >= s.unlabelled_start else 0.0
-        x_a, y_a, w_a = strong_views(x_u, y_u, confidence**s.confidence_power, self.strong, s.views, self.classes, mix)
+        u = Views(x_u, y_u, confidence**s.confidence_power)
+        x_a, y_a, w_a = strong_views(u, self.strong, s.views, self.classes, mix, donors(batch, u, s.mix_from))
+        x = x_a
+        if s.weight_masked > 0:
+            x_m, y_m, w_m = strong_views(u, self.strong, 1, self.classes, 0.0)
+            x = torch.cat([x_a, mask_patches(x_m, s.mask_patch, s.mask_ratio, self.student.normalise.mean_color)])
 
         # student
         logits_l, f_l = self.student(x_l)
-        logits_a, f_a = self.student(x_a, note_statistics=s.strong_statistics or s.released)
-        logits_l, logits_a = grid.enlarge(logits_l, y_l.shape[1:]), grid.enlarge(logits_a, y_a.shape[1:])
+        dropped = (len(x_u), s.views) if s.channel_dropout else None
+        logits, features = self.student(x, s.strong_statistics or s.released, dropped)
+        logits_l, logits = grid.enlarge(logits_l, y_l.shape[1:]), grid.enlarge(logits, y_a.shape[1:])
+        logits_a, logits_m = logits.tensor_split([len(x_a)])
         alpha = self.balance(y_l, y_a)
+        certainty = ramp(step, s.ramp_steps)
         losses = {
             "sup": cross_entropy(logits_l, y_l, alpha),
-            "pseudo": s.weight_pseudo * ramp(step, s.ramp_steps) * cross_entropy(logits_a, y_a, alpha, w_a),
+            "pseudo": s.weight_pseudo * certainty * cross_entropy(logits_a, y_a, alpha, w_a),
             "entropy": s.weight_entropy * entropy(logits_a, y_a != IGNORE),
         }
-        return losses, Views(x_l, y_l, domain, f_l, y_a, f_a)
+        if s.weight_masked > 0:
+            losses["masked"] = s.weight_masked * certainty * cross_entropy(logits_m, y_m, alpha, w_m)
+        return losses, Seen(x_l, y_l, domain, f_l, y_a, features[: len(x_a)])

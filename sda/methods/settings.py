@@ -120,27 +120,48 @@ class MeanTeacherSettings(TeacherSettings):
     """Settings of `mean_teacher`."""
 
     classmix_unlabelled: Unit = Field(0.75, description="probability of ClassMix per unlabelled view")
+    mix_from: Literal["unlabelled", "labelled", "source", "all"] = Field(
+        "unlabelled",
+        description="images from which ClassMix pastes onto unlabelled images: other unlabelled images, labelled target images, "
+        "source images, or all three",
+    )
     views: Annotated[int, Field(gt=0, le=64)] = Field(2, description="strong views per unlabelled image")
     confidence_power: NonNegative = Field(6.0, description="weight of a pixel in the loss on pseudo-labels: confidence ^ this")
     ramp_steps: Annotated[Steps, Reached("the loss on pseudo-labels never has its full weight")] = Field(
         2000, description="steps until the loss on pseudo-labels reaches its full weight"
     )
     weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
+    weight_masked: NonNegative = Field(
+        0.0, description="weight of the loss on pseudo-labels in a further view with hidden patches (MIC); 0: no such view"
+    )
+    mask_patch: Count = Field(64, description="side of a hidden patch in pixels")
+    mask_ratio: Unit = Field(0.7, description="share of the patches that are hidden")
+    channel_dropout: bool = Field(
+        False,
+        description="drop half of the encoder's channels for half of the images; two views of an image complement each other",
+    )
     unlabelled_start: Annotated[Steps, Reached("ClassMix of unlabelled images and the contrastive loss never start")] = Field(
         2000, description="first step with the contrastive loss and with ClassMix of unlabelled images"
     )
 
+    def check(self, method: str, streams: Streams) -> None:
+        super().check(method, streams)
+        if not {"source": streams.source, "labelled": streams.labelled}.get(self.mix_from, True):
+            raise ValueError(f"mix_from = {self.mix_from}: the recipe has no such stream; use all")
+
     def ignored(self) -> set[str]:
-        found = super().ignored() | (set() if self.classmix_unlabelled else {"unlabelled_start"})
-        return found | (set() if self.weight_pseudo else {"ramp_steps"})
+        found = super().ignored()
+        found |= set() if self.classmix_unlabelled else {"unlabelled_start", "mix_from"}
+        found |= set() if self.weight_masked else {"mask_patch", "mask_ratio"}
+        return found | (set() if self.weight_pseudo or self.weight_masked else {"ramp_steps"})
 
     @property
     def views_per_image(self) -> int:
-        return self.views
+        return self.views + (self.weight_masked > 0)
 
     @property
     def mixes_unlabelled(self) -> bool:
-        return self.classmix_unlabelled > 0
+        return self.classmix_unlabelled > 0 and self.mix_from == "unlabelled"
 
 
 class ClassBankSettings(MeanTeacherSettings):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sda.models.backbones.base import Backbone
+from sda.models.channel_dropout import drop_channels
 from sda.models.grid import Grid
 from sda.models.heads.base import Head
 from sda.models.preprocessing import Normalise, Preprocessing
@@ -56,11 +57,14 @@ class SegmentationNetwork(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(self, images: Tensor, note_statistics: bool = True) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, note_statistics: bool = True, dropped: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute logits and features.
 
         Args:
             note_statistics: in training mode, update the batch norms' running statistics.
+            dropped: (images, views): apply channel dropout to the first images·views of the images; see `drop_channels`.
         """
         if self.training:
             for norm in norms_of(self):
@@ -68,7 +72,8 @@ class SegmentationNetwork(nn.Module):
         x = self.normalise(images).contiguous(memory_format=torch.channels_last)
         lower = self.precision != torch.float32
         with torch.autocast(x.device.type, self.precision) if lower else contextlib.nullcontext():
-            logits, features = self.head(self.backbone(x))
+            maps = self.backbone(x)
+            logits, features = self.head(maps if dropped is None else drop_channels(maps, *dropped))
         return logits.float(), features.float()
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":

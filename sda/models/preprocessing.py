@@ -74,6 +74,12 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None], persistent=False)
 
+    @property
+    def mean_color(self) -> Tensor:
+        """The colour, RGB (3, 1, 1) in 0..1, that becomes 0."""
+        color = self.mean / self.preprocessing.maximum
+        return color.flip(0) if self.preprocessing.order == "BGR" else color
+
     def forward(self, images: Tensor) -> Tensor:
         x = as_float(images)
         if self.preprocessing.maximum != 1:

@@ -96,30 +96,41 @@ class Augment:
 
 @torch.no_grad()
 def classmix(
-    images: Tensor, labels: Tensor, weights: Weights, classes: int, probability: float
+    images: Tensor,
+    labels: Tensor,
+    weights: Weights,
+    classes: int,
+    probability: float,
+    donors: tuple[Tensor, Tensor, Weights] | None = None,
 ) -> tuple[Tensor, Tensor, Weights]:
     """Paste a random half of another image's classes, floor(n/2) of its n, onto each image (Olsson et al., WACV 2021).
-
-    The images are paired by a random cyclic shift of the batch, never with themselves; a batch of one image is unchanged.
 
     Args:
         images: (B, 3, H, W). labels: (B, H, W) int64, 255 = ignored, never pasted. weights: (B, H, W), any per-pixel values
             to paste along, or None.
         probability: probability per image.
+        donors: the same three for B other images, one to paste from for each image. None: the images of the batch are paired by
+            a random cyclic shift, never with themselves; a batch of one image is unchanged.
 
     Returns:
         The same three, mixed.
     """
     batch = len(images)
-    if batch < 2 or probability == 0:
+    if probability == 0 or (donors is None and batch < 2):
         return images, labels, weights
-    shift = int(torch.randint(1, batch, ()))
+    if donors is None:
+        shift = int(torch.randint(1, batch, ()))
+        donors = (
+            images.roll(shift, dims=0),
+            labels.roll(shift, dims=0),
+            None if weights is None else weights.roll(shift, dims=0),
+        )
+    other_images, other_labels, other_weights = donors
     apply = (torch.rand(batch) < probability).to(images.device, non_blocking=True)
-    other = labels.roll(shift, dims=0)
-    paste = half_of_classes(other, classes) & apply[:, None, None]
-    images = torch.where(paste.unsqueeze(1), images.roll(shift, dims=0), images)
-    labels = torch.where(paste, other, labels)
-    return images, labels, None if weights is None else torch.where(paste, weights.roll(shift, dims=0), weights)
+    paste = half_of_classes(other_labels, classes) & apply[:, None, None]
+    images = torch.where(paste.unsqueeze(1), other_images, images)
+    labels = torch.where(paste, other_labels, labels)
+    return images, labels, None if weights is None else torch.where(paste, other_weights, weights)
 
 
 def half_of_classes(labels: Tensor, classes: int, round_up: bool = False) -> Tensor:
@@ -160,3 +171,20 @@ def color_transfer(images: Tensor, others: Tensor, probability: float) -> Tensor
     (own_std, own_mean), (std, mean) = (torch.std_mean(lab, dim=(2, 3), keepdim=True) for lab in (own, wanted))
     transferred = lab_to_rgb((own - own_mean) * (std / own_std.clamp(min=1e-3)) + mean)
     return torch.where(apply[:, None, None, None], transferred.clamp(0, 1), images)
+
+
+def mask_patches(images: Tensor, patch: int, ratio: float, color: Tensor) -> Tensor:
+    """Hide random square patches of images (MIC: Hoyer et al., CVPR 2023).
+
+    Args:
+        images: (B, 3, H, W). patch: side of a patch in pixels. ratio: probability that a patch is hidden.
+        color: (3, 1, 1), the colour of hidden patches.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    batch, _, height, width = images.shape
+    hidden = torch.rand(batch, 1, -(-height // patch), -(-width // patch)) < ratio
+    hidden = hidden.to(images.device, non_blocking=True)
+    hidden = hidden.repeat_interleave(patch, 2)[:, :, :height].repeat_interleave(patch, 3)[:, :, :, :width]
+    return torch.where(hidden, color, images)

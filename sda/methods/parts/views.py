@@ -1,6 +1,8 @@
 """Augmented views of a batch's images."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,18 +39,63 @@ def labelled_views(batch: Batch, weak: Augment, classes: int, mix: float) -> tup
     return classmix(images, labels, domain, classes, mix)
 
 
-def strong_views(
-    images: Tensor, labels: Tensor, weights: Tensor, strong: Augment, views: int, classes: int, mix: float
-) -> tuple[Tensor, Tensor, Tensor]:
+class Views(NamedTuple):
+    """Images of any stream with labels and pixel weights.
+
+    Attributes:
+        x: (B, 3, H, W) in 0..1. y: (B, H, W) int64, 255 = ignored. w: (B, H, W), 0 or more.
+    """
+
+    x: Tensor
+    y: Tensor
+    w: Tensor
+
+    @classmethod
+    def joined(cls, parts: "Iterable[Views]") -> "Views":
+        return cls(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def donors(batch: Batch, unlabelled: Views, mix_from: str) -> Views | None:
+    """Return the images from which ClassMix pastes classes onto unlabelled images.
+
+    Args:
+        unlabelled: the unlabelled images with their pseudo-labels.
+        mix_from: "source"; "labelled", the labelled target images; "all", these two and the unlabelled images; or "unlabelled".
+
+    Returns:
+        The images; true labels have weight 1. None: the strong views are mixed with each other. This is so for "unlabelled", and
+        in steps without images of the stream (`alternate`).
+    """
+    wanted = {"source": [batch.source], "labelled": [batch.labelled], "all": [batch.source, batch.labelled]}.get(mix_from, [])
+    parts = [
+        Views(as_float(part.images), part.labels.long(), torch.ones_like(part.labels, dtype=torch.float32))
+        for part in wanted
+        if part is not None
+    ]
+    if mix_from == "all":
+        parts.append(unlabelled)
+    return Views.joined(parts) if parts else None
+
+
+def strong_views(unlabelled: Views, strong: Augment, views: int, classes: int, mix: float, donors: Views | None = None) -> Views:
     """Augment `views` copies of each image x_a with its pseudo-label ŷ and pixel weights.
 
     Args:
-        images: (B, 3, H, W) in 0..1. labels: (B, H, W) int64. weights: (B, H, W). mix: probability of ClassMix per view.
+        mix: probability of ClassMix per view.
+        donors: images to paste from, each view from a random one; None: the views are mixed with each other.
 
     Returns:
-        The same three for views·B images; where the augmentation pads, labels are 255 and weights 0.
+        views·B images; where the augmentation pads, labels are 255 and weights 0.
     """
-    # one view at a time, so that ClassMix never mixes two views of the same image
-    made = [classmix(*strong(images, labels, weights), classes, mix) for _ in range(views)]
-    images, labels, weights = (torch.cat(parts) for parts in zip(*made, strict=True))
-    return images, labels, weights
+    made = []
+    for _ in range(views):  # one view at a time, so that ClassMix never mixes two views of the same image
+        if donors is None or mix == 0:
+            made.append(Views(*classmix(*strong(*unlabelled), classes, mix)))
+            continue
+        count = len(unlabelled.x)
+        chosen = torch.randint(len(donors.x), (count,)).to(donors.x.device, non_blocking=True)
+        both = strong(*Views.joined([unlabelled, Views(*(part[chosen] for part in donors))]))
+        x, y, w = (part[:count] for part in both)
+        others = (both[0][count:], both[1][count:], both[2][count:])
+        made.append(Views(*classmix(x, y, w, classes, mix, others)))
+    return Views.joined(made)
