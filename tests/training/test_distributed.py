@@ -71,7 +71,7 @@ def two(world, tmp_path_factory):
 
 
 def test_two_processes_equal_one_with_twice_the_batch(world, two):
-    check_equal(world, two["synchronised"], {})
+    check_equal(world, two["synchronised"], {}, 1e-3)
 
 
 @pytest.mark.slow
@@ -84,17 +84,20 @@ def test_two_processes_equal_one_with_twice_the_batch(world, two):
     ids=lambda changes: changes["backbone"],
 )
 def test_two_processes_with_an_encoder_of_timm(world, tmp_path, changes):
-    check_equal(world, in_two(world, tmp_path, {"timm": changes})["timm"], changes)
+    check_equal(world, in_two(world, tmp_path, {"timm": changes})["timm"], changes, 5e-3)
 
 
-def check_equal(world, results, changes):
-    """Compare the results of two processes with each other, and with those of one process with twice the batch."""
+def check_equal(world, results, changes, tolerance):
+    """Compare the results of two processes with each other, and with those of one process with twice the batch.
+
+    Rounding differs, and grows with the depth of a network with random weights.
+    """
     (first, state), (second, other) = results
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
     alone, whole = train(str(world.real), {**CHANGES, **double, **changes})
     assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
     for mine, theirs in zip(first, alone, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+        assert mine == pytest.approx(theirs, rel=tolerance, abs=1e-6)
     for name, value in state.items():
         assert torch.equal(value, other[name]), f"{name} differs between the processes"
     assert state["bank.valid"].any() and torch.equal(state["bank.valid"], whole["bank.valid"])
