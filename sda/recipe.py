@@ -314,8 +314,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             if names and values and len(values) != len(names):
                 example = ", ".join(each.format(name) for name in names)
                 raise ValueError(
-                    f"{field} has {len(values)} values, but source has {len(names)} ({', '.join(names)}): give one for each, in "
-                    f"the same order, such as {field} = [{example}], or omit it"
+                    f"{field} is for {len(values)}, but source names {len(names)} ({', '.join(names)}): give one value for each, "
+                    f"in the same order, such as {field} = [{example}], or leave it empty"
                 )
         return self
 

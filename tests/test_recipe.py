@@ -441,11 +441,14 @@ def test_a_list_of_one_source_is_that_source():
         ({"source": ["gta5", ""]}, "a name is empty"),
         (
             {**TWO, "source_root": "DATA"},
-            "source_root has 1 values, but source has 2 (gta5, synthia): give one for each, in the same order, such as "
-            'source_root = ["DIR/gta5", "DIR/synthia"], or omit it',
+            "source_root is for 1, but source names 2 (gta5, synthia): give one value for each, in the same order, such as "
+            'source_root = ["DIR/gta5", "DIR/synthia"], or leave it empty',
         ),
-        ({"source": "gta5", "source_root": ["a", "b"]}, "source_root has 2 values, but source has 1 (gta5): give one for each"),
-        ({**TWO, "source_weights": [1, 2, 3]}, "source_weights has 3 values, but source has 2"),
+        (
+            {"source": "gta5", "source_root": ["a", "b"]},
+            "source_root is for 2, but source names 1 (gta5): give one value for each",
+        ),
+        ({**TWO, "source_weights": [1, 2, 3]}, "source_weights is for 3, but source names 2"),
         ({**TWO, "source_weights": [1]}, "such as source_weights = [1, 1]"),
     ],
 )
