@@ -314,8 +314,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             if names and values and len(values) != len(names):
                 example = ", ".join(each.format(name) for name in names)
                 raise ValueError(
-                    f"{field} is for {len(values)}, but source names {len(names)} ({', '.join(names)}): give one value for each, "
-                    f"in the same order, such as {field} = [{example}], or leave it empty"
+                    f"{field} and source differ in length, {len(values)} and {len(names)} ({', '.join(names)}): give a value for "
+                    f"each source, in the same order, such as {field} = [{example}], or leave it empty"
                 )
         return self
 
@@ -565,9 +565,7 @@ def parse_value(field: str, text: str) -> object:
     if field not in Recipe.model_fields:
         raise SdaError(shelf.unknown(Recipe, field))
     if field in _PER_SOURCE and not text.startswith(("[", '"')):
-        is_one = "," not in text or os.path.lexists(os.path.expanduser(text))
-        texts = [text] if is_one else [part.strip() for part in text.split(",")]
-        return [_parse_toml(part) for part in texts if part] if field == "source_weights" else text if is_one else texts
+        return _parse_per_source(field, text)
     if Recipe.model_fields[field].annotation is str and not text.startswith('"'):
         return text
     if text.strip().lower() in ("none", "") and Recipe.model_fields[field].default is None:
@@ -575,6 +573,14 @@ def parse_value(field: str, text: str) -> object:
     if field in SIZES and (size := parse_size(text)):
         return size
     return _parse_toml(text)
+
+
+def _parse_per_source(field: str, text: str) -> object:
+    if field == "source_weights":
+        return [_parse_toml(part) for part in text.split(",") if part]
+    if "," not in text or os.path.lexists(os.path.expanduser(text)):
+        return text
+    return [part.strip() for part in text.split(",")]
 
 
 def _parse_toml(text: str) -> object:

@@ -441,14 +441,14 @@ def test_a_list_of_one_source_is_that_source():
         ({"source": ["gta5", ""]}, "a name is empty"),
         (
             {**TWO, "source_root": "DATA"},
-            "source_root is for 1, but source names 2 (gta5, synthia): give one value for each, in the same order, such as "
-            'source_root = ["DIR/gta5", "DIR/synthia"], or leave it empty',
+            "source_root and source differ in length, 1 and 2 (gta5, synthia): give a value for each source, in the same order, "
+            'such as source_root = ["DIR/gta5", "DIR/synthia"], or leave it empty',
         ),
         (
             {"source": "gta5", "source_root": ["a", "b"]},
-            "source_root is for 2, but source names 1 (gta5): give one value for each",
+            "source_root and source differ in length, 2 and 1 (gta5): give a value for each",
         ),
-        ({**TWO, "source_weights": [1, 2, 3]}, "source_weights is for 3, but source names 2"),
+        ({**TWO, "source_weights": [1, 2, 3]}, "source_weights and source differ in length, 3 and 2"),
         ({**TWO, "source_weights": [1]}, "such as source_weights = [1, 1]"),
     ],
 )

@@ -147,6 +147,7 @@ def test_the_run_folder_report_and_model_card_name_all_sources(own_world, farm, 
     page = (own_world.folder / "page/report.html").read_text(encoding="utf-8")
     assert "toy + farm → field" in page and "4 toy source" in page and "6 farm source" in page
     assert sda("export", run, "--as", "safetensors")[0] == 0
+    assert not [path for path, content in tiny.files(run / "export").items() if str(own_world.folder).encode() in content]
     card = (run / "export/README.md").read_text()
     assert "| source | Toy town: 4 labelled images, 75.0% of the source images drawn |" in card
     assert "| source | Farm: 6 labelled images, 25.0% of the source images drawn |" in card
