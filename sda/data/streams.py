@@ -184,8 +184,8 @@ class Stream:
 
     Args:
         name: one of STREAMS; part of the seed.
-        dataset: if there are several datasets, each has its own sequence of samples, and the stream takes the next one from one of
-            them (see `_MixedSamples`).
+        dataset: each of several datasets has its own sequence of samples; the stream takes the next one of either (see
+            `_MixedSamples`).
         batch: samples per step and process; all processes get different positions.
         crop: (height, width); smaller images are padded.
         start: the first step.
