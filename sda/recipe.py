@@ -3,6 +3,8 @@
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -59,6 +61,19 @@ def _size_or_native(value: object) -> object:
     return check_size(value, ("native",))
 
 
+def _text_or_texts(value: object) -> object:
+    """Return a text, or the texts of a list: a list of one as its text, and one that is empty, or has only empty texts, as ""."""
+    given = value if isinstance(value, list) else [value]
+    texts = [text for text in given if isinstance(text, str)]
+    if len(texts) < len(given):
+        raise ValueError("expected a text, or a list of texts")
+    if any(len(text) > shelf.LONGEST_TEXT for text in texts):
+        raise ValueError(f"expected texts of at most {shelf.LONGEST_TEXT} characters")
+    if not any(texts):
+        return ""
+    return texts[0] if len(texts) == 1 else texts
+
+
 def _one_of(names: Iterable[str]) -> AfterValidator:
     """Check that a value is one of `names`, which may grow later."""
 
@@ -74,6 +89,29 @@ Size = Annotated[list[int], PlainValidator(_size)]
 SizeOrNative = Annotated[list[int] | str, PlainValidator(_size_or_native)]
 Images = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+OneOrSeveral = Annotated[str | list[str], PlainValidator(_text_or_texts)]
+Weight = Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source dataset of a recipe.
+
+    Attributes:
+        dataset: a name or a TOML path. root: its folder or pack; "" for the descriptor's own.
+        share: its share of the source images that are drawn, exact; the shares of all sources add up to 1.
+        images: the name of the list of its images in a run: source, or source-NAME if there are several.
+    """
+
+    dataset: str
+    root: str
+    share: Fraction
+    images: str
+
+    @property
+    def name(self) -> str:
+        """The name of the dataset, or of its TOML file without the suffix."""
+        return Path(self.dataset).stem
 
 
 # The sections of a recipe, in the order in which files and --help show them.
@@ -82,7 +120,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 class _Streams(shelf.Strict):
     description: str = Field("", description="one line about the experiment")
     expected: str = Field("", description="expected score and its source")
-    source: str = Field("", description="labelled source dataset: a name or a TOML path; empty: none")
+    source: OneOrSeveral = Field("", description="labelled source dataset, or a list of them: names or TOML paths; empty: none")
+    source_weights: list[Weight] = Field(
+        [], description="how often to draw from each source, relative to the others; empty: equally often"
+    )
     target: str = Field(description="target dataset: a name or a TOML path")
     classes: str = Field("", description="class table to train with; empty: the target's")
     labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="number of labelled target images, or all")
@@ -95,7 +136,7 @@ class _Streams(shelf.Strict):
     doctor: bool = Field(True, description="skip the pairs that sda doctor reported as bad")
     bad_files: Literal["error", "skip"] = Field("error", description="unusable images or labels: stop, or skip and report them")
     root: str = Field("", description="folder with the datasets, each a folder or pack named after the dataset, and weights/")
-    source_root: str = Field("", description="folder or pack of the source dataset, if not root/NAME")
+    source_root: OneOrSeveral = Field("", description="folder or pack of the source dataset, or of each, if not root/NAME")
     target_root: str = Field("", description="folder or pack of the target dataset, if not root/NAME")
 
 
@@ -245,6 +286,39 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         kind = SETTINGS[self.method]
         return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
 
+    @property
+    def sources(self) -> list[Source]:
+        """The source datasets, in order."""
+        names = _listed(self.source)
+        roots = _listed(self.source_root) or [""] * len(names)
+        weights = [Fraction(weight) for weight in self.source_weights] or [Fraction(1)] * len(names)
+        return [
+            Source(name, root, weight / sum(weights), "source" if len(names) == 1 else f"source-{Path(name).stem}")
+            for name, root, weight in zip(names, roots, weights, strict=False)  # the recipe may have a root and no source
+        ]
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> "Recipe":
+        names = [Path(source).stem for source in _listed(self.source)]
+        if "" in names:
+            raise ValueError(f"source = {self.source}: a name is empty; write each dataset's name or the path of its TOML file")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"source has {twice[0]} twice: name each dataset once; source_weights sets how often each is drawn, and two TOML "
+                "files need different names"
+            )
+        for field, values, each in (
+            ("source_root", _listed(self.source_root), '"DIR/{}"'),
+            ("source_weights", self.source_weights, "1"),
+        ):
+            if names and values and len(values) != len(names):
+                example = ", ".join(each.format(name) for name in names)
+                raise ValueError(
+                    f"{field} and source differ in length, {len(values)} and {len(names)} ({', '.join(names)}): give a value for "
+                    f"each source, in the same order, such as {field} = [{example}], or leave it empty"
+                )
+        return self
+
     @model_validator(mode="after")
     def _streams_fit(self) -> "Recipe":
         streams = self.streams
@@ -319,6 +393,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         idle |= settings.ignored()
         if self.optimizer != "sgd":
             idle.add("momentum")
+        if len(self.sources) < 2:
+            idle.add("source_weights")
         return [name for name in names if name in idle]
 
     def unreached(self) -> list[str]:
@@ -340,18 +416,22 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         Raises:
             SdaError: the working directory's name is not UTF-8.
         """
-        values = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
-        for stream in ("source", "target"):
-            if self.root and values[stream] and not values[f"{stream}_root"]:
-                folder = Path(os.path.expanduser(self.root)) / Path(values[stream]).stem
-                pack = folder.with_name(f"{folder.name}.h5")
-                values[f"{stream}_root"] = str(pack if pack.is_file() and not folder.exists() else folder)
+        values: dict[str, str | list[str]] = {name: getattr(self, name) for name in (*_PATHS, *_NAMES)}
+        values["target_root"] = self._place(self.target, self.target_root)
+        values["source_root"] = [self._place(each.dataset, each.root) for each in self.sources] or self.source_root
         local = Path(os.path.expanduser(self.root)) / "weights" / f"{self.backbone}_{self.weights}.pth"
         if self.root and self.weights in ("imagenet", "coco") and local.is_file():
             values["weights"] = str(local)
-        paths = {name: value for name, value in values.items() if value and not _is_name(name, value)}
-        paths = {name: os.path.abspath(os.path.expanduser(value)) for name, value in paths.items()}
+        paths = {name: _absolute(name, value) for name, value in values.items()}
         return shelf.check(Recipe, {**self.model_dump(), **paths}, "recipe")
+
+    def _place(self, dataset: str, given: str) -> str:
+        """Return the folder or pack of a dataset: the given one, else root/NAME; "" if there is no root."""
+        if given or not self.root:
+            return given
+        folder = Path(os.path.expanduser(self.root)) / Path(dataset).stem
+        pack = folder.with_name(f"{folder.name}.h5")
+        return str(pack if pack.is_file() and not folder.exists() else folder)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -403,6 +483,21 @@ IDLE = {"description", "expected", "workers", "in_memory", "checkpoint_every", "
 # Fields with a path, and fields with a name or a path.
 _PATHS = ("root", "source_root", "target_root", "split", "val_list", "bank")
 _NAMES = ("source", "target", "classes", "unlabelled", "weights")
+
+
+# Fields with a value for each source.
+_PER_SOURCE = ("source", "source_root", "source_weights")
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _absolute(field: str, value: str | list[str]) -> object:
+    """Return the value of a field with absolute paths; names stay names."""
+    if isinstance(value, list):
+        return [_absolute(field, each) for each in value]
+    return value if not value or _is_name(field, value) else os.path.abspath(os.path.expanduser(value))
 
 
 def _is_name(field: str, value: str) -> bool:
@@ -462,17 +557,34 @@ def variants(values: dict, where: Path) -> list[tuple[str, object, dict]]:
 def parse_value(field: str, text: str) -> object:
     """Parse the value in `KEY=VALUE` as TOML (`1.5`, `true`, `[128, 256]`); strings need no quotes.
 
+    In a field with a value for each source, commas separate the values, unless the text is the path of a file or folder.
+
     Raises:
         SdaError: `field` is not a field of a recipe.
     """
     if field not in Recipe.model_fields:
         raise SdaError(shelf.unknown(Recipe, field))
+    if field in _PER_SOURCE and not text.startswith(("[", '"')):
+        return _parse_per_source(field, text)
     if Recipe.model_fields[field].annotation is str and not text.startswith('"'):
         return text
     if text.strip().lower() in ("none", "") and Recipe.model_fields[field].default is None:
         return None
     if field in SIZES and (size := parse_size(text)):
         return size
+    return _parse_toml(text)
+
+
+def _parse_per_source(field: str, text: str) -> object:
+    if field == "source_weights":
+        return [_parse_toml(part) for part in text.split(",") if part]
+    if "," not in text or os.path.lexists(os.path.expanduser(text)):
+        return text
+    return [part.strip() for part in text.split(",")]
+
+
+def _parse_toml(text: str) -> object:
+    """Parse a value in TOML. Return a text that is none as it is."""
     try:
         values = shelf.tomllib.loads(f"value = {text}")
         if values.keys() == {"value"}:

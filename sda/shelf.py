@@ -18,6 +18,7 @@ from sda.errors import SdaError
 from sda.reading import read_text
 
 LONGEST = 100  # characters of a value in an error message
+LONGEST_TEXT = 10_000  # characters of a text
 MOST_FAULTS = 5  # of one file in a message
 _PACKAGE = Path(__file__).resolve().parent
 _SHORT = reprlib.Repr()
@@ -30,14 +31,15 @@ class Strict(BaseModel):
     Texts have a limited length, no null characters, which no path may contain, and can be written as UTF-8.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_max_length=10_000)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_max_length=LONGEST_TEXT)
     advice: ClassVar[dict[str, str]] = {}  # key that is no field → what to write instead
 
     @model_validator(mode="before")
     @classmethod
     def _is_text(cls, values: object) -> object:
         for key, value in values.items() if isinstance(values, dict) else ():
-            text = f"{key}{value}" if isinstance(value, str) else str(key)
+            texts = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, str)]
+            text = "".join([str(key), *texts])
             if "\0" in text:
                 raise ValueError(f"{str(key)[:LONGEST]}: contains a null character; remove it")
             if any("\ud800" <= character <= "\udfff" for character in text):  # how Python holds bytes that are no text

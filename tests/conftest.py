@@ -74,6 +74,12 @@ def own_world(here, monkeypatch):
 
 
 @pytest.fixture
+def farm(own_world):
+    """The descriptor of a second source in `own_world`."""
+    return tiny.write_farm(own_world)
+
+
+@pytest.fixture
 def sda(monkeypatch, capsys):
     """`sda(arguments)` → the exit status and the captured output."""
 

@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,8 @@ def test_missing_key_is_named():
         *[("learning_rate", value) for value in ("0.1", True)],
         *[("in_memory", value) for value in (1, "true")],
         *[("size", value) for value in (128, "128*176", [128, 176.0], [128, True])],
-        *[("source", value) for value in (3, False)],
+        *[("source", value) for value in (3, False, ["a", 3])],
+        *[("source_weights", value) for value in (3, "3,1")],
     ],
 )
 def test_mistyped_values_are_refused(key, value):
@@ -188,6 +190,8 @@ def test_seed_too_large_for_torch_is_refused():
         ("rare_class_sampling", 1e-300),
         *[(key, "x" * 10**6) for key in ("description", "root", "source", "network")],
         *[(key, text) for key in ("description", "root", "target") for text in ("a\0b", "\udcff")],
+        *[("source", ["gta5", text]) for text in ("x" * 10**6, "a\0b", "\udcff")],
+        *[("source_weights", [1, value]) for value in (0, -1, float("nan"), float("inf"), 1e300)],
     ],
 )
 def test_absurd_values_are_refused_in_a_short_message(key, value):
@@ -293,6 +297,17 @@ def test_errors_name_the_file_or_the_flags(tmp_path):
         ("weights", "none", "none"),
         ("source", "", ""),
         ("source", '"camvid"', "camvid"),
+        ("source", "gta5,synthia", ["gta5", "synthia"]),
+        ("source", "gta5, mine/farm.toml", ["gta5", "mine/farm.toml"]),
+        ("source", '["gta5", "synthia"]', ["gta5", "synthia"]),
+        ("source_root", "", ""),
+        ("source_root", "DIR/a,b.h5", ["DIR/a", "b.h5"]),
+        ("source_root", "[old] data", "[old] data"),
+        ("source_weights", "3,1.5", [3, 1.5]),
+        ("source_weights", "[3, 1]", [3, 1]),
+        ("source_weights", "3", [3]),
+        ("source_weights", "", []),
+        ("source_weights", "3,many", [3, "many"]),
         ("split", "30", "30"),
         ("steps", "ten", "ten"),
     ],
@@ -390,6 +405,84 @@ def test_setting_follows_from_the_streams(changes, setting):
 
 def test_a_list_overrides_labels():
     assert make(labels="all", split="list.txt").setting == "target-only"
+
+
+# Several sources
+
+
+TWO = {"source": ["gta5", "synthia"]}
+
+
+def test_each_source_has_its_root_and_its_share():
+    loaded = make(**TWO, source_root=["a", "b.h5"], source_weights=[3, 1])
+    assert loaded.sources == [
+        recipe.Source("gta5", "a", Fraction(3, 4), "source-gta5"),
+        recipe.Source("synthia", "b.h5", Fraction(1, 4), "source-synthia"),
+    ]
+    assert loaded.setting == "joint" and make(**TWO, labels=0).setting == "source-only"
+    assert [(each.root, each.share) for each in make(**TWO).sources] == [("", Fraction(1, 2))] * 2
+    assert sum(each.share for each in make(**TWO, source_weights=[0.1, 0.7]).sources) == 1
+    assert make().sources == [] and make(source_root="a", source_weights=[1, 2]).sources == []
+
+
+def test_a_list_of_one_source_is_that_source():
+    for source in ("gta5", ["gta5"]):
+        loaded = make(source=source, source_root=["a"])
+        assert (loaded.source, loaded.source_root) == ("gta5", "a")
+        assert loaded.sources == [recipe.Source("gta5", "a", Fraction(1), "source")]
+    assert make(source=[]).source == make(source="").source == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"source": ["gta5", "gta5"]}, "source has gta5 twice: name each dataset once"),
+        ({"source": ["a/town.toml", "b/town.toml"]}, "source has town twice"),
+        ({"source": ["gta5", ""]}, "a name is empty"),
+        (
+            {**TWO, "source_root": "DATA"},
+            "source_root and source differ in length, 1 and 2 (gta5, synthia): give a value for each source, in the same order, "
+            'such as source_root = ["DIR/gta5", "DIR/synthia"], or leave it empty',
+        ),
+        (
+            {"source": "gta5", "source_root": ["a", "b"]},
+            "source_root and source differ in length, 2 and 1 (gta5): give a value for each",
+        ),
+        ({**TWO, "source_weights": [1, 2, 3]}, "source_weights and source differ in length, 3 and 2"),
+        ({**TWO, "source_weights": [1]}, "such as source_weights = [1, 1]"),
+    ],
+)
+def test_sources_that_do_not_fit_are_refused(changes, says):
+    message = refused(**changes)
+    assert says in message and "\n" not in message
+
+
+def test_weights_of_one_source_have_no_effect():
+    assert make(source="gta5", source_weights=[2]).ignored_fields(["source_weights"]) == ["source_weights"]
+    assert make(**TWO, source_weights=[2, 1]).ignored_fields(["source_weights"]) == []
+
+
+def test_roots_of_several_sources_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/synthia.h5").touch()
+    loaded = make(source=["sets/toy.toml", "synthia"], root="data").with_absolute_paths()
+    assert loaded.source == [str(tmp_path / "sets/toy.toml"), "synthia"]
+    assert loaded.source_root == [str(tmp_path / "data/toy"), str(tmp_path / "data/synthia.h5")]
+    assert loaded.with_absolute_paths() == loaded
+    assert recipe.Recipe.model_validate(tomllib.loads(toml_text(loaded.model_dump()))) == loaded
+    some = make(**TWO, source_root=["", "~/s"], root="data").with_absolute_paths()
+    assert some.source_root == [str(tmp_path / "data/gta5"), str(Path.home() / "s")]
+    assert make(**TWO).with_absolute_paths().source_root == ""
+    with pytest.raises(SdaError, match="source has toy twice"):
+        make(source=["toy.toml", "./toy.toml"]).with_absolute_paths()
+
+
+def test_a_path_may_contain_a_comma(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old,new").mkdir()
+    assert recipe.parse_value("source_root", "old,new") == "old,new"
+    assert recipe.parse_value("source_root", '["old,new", "b"]') == ["old,new", "b"]
 
 
 # Paths

@@ -42,6 +42,20 @@ images = "pictures/{split}/{place}/{frame}.jpg"
 labels = "labels/{split}/{place}/{frame}.png"
 """
 
+# A second source, which has other ids, no person, labels stored as colours, and a class that the target lacks.
+FARM = """
+title = "Farm"
+classes = {path = [128, 64, 128], barn = [70, 70, 70], cow = [9, 9, 99]}
+ids = {30 = "path", 31 = "barn", 32 = "cow"}
+void_colors = [[0, 0, 0]]
+[[layout]]
+images = "photos/{split}/{frame}.png"
+labels = "colours/{split}/{frame}.png"
+[maps.field]
+path = "ground"
+barn = "building"
+"""
+
 RECIPE = """# sda train tiny.toml
 description = "a tiny run"
 source = "{toy}"
@@ -144,6 +158,18 @@ def write_world(folder: Path) -> World:
     for recipe, backbone in ((world.recipe, "small"), (world.real, REAL)):
         recipe.write_text(RECIPE.format(toy=world.toy, field=world.field, root=world.root, backbone=backbone))
     return world
+
+
+def write_farm(world: World) -> Path:
+    """Write Farm, a second source with 6 training images, into a world, and return the path of its descriptor."""
+    for index in range(6):
+        image, label = draw(200 + index, [2, 1, 0], [(190, 220, 190), (150, 60, 60), (110, 110, 80)])
+        save(image, world.root / f"farm/photos/train/{index:02d}.png")
+        colors = np.array([[128, 64, 128], [70, 70, 70], [9, 9, 99]], np.uint8)
+        save(colors[label], world.root / f"farm/colours/train/{index:02d}.png")
+    farm = world.toy.with_name("farm.toml")
+    farm.write_text(FARM)
+    return farm
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from pydantic import ConfigDict, InstanceOf
+from pydantic import ConfigDict, Field, InstanceOf
 from torch.utils.data import Dataset
 
 from sda import shelf
@@ -103,6 +103,7 @@ class _About(shelf.Strict):
 
     run: Text
     target: Text
+    sources: list[Text] = Field([])
     classes: dict[str, Color]
     domains: list[_Domain]
     settings: _Settings

@@ -28,7 +28,7 @@ def load_network(run: Path, checkpoint: str, network: str | None, device: torch.
 
 
 def open_domains(run: Run, datasets: tuple[str, ...], roots: tuple[str, ...], split: str, bars: Bars) -> list[Domain]:
-    """Open a split of each dataset, by default of the source and the target of the run.
+    """Open a split of each dataset, by default of the sources and the target of the run.
 
     Args:
         datasets: names, TOML paths or folders of images. roots: folders of the datasets, in the same order.
@@ -39,8 +39,8 @@ def open_domains(run: Run, datasets: tuple[str, ...], roots: tuple[str, ...], sp
     if len(roots) > len(datasets):
         raise SdaError(f"{len(roots)} --root for {len(datasets)} --dataset: give one root per dataset, in the same order")
     recipe = run.recipe
-    own = [(recipe.source, recipe.source_root), (recipe.target, recipe.target_root)]
-    given = itertools.zip_longest(datasets, roots, fillvalue="") if datasets else [pair for pair in own if pair[0]]
+    own = [*((source.dataset, source.root) for source in recipe.sources), (recipe.target, recipe.target_root)]
+    given = itertools.zip_longest(datasets, roots, fillvalue="") if datasets else own
     domains = []
     for dataset, root in given:
         domain, notes = open_domain(run, dataset, root, split, bars.count)

@@ -57,7 +57,8 @@ def compare(
     """Measure the gap between two domains for every network that made one of the caches.
 
     Args:
-        files: feature caches. domains: two names; empty for the domains in the caches. per_class: pixels per class and domain.
+        files: feature caches. per_class: pixels per class and domain.
+        domains: two names; names joined by + are one domain. Empty for those in the caches, with the sources of the run as one.
         space: "features" or "projected". projection: see `project`.
 
     Raises:
@@ -77,9 +78,11 @@ def compare(
         if list(caches[0].classes) != list(first.classes):
             raise SdaError(f"{caches[0].path} and {first.path} are not comparable: their classes differ")
         found = list(dict.fromkeys(domain for cache in caches for domain in cache.domains))
-        domains = domains or found
+        domains = domains or _with_joint_sources(found, caches)
         if len(set(domains)) != 2:
-            advice = "choose two with --domains A,B" if len(found) > 1 else "also give a cache of the other domain"
+            advice = (
+                "choose two with --domains A,B (A+B joins two)" if len(found) > 1 else "also give a cache of the other domain"
+            )
             raise SdaError(f"{caches[0].path}: expected two domains, found {', '.join(domains)}; {advice}")
         _check_same_images(groups[0], caches, domains)
         progress("networks", number, len(groups))
@@ -91,12 +94,38 @@ def compare(
     return Comparison(domains, first.classes, networks, planes)
 
 
+def _with_joint_sources(found: list[str], caches: list[FeatureCache]) -> list[str]:
+    """Return the domains in caches, with several sources of the run that made them as one domain A+B, which comes first."""
+    sources = [name for name in found if all(name in c.about["sources"] and name != c.about["target"] for c in caches)]
+    return ["+".join(sources), *(name for name in found if name not in sources)] if len(sources) > 1 else found
+
+
+def _members(domain: str, caches: list[FeatureCache]) -> list[str]:
+    """Return the domains in the caches that a name A, or A+B, stands for. Raise SdaError if there is no such domain."""
+    found = {name for cache in caches for name in cache.domains}
+    names = [domain] if domain in found else domain.split("+")
+    if unknown := [name for name in names if name not in found]:
+        raise _no_pixels(unknown[0], caches)
+    return names
+
+
+def _no_pixels(domain: str, caches: list[FeatureCache]) -> SdaError:
+    found = ", ".join(dict.fromkeys(name for cache in caches for name in cache.domains))
+    return SdaError(f"{', '.join(str(cache.path) for cache in caches)}: no pixels of domain {domain!r}; domains: {found}")
+
+
+def _images(cache: FeatureCache, names: list[str]) -> set[tuple[str, str]]:
+    """Return (domain, path) of the images of some domains in a cache."""
+    return {(name, cache.paths[index]) for name in names if name in cache.domains for index in cache.images_of(name)}
+
+
 def _check_same_images(one: list[FeatureCache], other: list[FeatureCache], domains: list[str]) -> None:
     """Raise SdaError if the caches of two networks differ in their images of the domains, or in --per-class."""
 
     def content(caches: list[FeatureCache]) -> tuple:
-        paths = [{cache.paths[i] for cache in caches if name in cache.domains for i in cache.images_of(name)} for name in domains]
-        return sorted({cache.settings["per_class"] for cache in caches}), paths
+        members = [_members(domain, caches) for domain in domains]
+        images = [{image for cache in caches for image in _images(cache, names)} for names in members]
+        return sorted({cache.settings["per_class"] for cache in caches}), images
 
     if content(one) != content(other):
         raise SdaError(f"{one[0].path} and {other[0].path} are not comparable: their images or their --per-class differ")
@@ -106,32 +135,32 @@ def read(caches: list[FeatureCache], domain: str, per_class: int, space: str, se
     """Read up to `per_class` random pixels of each class of a domain, from the caches that contain it.
 
     Args:
+        domain: its name; names joined by + for all images of several.
         space: "features" or "projected".
 
     Raises:
         SdaError: no cache contains this domain, two caches contain the same image, or a cache has no projected features.
     """
+    names = _members(domain, caches)
     random, images = np.random.default_rng(seed), 0
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     parts: list[tuple[np.ndarray, ...]] = []
     for cache in caches:
-        if domain not in cache.domains:
+        own = _images(cache, names)
+        if not own:
             continue
-        own = {cache.paths[index] for index in cache.images_of(domain)}
         if seen & own:
-            raise SdaError(
-                f"{cache.path}: another cache also contains the image {min(seen & own)} of {domain}; give each image only once"
-            )
+            name, path = min(seen & own)
+            raise SdaError(f"{cache.path}: another cache also contains the image {path} of {name}; give each image only once")
         seen |= own
-        mine = cache.domain == cache.domains.index(domain)
+        mine = np.isin(cache.domain, [index for index, name in enumerate(cache.domains) if name in names])
         for block in cache.blocks(space, "label", "prediction", "drawn", "image", rows=32768):
             here = mine[block["image"]] & (block["drawn"] & 2 > 0)
             parts.append((block[space][here], classes_of(block)[here], block["image"][here] + images, random.random(here.sum())))
             parts = [_subsampled(parts, per_class)]
         images += len(cache)
     if not parts or not len(parts[0][1]):
-        found = ", ".join(dict.fromkeys(name for cache in caches for name in cache.domains))
-        raise SdaError(f"{', '.join(str(cache.path) for cache in caches)}: no pixels of domain {domain!r}; domains: {found}")
+        raise _no_pixels(domain, caches)
     features, label, image, _ = parts[0]
     return Pixels(features.astype(np.float32), label, image)
 

@@ -146,6 +146,7 @@ def write_features(
         "step": run.step,
         "classes": run.table.colors,
         "target": _target(run, domains),
+        "sources": [source.name for source in run.recipe.sources],
         "domains": [{"name": domain.name, "split": domain.split, "root": domain.root} for domain in domains],
         "labelled": run.splits.get("labelled", []),
         "scored": run.splits.get("val", []) + run.splits.get("held_out", []),

@@ -21,7 +21,7 @@ STRATEGIES = ["k-medoids", "k-centre", "entropy", "bank", "random"]  # as in sda
     "--dataset",
     "datasets",
     multiple=True,
-    help="Dataset, TOML file, or folder of images; repeat for several.  [default: source and target of the run]",
+    help="Dataset, TOML file, or folder of images; repeat for several.  [default: sources and target of the run]",
 )
 @click.option("--root", "roots", multiple=True, help="Folder of the dataset; repeat in the order of --dataset.")
 @click.option("--split", default="train", show_default=True, help="Split of the datasets.")
@@ -137,7 +137,12 @@ def bank(run: str, file: str, out: str, export: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE.h5...")
-@click.option("--domains", default="", metavar="A,B", help="Domains to compare.  [default: the two in the caches]")
+@click.option(
+    "--domains",
+    default="",
+    metavar="A,B",
+    help="Domains to compare; A+B joins two.  [default: the two in the caches, sources joined]",
+)
 @click.option(
     "--space",
     type=click.Choice(["features", "projected"]),

@@ -100,7 +100,7 @@ def train_command(name: str) -> click.Command:
     ]
     for key, field in recipe.Recipe.model_fields.items():
         value = getattr(values, key)
-        shown = size_text(value) if isinstance(value, list) else json.dumps(value)
+        shown = size_text(value) if isinstance(value, list) and key in recipe.SIZES else json.dumps(value)
         help_text = f"{field.description}  [{shown}]"
         options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar="VALUE", help=help_text))
     help_text = f"{values.setting}: {printable(values.description or title)}"
@@ -317,7 +317,10 @@ def recipes(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     table = [
-        [name, values.setting, values.source, values.target, str(values.labels), str(values.steps), values.description]
+        [
+            *(name, values.setting, ", ".join(source.dataset for source in values.sources), values.target),
+            *(str(values.labels), str(values.steps), values.description),
+        ]
         for name, values in loaded.items()
     ]
     terminal.show_table(["recipe", "setting", "source", "target", "labels", "steps", "description"], table)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sda.data import descriptor as descriptors
-from sda.data.dataset import Dataset
+from sda.data.dataset import Dataset, Joint
 from sda.data.descriptor import ClassTable
 from sda.data.inspect.encoding import check_palettes
 from sda.data.item import Item
@@ -40,15 +40,15 @@ class Data:
     Attributes:
         table, table_name: the classes to train on.
         held_out: labelled target images that are not used for training; the criterion `held_out` scores checkpoints on them.
-        lists: stream → its items, as written to the run folder.
-        missing: source and target → the classes that the dataset has no labels of.
+        lists: stream → its items, as written to the run folder; several sources have a list each (see `sda.recipe.Source`).
+        missing: source and target → the classes that the datasets have no labels of.
         notes: notes for the user: skipped images, dropped classes.
-        pixels: labelled stream → pixels of each class in each image, int64 (N, C); only if the recipe needs them.
+        pixels: labelled stream → pixels of each class in each of its N images, int64 (N, C); only if the recipe needs them.
     """
 
     table: ClassTable
     table_name: str
-    source: Dataset | None = None
+    source: Dataset | Joint | None = None
     labelled: Dataset | None = None
     unlabelled: Dataset | None = None
     val: Dataset | None = None
@@ -72,9 +72,9 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     _check_classmix(recipe)
     table_name, table = training_classes(recipe)
     data = Data(table, table_name)
-    labelled: dict[str, Split] = {}  # stream → its images
+    labelled: dict[str, list[Split]] = {}  # stream → its images
     if recipe.source:
-        labelled["source"] = _add_source(data, recipe, progress)
+        labelled["source"] = _add_sources(data, recipe, progress)
 
     target = _open_target(data, recipe, progress)
     usable = _usable(data, recipe, target)
@@ -82,17 +82,18 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     if recipe.hold_out:
         chosen = _add_held_out(data, recipe, usable, chosen)
     if chosen:
-        labelled["labelled"] = usable.only(chosen)
-        data.labelled = open_labelled(labelled["labelled"], recipe.image_size, data.classes, data.notes)
+        split = usable.only(chosen)
+        data.labelled = open_labelled(split, recipe.image_size, data.classes, data.notes)
         data.lists["labelled"] = chosen
-        _check_palettes(data, labelled["labelled"])
+        _check_palettes(data, split)
+        labelled["labelled"] = [split]
     if recipe.unlabelled:
         _add_unlabelled(data, recipe, usable, chosen)
-    _check_streams(data)
+    _check_streams(data, recipe)
 
     if recipe.rare_class_sampling or recipe.class_statistics:
-        for stream, split in labelled.items():
-            data.pixels[stream] = count_pixels(split, data.classes, progress)
+        for stream, splits in labelled.items():
+            data.pixels[stream] = np.concatenate([count_pixels(split, data.classes, progress) for split in splits])
     if recipe.in_memory:
         for name in ("source", "labelled", "unlabelled", "val"):
             if dataset := getattr(data, name):
@@ -128,17 +129,26 @@ def _check_classmix(recipe: Recipe) -> None:
         )
 
 
-def _add_source(data: Data, recipe: Recipe, progress: Count) -> Split:
-    """Open the source stream and return its images."""
-    descriptor = descriptors.load(recipe.source)
-    root = find_root(descriptor, recipe.source_root, "--source-root", progress)
-    source = open_split(recipe.source, descriptor, root, "train", recipe.source_image_size, data.notes)
-    if recipe.doctor:
-        source = without_bad(source, data.notes)
-    data.source = open_labelled(source, recipe.source_image_size, data.classes, data.notes)
-    data.lists["source"] = data.source.items
-    data.missing["source"] = missing_classes(descriptor, data.classes)
-    return source.only(data.source.items)
+def _add_sources(data: Data, recipe: Recipe, progress: Count) -> list[Split]:
+    """Open the source stream and return the images of each source."""
+    sources, size = recipe.sources, recipe.source_image_size
+    described = [descriptors.load(source.dataset) for source in sources]
+    together = described
+    if len(sources) > 1 and recipe.streams.labelled:
+        together = [*described, descriptors.load(recipe.target)]
+    flag = "--source-root" if len(sources) == 1 else f"--source-root {','.join(f'DIR/{source.name}' for source in sources)}"
+    datasets, splits = [], []
+    for source, descriptor in zip(sources, described, strict=True):
+        root = find_root(descriptor, source.root, flag, progress)
+        split = open_split(source.dataset, descriptor, root, "train", size, data.notes)
+        if recipe.doctor:
+            split = without_bad(split, data.notes)
+        datasets.append(open_labelled(split, size, data.classes, data.notes, together=together))
+        data.lists[source.images] = datasets[-1].items
+        splits.append(split.only(datasets[-1].items))
+    data.source = datasets[0] if len(datasets) == 1 else Joint(datasets, [source.share for source in sources])
+    data.missing["source"] = missing_classes(described, data.classes)
+    return splits
 
 
 def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
@@ -150,7 +160,7 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
         recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor
     )
     data.lists["val"] = data.val.items
-    data.missing["target"] = missing_classes(descriptor, data.classes)
+    data.missing["target"] = missing_classes([descriptor], data.classes)
     return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes)
 
 
@@ -254,9 +264,15 @@ def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item
     data.lists["unlabelled"] = rest
 
 
-def _check_streams(data: Data) -> None:
-    """Raise SdaError if two streams share an image, or a stream shares one with the validation or held-out images."""
-    lists = data.lists
+def _check_streams(data: Data, recipe: Recipe) -> None:
+    """Raise SdaError if two streams or sources share an image, or a stream shares one with validation or held-out images."""
+    for one, other in itertools.combinations(recipe.sources, 2):
+        if shared := find_shared(data.lists[one.images], data.lists[other.images]):
+            raise SdaError(
+                f"source: {one.dataset} and {other.dataset} share {len(shared)} images, such as {shared[0][1].image} (= "
+                f"{shared[0][0].image}): name one of the two, or remove these images from it"
+            )
+    lists = {**data.lists, "source": data.source.items if data.source else []}
     for stream in ("source", "unlabelled"):
         check_disjoint("held-out", lists.get("held_out", []), stream, lists.get(stream, []))
         check_disjoint("validation", lists["val"], stream, lists.get(stream, []))

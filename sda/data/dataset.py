@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,31 @@ class Dataset(torch.utils.data.Dataset):
 def _sample(image: np.ndarray, label: np.ndarray | None) -> Sample:
     tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     return Sample(tensor, None if label is None else torch.from_numpy(label))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Several datasets that one stream draws from.
+
+    Attributes:
+        datasets: two or more. shares: of each in the samples that are drawn, exact; they add up to 1.
+    """
+
+    datasets: list[Dataset]
+    shares: list[Fraction]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.datasets))
+
+    @property
+    def items(self) -> list[Item]:
+        """The items of all datasets, one after the other."""
+        return [item for dataset in self.datasets for item in dataset.items]
+
+    def preload(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Decode all samples and keep them in memory, one dataset after the other (see `Dataset.preload`)."""
+        for dataset in self.datasets:
+            dataset.preload(progress)
 
 
 class Guarded(torch.utils.data.Dataset):

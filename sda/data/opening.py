@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -108,9 +109,17 @@ def open_validation(
 
 
 def open_labelled(
-    split: Split, size: tuple[int, int] | None, classes: Classes, notes: list[str], native_labels: bool = False
+    split: Split,
+    size: tuple[int, int] | None,
+    classes: Classes,
+    notes: list[str],
+    native_labels: bool = False,
+    together: Sequence[Descriptor] = (),
 ) -> Dataset:
     """Return the labelled images of a split. Add notes on unlabelled images, dropped classes and a doubtful encoding.
+
+    Args:
+        together: see `open_codec`.
 
     Raises:
         SdaError: no image has a label, the labels clearly have another encoding than the descriptor's, or they have no
@@ -125,7 +134,7 @@ def open_labelled(
     if count:
         lone = next(item for item in split.items if item.label is None)
         notes.append(f"{title}: {count} images have no label file and are skipped, such as {lone.key}")
-    codec = open_codec(split, classes, notes)
+    codec = open_codec(split, classes, notes, together)
     require_labelled_pixels(split.only(labelled), codec, classes)
     return Dataset(labelled, codec, size, native_labels)
 
@@ -178,23 +187,30 @@ def check_labels(split: Split, notes: list[str]) -> None:
         notes.append(f"{split.descriptor.title}: {doubt}")
 
 
-def open_codec(split: Split, classes: Classes, notes: list[str]) -> LabelCodec:
-    """Return the codec that maps the labels of a split to `classes`. Add notes on dropped and on missing classes."""
+def open_codec(split: Split, classes: Classes, notes: list[str], together: Sequence[Descriptor] = ()) -> LabelCodec:
+    """Return the codec that maps the labels of a split to `classes`. Add notes on dropped and on missing classes.
+
+    Args:
+        together: the datasets, this one among them, that are trained on together: a class is missing if none of them has it; by
+            default, this one alone.
+    """
     mapping, dropped = map_classes(split.descriptor, *classes)
-    title, missing = split.descriptor.title, missing_classes(split.descriptor, classes)
+    together = together or [split.descriptor]
+    title, missing = split.descriptor.title, missing_classes(together, classes)
     found = [f"{title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}"] if dropped else []
     if missing:
         count = len(classes.table.names)
-        has = f"{count - len(missing)} of the {count} classes of {classes.name}"
-        found.append(f"warning: {title} has {has}, and no labels of {named(missing)}")
+        has = f"{'has' if len(together) == 1 else 'have'} {count - len(missing)} of the {count} classes of {classes.name}"
+        titles = " and ".join(descriptor.title for descriptor in together)
+        found.append(f"warning: {titles} {has}, and no labels of {named(missing)}")
     notes += [note for note in found if note not in notes]
     return LabelCodec(split.descriptor, split.listing.encoding, mapping)
 
 
-def missing_classes(descriptor: Descriptor, classes: Classes) -> list[str]:
-    """Return those of `classes` that no class of a dataset is mapped to."""
-    mapping, _ = map_classes(descriptor, *classes)
-    return [name for index, name in enumerate(classes.table.names) if index not in mapping]
+def missing_classes(datasets: Sequence[Descriptor], classes: Classes) -> list[str]:
+    """Return those of `classes` that no class of the datasets is mapped to."""
+    mappings = [map_classes(descriptor, *classes)[0] for descriptor in datasets]
+    return [name for index, name in enumerate(classes.table.names) if not any(index in mapping for mapping in mappings)]
 
 
 def count_pixels(split: Split, classes: Classes, progress: Count) -> np.ndarray:

@@ -5,6 +5,7 @@ The number of workers therefore has no effect on the samples, and a resumed run 
 
 import itertools
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from sda.data.assemble import Data
 from sda.data.batch import STREAMS, Batch, Labelled
-from sda.data.dataset import Dataset, Loader, Sample
+from sda.data.dataset import Dataset, Joint, Loader, Sample
 from sda.data.files import FileError
 from sda.errors import SdaError
 from sda.labels import IGNORE
@@ -22,6 +23,7 @@ from sda.recipe import Recipe
 from sda.system import distributed
 
 PATIENCE = 50  # batches without a labelled pixel after which training stops
+BLOCK = 100  # positions of a stream with several datasets, within which their order is random
 SHORTEST = 5  # the same for short runs: fewer batches of small crops may miss sparse labels by chance
 
 
@@ -37,6 +39,7 @@ class RareClassSampling:
     """
 
     def __init__(self, pixels: np.ndarray, temperature: float):
+        self.pixels, self.temperature = pixels, temperature
         share = pixels.sum(axis=0) / max(1, pixels.sum())
         occurring = np.flatnonzero(share)
         weight = np.exp((1 - share[occurring]) / temperature - (1 - share[occurring]).max() / temperature)
@@ -91,6 +94,56 @@ class _DrawnSamples(torch.utils.data.Dataset):
         return Sample(sample.image[:, *window], None if sample.label is None else sample.label[window])
 
 
+class _MixedSamples(torch.utils.data.Dataset):
+    """Map position n of the infinite stream to the next sample of one of several datasets.
+
+    Each BLOCK positions contain the datasets by their shares, to within one sample for each dataset, in random order.
+    """
+
+    def __init__(self, parts: list[_DrawnSamples], shares: list[Fraction], seed: int, stream: int):
+        self.parts, self.shares, self.seed, self.stream = parts, shares, seed, stream
+        self._block, self._order, self._before = -1, np.empty(0, np.int64), [0]
+
+    def __getitem__(self, n: int) -> tuple[Sample | None, list[str]]:
+        part, earlier = self.find(n)
+        return self.parts[part][earlier]
+
+    def find(self, n: int) -> tuple[int, int]:
+        """Return which dataset position n draws from, and how many earlier positions draw from it."""
+        block, place = divmod(n, BLOCK)
+        if block != self._block:
+            self._block, self._before = block, apportion(block * BLOCK, self.shares)
+            counts = np.subtract(apportion((block + 1) * BLOCK, self.shares), self._before)
+            order = np.repeat(np.arange(len(counts)), counts)
+            self._order = np.random.default_rng([self.seed, self.stream, 3, block]).permutation(order)
+        part = int(self._order[place])
+        return part, self._before[part] + int(np.count_nonzero(self._order[:place] == part))
+
+
+def apportion(count: int, shares: list[Fraction]) -> list[int]:
+    """Divide `count` by shares, which add up to 1, into whole numbers. None of them falls when `count` rises."""
+    parts, rest = [], Fraction(1)
+    for share in shares:
+        parts.append(int(count * share / rest))
+        count, rest = count - parts[-1], rest - share
+    return parts
+
+
+def _draw_samples(
+    name: str, dataset: Dataset | Joint, crop: tuple[int, int], seed: int, skip: bool, sampling: RareClassSampling | None
+) -> torch.utils.data.Dataset:
+    """Return the samples of a stream by position. Each of several datasets has its own random numbers."""
+    stream = STREAMS.index(name)
+    if isinstance(dataset, Dataset):
+        return _DrawnSamples(dataset, crop, seed, stream, skip, sampling)
+    ends = itertools.accumulate(map(len, dataset.datasets))
+    parts = []
+    for number, (part, end) in enumerate(zip(dataset.datasets, ends, strict=True), start=len(STREAMS)):
+        by_class = sampling and RareClassSampling(sampling.pixels[end - len(part) : end], sampling.temperature)
+        parts.append(_DrawnSamples(part, crop, seed, number, skip, by_class))
+    return _MixedSamples(parts, dataset.shares, seed, stream)
+
+
 def _padded(sample: Sample, height: int, width: int) -> Sample:
     """Pad a sample at the bottom and right to at least the given size: mirror the image, and set the label to ignored."""
     down, right = max(0, height - sample.image.shape[1]), max(0, width - sample.image.shape[2])
@@ -131,12 +184,14 @@ class Stream:
 
     Args:
         name: one of STREAMS; part of the seed.
+        dataset: each of several datasets has its own sequence of samples; the stream takes the next one of either (see
+            `_MixedSamples`).
         batch: samples per step and process; all processes get different positions.
         crop: (height, width); smaller images are padded.
         start: the first step.
         workers: number of loader processes; 0 loads in this process (best for datasets in memory).
         skip: skip unusable files and add them to `faults`, instead of raising an error.
-        sampling: draw images by class; None draws each image once per epoch.
+        sampling: draw images by class, with several datasets within each; None draws each image once per epoch.
         patience: number of batches of labelled images, one of which must have a labelled pixel.
 
     Attributes:
@@ -146,7 +201,7 @@ class Stream:
     def __init__(
         self,
         name: str,
-        dataset: Dataset,
+        dataset: Dataset | Joint,
         batch: int,
         crop: tuple[int, int],
         seed: int,
@@ -156,7 +211,7 @@ class Stream:
         sampling: RareClassSampling | None = None,
         patience: int = PATIENCE,
     ):
-        drawn = _DrawnSamples(dataset, crop, seed, STREAMS.index(name), skip, sampling)
+        drawn = _draw_samples(name, dataset, crop, seed, skip, sampling)
         positions = _PositionSampler(start, batch, distributed.rank(), distributed.world_size())
         self.faults: dict[str, None] = {}
         self._name, self._blind, self._patience = f"{name} images, such as {dataset.items[0].key}", 0, patience

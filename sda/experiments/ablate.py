@@ -56,6 +56,8 @@ def _title(name: str, changes: dict, several: bool) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
     return value or "none" if isinstance(value, str) else json.dumps(value)
 
 

@@ -51,11 +51,11 @@ def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -
             yield job, _train(job, device, bars)
         return
     sets = {(job.recipe.target, job.recipe.target_root) for job in jobs} | {
-        (job.recipe.source, job.recipe.source_root) for job in jobs
+        (source.dataset, source.root) for job in jobs for source in job.recipe.sources
     }
     for name, root in sorted(sets):
         # create generated data now, so that two processes do not create it at the same time
-        if name and (described := descriptors.load(name)).generated:
+        if (described := descriptors.load(name)).generated:
             find_root(described, root, "--root", bars.count)
     threads = max(1, (os.cpu_count() or 1) // at_once)
     train = functools.partial(_train_apart, device=device, threads=threads)

@@ -111,14 +111,15 @@ def _train(
 
 def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
     """Show the number of images per stream, and notes about the data."""
-    for stream in ("source", "labelled", "unlabelled", "val"):
+    shares = {each.images: f", {float(each.share):.1%} of the source images drawn" for each in recipe.sources if each.share < 1}
+    for stream in (*(source.images for source in recipe.sources), "labelled", "unlabelled", "val"):
         if stream in data.lists:
-            bars.say(f"{stream}: {len(data.lists[stream])} images")
+            bars.say(f"{stream}: {len(data.lists[stream])} images{shares.get(stream, '')}")
     for note in [*data.notes, *recipe.unreached()]:
         bars.say(note)
     if distributed.world_size() > 1:
         batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
-        each = ", ".join(f"{distributed.world_size() * batch} {name}" for name, batch in batches.items() if name in data.lists)
+        each = ", ".join(f"{distributed.world_size() * batch} {name}" for name, batch in batches.items() if getattr(data, name))
         rate = f"learning_rate = {recipe.learning_rate}, not scaled"
         bars.say(f"{distributed.world_size()} processes: {each} images per step in total; {rate}")
 

@@ -193,10 +193,13 @@ def input_text(run: Run, size: tuple[int, int] | None = None) -> str:
 
 def portable(values: dict) -> dict:
     """Replace absolute paths in `values` by ./NAME, so that no folder of this machine is published."""
-    return {
-        key: f"./{Path(value).name}" if isinstance(value, str) and os.path.isabs(value) else value
-        for key, value in values.items()
-    }
+
+    def without_folder(value: object) -> object:
+        if isinstance(value, list):
+            return [without_folder(part) for part in value]
+        return f"./{Path(value).name}" if isinstance(value, str) and os.path.isabs(value) else value
+
+    return {key: without_folder(value) for key, value in values.items()}
 
 
 def trained_size(run: Run) -> tuple[int, int]:

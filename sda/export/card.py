@@ -137,8 +137,9 @@ def _front(run: Run, scores: list[Score], target: str) -> str:
 def _training(run: Run, facts: dict) -> str:
     recipe, count = run.recipe, {stream: len(images) for stream, images in run.splits.items()}
     rows = [("setting", recipe.setting), ("method", recipe.method)]
-    if recipe.source:
-        rows.append(("source", f"{describe(recipe.source)[0]}: {count.get('source', 0):,} labelled images"))
+    for source in recipe.sources:
+        share = f", {float(source.share):.1%} of the source images drawn" if source.share < 1 else ""
+        rows.append(("source", f"{describe(source.dataset)[0]}: {count.get(source.images, 0):,} labelled images{share}"))
     target = f"{describe(recipe.target)[0]}: {count.get('labelled', 0):,} labelled images"
     if recipe.unlabelled:
         where = "" if recipe.unlabelled == "target" else f" (from the folder {Path(recipe.unlabelled).name})"
@@ -156,9 +157,7 @@ def _training(run: Run, facts: dict) -> str:
 
 def _data(run: Run) -> str:
     recipe, lines = run.recipe, []
-    for role, dataset in (("source", recipe.source), ("target", recipe.target)):
-        if not dataset:
-            continue
+    for role, dataset in (*(("source", source.dataset) for source in recipe.sources), ("target", recipe.target)):
         title, described = describe(dataset)
         home = described.home if described else ""
         licence = (described.licence if described else "") or "unknown (the descriptor names none)"

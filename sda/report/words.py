@@ -53,7 +53,7 @@ def of_protocol(protocol: dict) -> str:
 def of_subject(subject: Subject) -> str:
     """Name the method, the network and the datasets."""
     r = subject.recipe
-    way = f"{Path(r.source).stem} → {Path(r.target).stem}" if r.source else Path(r.target).stem
+    way = " → ".join(filter(None, [" + ".join(source.name for source in r.sources), Path(r.target).stem]))
     return " · ".join([r.method, f"{r.network}, {r.backbone}", way])
 
 
@@ -62,7 +62,7 @@ def of_images(subject: Subject) -> str:
     names = {
         "labelled": "labelled target",
         "unlabelled": "unlabelled target" if subject.recipe.unlabelled == "target" else "unlabelled",
-        "source": "source",
+        **_sources(subject),
         "held_out": "held-out",
     }
     known = facts.counts(subject)
@@ -71,10 +71,17 @@ def of_images(subject: Subject) -> str:
     return words[0].upper() + words[1:]
 
 
+def _sources(subject: Subject) -> dict[str, str]:
+    """Return the words for the images of each source, by the name of their list: source, or NAME source if there are several."""
+    sources = subject.recipe.sources
+    return {each.images: "source" if len(sources) == 1 else f"{each.name} source" for each in sources}
+
+
 def tiles(subject: Subject) -> list[dict]:
     """Return the numbers for the top of the page: `what`, `value`, `more` (a remark); `words` if the value is not a number."""
     values, recipe = subject.values, subject.recipe
-    streams = [f"{count:,} {stream}" for stream, count in facts.counts(subject).items() if stream in ("unlabelled", "source")]
+    words = {"unlabelled": "unlabelled", **_sources(subject)}
+    streams = [f"{count:,} {words[stream]}" for stream, count in facts.counts(subject).items() if stream in words]
     chosen = (
         f"labelled images chosen with seed {recipe.split_seed}" if recipe.labels not in (0, "all") and not recipe.split else ""
     )

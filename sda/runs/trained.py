@@ -107,7 +107,7 @@ class Run:
     def _root_of(self, dataset: str) -> str:
         """Return the folder of a dataset that was used in training; "" for other datasets."""
         r = self.recipe
-        return {r.source: r.source_root, r.target: r.target_root}.get(dataset, "")
+        return {**{source.dataset: source.root for source in r.sources}, r.target: r.target_root}.get(dataset, "")
 
     def predict(
         self, image, size: str | tuple[int, int] = "fit", scales: tuple[float, ...] = (1.0,), flip: bool = False

@@ -203,7 +203,7 @@ def inputs_of(recipe: Recipe, data: Data, progress: Count) -> dict[str, str]:
     for stream, items in data.lists.items():
         found[f"{stream} images"] = fingerprint(items, stream != "unlabelled", report)
         checked += len(items)
-    for name in filter(None, (recipe.source, recipe.target)):
+    for name in (*(source.dataset for source in recipe.sources), recipe.target):
         descriptor = descriptors.load(name)
         meaning = [descriptor.model_dump(mode="json", exclude=_NO_MEANING), list(descriptor.table().colors.items())]
         found[f"descriptor of {name}"] = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

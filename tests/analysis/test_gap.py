@@ -134,6 +134,31 @@ def test_domains_in_separate_files_give_the_same_result(sda, caches, tmp_path):
     assert list(results[0].values()) == list(results[1].values())
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_the_gap_is_between_all_sources_and_the_target(own_world, farm, sda, separate):
+    run = own_world.folder / "run"
+    assert sda("train", own_world.recipe, "--source", f"{own_world.toy},{farm}", "--device", "cpu", "--out", run)[0] == 0
+    if separate:
+        files = [own_world.folder / f"{name}.h5" for name in ("toy", "farm", "field")]
+        for file, dataset in zip(files, (own_world.toy, farm, own_world.field), strict=True):
+            assert sda("features", run, "--dataset", dataset, "--out", file, "--device", "cpu")[0] == 0
+    else:
+        files = [run / "features.h5"]
+        assert sda("features", run, "--device", "cpu")[0] == 0
+    out = ["--out", own_world.folder / "gap.png", "--json"]
+    status, shown = sda("gap", *files, *out)
+    found = json.loads(shown.out)
+    assert status == 0 and found["domains"] == ["toy+farm", "field"], shown.err
+    joined = {row["class"]: row["pixels"] for row in found["networks"]["run"]["classes"]}
+    alone = []
+    for name in ("toy", "farm"):
+        found = json.loads(sda("gap", *files, "--domains", f"{name},field", *out)[1].out)
+        alone.append({row["class"]: row["pixels"] for row in found["networks"]["run"]["classes"]})
+    assert joined["ground"][0] == min(300, sum(rows["ground"][0] for rows in alone))
+    status, shown = sda("gap", *files, "--domains", "toy+moon,field", *out)
+    assert status == 2 and "no pixels of domain 'moon'" in shown.err
+
+
 def test_sampled_pixels_are_spread_over_the_images(caches):
     """There are at most per_class pixels per class, spread over the images."""
     cache = FeatureCache(caches / "a/features.h5")

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ import torch
 from PIL import Image
 
 from sda.data.assemble import Data
-from sda.data.dataset import Dataset
+from sda.data.dataset import Dataset, Joint
 from sda.data.descriptor import Descriptor, map_classes
 from sda.data.files import FileError, LabelCodec
 from sda.data.item import Item
-from sda.data.streams import RareClassSampling, Stream, open_streams
+from sda.data.streams import BLOCK, RareClassSampling, Stream, _draw_samples, apportion, open_streams
 from sda.errors import SdaError
 from sda.recipe import Recipe
 
@@ -184,6 +185,75 @@ def test_absent_streams_are_none(items):
     data = Data(TABLE.table(), "rows", labelled=labelled(items))
     streams = open_streams(recipe, data)
     assert streams.keys() == {"labelled"} and isinstance(streams["labelled"], Stream)
+
+
+# Several datasets in one stream
+
+
+def joint(items, *weights):
+    """Two datasets, of the first three and the other four images."""
+    return Joint(
+        [labelled(items[:3]), labelled(items[3:])], [Fraction(weight) / sum(map(Fraction, weights)) for weight in weights]
+    )
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (0.1, 0.9), (1, 1000)])
+def test_shares_follow_the_weights(items, weights):
+    """In every part of the stream, and each dataset's images once per epoch of its own."""
+    drawn, share = _draw_samples("source", joint(items, *weights), (8, 16), 1, False, None), weights[0] / sum(weights)
+    found = [drawn.find(n) for n in range(20 * BLOCK)]
+    for dataset in range(2):
+        assert [earlier for number, earlier in found if number == dataset] == list(range(sum(n == dataset for n, _ in found)))
+    for start in range(0, len(found), BLOCK):
+        assert abs(sum(number == 0 for number, _ in found[start : start + BLOCK]) - BLOCK * share) <= 1
+    drawn = numbers(take(40, joint(items, *weights)))
+    for own in ({0, 1, 2}, {3, 4, 5, 6}):
+        mine = [number for number in drawn if number in own]
+        epochs = [mine[start : start + len(own)] for start in range(0, len(mine) - len(own) + 1, len(own))]
+        assert all(set(epoch) == own for epoch in epochs)
+
+
+def test_the_order_of_the_datasets_is_random(items):
+    """With one process per dataset and one image per batch, a fixed order would show each process one dataset only."""
+    drawn = _draw_samples("source", joint(items, 1, 1), (8, 16), 1, False, None)
+    assert {drawn.find(n)[0] for n in range(0, 20, 2)} == {drawn.find(n)[0] for n in range(1, 20, 2)} == {0, 1}
+    other = _draw_samples("source", joint(items, 1, 1), (8, 16), 2, False, None)
+    assert [drawn.find(n) for n in range(BLOCK)] != [other.find(n) for n in range(BLOCK)]
+
+
+def test_apportioned_parts_never_fall():
+    shares = [Fraction(weight) / sum(map(Fraction, (0.3, 2, 7, 1e-6))) for weight in (0.3, 2, 7, 1e-6)]
+    before = [0, 0, 0, 0]
+    for count in range(2000):
+        parts = apportion(count, shares)
+        assert sum(parts) == count and all(part >= earlier for part, earlier in zip(parts, before, strict=True))
+        assert all(abs(part - count * share) < 3 for part, share in zip(parts, shares, strict=True))
+        before = parts
+    assert apportion(10**9, shares)[2] == pytest.approx(10**9 * float(shares[2]), abs=2)
+
+
+def test_several_datasets_depend_only_on_seed_and_position(items):
+    data, start = joint(items, 2, 1), 2 * BLOCK // 3 + 5
+    whole = take(start + 3, data)
+    assert same(whole[start:], take(3, data, start=start)) and same(whole[:6], take(6, data, workers=2))
+    assert not same(whole[:6], take(6, data, seed=2))
+    in_memory = joint(items, 2, 1)
+    in_memory.preload()
+    assert same(whole, take(start + 3, in_memory))
+
+
+def test_rare_class_sampling_keeps_the_shares(items):
+    """Class 1 is only in image 1, and class 2 only in image 5: at a low temperature each dataset draws one image."""
+    pixels = np.zeros((7, 3), np.int64)
+    pixels[:, 0], pixels[1, 1], pixels[5, 2] = 90, 5, 5
+    drawn = Counter(numbers(take(BLOCK, joint(items, 3, 1), sampling=RareClassSampling(pixels, 1e-3))))
+    assert drawn == {1: 9 * BLOCK // 4, 5: 3 * BLOCK // 4}
+
+
+def test_a_skipped_file_is_replaced_from_its_dataset(items):
+    spoil(items, 1, 4)
+    drawn = Counter(numbers(take(2 * BLOCK, joint(items, 1, 1), skip=True)))
+    assert not {1, 4} & drawn.keys() and sum(drawn[number] for number in range(3)) == 3 * BLOCK
 
 
 # Unusable files

@@ -256,3 +256,16 @@ def test_parallel_runs_equal_sequential_runs(world, monkeypatch, capsys, tmp_pat
         assert tiny.run_main(monkeypatch, "ablate", world.recipe, *arguments) == 0
         scores.append([row["scores"] for row in json.loads(capsys.readouterr().out)["rows"]])
     assert scores[0] == scores[1]
+
+
+def test_rows_of_an_ablation_may_have_other_sources(own_world, farm, sda, monkeypatch):
+    monkeypatch.chdir(farm.parent)
+    rows = ["--over", 'source=toy.toml,["toy.toml","farm.toml"]']
+    out = own_world.folder / "ablate"
+    status, shown = sda("ablate", own_world.recipe, *rows, "--seeds", 0, "--jobs", 1, "--device", "cpu", "--out", out, "--json")
+    assert status == 0, shown.err
+    assert [row["name"] for row in json.loads(shown.out)["rows"]] == ["source=toy.toml", "source=toy.toml,farm.toml"]
+    lists = [
+        sorted(path.stem for path in folder.glob("seed0/splits/source*")) for folder in sorted(out.iterdir()) if folder.is_dir()
+    ]
+    assert lists == [["source"], ["source-farm", "source-toy"]]

@@ -1,5 +1,9 @@
-"""Every recipe of the package with every variant: its network at full size, and two steps on tiny images."""
+"""Every recipe of the package with every variant: its network at full size, and two steps on tiny images.
 
+And what a run with several sources writes.
+"""
+
+import json
 import re
 
 import numpy as np
@@ -121,3 +125,30 @@ def test_two_steps_of_every_recipe(variant, root, tmp_path):
     result = experiment.run(tried, name, tmp_path / "run", torch.device("cpu"), Bars())
     assert result["steps"] == 2 and 0 <= result["miou"] <= 100
     assert tried.setting == loaded.setting and tried.method in METHODS
+
+
+# Several sources
+
+
+def test_the_run_folder_report_and_model_card_name_all_sources(own_world, farm, sda):
+    run, both = own_world.folder / "run", f"{own_world.toy},{farm}"
+    flags = ["--source", both, "--source-weights", "3,1", "--steps", 2, "--device", "cpu", "--out", run, "--json"]
+    status, shown = sda("train", own_world.recipe, *flags)
+    assert status == 0, shown.err
+    assert "source-toy: 4 images, 75.0% of the source images drawn" in shown.err
+    assert "source-farm: 6 images, 25.0% of the source images drawn" in shown.err
+    assert json.loads(shown.out)["missing_classes_of"] == {"source": [], "target": []}
+    facts = json.loads((run / "environment.json").read_text())
+    assert {name: split["images"] for name, split in facts["splits"].items()}["source-farm"] == 6
+    assert len((run / "splits/source-toy.txt").read_text().splitlines()) == 4
+    assert recipe.load(str(run / "recipe.toml")).source == [str(own_world.toy), str(farm)]
+    assert sda("eval", run, "--dataset", farm, "--split", "train", "--device", "cpu")[0] == 0  # finds its folder by itself
+    assert sda("report", run, "--out", own_world.folder / "page")[0] == 0
+    page = (own_world.folder / "page/report.html").read_text(encoding="utf-8")
+    assert "toy + farm → field" in page and "4 toy source" in page and "6 farm source" in page
+    assert sda("export", run, "--as", "safetensors")[0] == 0
+    assert not [path for path, content in tiny.files(run / "export").items() if str(own_world.folder).encode() in content]
+    card = (run / "export/README.md").read_text()
+    assert "| source | Toy town: 4 labelled images, 75.0% of the source images drawn |" in card
+    assert "| source | Farm: 6 labelled images, 25.0% of the source images drawn |" in card
+    assert "**Farm** (source)" in card and "**Toy town** (source)" in card

@@ -97,6 +97,54 @@ def test_other_settings_resume_bit_identically(world, whole, sda, tmp_path, sett
     same_run(whole(*flags), tmp_path / "run")
 
 
+SOURCES = ["--source-weights", "3,1", "--class-statistics", "true", "--balance-classes", "true", "--rare-class-sampling", 0.1]
+
+
+@pytest.mark.parametrize("flags", [[], SOURCES, [*SOURCES, "--alternate", "true"]], ids=["equal", "weighted", "alternating"])
+def test_several_sources_resume_bit_identically(own_world, farm, sda, tmp_path, flags):
+    """Also with a pack instead of a folder, in memory, and with other workers."""
+    command = ["train", own_world.recipe, *STEPS, *SSDA, *flags, "--source", f"{own_world.toy},{farm}"]
+    assert sda(*command, "--out", tmp_path / "whole")[0] == 0
+    command += ["--out", tmp_path / "run", "--resume", "auto"]
+    assert sda(*command, "--stop-at", 5)[0] == 0
+    assert sda("pack", farm, "--root", own_world.root / "farm", "--size", "48x64", "--out", tmp_path / "farm.h5")[0] == 0
+    roots = f"{own_world.root / 'toy'},{tmp_path / 'farm.h5'}"
+    status, shown = sda(*command, "--source-root", roots, "--in-memory", "true", "--workers", 1)
+    assert status == 0 and "source-farm images: one time from files, one time from a pack" in shown.err
+    first, second = (checkpoint.load(run / "last.pt") for run in (tmp_path / "whole", tmp_path / "run"))
+    assert equal(first["method"], second["method"]) and equal(first["optimizer"], second["optimizer"])
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "run/metrics.jsonl").read_text()
+
+
+def test_other_sources_are_noticed(own_world, farm, sda, tmp_path):
+    both = f"{own_world.toy},{farm}"
+    command = ["train", own_world.recipe, *STEPS, "--out", tmp_path / "run", "--resume", "auto"]
+    assert sda(*command, "--source", both, "--stop-at", 2)[0] == 0
+    for flags, words in (
+        (["--source", own_world.toy], "was trained with source = ["),
+        (["--source", f"{farm},{own_world.toy}"], "was trained with source = ["),
+        (["--source", both, "--source-weights", "1,2"], "was trained with source_weights = [], not [1.0, 2.0]"),
+    ):
+        status, shown = sda(*command, *flags)
+        assert status == 2 and words in shown.err
+    (own_world.root / "farm/photos/train/02.png").unlink()
+    status, shown = sda(*command, "--source", both)
+    assert status == 2 and "was trained on different source-farm images (6 then, 5 now; photos/train/02.png)" in shown.err
+
+
+def test_a_run_from_before_there_were_weights_resumes(world, whole, sda, tmp_path):
+    """Its checkpoint and its recipe.toml lack the field."""
+    command = ["train", world.recipe, *STEPS, "--out", tmp_path / "run", "--resume", "auto"]
+    assert sda(*command, "--stop-at", 5)[0] == 0
+    state = checkpoint.load(tmp_path / "run/last.pt")
+    del state["recipe"]["source_weights"]
+    checkpoint.save(tmp_path / "run/last.pt", state)
+    file = tmp_path / "run/recipe.toml"
+    file.write_text(file.read_text().replace("source_weights = []\n", ""))
+    assert sda(*command)[0] == 0
+    same_run(whole(), tmp_path / "run")
+
+
 def test_workers_and_roots_may_change(world, whole, sda, tmp_path):
     command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto"]
     assert sda(*command, "--stop-at", 3)[0] == 0

@@ -1,0 +1,143 @@
+"""Several sources of a run: each has its own ids, classes, folder or pack, and share of the drawn images."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from sda.data.assemble import assemble
+from sda.data.dataset import Joint
+from sda.data.streams import next_batch, open_streams
+from sda.errors import SdaError
+from sda.recipe import load
+from sda.system import distributed
+
+
+@pytest.fixture
+def world(own_world):
+    return own_world
+
+
+def opened(world, farm, **changes):
+    recipe = load(str(world.recipe), {"source": [str(world.toy), str(farm)], **changes}).with_absolute_paths()
+    return recipe, assemble(recipe)
+
+
+def test_each_source_has_its_own_labels_and_images(world, farm):
+    recipe, data = opened(world, farm)
+    assert isinstance(data.source, Joint) and len(data.source) == 4 + 6
+    assert {name: len(items) for name, items in data.lists.items()} == {
+        "source-toy": 4, "source-farm": 6, "val": 3, "labelled": 3,
+    }  # fmt: skip
+    toy, farms = data.source.datasets
+    for index, sample in enumerate(map(toy.__getitem__, range(4))):
+        _, ids = tiny.draw(index, [255, 1, 0], [(0, 0, 0)] * 3)  # clouds are void
+        assert np.array_equal(sample.label, ids)
+    for index, sample in enumerate(map(farms.__getitem__, range(6))):
+        _, ids = tiny.draw(200 + index, [255, 1, 0], [(0, 0, 0)] * 3)  # cows have no counterpart
+        assert np.array_equal(sample.label, ids)
+    assert "Farm: classes without a counterpart in field are ignored: cow" in data.notes
+    assert recipe.setting == "joint"
+
+
+def test_source_size_holds_for_all_sources(world, farm):
+    _, data = opened(world, farm, source_size=[64, 96])
+    assert {dataset[0].image.shape for dataset in data.source.datasets} == {(3, 64, 96)}
+
+
+def test_a_class_of_one_source_is_not_missing(world, farm):
+    """Farm has no humans. Toy town has; without its humans, the labelled target has; without that, nobody has."""
+    _, data = opened(world, farm, labels=0)
+    assert not [note for note in data.notes if "warning" in note] and data.missing == {"source": [], "target": []}
+    world.toy.write_text(tiny.TOY.replace('man = "human"\n', ""))
+    _, data = opened(world, farm)
+    assert not [note for note in data.notes if "warning" in note] and data.missing == {"source": ["human"], "target": []}
+    _, data = opened(world, farm, labels=0)
+    assert [note for note in data.notes if "warning" in note] == [
+        "warning: Toy town and Farm have 2 of the 3 classes of field, and no labels of human"
+    ]
+
+
+def test_drawn_images_follow_the_weights(world, farm):
+    """Farm's images are the greenish ones (drawn in `tiny.write_farm`)."""
+    recipe, data = opened(world, farm, source_weights=[1, 3], batch_source=20, steps=100)
+    stream = open_streams(recipe, data)["source"]
+    first = [next(stream).images for _ in range(10)]
+    known = {bytes(sample.image.numpy()) for sample in map(data.source.datasets[1].__getitem__, range(6))}
+    assert sum(bytes(image.numpy()) in known for image in torch.cat(first)) == 150
+    later = open_streams(recipe, data, 7)["source"]
+    assert all(torch.equal(images, next(later).images) for images in first[7:])
+
+
+def test_two_processes_draw_no_position_twice(world, farm, monkeypatch):
+    recipe, data = opened(world, farm, source_weights=[1, 2], batch_source=3)
+    whole = open_streams(recipe.model_copy(update={"batch_source": 6}), data, 2)["source"]
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        halves.append(open_streams(recipe, data, 2)["source"])
+    monkeypatch.undo()
+    for _ in range(20):
+        assert torch.equal(torch.cat([next(half).images for half in halves]), next(whole).images)
+
+
+def test_alternating_steps_draw_the_same_images(world, farm):
+    recipe, data = opened(world, farm, alternate=True)
+    drawn = {}
+    for start in (0, 3):
+        streams = open_streams(recipe, data, start)
+        drawn[start] = [next_batch(streams, step, True, torch.device("cpu")).source for step in range(start, 8)]
+    for early, late in zip(drawn[0][3:], drawn[3], strict=True):
+        assert (early is None and late is None) or torch.equal(early.images, late.images)
+    assert sum(part is not None for part in drawn[0]) == 4
+
+
+def test_pixels_and_memory_of_all_sources(world, farm):
+    _, data = opened(world, farm, rare_class_sampling=0.1, class_statistics=True, balance_classes=True, in_memory=True)
+    labels = [sample.label for dataset in data.source.datasets for sample in map(dataset.__getitem__, range(len(dataset)))]
+    assert np.array_equal(data.pixels["source"], [[int((label == c).sum()) for c in range(3)] for label in labels])
+    shutil.rmtree(world.root / "farm")
+    shutil.rmtree(world.root / "toy")
+    assert data.source.datasets[1][5].image.shape == (3, 48, 64)
+
+
+def test_a_pack_and_a_folder_give_the_same_images(world, farm, sda):
+    _, plain = opened(world, farm)
+    assert sda("pack", farm, "--root", world.root / "farm", "--size", "48x64", "--out", world.folder / "farm.h5")[0] == 0
+    roots = [str(world.root / "toy"), str(world.folder / "farm.h5")]
+    _, packed = opened(world, farm, source_root=roots)
+    for one, other in zip(plain.source.datasets, packed.source.datasets, strict=True):
+        for index in range(len(one)):
+            assert torch.equal(one[index].image, other[index].image) and torch.equal(one[index].label, other[index].label)
+
+
+def test_bad_pairs_of_each_source_are_skipped(world, farm, sda):
+    (world.root / "farm/photos/train/03.png").write_bytes(b"")
+    assert sda("doctor", farm, "--root", world.root / "farm", "--split", "train", "--out", world.folder / "doctor")[0] == 1
+    _, data = opened(world, farm)
+    assert [len(dataset) for dataset in data.source.datasets] == [4, 5]
+    assert any(note.startswith("Farm: 1 pairs that sda doctor found bad are skipped") for note in data.notes)
+
+
+def test_sources_must_not_share_images(world, farm):
+    """The same dataset under two names, and a validation image in the second source."""
+    again = farm.with_name("again.toml")
+    again.write_text(tiny.FARM)
+    roots = [str(world.root / "farm")] * 2
+    with pytest.raises(
+        SdaError, match=r"source: \S*/farm.toml and \S*/again.toml share 6 images, such as .*: name one of the two"
+    ):
+        opened(world, farm, source=[str(farm), str(again)], source_root=roots)
+    shutil.copy(world.root / "field/pictures/val/west/09.jpg", world.root / "farm/photos/train/00.png")
+    with pytest.raises(SdaError, match=r"00.png \(source\) is the same image as .*09.jpg \(validation\)"):
+        opened(world, farm, doctor=False)
+
+
+def test_a_missing_root_says_what_to_type(world, farm):
+    with pytest.raises(SdaError, match="Farm: no folder is given; set it with --source-root DIR/toy,DIR/farm"):
+        opened(world, farm, root="", source_root=[str(world.root / "toy"), ""], target_root=str(world.root / "field"))
+    with pytest.raises(SdaError, match="source has toy twice"):
+        opened(world, farm, source=[str(world.toy), str(world.toy)])
