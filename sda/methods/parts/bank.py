@@ -1,6 +1,7 @@
 """The class-wise memory bank, and the selection of pixels by class for the bank and the contrastive loss."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SOURCE, TARGET = 0, 1  # domain of a bank entry or pixel
@@ -40,6 +41,25 @@ class ClassBank(nn.Module):
             "bank_source": source / filled if filled else 0.0,
             "bank_empty": float((~self.valid.any(dim=1)).sum().item()),
         }
+
+    @torch.no_grad()
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean and variance of the entries of each class, scaled to unit length.
+
+        They are computed from the entries, source and target alike, and not kept as running moments of all labelled pixels as
+        in SePiCo: the entries come from recent teachers, while SePiCo's moments average over all teachers since the first step;
+        only pixels that the teacher classifies correctly and with confidence are entries, which is stricter than SePiCo's rule
+        that a label must cover 75 % of a cell; and a bank from a file or a checkpoint has its moments at once. The price is
+        sampling error: the mean of ψ = 256 entries is off by 1/16 of their standard deviation.
+
+        Returns:
+            mean: (C, D). variance: (C, D) ≥ 0, divided by the number of entries. filled: (C,) bool; where False, both are 0.
+        """
+        z, valid = F.normalize(self.features, dim=2), self.valid.unsqueeze(2)
+        count = valid.sum(dim=1).clamp(min=1)
+        mean = torch.where(valid, z, 0.0).sum(dim=1) / count
+        variance = torch.where(valid, (z - mean.unsqueeze(1)).square(), 0.0).sum(dim=1) / count
+        return mean, variance, self.valid.any(dim=1)
 
     @torch.no_grad()
     def admit(

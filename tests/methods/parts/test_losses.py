@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sda.methods.parts.losses import class_weights, contrast, cross_entropy, entropy, mean_one, ramp
+from sda.methods.parts.losses import (
+    class_weights,
+    contrast,
+    contrast_distribution,
+    contrast_infonce,
+    cross_entropy,
+    entropy,
+    mean_one,
+    ramp,
+)
 
 IGNORE = 255
 many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -211,6 +220,218 @@ def test_contrast_range():
     assert contrast(3 * x, one, 0.2 * x, one).item() == pytest.approx(0)
     assert contrast(3 * x, one, -x, one).item() == pytest.approx(2)
     assert contrast(x, one, 7 * y, one).item() == pytest.approx(1)
+
+
+def slow_moments(z, valid):
+    """Mean and variance (divided by n) of the unit-length valid rows of each class; None for empty classes."""
+    found = []
+    for rows, here in zip(z, valid, strict=True):
+        units = [row / row.norm() for row in rows[here]]
+        mean = sum(units) / len(units) if units else None
+        found.append((mean, sum((unit - mean) ** 2 for unit in units) / len(units)) if units else None)
+    return found
+
+
+def distribution_loop(p, s_p, valid_p, moments, tau):
+    """The mean over pixels of w_p (CE(a, y) + ½ f²·Σ_y/τ²), a_k = (f·μ_k + ½ f²·Σ_k/τ)/τ, pixel by pixel and term by term."""
+    total, count = torch.zeros((), dtype=p.dtype), 0
+    for c in range(len(p)):
+        if moments[c] is None:
+            continue
+        mine, scores = p[c][valid_p[c]], s_p[c][valid_p[c]]
+        for row, score in zip(mine, scores, strict=True):
+            f = row / row.norm()
+            a = {k: f.dot(m) / tau + 0.5 * (f * f * v).sum() / tau**2 for k, (m, v) in enumerate_filled(moments)}
+            cross = -(a[c].exp() / sum(x.exp() for x in a.values())).log()
+            w = len(mine) * score / scores.sum()
+            total = total + w * (cross + 0.5 * (f * f * moments[c][1]).sum() / tau**2)
+            count += 1
+    return total / max(count, 1)
+
+
+def enumerate_filled(moments):
+    return [(k, pair) for k, pair in enumerate(moments) if pair is not None]
+
+
+def stacked(moments, channels):
+    """The moments as the tensors that the loss takes; empty classes are filled with numbers that it must not use."""
+    nothing = torch.full((channels,), 7.0, dtype=torch.float64)
+    means, variances = (torch.stack([nothing if m is None else m[part] for m in moments]) for part in (0, 1))
+    return means, variances, torch.tensor([m is not None for m in moments])
+
+
+def equal_gradients(actual, expected, inputs):
+    """Compare values and gradients; without any pair, the loss and its gradients are exactly 0."""
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    grads = torch.autograd.grad(actual, inputs)
+    if not expected.requires_grad:
+        assert actual == 0 and all((g == 0).all() for g in grads)
+        return
+    references = torch.autograd.grad(expected, inputs, allow_unused=True)
+    for grad, reference in zip(grads, references, strict=True):
+        torch.testing.assert_close(grad, torch.zeros_like(grad) if reference is None else reference, rtol=1e-8, atol=1e-12)
+
+
+temperatures = st.sampled_from([0.07, 0.2, 1.0, 100.0])
+
+
+@many
+@given(seeds, counts_lists, st.integers(2, 5), temperatures)
+def test_contrast_distribution_equals_the_loop(seed, counts, channels, tau):
+    """Compare value and gradient with respect to p and its scores, for any counts per class."""
+    draw = torch.Generator().manual_seed(seed)
+    p, s_p, valid_p = random_rows(draw, [n for n, _ in counts], 6, channels)
+    z, _, valid_z = random_rows(draw, [m for _, m in counts], 7, channels)
+    moments = slow_moments(z.detach(), valid_z)
+    expected = distribution_loop(p, s_p, valid_p, moments, tau)
+    actual = contrast_distribution(p, mean_one(s_p, valid_p), *stacked(moments, channels), tau)
+    equal_gradients(actual, expected, (p, s_p))
+
+
+@pytest.mark.parametrize("tau", [0.2, 100.0])
+def test_contrast_distribution_gradcheck(tau):
+    draw = torch.Generator().manual_seed(0)
+    p, s_p, valid_p = random_rows(draw, [3, 1, 0, 2], 4, 3)
+    z, _, valid_z = random_rows(draw, [2, 5, 2, 0], 5, 3)
+    moments = stacked(slow_moments(z.detach(), valid_z), 3)
+    assert torch.autograd.gradcheck(lambda p, s_p: contrast_distribution(p, mean_one(s_p, valid_p), *moments, tau), (p, s_p))
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_contrast_distribution_is_the_limit_of_many_pairs(tau):
+    """Draw 400,000 positives and negatives per class: the mean over positives of -log(exp(s_z) / Σ_k mean of exp(s_k))."""
+    draw = torch.Generator().manual_seed(3)
+    mean = 0.5 * torch.randn(3, 4, dtype=torch.float64, generator=draw)
+    variance = 0.3 * torch.rand(3, 4, dtype=torch.float64, generator=draw)
+    p = torch.randn(3, 5, 4, dtype=torch.float64, generator=draw)
+    z = mean[:, None] + variance[:, None].sqrt() * torch.randn(3, 400_000, 4, dtype=torch.float64, generator=draw)
+    losses, variances = [], []
+    for c in range(3):
+        for row in p[c]:
+            s = z @ (row / row.norm()) / tau  # (class, pair)
+            each = s.exp().mean(dim=1)
+            losses.append(each.sum().log() - s[c].mean())
+            noise = s.exp().var(dim=1).sum() / each.sum() ** 2 + s[c].var()  # of the two terms, if they were independent
+            variances.append(noise / s.shape[1])
+    actual = contrast_distribution(p, torch.ones(3, 5, dtype=torch.float64), mean, variance, torch.ones(3, dtype=torch.bool), tau)
+    for c in range(3):
+        for k in range(5):
+            here = torch.zeros(3, 5, dtype=torch.float64)
+            here[c, k] = 1
+            one = contrast_distribution(p, here, mean, variance, torch.ones(3, dtype=torch.bool), tau)
+            assert abs(one - losses[5 * c + k]) < 5 * variances[5 * c + k].sqrt()
+    assert abs(actual - sum(losses) / 15) < 5 * max(variances).sqrt()
+
+
+def test_contrast_distribution_by_hand():
+    """Means x and y without variance, a pixel along x of class 0, τ = 1: log(e + 1) - 1. A third class is empty."""
+    p = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]], [[0.0, 1.0]]])
+    mean, zero = torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]), torch.zeros(3, 2)
+    filled = torch.tensor([True, True, False])
+    loss = contrast_distribution(p, torch.tensor([[1.0], [0.0], [1.0]]), mean, zero, filled, 1.0)
+    assert loss.item() == pytest.approx(math.log(math.e + 1) - 1)
+    # a variance of 2 of the other class adds ½·1·2 to its logit
+    variance = torch.tensor([[0.0, 0.0], [2.0, 0.0], [9.0, 9.0]])
+    loss = contrast_distribution(p, torch.tensor([[1.0], [0.0], [1.0]]), mean, variance, filled, 1.0)
+    assert loss.item() == pytest.approx(math.log(math.e + math.e) - 1)
+
+
+def infonce_loop(p, s_p, valid_p, z, s_z, valid_z, tau):
+    """The mean over pixels of w_p times the mean over positives of w_z (-log(e^s / (e^s + Σ over negatives of w_n e^s_n)))."""
+
+    def weights(scores, valid):
+        return [len(s[v]) * s[v] / s[v].sum() for s, v in zip(scores, valid, strict=True)]
+
+    w_p, w_z = weights(s_p, valid_p), weights(s_z, valid_z)
+    bank = [[row / row.norm() for row in rows[valid]] for rows, valid in zip(z, valid_z, strict=True)]
+    total, count = torch.zeros((), dtype=p.dtype), 0
+    for c in range(len(p)):
+        if not bank[c]:
+            continue
+        for row, w in zip(p[c][valid_p[c]], w_p[c], strict=True):
+            unit = row / row.norm()
+            others = [(w_n, n) for k in range(len(p)) if k != c for w_n, n in zip(w_z[k], bank[k], strict=True)]
+            negatives = sum((w_n * (unit.dot(n) / tau).exp() for w_n, n in others), torch.zeros((), dtype=p.dtype))
+            pairs = []
+            for w_z_c, entry in zip(w_z[c], bank[c], strict=True):
+                s = (unit.dot(entry) / tau).exp()
+                pairs.append(-w_z_c * (s / (s + negatives)).log())
+            total = total + w * sum(pairs) / len(pairs)
+            count += 1
+    return total / max(count, 1)
+
+
+@many
+@given(seeds, counts_lists, st.integers(2, 5), temperatures)
+def test_contrast_infonce_equals_the_loop(seed, counts, channels, tau):
+    """Compare value and gradient with respect to p, z and both scores, for any counts per class."""
+    draw = torch.Generator().manual_seed(seed)
+    p, s_p, valid_p = random_rows(draw, [n for n, _ in counts], 6, channels)
+    z, s_z, valid_z = random_rows(draw, [m for _, m in counts], 7, channels)
+    expected = infonce_loop(p, s_p, valid_p, z, s_z, valid_z, tau)
+    actual = contrast_infonce(p, mean_one(s_p, valid_p), z, mean_one(s_z, valid_z), tau)
+    equal_gradients(actual, expected, (p, z, s_p, s_z))
+
+
+def test_contrast_infonce_gradcheck():
+    draw = torch.Generator().manual_seed(0)
+    p, s_p, valid_p = random_rows(draw, [3, 1, 0, 2], 4, 3)
+    z, s_z, valid_z = random_rows(draw, [2, 5, 2, 0], 5, 3)
+
+    def function(p, s_p, z, s_z):
+        return contrast_infonce(p, mean_one(s_p, valid_p), z, mean_one(s_z, valid_z), 0.5)
+
+    assert torch.autograd.gradcheck(function, (p, s_p, z, s_z))
+
+
+def test_contrast_infonce_by_hand():
+    """A pixel along x; its class has one entry along x, another class two along y (weights 1), τ = 1: log(1 + 2/e)."""
+    p = torch.tensor([[[5.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]]])
+    z = torch.tensor([[[2.0, 0.0], [7.0, 7.0]], [[0.0, 1.0], [0.0, 3.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    w_z = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    loss = contrast_infonce(p, torch.tensor([[1.0], [0.0], [1.0]]), z, w_z, 1.0)
+    assert loss.item() == pytest.approx(math.log(1 + 2 / math.e))
+    loss = contrast_infonce(p, torch.tensor([[1.0], [0.0], [0.0]]), z, torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), 1.0)
+    assert loss.item() == 0, "no negatives"
+
+
+@pytest.mark.parametrize("empty", ["bank", "pixels"])
+def test_contrasts_of_nothing_are_zero_in_float32(empty):
+    p = torch.randn(3, 4, 5, requires_grad=True)
+    w_p, w_z, filled = torch.ones(3, 4), torch.zeros(3, 2), torch.zeros(3, dtype=torch.bool)
+    if empty == "pixels":
+        w_p, w_z, filled = torch.zeros(3, 4), torch.ones(3, 2), torch.ones(3, dtype=torch.bool)
+    w_p.requires_grad_()
+    for loss in (
+        contrast_distribution(p, w_p, torch.zeros(3, 5), torch.zeros(3, 5), filled, 100.0),
+        contrast_infonce(p, w_p, torch.zeros(3, 2, 5), w_z, 0.2),
+    ):
+        grad, _ = torch.autograd.grad(loss, (p, w_p), materialize_grads=True)
+        assert loss == 0 and torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_contrasts_with_negatives_do_not_saturate():
+    """Two orthogonal classes, and a pixel turned from its class's entry by an angle of 3° away from the other class.
+
+    The gradient of 1 - cos is sin 3° = 0.05 of its maximum. That of the distribution contrast is the part of (μ_2 - μ_1)/(2τ)
+    at right angles to the pixel, as large as everywhere near.
+    """
+    turn = math.radians(3)
+    z, one = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
+    only = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    p = torch.tensor([[[math.cos(turn), -math.sin(turn)]], [[0.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+
+    def strength(loss):
+        return torch.autograd.grad(loss, p)[0][0, 0].norm().item()
+
+    filled = torch.ones(2, dtype=torch.bool)
+    assert 2 * strength(contrast(p, only, z, one)) == pytest.approx(math.sin(turn))  # a mean over two classes
+    distribution = contrast_distribution(p, only, z[:, 0], torch.zeros_like(z[:, 0]), filled, 100.0)
+    expected = (math.cos(turn) - math.sin(turn)) / 2
+    assert 100 * strength(distribution) == pytest.approx(expected, rel=0.02)
+    # InfoNCE: the probability of the negative, over τ
+    cold, warm = (strength(contrast_infonce(p, only, z, one, tau)) * tau for tau in (0.07, 0.2))
+    assert cold < 1e-5 and warm > 4e-3
 
 
 def test_mean_one_by_hand():

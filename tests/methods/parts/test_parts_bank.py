@@ -78,6 +78,24 @@ def test_bank_by_hand():
     assert bank.features.flatten().tolist() == [5, 4, 3]
 
 
+@many
+@given(seeds, st.integers(1, 4), st.integers(1, 6), st.sampled_from([0.0, 0.3, 1.0]))
+def test_moments_equal_the_loop(seed, classes, size, share):
+    draw = torch.Generator().manual_seed(seed)
+    bank = ClassBank(classes, size, CHANNELS).double()
+    bank.features.copy_(5 * torch.randn(bank.features.shape, generator=draw))
+    bank.valid.copy_(torch.rand(bank.valid.shape, generator=draw) < share)
+    mean, variance, filled = bank.moments()
+    for c in range(classes):
+        units = [row / row.norm() for row in bank.features[c][bank.valid[c]]]
+        assert filled[c] == bool(units)
+        for k in range(CHANNELS):
+            values = [unit[k].item() for unit in units]
+            middle = sum(values) / max(len(values), 1)
+            torch.testing.assert_close(mean[c, k].item(), middle)
+            torch.testing.assert_close(variance[c, k].item(), sum((v - middle) ** 2 for v in values) / max(len(values), 1))
+
+
 def test_bank_starts_empty_and_without_gradient():
     bank = ClassBank(2, 3, CHANNELS)
     assert bank.valid.sum(dim=1).tolist() == [0, 0]
