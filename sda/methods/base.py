@@ -12,6 +12,8 @@ from sda.methods.parts.teacher import Teacher
 from sda.methods.settings import SupervisedSettings
 from sda.models.network import SegmentationNetwork
 
+LOG_EVERY = 10  # steps between log entries; reading the losses waits for the device
+
 
 @dataclass(frozen=True)
 class Task:

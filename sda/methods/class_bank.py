@@ -1,19 +1,23 @@
 """Pixel-level contrastive learning from a class-wise memory bank: Alonso et al., ICCV 2021 (arXiv 2104.13415).
 
-The same method serves semi-supervised learning and semi-supervised domain adaptation; only their streams differ.
+The same method serves semi-supervised learning and semi-supervised domain adaptation; only their streams differ. Two settings go
+beyond the paper: `contrast` (other contrastive losses) and `correct` (pseudo-labels corrected by the bank's prototypes).
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from sda.data.batch import Batch
 from sda.labels import IGNORE
-from sda.methods.base import Task
-from sda.methods.mean_teacher import MeanTeacher
+from sda.methods.base import LOG_EVERY, Task
+from sda.methods.mean_teacher import MeanTeacher, Seen
 from sda.methods.parts.bank import SOURCE, TARGET, ClassBank, pixels_by_class
-from sda.methods.parts.losses import contrast, mean_one
+from sda.methods.parts.gradients import gradient_norms
+from sda.methods.parts.losses import contrast, contrast_distribution, contrast_infonce, mean_one
 from sda.methods.parts.mlp import attention, projection
-from sda.methods.parts.teacher import Teacher, pseudo_label
+from sda.methods.parts.teacher import Teacher, corrected, prototype_weights, pseudo_label
 from sda.methods.settings import ClassBankSettings
 from sda.models.network import SegmentationNetwork
 from sda.system import distributed
@@ -42,6 +46,7 @@ class ClassBankMethod(MeanTeacher):
         self.g_teacher = Teacher(self.g, s.teacher_momentum, s.teacher_schedule, task.steps, s.released)
         self.bank = ClassBank(task.classes, s.bank_size, FEATURES)
         self.admissions = max(1, round(s.bank_size / task.labelled_images))  # per class and labelled image of a batch
+        self.gradients: dict[str, Tensor] = {}  # norms at the features in the last step, if it measured them
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         s = self.settings
@@ -53,7 +58,27 @@ class ClassBankMethod(MeanTeacher):
                 losses["contrast_l"] = s.weight_contrast * self._contrast(views.f_l, views.y_l)
             if s.contrast_on != "labelled":
                 losses["contrast_u"] = s.weight_contrast * self._contrast(views.f_a, views.y_a)
+        self.gradients = self._measure(losses, views) if step % LOG_EVERY == 0 and "contrast_l" in losses else {}
         return losses
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the numbers of the base class and the gradient norms of `_measure`, without those of no pixels."""
+        norms = {name: norm.item() for name, norm in self.gradients.items()}
+        return super().diagnostics() | {name: norm for name, norm in norms.items() if math.isfinite(norm)}
+
+    @torch.no_grad()
+    def pseudo_labels(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pseudo-labels and their confidence, corrected by the bank's prototypes with `correct = "prototype"`."""
+        if not self.settings.correct:
+            return super().pseudo_labels(x_u)
+        logits, features = self.teacher(x_u)
+        rows = features.permute(0, 2, 3, 1)
+        everywhere = torch.ones(1, rows[..., 0].numel(), dtype=torch.bool, device=rows.device)
+        z = self.g_teacher.model(rows.flatten(0, 2).unsqueeze(0), everywhere).view(*rows.shape[:3], -1).permute(0, 3, 1, 2)
+        mean, _, filled = self.bank.moments()
+        weights = prototype_weights(z, mean, filled, self.settings.correct_temperature)
+        logits, weights = (self.student.grid.enlarge(part, x_u.shape[2:]) for part in (logits, weights))
+        return pseudo_label(corrected(logits, weights))
 
     def follow(self, step: int) -> None:
         super().follow(step)
@@ -66,9 +91,22 @@ class ClassBankMethod(MeanTeacher):
         p = self._heads(f, chosen, self.g, self.q)
         z, valid = self.bank.features, self.bank.valid
         w_p = self._weights(self.S, p.detach(), chosen, s.attention_features)
+        if s.contrast == "distribution":
+            return contrast_distribution(p, w_p, *self.bank.moments(), s.temperature)
         # the released code normalises these weights along the wrong axis, so that they are all 1
         w_z = self._weights(self.S_bank, z, valid, s.attention_bank and not s.released, shared=True)
-        return contrast(p, w_p, z, w_z)
+        return contrast(p, w_p, z, w_z) if s.contrast == "positive" else contrast_infonce(p, w_p, z, w_z, s.temperature)
+
+    def _measure(self, losses: dict[str, Tensor], views: Seen) -> dict[str, Tensor]:
+        """Measure L_contr and L_sup at the features of labelled pixels that the student classifies correctly and wrongly."""
+        right, y = (
+            self.student.grid.shrink(part, views.f_l.shape[2:]) for part in (views.logits_l.argmax(1) == views.y_l, views.y_l)
+        )
+        found: dict[str, Tensor] = {}
+        for name in ("contrast_l", "sup"):
+            norms = gradient_norms(losses[name], views.f_l, right, ~right & (y != IGNORE))
+            found |= {f"gradient_{name}_{cells}": norm for cells, norm in norms.items()}
+        return found
 
     @staticmethod
     def _weights(attention: nn.Module, rows: Tensor, valid: Tensor, attentive: bool, shared: bool = False) -> Tensor:

@@ -29,6 +29,7 @@ class Seen:
     Attributes:
         x_l: (B, 3, H, W) images in 0..1. y_l: (B, H, W) labels. domain: (B, H, W) SOURCE or TARGET. f_l: (B, F, h, w) features.
         y_a: (A·B_u, H, W) pseudo-labels. f_a: (A·B_u, F, h, w) features.
+        logits_l: (B, C, H, W) logits of the labelled images.
     """
 
     x_l: Tensor
@@ -37,6 +38,7 @@ class Seen:
     f_l: Tensor
     y_a: Tensor
     f_a: Tensor
+    logits_l: Tensor
 
 
 class TeacherMethod(Method):
@@ -79,9 +81,7 @@ class MeanTeacher(TeacherMethod):
         assert batch.unlabelled is not None
         x_u = as_float(batch.unlabelled)
 
-        # teacher: pseudo-labels ŷ
-        with torch.no_grad():
-            y_u, confidence = pseudo_label(grid.enlarge(self.teacher(x_u)[0], x_u.shape[2:]))
+        y_u, confidence = self.pseudo_labels(x_u)
         self.teacher_top = top_share(y_u, self.classes)
         mix = s.classmix_unlabelled if step >= s.unlabelled_start else 0.0
         u = Views(x_u, y_u, confidence**s.confidence_power)
@@ -106,4 +106,9 @@ class MeanTeacher(TeacherMethod):
         }
         if s.weight_masked > 0:
             losses["masked"] = s.weight_masked * certainty * cross_entropy(logits_m, y_m, alpha, w_m)
-        return losses, Seen(x_l, y_l, domain, f_l, y_a, features[: len(x_a)])
+        return losses, Seen(x_l, y_l, domain, f_l, y_a, features[: len(x_a)], logits_l)
+
+    @torch.no_grad()
+    def pseudo_labels(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the teacher's pseudo-labels ŷ of images (B, 3, H, W) and their confidence, both (B, H, W)."""
+        return pseudo_label(self.student.grid.enlarge(self.teacher(x_u)[0], x_u.shape[2:]))

@@ -170,6 +170,14 @@ class ClassBankSettings(MeanTeacherSettings):
     weight_contrast: NonNegative = Field(
         0.1, description="weight of the contrastive loss; paper: 0.1 for SSL, 0.2 for semi-supervised DA"
     )
+    contrast: Literal["positive", "distribution", "infonce"] = Field(
+        "positive",
+        description="contrastive loss: positive (the paper's) pulls pixels to their class's entries, and its gradient vanishes "
+        "where they are already near; distribution (SePiCo) and infonce also push them away from the other classes",
+    )
+    contrast_temperature: NonNegative = Field(
+        0.0, description="τ of the contrastive loss; 0: 100 for distribution (as SePiCo's code), 0.2 for infonce"
+    )
     contrast_on: Literal["both", "labelled", "unlabelled"] = Field(
         "both", description="images whose pixels are contrasted with the bank"
     )
@@ -187,6 +195,19 @@ class ClassBankSettings(MeanTeacherSettings):
         1000, description="first step that fills the bank"
     )
     bank: str = Field("", description="file to fill the bank from at the start (sda bank RUN --export FILE); empty: start empty")
+    correct: Literal["", "prototype"] = Field(
+        "",
+        description="correct pseudo-labels; prototype (ProDA): raise the probability of the classes whose mean entry in the bank "
+        "is near the pixel's feature; empty: do not",
+    )
+    correct_temperature: Annotated[float, Field(gt=0, le=10**6)] = Field(
+        1.0, description="τ of the correction by prototypes; a lower τ corrects more strongly"
+    )
+
+    @property
+    def temperature(self) -> float:
+        """τ of the contrastive loss; 1 for `positive`, which has none."""
+        return self.contrast_temperature or {"positive": 1.0, "distribution": 100.0, "infonce": 0.2}[self.contrast]
 
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
@@ -196,9 +217,16 @@ class ClassBankSettings(MeanTeacherSettings):
             raise ValueError(
                 "bank_selection = attention ranks by S_c, which is not trained with attention_features = false: change one"
             )
+        if self.correct and not self.weight_contrast:
+            raise ValueError(
+                f"correct = {self.correct} needs the bank, which weight_contrast = 0 leaves empty: set weight_contrast > 0, or "
+                'correct = ""'
+            )
 
     def ignored(self) -> set[str]:
-        found = super().ignored() | ({"attention_bank"} if self.released else set())
+        found = super().ignored() | ({"attention_bank"} if self.released or self.contrast == "distribution" else set())
+        found |= {"contrast_temperature"} if self.contrast == "positive" else set()
+        found |= set() if self.correct else {"correct_temperature"}
         if self.weight_contrast:
             found.discard("unlabelled_start")
         else:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sda.data.batch import STREAMS, Batch, Labelled
 from sda.data.streams import next_batch
 from sda.errors import SdaError, naming
-from sda.methods.base import Method
+from sda.methods.base import LOG_EVERY, Method
 from sda.reading import read_log
 from sda.runs import checkpoint
 from sda.scoring.criteria import CRITERIA, is_better, selection
@@ -33,7 +33,6 @@ from sda.training.guard import Guard
 from sda.training.optimizer import rate_factor, set_rate
 from sda.training.state import Training
 
-LOG_EVERY = 10  # steps between log entries; reading the losses waits for the device
 MOST_SKIPPED = 100  # maximum number of skipped steps in a run
 KEPT_BATCHES = 3  # maximum number of saved batches whose loss was not finite
 

@@ -13,7 +13,7 @@ from sda.methods.base import Task
 from sda.methods.class_bank import ClassBankMethod
 from sda.methods.mean_teacher import MeanTeacher
 from sda.methods.parts.augment import Augment, Strength
-from sda.methods.settings import ClassBankSettings, MeanTeacherSettings
+from sda.methods.settings import ClassBankSettings, MeanTeacherSettings, Streams
 
 NOTHING = Strength(flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0)
 CLASSES, SIDE = 4, 16
@@ -147,25 +147,71 @@ def slow_shrink(labels, stride):
 
 
 def slow_contrast(method, features, labels, queues):
-    """(1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)); attention sees p detached."""
+    """Attention sees p detached.
+
+    positive: (1/C) Σ_c mean over pairs of w_p w_z (1 - cos(p, z)). infonce: mean over pixels of w_p times the mean over positives
+    of w_z (-log(e^s / (e^s + Σ w_n e^s_n))). distribution: mean over pixels of w_p (CE(a, y) + ½ f²·Σ_y/τ²).
+    """
     rows, y = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]), labels.reshape(-1)
     rows, y = rows[y != IGNORE], y[y != IGNORE]
     p = slow_mlp(method.q, 0, slow_mlp(method.g, 0, rows, True), True)
-    total = torch.zeros(())
-    for c in range(CLASSES):
+    kind, tau = method.settings.contrast, method.settings.contrast_temperature
+    bank, moments = {}, {}
+    for c, queue in enumerate(queues):
+        if queue:
+            z_c = torch.stack([z for z, _ in queue])
+            s_z = torch.ones(len(z_c))
+            if method.settings.attention_bank and not method.settings.released and kind != "distribution":
+                s_z = slow_mlp(method.S_bank, c, z_c, True).sigmoid()[:, 0]
+            units = z_c / z_c.norm(dim=1, keepdim=True)
+            bank[c] = (units, len(z_c) * s_z / s_z.sum())
+            moments[c] = (units.mean(0), ((units - units.mean(0)) ** 2).mean(0))
+    total, count = torch.zeros(()), 0
+    for c in bank:
         p_c = p[y == c]
-        if len(p_c) == 0 or not queues[c]:
+        if len(p_c) == 0:
             continue
-        z_c = torch.stack([z for z, _ in queues[c]])
-        s_p, s_z = torch.ones(len(p_c)), torch.ones(len(z_c))
+        s_p = torch.ones(len(p_c))
         if method.settings.attention_features:
             s_p = slow_mlp(method.S, c, p_c.detach(), True).sigmoid()[:, 0]
-        if method.settings.attention_bank and not method.settings.released:
-            s_z = slow_mlp(method.S_bank, c, z_c, True).sigmoid()[:, 0]
-        w_p, w_z = len(p_c) * s_p / s_p.sum(), len(z_c) * s_z / s_z.sum()
-        cos = (p_c @ z_c.T) / (p_c.norm(dim=1)[:, None] * z_c.norm(dim=1)[None, :])
-        total = total + (w_p[:, None] * w_z[None, :] * (1 - cos)).mean()
-    return total / CLASSES
+        w_p = len(p_c) * s_p / s_p.sum()
+        p_c = p_c / p_c.norm(dim=1, keepdim=True)
+        z_c, w_z = bank[c]
+        if kind == "positive":
+            total = total + (w_p[:, None] * w_z[None, :] * (1 - p_c @ z_c.T)).mean()
+            continue
+        for f, w in zip(p_c, w_p, strict=True):
+            if kind == "infonce":
+                negatives = sum((w_n * (z_n @ f / tau).exp()).sum() for k, (z_n, w_n) in bank.items() if k != c)
+                s = (z_c @ f / tau).exp()
+                loss = (w_z * -(s / (s + negatives)).log()).mean()
+            else:
+                a = {k: f @ mean / tau + (f * f) @ variance / (2 * tau**2) for k, (mean, variance) in moments.items()}
+                cross_entropy = -(a[c].exp() / sum(each.exp() for each in a.values())).log()
+                loss = cross_entropy + (f * f) @ moments[c][1] / (2 * tau**2)
+            total, count = total + w * loss, count + 1
+    return total / (CLASSES if kind == "positive" else max(count, 1))
+
+
+def slow_correction(method, features, queues):
+    """ω_k = softmax_k(-‖f - η_k‖/τ) at each cell; the mean of the others for classes without entries; 1 without any."""
+    omega = torch.ones(len(features), CLASSES, *features.shape[2:])
+    prototypes = {}
+    for c, queue in enumerate(queues):
+        if queue:
+            prototypes[c] = torch.stack([z / z.norm() for z, _ in queue]).mean(0)
+    if not prototypes:
+        return omega
+    z = slow_mlp(method.g_teacher.model, 0, features.permute(0, 2, 3, 1).flatten(0, 2), method.settings.released)
+    z = z.reshape(*features.permute(0, 2, 3, 1).shape[:3], -1)
+    for b in range(len(z)):
+        for i in range(z.shape[1]):
+            for j in range(z.shape[2]):
+                f = z[b, i, j] / z[b, i, j].norm()
+                distance = torch.stack([(f - eta).norm() for eta in prototypes.values()])
+                omega[b, :, i, j] = 1 / len(prototypes)
+                omega[b, list(prototypes), i, j] = (-distance / method.settings.correct_temperature).softmax(0)
+    return omega
 
 
 def large(logits):
@@ -182,7 +228,11 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     x_u = batch.unlabelled / 255
     teacher = method.teacher.model
     with torch.no_grad():
-        probability = large(teacher(x_u)[0]).softmax(1)
+        logits, f = teacher(x_u)
+        probability = large(logits).softmax(1)
+        if s.correct:
+            probability = probability * large(slow_correction(method, f, queues))
+            probability = probability / probability.sum(1, keepdim=True)
         confidence, y_u = probability.max(1)
         if step >= s.bank_start:
             logits, f = teacher(x_l)
@@ -237,6 +287,10 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
         ("ssda", {"attention_features": False, "attention_bank": False, "contrast_on": "unlabelled"}),
         ("ssl", {"teacher_schedule": "constant", "teacher_momentum": 0.5, "confidence_power": 0.0}),
         ("ssda", {"released": True, "confidence_power": 1.0}),
+        ("ssda", {"contrast": "distribution", "contrast_temperature": 0.5}),
+        ("ssl", {"contrast": "infonce", "contrast_temperature": 0.1, "bank_streams": "target"}),
+        ("ssda", {"contrast": "infonce", "contrast_temperature": 0.2, "correct": "prototype", "correct_temperature": 0.5}),
+        ("uda", {"correct": "prototype", "released": True}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "paper",
 )
@@ -498,6 +552,52 @@ def test_contrast_trains_the_attention_of_the_bank_if_it_is_on(make, batches):
         assert all((grad is not None and grad.any().item()) == learns for grad in grads[:2]), changes
 
 
+def test_each_contrast_trains_the_attention_that_it_uses(make, batches):
+    for contrast, learns in [("positive", True), ("distribution", False), ("infonce", True)]:
+        method = make(bank_start=0, contrast=contrast)
+        assert ("attention_bank" in method.settings.ignored()) == (not learns)
+        losses = method.step(batches["ssda"], CONTRAST)
+        (losses["contrast_l"] + losses["contrast_u"]).backward()
+        assert all(parameter.grad.any() for parameter in method.S.parameters() if parameter is not method.S.bias2)
+        assert (method.S_bank.weight1.grad is not None) == learns
+
+
+def test_temperatures_of_the_contrasts():
+    for contrast, tau in [("distribution", 100.0), ("infonce", 0.2)]:
+        assert settings(contrast=contrast).temperature == tau
+        assert settings(contrast=contrast, contrast_temperature=0.7).temperature == 0.7
+    assert "contrast_temperature" in settings().ignored() and "contrast_temperature" not in settings(contrast="infonce").ignored()
+
+
+def test_the_correction_needs_the_bank():
+    streams = Streams(source=True, labelled=True, unlabelled=True)
+    settings(correct="prototype").check("class_bank", streams)
+    with pytest.raises(ValueError, match="correct = prototype needs the bank, which weight_contrast = 0 leaves empty"):
+        settings(correct="prototype", weight_contrast=0.0).check("class_bank", streams)
+    assert "correct_temperature" in settings().ignored()
+    assert "correct_temperature" not in settings(correct="prototype").ignored()
+
+
+def test_the_correction_changes_uncertain_pseudo_labels_only_once_the_bank_has_entries(make_plain, batches):
+    """With a teacher that knows nothing, pseudo-labels follow the nearest prototype."""
+    method = make_plain(correct="prototype", stride=1)
+    x_u = batches["ssda"].unlabelled / 255
+    plain = MeanTeacher.pseudo_labels(method, x_u)
+    for corrected, raw in zip(method.pseudo_labels(x_u), plain, strict=True):
+        torch.testing.assert_close(corrected, raw)
+    method.step(batches["ssda"], BANK)
+    with torch.no_grad():
+        for parameter in (*method.teacher.model.classify.parameters(), method.teacher.model.sharpness):
+            parameter.zero_()  # all classes are equally likely
+    labels, confidence = method.pseudo_labels(x_u)
+    z = slow_mlp(method.g_teacher.model, 0, method.teacher(x_u)[1].permute(0, 2, 3, 1).flatten(0, 2), False)
+    units = z / z.norm(dim=1, keepdim=True)
+    eta = torch.stack([F.normalize(method.bank.features[c][method.bank.valid[c]], dim=1).mean(0) for c in range(CLASSES)])
+    distance = (units[:, None] - eta).norm(dim=2)
+    assert torch.equal(labels.flatten(), distance.argmin(1)) and len(labels.unique()) == CLASSES
+    torch.testing.assert_close(confidence.flatten(), (-distance).softmax(1).amax(1))
+
+
 def test_contrast_on_selects_the_streams(make, batches):
     for on, names in [("labelled", {"contrast_l"}), ("unlabelled", {"contrast_u"}), ("both", {"contrast_l", "contrast_u"})]:
         assert set(make(contrast_on=on).step(batches["ssda"], CONTRAST)) == EARLY | names
@@ -618,8 +718,9 @@ def test_padding_of_strong_views_gets_no_gradient(make, batches):
     torch.testing.assert_close(losses["entropy"], 0.01 * each[~padding].mean())
 
 
+@pytest.mark.parametrize("contrast", ["positive", "distribution", "infonce"])
 @pytest.mark.parametrize("case", ["absent class", "all ignored", "empty bank", "one class"])
-def test_losses_and_gradients_are_finite(case, make, batches, scene):
+def test_losses_and_gradients_are_finite(case, contrast, make, batches, scene):
     batch, changes = batches["ssda"], {"bank_start": 0}
     if case == "absent class":
         batch = Batch(scene(1, classes=(0, 1, 3)), scene(2, classes=(1, 3)), scene(3, classes=(0, 3)).images)
@@ -627,11 +728,11 @@ def test_losses_and_gradients_are_finite(case, make, batches, scene):
         nothing = torch.full_like(batch.source.labels, IGNORE)
         batch = Batch(Labelled(batch.source.images, nothing), None, batch.unlabelled)
     elif case == "empty bank":
-        changes = {"bank_start": 100}
+        changes["bank_start"] = 100
     elif case == "one class":
         batch = Batch(scene(1, classes=(2,)), None, scene(3, classes=(2,)).images)
-    method = make(**changes)
-    for step in (0, CONTRAST, CONTRAST + 1):
+    method = make(**changes, contrast=contrast, correct="prototype")
+    for step in (0, CONTRAST, 10):
         method.zero_grad()
         losses = method.step(batch, step)
         assert all(loss.isfinite() for loss in losses.values())
@@ -640,6 +741,7 @@ def test_losses_and_gradients_are_finite(case, make, batches, scene):
         assert all(buffer.isfinite().all() for buffer in method.buffers() if buffer.is_floating_point())
         if case in ("all ignored", "empty bank") and step >= CONTRAST:
             assert losses["contrast_l"] == 0
+        assert all(math.isfinite(number) for number in method.diagnostics().values())
         method.follow(step)
     assert method.S.training
     assert method.S_bank.training
@@ -755,6 +857,42 @@ def test_only_student_heads_and_attention_are_trainable(make):
     assert trained == {"student", "g", "q", "S", "S_bank"}
     theirs = {parameter.data_ptr() for parameter in method.teacher.parameters()}
     assert not theirs & {p.data_ptr() for p in method.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("contrast", ["positive", "distribution", "infonce"])
+def test_diagnostics_have_the_gradients_of_right_and_wrong_pixels(contrast, make_plain, batches):
+    """At full resolution; the norms are those of the losses' gradients at the features, every tenth step."""
+    method = make_plain(stride=1, bank_start=0, bank_confidence=0.0, contrast=contrast, sharpness=1.0)
+    outputs = record_outputs(method.student)
+    names = {f"gradient_{loss}_{cells}" for loss in ("contrast_l", "sup") for cells in ("right", "wrong")}
+    for step in (8, 9):
+        method.step(batches["ssda"], step)
+        assert not names & method.diagnostics().keys()
+    outputs.clear()
+    losses = method.step(batches["ssda"], 10)
+    logits, features = outputs[0]
+    y = torch.cat([batches["ssda"].source.labels, batches["ssda"].labelled.labels])
+    right, wrong = logits.argmax(1) == y, (logits.argmax(1) != y) & (y != IGNORE)
+    assert right.any() and wrong.any()
+    found = method.diagnostics()
+    for loss in ("contrast_l", "sup"):
+        norms = torch.autograd.grad(losses[loss], features, retain_graph=True)[0].norm(dim=1)
+        for name, cells in (("right", right), ("wrong", wrong)):
+            assert found[f"gradient_{loss}_{name}"] == pytest.approx(norms[cells].mean().item(), rel=1e-4)
+    sum(losses.values()).backward()
+    method.step(batches["ssda"], 11)
+    assert not names & method.diagnostics().keys()
+
+
+def test_measuring_the_gradients_does_not_change_the_training(make, batches, monkeypatch):
+    states = []
+    for every in (1, 1000):
+        monkeypatch.setattr("sda.methods.class_bank.LOG_EVERY", every)
+        method = make(classmix_labelled=0.5, bank_start=0, unlabelled_start=1)
+        train(method, batches["ssda"], 4)
+        states.append(method.state_dict())
+        assert bool(method.gradients) == (every == 1)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_diagnostics(make_plain, batches):

@@ -5,6 +5,7 @@ import math
 from typing import Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sda.system.distributed import all_reduce_sum
@@ -70,6 +71,31 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     confidence, labels = logits.softmax(dim=1).max(dim=1)
     return labels, confidence
+
+
+def prototype_weights(features: Tensor, prototypes: Tensor, filled: Tensor, temperature: float) -> Tensor:
+    """Return the factors that correct a teacher's probabilities: p'_k ∝ p_k ω_k (Zhang et al., ProDA, CVPR 2021, eq. 4 and 5).
+
+    ω_k = softmax_k(-‖f - η_k‖/τ), with f scaled to unit length: the contrast trains only the directions of features, so their
+    lengths mean nothing. Classes without a prototype get the mean of the others' factors, which is neutral.
+
+    Args:
+        features: (B, D, h, w) projections f. prototypes: (C, D) η, means of unit-length projections.
+        filled: (C,) bool, the classes that have a prototype. temperature: τ > 0.
+
+    Returns:
+        (B, C, h, w) ω; over the classes with a prototype, the sum is 1. All 1 if no class has one.
+    """
+    f = F.normalize(features, dim=1).permute(0, 2, 3, 1)
+    # not by matrix products, which lose the small distances
+    distance = torch.cdist(f.flatten(1, 2), prototypes, compute_mode="donot_use_mm_for_euclid_dist").view(*f.shape[:3], -1)
+    weights = torch.where(filled, -distance / temperature, -torch.inf).softmax(dim=3)
+    return torch.where(filled, weights, 1 / filled.sum().clamp(min=1)).permute(0, 3, 1, 2)
+
+
+def corrected(logits: Tensor, weights: Tensor) -> Tensor:
+    """Return logits of the probabilities p'_k ∝ p_k ω_k, from logits of p and weights ω ≥ 0, both (B, C, H, W)."""
+    return logits + weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
 
 
 def top_share(labels: Tensor, classes: int) -> Tensor:

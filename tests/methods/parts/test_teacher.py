@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sda.methods.parts.teacher import Teacher, pseudo_label
+from sda.methods.parts.teacher import Teacher, corrected, prototype_weights, pseudo_label
 
 
 def make_student():
@@ -152,3 +152,43 @@ def test_released_teacher_uses_batch_statistics_and_does_not_follow_running_ones
     norm = teacher.model[1]
     normal = normal * norm.weight[:, None, None] + norm.bias[:, None, None]
     torch.testing.assert_close(teacher(x), teacher.model[2](normal), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("filled", [(1, 1, 1, 1), (1, 0, 1, 0), (0, 0, 1, 0), (0, 0, 0, 0)])
+@pytest.mark.parametrize("tau", [0.01, 1.0])
+def test_corrected_probabilities_equal_the_loop(filled, tau):
+    """p'_k ∝ p_k softmax_k(-‖f - η_k‖/τ); classes without a prototype have the mean of the factors of the others."""
+    draw = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=draw)
+    features = 9 * torch.randn(2, 6, 3, 5, dtype=torch.float64, generator=draw)
+    eta = torch.randn(4, 6, dtype=torch.float64, generator=draw)
+    filled = torch.tensor(filled, dtype=torch.bool)
+    weights = prototype_weights(features, eta, filled, tau)
+    p = corrected(logits, weights).softmax(dim=1)
+    for b in range(2):
+        for i in range(3):
+            for j in range(5):
+                f = features[b, :, i, j] / features[b, :, i, j].norm()
+                near = {k: math.exp(-(f - eta[k]).norm().item() / tau) for k in range(4) if filled[k]}
+                omega = {k: value / sum(near.values()) for k, value in near.items()}
+                neutral = sum(omega.values()) / len(omega) if omega else 1.0
+                raw = logits[b, :, i, j].softmax(0)
+                changed = torch.stack([raw[k] * omega.get(k, neutral) for k in range(4)])
+                torch.testing.assert_close(p[b, :, i, j], changed / changed.sum())
+
+
+def test_correction_by_hand():
+    """Equal probabilities, f = η_0 and η_1 opposite: factors 1 : e^-2. Without prototypes nothing changes."""
+    logits, features = torch.zeros(1, 2, 1, 1), torch.tensor([8.0, 0.0]).view(1, 2, 1, 1)
+    eta = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    p = corrected(logits, prototype_weights(features, eta, torch.tensor([True, True]), 1.0)).softmax(1)
+    assert p.flatten().tolist() == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))])
+    none = prototype_weights(features, eta, torch.tensor([False, False]), 1.0)
+    assert torch.equal(corrected(logits, none), logits)
+
+
+def test_correction_of_a_class_that_is_far_away_stays_finite():
+    features = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    weights = prototype_weights(features, torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([True, True]), 1e-3)
+    p = corrected(torch.tensor([-80.0, 80.0]).view(1, 2, 1, 1), weights).softmax(1)
+    assert p.isfinite().all() and p.sum() == 1
