@@ -30,11 +30,19 @@ CHANGES = {
     "unlabelled_start": 1, "bank_size": 16, "contrast_pixels": 10_000, "bank_confidence": 0.0, "balance_classes": True,
     "batch_source": 2, "batch_labelled": 2, "batch_unlabelled": 2, "views": 1, "teacher_momentum": 0.5, "learning_rate": 0.01,
 }  # fmt: skip
-CASES = {"synchronised": {}, "own norms": {"sync_norm": False, "accumulate": 2}}
+CASES = {
+    "synchronised": {},
+    "distribution": {"contrast": "distribution", "contrast_temperature": 1.0},
+    "infonce": {"contrast": "infonce", "correct": "prototype"},
+    "own norms": {"sync_norm": False, "accumulate": 2},
+}
 
 
 def train(recipe_path, changes):
-    """Return the losses of the steps and the method's state, without any randomness that depends on the process."""
+    """Return the losses of the steps, the gradient norms of the last one and the method's state.
+
+    No randomness depends on the process.
+    """
     recipe = load(recipe_path, changes).with_absolute_paths()
     training = prepare(recipe, assemble(recipe), torch.device("cpu"))
     training.method.weak = training.method.strong = Augment(NOTHING)
@@ -43,11 +51,14 @@ def train(recipe_path, changes):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     losses = []
-    for _ in range(STEPS):
-        taken = _take_step(training, losses_of, _next_batch(training))
-        training.step += 1
-        losses.append({name: loss.item() for name, loss in taken.losses.items()})
-    return losses, training.method.state_dict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sda.methods.class_bank.LOG_EVERY", 1)
+        for _ in range(STEPS):
+            taken = _take_step(training, losses_of, _next_batch(training))
+            training.step += 1
+            losses.append({name: loss.item() for name, loss in taken.losses.items()})
+    norms = {name: norm for name, norm in training.method.diagnostics().items() if name.startswith("gradient_")}
+    return losses, norms, training.method.state_dict()
 
 
 def in_one_of_two(rank, recipe_path, folder, cases):
@@ -60,7 +71,7 @@ def in_one_of_two(rank, recipe_path, folder, cases):
 
 
 def in_two(world, folder, cases):
-    """Return case → losses and state of both processes."""
+    """Return case → losses, gradient norms and state of both processes."""
     spawn(in_one_of_two, (str(world.real), folder, cases), nprocs=2)
     return {case: [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(2)] for case in cases}
 
@@ -70,8 +81,9 @@ def two(world, tmp_path_factory):
     return in_two(world, tmp_path_factory.mktemp("two"), CASES)
 
 
-def test_two_processes_equal_one_with_twice_the_batch(world, two):
-    check_equal(world, two["synchronised"], {}, 1e-3)
+@pytest.mark.parametrize("case", ["synchronised", "distribution", "infonce"])
+def test_two_processes_equal_one_with_twice_the_batch(case, world, two):
+    check_equal(world, two[case], CASES[case], 1e-3)
 
 
 @pytest.mark.slow
@@ -92,12 +104,14 @@ def check_equal(world, results, changes, tolerance):
 
     Rounding differs, and grows with the depth of a network with random weights.
     """
-    (first, state), (second, other) = results
+    (first, norms, state), (second, other_norms, other) = results
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
-    alone, whole = train(str(world.real), {**CHANGES, **double, **changes})
+    alone, whole_norms, whole = train(str(world.real), {**CHANGES, **double, **changes})
     assert first == second and {"contrast_l", "contrast_u", "pseudo"} <= first[-1].keys()
     for mine, theirs in zip(first, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=tolerance, abs=1e-6)
+    assert norms == other_norms and norms == pytest.approx(whole_norms, rel=20 * tolerance)
+    assert first[-1]["contrast_l"] > 0 and any(name.startswith("gradient_contrast_l") for name in norms)
     for name, value in state.items():
         assert torch.equal(value, other[name]), f"{name} differs between the processes"
     assert state["bank.valid"].any() and torch.equal(state["bank.valid"], whole["bank.valid"])
@@ -107,7 +121,7 @@ def check_equal(world, results, changes, tolerance):
 
 
 def test_without_synchronised_norms_the_processes_have_equal_states(two):
-    (_, state), (_, other) = two["own norms"]
+    (*_, state), (*_, other) = two["own norms"]
     for name, value in state.items():
         assert torch.equal(value, other[name]), name
 
