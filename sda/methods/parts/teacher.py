@@ -74,7 +74,7 @@ def pseudo_label(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prototype_weights(features: Tensor, prototypes: Tensor, filled: Tensor, temperature: float) -> Tensor:
-    """Return the factors that correct a teacher's probabilities: p'_k ∝ p_k ω_k (Zhang et al., ProDA, CVPR 2021, eq. 4 and 5).
+    """Return the factors that correct a teacher's probabilities: p'_k ∝ p_k ω_k (Zhang et al., ProDA, CVPR 2021).
 
     ω_k = softmax_k(-‖f - η_k‖/τ), with f scaled to unit length: the contrast trains only the directions of features, so their
     lengths mean nothing. Classes without a prototype get the mean of the others' factors, which is neutral.
