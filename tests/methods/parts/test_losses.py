@@ -434,6 +434,15 @@ def test_contrasts_with_negatives_do_not_saturate():
     assert cold < 1e-5 and warm > 4e-3
 
 
+def test_contrasts_do_not_depend_on_values():
+    """On the meta device, which has no values, everything that would wait for a device raises an error."""
+    with torch.device("meta"):
+        p, z, w_p, w_z = torch.rand(3, 4, 5, requires_grad=True), torch.rand(3, 2, 5), torch.rand(3, 4), torch.rand(3, 2)
+        mean, filled = torch.rand(3, 5), torch.ones(3, dtype=torch.bool)
+        for loss in (contrast_distribution(p, w_p, mean, mean, filled, 100.0), contrast_infonce(p, w_p, z, w_z, 0.2)):
+            loss.backward()
+
+
 def test_mean_one_by_hand():
     """Scores .2 and .6 of two valid entries: 2·.2/.8 and 2·.6/.8; a single entry has weight 1, padding and empty rows 0."""
     scores = torch.tensor([[0.2, 0.9, 0.6], [0.3, 0.1, 0.1], [0.5, 0.5, 0.5]])

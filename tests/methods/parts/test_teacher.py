@@ -177,6 +177,13 @@ def test_corrected_probabilities_equal_the_loop(filled, tau):
                 torch.testing.assert_close(p[b, :, i, j], changed / changed.sum())
 
 
+def test_the_correction_does_not_depend_on_values():
+    """On the meta device, which has no values, everything that would wait for a device raises an error."""
+    with torch.device("meta"):
+        weights = prototype_weights(torch.rand(1, 5, 2, 2), torch.rand(3, 5), torch.ones(3, dtype=torch.bool), 1.0)
+        assert corrected(torch.rand(1, 3, 2, 2), weights).shape == (1, 3, 2, 2)
+
+
 def test_correction_by_hand():
     """Equal probabilities, f = η_0 and η_1 opposite: factors 1 : e^-2. Without prototypes nothing changes."""
     logits, features = torch.zeros(1, 2, 1, 1), torch.tensor([8.0, 0.0]).view(1, 2, 1, 1)
