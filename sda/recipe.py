@@ -26,7 +26,7 @@ from sda.methods.settings import (
 from sda.models.names import NETWORKS, TORCHVISION
 from sda.protocol import PRESETS, Protocol, preset
 from sda.scoring.criteria import CRITERIA
-from sda.sizes import check_size, parse_size, size_text
+from sda.sizes import LARGEST, check_size, parse_size, size_text
 
 
 def _count_or_all(value: object) -> object:
@@ -155,6 +155,9 @@ class _Images(shelf.Strict):
     )
     rare_class_sampling: Annotated[NonNegative, AfterValidator(_temperature)] = Field(
         0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
+    )
+    rare_class_pixels: Annotated[int, Field(ge=0, le=LARGEST**2)] = Field(
+        0, description="pixels that the drawn class should have in a crop (DAFormer: 1500); the best of up to ten crops is taken"
     )
     in_memory: bool = Field(False, description="decode and resize each image once and keep it in memory")
     workers: Annotated[int, Field(ge=0, le=512)] = Field(2, description="loader processes per stream")
@@ -395,6 +398,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             idle.add("momentum")
         if len(self.sources) < 2:
             idle.add("source_weights")
+        if not self.rare_class_sampling:
+            idle.add("rare_class_pixels")
         return [name for name in names if name in idle]
 
     def unreached(self) -> list[str]:

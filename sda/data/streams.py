@@ -23,6 +23,7 @@ from sda.recipe import Recipe
 from sda.system import distributed
 
 PATIENCE = 50  # batches without a labelled pixel after which training stops
+CROPS = 10  # random crops that are tried, at most, for enough pixels of a rare class
 BLOCK = 100  # positions of a stream with several datasets, within which their order is random
 SHORTEST = 5  # the same for short runs: fewer batches of small crops may miss sparse labels by chance
 
@@ -36,20 +37,22 @@ class RareClassSampling:
     Args:
         pixels: (N, C) number of pixels of each class in each image.
         temperature: T > 0; with small values, almost all draws are from the rarest classes. DAFormer: 0.01.
+        least: number of pixels of the drawn class that a crop should have. DAFormer: 1,500 in crops of 512x512.
     """
 
-    def __init__(self, pixels: np.ndarray, temperature: float):
-        self.pixels, self.temperature = pixels, temperature
+    def __init__(self, pixels: np.ndarray, temperature: float, least: int = 0):
+        self.pixels, self.temperature, self.least = pixels, temperature, least
         share = pixels.sum(axis=0) / max(1, pixels.sum())
         occurring = np.flatnonzero(share)
         weight = np.exp((1 - share[occurring]) / temperature - (1 - share[occurring]).max() / temperature)
         self._steps = np.cumsum(weight / weight.sum())
+        self._classes = occurring
         self._images = [np.flatnonzero(pixels[:, index]) for index in occurring]
 
-    def draw(self, random: np.random.Generator) -> int:
-        """Draw the index of an image."""
+    def draw(self, random: np.random.Generator) -> tuple[int, int]:
+        """Draw the index of an image, and the class for which it was drawn."""
         index = min(int(np.searchsorted(self._steps, random.random(), side="right")), len(self._steps) - 1)
-        return int(random.choice(self._images[index]))
+        return int(random.choice(self._images[index])), int(self._classes[index])
 
 
 class _DrawnSamples(torch.utils.data.Dataset):
@@ -62,22 +65,23 @@ class _DrawnSamples(torch.utils.data.Dataset):
         self.sampling = sampling
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
-    def _index(self, n: int) -> int:
+    def _choose(self, n: int) -> tuple[int, int | None]:
+        """Return the index of the image at position n, and the class for which it was drawn, if it was."""
         if self.sampling is not None:
             return self.sampling.draw(np.random.default_rng([self.seed, self.stream, 2, n]))
         epoch, place = divmod(n, len(self.dataset))
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, self.stream, 0, epoch]).permutation(len(self.dataset))
-        return int(self._order[place])
+        return int(self._order[place]), None
 
     def __getitem__(self, n: int) -> tuple[Sample | None, list[str]]:
         random = np.random.default_rng([self.seed, self.stream, 1, n])
-        index = self._index(n)
+        index, wanted = self._choose(n)
         faults: list[str] = []
         for _ in range(20):
             try:
-                return self._cropped(self.dataset[index], random), faults
+                return self._cropped(self.dataset[index], random, wanted), faults
             except FileError as error:
                 faults.append(str(error))
                 if not self.skip:
@@ -85,13 +89,23 @@ class _DrawnSamples(torch.utils.data.Dataset):
                 index = int(random.integers(len(self.dataset)))
         return None, [f"20 unusable files in a row; last error: {faults[-1]}"]
 
-    def _cropped(self, sample: Sample, random: np.random.Generator) -> Sample:
+    def _cropped(self, sample: Sample, random: np.random.Generator, wanted: int | None) -> Sample:
+        """Crop a sample at random. If its class `wanted` should have a number of pixels, take the best of up to CROPS crops."""
         height, width = self.crop
         sample = _padded(sample, height, width)
-        top = int(random.integers(sample.image.shape[1] - height + 1))
-        left = int(random.integers(sample.image.shape[2] - width + 1))
-        window = (slice(top, top + height), slice(left, left + width))
-        return Sample(sample.image[:, *window], None if sample.label is None else sample.label[window])
+        least = self.sampling.least if self.sampling else 0
+        best, most = sample, -1
+        for _ in range(CROPS if least else 1):
+            top = int(random.integers(sample.image.shape[1] - height + 1))
+            left = int(random.integers(sample.image.shape[2] - width + 1))
+            window = (slice(top, top + height), slice(left, left + width))
+            crop = Sample(sample.image[:, *window], None if sample.label is None else sample.label[window])
+            count = int(crop.label.eq(wanted).sum()) if wanted is not None and crop.label is not None else 0
+            if count > most:
+                best, most = crop, count
+            if count >= least:
+                break
+        return best
 
 
 class _MixedSamples(torch.utils.data.Dataset):
@@ -139,7 +153,7 @@ def _draw_samples(
     ends = itertools.accumulate(map(len, dataset.datasets))
     parts = []
     for number, (part, end) in enumerate(zip(dataset.datasets, ends, strict=True), start=len(STREAMS)):
-        by_class = sampling and RareClassSampling(sampling.pixels[end - len(part) : end], sampling.temperature)
+        by_class = sampling and RareClassSampling(sampling.pixels[end - len(part) : end], sampling.temperature, sampling.least)
         parts.append(_DrawnSamples(part, crop, seed, number, skip, by_class))
     return _MixedSamples(parts, dataset.shares, seed, stream)
 
@@ -271,7 +285,9 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]
             start=sum(takes_part(name, before, recipe.alternate) for before in range(step)) if recipe.alternate else step,
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
-            sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling) if by_class else None,
+            sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling, recipe.rare_class_pixels)
+            if by_class
+            else None,
             patience=min(PATIENCE, max(recipe.steps, SHORTEST)),
         )
     return streams

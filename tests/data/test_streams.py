@@ -163,12 +163,15 @@ def test_rare_class_sampling_follows_its_formula(items):
     pixels[:, 0] = 90
     pixels[[2, 5], 1] = 35
     sampling = RareClassSampling(pixels, 0.5)
-    draws = Counter(sampling.draw(np.random.default_rng([1, n])) for n in range(4000))
+    drawn = [sampling.draw(np.random.default_rng([1, n])) for n in range(4000)]
+    draws = Counter(image for image, _ in drawn)
     rare = math.exp(1.8) / (math.exp(1.8) + math.exp(0.2))
     expected = {n: (1 - rare) / 7 + (rare / 2 if n in (2, 5) else 0) for n in range(7)}
     assert {n: draws[n] / 4000 for n in range(7)} == pytest.approx(expected, abs=0.025)
+    assert sum(wanted == 1 for _, wanted in drawn) / 4000 == pytest.approx(rare, abs=0.025)
+    assert all(pixels[image, wanted] for image, wanted in drawn)
     one = RareClassSampling(pixels, 1e-6)  # no overflow
-    assert {one.draw(np.random.default_rng(n)) for n in range(50)} == {2, 5}
+    assert {one.draw(np.random.default_rng(n)) for n in range(50)} == {(2, 1), (5, 1)}
 
 
 def test_rare_class_sampling_depends_only_on_the_position(items):
@@ -178,6 +181,29 @@ def test_rare_class_sampling_depends_only_on_the_position(items):
     assert same(whole[4:], take(2, dataset, start=4, **options))
     assert same(whole, take(6, dataset, workers=2, **options))
     assert len(set(numbers(whole))) > 3
+
+
+def test_crops_contain_the_class_for_which_the_image_was_drawn(items):
+    dataset = labelled(items)
+    rows = [dataset[n].label for n in range(len(dataset))]
+    rare = 5  # six pixels near a corner, which one crop in thirteen contains
+    pixels = np.zeros((len(rows), 256), np.int64)
+    for n, label in enumerate(rows):
+        pixels[n, rare] = int((label == rare).sum())
+    height, width = (side // 2 for side in rows[0].shape)
+
+    def found(least):
+        sampling = RareClassSampling(pixels, 0.1, least)
+        samples = _draw_samples("source", dataset, (height, width), 0, False, sampling)
+        return [int((samples[n][0].label == rare).sum()) for n in range(60)]
+
+    plain, with_rare = found(0), found(1)
+    assert (
+        sum(count > 0 for count in plain) < 40 and sum(count > 0 for count in with_rare) > sum(count > 0 for count in plain) + 15
+    )
+    most = found(10**6)  # which no crop has: the best of ten is taken
+    assert all(one >= other for one, other in zip(most, plain, strict=True)) and sum(most) >= sum(with_rare)
+    assert found(1) == with_rare
 
 
 def test_absent_streams_are_none(items):
