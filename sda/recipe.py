@@ -157,7 +157,8 @@ class _Images(shelf.Strict):
         0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
     )
     rare_class_pixels: Annotated[int, Field(ge=0, le=LARGEST**2)] = Field(
-        0, description="pixels that the drawn class should have in a crop (DAFormer: 1500); the best of up to ten crops is taken"
+        0,
+        description="pixels that the drawn class should have in a crop, which is the best of up to ten (DAFormer: 1500)",
     )
     in_memory: bool = Field(False, description="decode and resize each image once and keep it in memory")
     workers: Annotated[int, Field(ge=0, le=512)] = Field(2, description="loader processes per stream")
@@ -386,6 +387,12 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
                     f"crop = {size_text(self.crop_size)} does not fit into {name} = {size_text(size)}: reduce it; source and "
                     "target share one crop"
                 )
+        height, width = self.crop_size
+        if self.rare_class_pixels > height * width:
+            raise ValueError(
+                f"rare_class_pixels = {self.rare_class_pixels}: a crop of {size_text(self.crop_size)} has only {height * width} "
+                "pixels: reduce it"
+            )
         return self
 
     def ignored_fields(self, names: Iterable[str]) -> list[str]:

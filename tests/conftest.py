@@ -106,7 +106,7 @@ class FakeNetwork(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(sharpness))
         self.register_buffer("palette", torch.tensor(PALETTE)[None, :, :, None, None])
 
-    def forward(self, images, note_statistics=True, dropped=None):
+    def forward(self, images, note_statistics=True, drop_in=0):
         self.norm.momentum = 0.1 if note_statistics else 0.0
         small = F.avg_pool2d(as_float(images), self.stride)
         features = self.norm(self.embed(small))

@@ -111,7 +111,7 @@ class _DrawnSamples(torch.utils.data.Dataset):
 class _MixedSamples(torch.utils.data.Dataset):
     """Map position n of the infinite stream to the next sample of one of several datasets.
 
-    Each BLOCK positions contain the datasets by their shares, to within one sample for each dataset, in random order.
+    Each BLOCK positions contain the datasets by their shares, to within two samples, in random order.
     """
 
     def __init__(self, parts: list[_DrawnSamples], shares: list[Fraction], seed: int, stream: int):
@@ -198,14 +198,14 @@ class Stream:
 
     Args:
         name: one of STREAMS; part of the seed.
-        dataset: each of several datasets has its own sequence of samples; the stream takes the next one of either (see
+        dataset: each of several datasets has its own sequence of samples; the stream takes the next sample of one of them (see
             `_MixedSamples`).
         batch: samples per step and process; all processes get different positions.
         crop: (height, width); smaller images are padded.
         start: the first step.
         workers: number of loader processes; 0 loads in this process (best for datasets in memory).
         skip: skip unusable files and add them to `faults`, instead of raising an error.
-        sampling: draw images by class, with several datasets within each; None draws each image once per epoch.
+        sampling: draw images by class; with several datasets, within the one whose turn it is. None draws each image once per epoch.
         patience: number of batches of labelled images, one of which must have a labelled pixel.
 
     Attributes:

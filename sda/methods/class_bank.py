@@ -58,7 +58,9 @@ class ClassBankMethod(MeanTeacher):
                 losses["contrast_l"] = s.weight_contrast * self._contrast(views.f_l, views.y_l)
             if s.contrast_on != "labelled":
                 losses["contrast_u"] = s.weight_contrast * self._contrast(views.f_a, views.y_a)
-        self.gradients = self._measure(losses, views) if step % LOG_EVERY == 0 and "contrast_l" in losses else {}
+        # in float16, gradients without the loop's scaling are too small for the format
+        measure = step % LOG_EVERY == 0 and "contrast_l" in losses and self.student.precision != torch.float16
+        self.gradients = self._measure(losses, views) if measure else {}
         return losses
 
     def diagnostics(self) -> dict[str, float]:
@@ -67,10 +69,13 @@ class ClassBankMethod(MeanTeacher):
         return super().diagnostics() | {name: norm for name, norm in norms.items() if math.isfinite(norm)}
 
     @torch.no_grad()
-    def pseudo_labels(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pseudo-labels and their confidence, corrected by the bank's prototypes with `correct = "prototype"`."""
-        if not self.settings.correct:
-            return super().pseudo_labels(x_u)
+    def pseudo_labels(self, x_u: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return pseudo-labels and their confidence, corrected by the bank's prototypes with `correct = "prototype"`.
+
+        The correction begins with the contrast, which trains the projection.
+        """
+        if self.settings.correct == "none" or step < self.settings.unlabelled_start:
+            return super().pseudo_labels(x_u, step)
         logits, features = self.teacher(x_u)
         rows = features.permute(0, 2, 3, 1)
         everywhere = torch.ones(1, rows[..., 0].numel(), dtype=torch.bool, device=rows.device)

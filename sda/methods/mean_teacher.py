@@ -60,12 +60,13 @@ class TeacherMethod(Method):
 
 
 class MeanTeacher(TeacherMethod):
-    """L = L_sup + L_pseudo + 0.01 L_ent, and with `weight_masked` λ_m > 0 + λ_m L_masked.
+    """L = L_sup + L_pseudo + 0.01 L_ent + λ_m L_masked, where λ_m = `weight_masked` is 0 by default.
 
     The paper does not say which labelled images L_sup uses: here, those of source and target.
 
     L_masked is L_pseudo in a further view, of which random patches are hidden (MIC: Hoyer et al., CVPR 2023). There, the share
     of confident pixels in an image weights all its pixels; here, each has the weight of its own confidence, as in L_pseudo.
+    Masked views never enter the running statistics of the batch norms.
     """
 
     settings: MeanTeacherSettings
@@ -81,34 +82,32 @@ class MeanTeacher(TeacherMethod):
         assert batch.unlabelled is not None
         x_u = as_float(batch.unlabelled)
 
-        y_u, confidence = self.pseudo_labels(x_u)
+        y_u, confidence = self.pseudo_labels(x_u, step)
         self.teacher_top = top_share(y_u, self.classes)
         mix = s.classmix_unlabelled if step >= s.unlabelled_start else 0.0
         u = Views(x_u, y_u, confidence**s.confidence_power)
-        x_a, y_a, w_a = strong_views(u, self.strong, s.views, self.classes, mix, donors(batch, u, s.mix_from))
-        x = x_a
-        if s.weight_masked > 0:
-            x_m, y_m, w_m = strong_views(u, self.strong, 1, self.classes, 0.0)
-            x = torch.cat([x_a, mask_patches(x_m, s.mask_patch, s.mask_ratio, self.student.normalise.mean_color)])
+        pool = donors(batch, u, s.mix_from) if mix else None
+        x_a, y_a, w_a = strong_views(u, self.strong, s.views, self.classes, mix, pool, s.mix_from == "all")
 
         # student
         logits_l, f_l = self.student(x_l)
-        dropped = (len(x_u), s.views) if s.channel_dropout else None
-        logits, features = self.student(x, s.strong_statistics or s.released, dropped)
-        logits_l, logits = grid.enlarge(logits_l, y_l.shape[1:]), grid.enlarge(logits, y_a.shape[1:])
-        logits_a, logits_m = logits.tensor_split([len(x_a)])
-        alpha = self.balance(y_l, y_a)
-        certainty = ramp(step, s.ramp_steps)
+        drop_in = s.views if s.channel_dropout else 0
+        logits_a, f_a = self.student(x_a, s.strong_statistics or s.released, drop_in)
+        logits_l, logits_a = grid.enlarge(logits_l, y_l.shape[1:]), grid.enlarge(logits_a, y_a.shape[1:])
+        alpha, ramped = self.balance(y_l, y_a), ramp(step, s.ramp_steps)
         losses = {
             "sup": cross_entropy(logits_l, y_l, alpha),
-            "pseudo": s.weight_pseudo * certainty * cross_entropy(logits_a, y_a, alpha, w_a),
+            "pseudo": s.weight_pseudo * ramped * cross_entropy(logits_a, y_a, alpha, w_a),
             "entropy": s.weight_entropy * entropy(logits_a, y_a != IGNORE),
         }
         if s.weight_masked > 0:
-            losses["masked"] = s.weight_masked * certainty * cross_entropy(logits_m, y_m, alpha, w_m)
-        return losses, Seen(x_l, y_l, domain, f_l, y_a, features[: len(x_a)], logits_l)
+            x_m, y_m, w_m = strong_views(u, self.strong, 1, self.classes, 0.0)
+            x_m = mask_patches(x_m, s.mask_patch, s.mask_ratio, self.student.normalise.mean_color)
+            logits_m = grid.enlarge(self.student(x_m, note_statistics=False)[0], y_m.shape[1:])
+            losses["masked"] = s.weight_masked * ramped * cross_entropy(logits_m, y_m, alpha, w_m)
+        return losses, Seen(x_l, y_l, domain, f_l, y_a, f_a, logits_l)
 
     @torch.no_grad()
-    def pseudo_labels(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
+    def pseudo_labels(self, x_u: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Return the teacher's pseudo-labels ŷ of images (B, 3, H, W) and their confidence, both (B, H, W)."""
         return pseudo_label(self.student.grid.enlarge(self.teacher(x_u)[0], x_u.shape[2:]))

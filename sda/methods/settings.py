@@ -81,7 +81,8 @@ class TeacherSettings(SupervisedSettings):
     )
     weight_pseudo: NonNegative = Field(1.0, description="weight of the loss on pseudo-labels")
     color_transfer: Unit = Field(
-        0.0, description="probability that a source image takes the colour statistics of a random unlabelled image"
+        0.0,
+        description="probability that a source image takes the mean and deviation of a random unlabelled image's colours",
     )
     released: bool = Field(
         False,
@@ -123,7 +124,7 @@ class MeanTeacherSettings(TeacherSettings):
     mix_from: Literal["unlabelled", "labelled", "source", "all"] = Field(
         "unlabelled",
         description="images from which ClassMix pastes onto unlabelled images: other unlabelled images, labelled target images, "
-        "source images, or all three",
+        "source images, or any of these (all)",
     )
     views: Annotated[int, Field(gt=0, le=64)] = Field(2, description="strong views per unlabelled image")
     confidence_power: NonNegative = Field(6.0, description="weight of a pixel in the loss on pseudo-labels: confidence ^ this")
@@ -135,10 +136,11 @@ class MeanTeacherSettings(TeacherSettings):
         0.0, description="weight of the loss on pseudo-labels in a further view with hidden patches (MIC); 0: no such view"
     )
     mask_patch: Count = Field(64, description="side of a hidden patch in pixels")
-    mask_ratio: Unit = Field(0.7, description="share of the patches that are hidden")
+    mask_ratio: Unit = Field(0.7, description="probability that a patch is hidden")
     channel_dropout: bool = Field(
         False,
-        description="drop half of the encoder's channels for half of the images; two views of an image complement each other",
+        description="strong views of half of the images lose half of the encoder's channels; with two views, the second keeps "
+        "what the first loses",
     )
     unlabelled_start: Annotated[Steps, Reached("ClassMix of unlabelled images and the contrastive loss never start")] = Field(
         2000, description="first step with the contrastive loss and with ClassMix of unlabelled images"
@@ -146,8 +148,16 @@ class MeanTeacherSettings(TeacherSettings):
 
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
-        if not {"source": streams.source, "labelled": streams.labelled}.get(self.mix_from, True):
-            raise ValueError(f"mix_from = {self.mix_from}: the recipe has no such stream; use all")
+        if not self.classmix_unlabelled or self.mix_from not in ("source", "labelled"):
+            return
+        words, option = {"source": ("source images", "source"), "labelled": ("labelled target images", "labels")}[self.mix_from]
+        if not getattr(streams, self.mix_from):
+            raise ValueError(f"mix_from = {self.mix_from}: the recipe has no {words}: set {option}, or mix_from = unlabelled")
+        if streams.alternate:
+            raise ValueError(
+                f"mix_from = {self.mix_from}: with alternate = true only every other step has {words}: set alternate = false, or "
+                "mix_from = all"
+            )
 
     def ignored(self) -> set[str]:
         found = super().ignored()
@@ -195,10 +205,10 @@ class ClassBankSettings(MeanTeacherSettings):
         1000, description="first step that fills the bank"
     )
     bank: str = Field("", description="file to fill the bank from at the start (sda bank RUN --export FILE); empty: start empty")
-    correct: Literal["", "prototype"] = Field(
-        "",
+    correct: Literal["none", "prototype"] = Field(
+        "none",
         description="correct pseudo-labels; prototype (ProDA): raise the probability of the classes whose mean entry in the bank "
-        "is near the pixel's feature; empty: do not",
+        "is near the pixel's feature",
     )
     correct_temperature: Annotated[float, Field(gt=0, le=10**6)] = Field(
         1.0, description="τ of the correction by prototypes; a lower τ corrects more strongly"
@@ -217,16 +227,16 @@ class ClassBankSettings(MeanTeacherSettings):
             raise ValueError(
                 "bank_selection = attention ranks by S_c, which is not trained with attention_features = false: change one"
             )
-        if self.correct and not self.weight_contrast:
+        if self.correct != "none" and not self.weight_contrast:
             raise ValueError(
-                f"correct = {self.correct} needs the bank, which weight_contrast = 0 leaves empty: set weight_contrast > 0, or "
-                'correct = ""'
+                f"correct = {self.correct} needs the projection, which weight_contrast = 0 does not train: set "
+                "weight_contrast > 0, or correct = none"
             )
 
     def ignored(self) -> set[str]:
         found = super().ignored() | ({"attention_bank"} if self.released or self.contrast == "distribution" else set())
         found |= {"contrast_temperature"} if self.contrast == "positive" else set()
-        found |= set() if self.correct else {"correct_temperature"}
+        found |= set() if self.correct != "none" else {"correct_temperature"}
         if self.weight_contrast:
             found.discard("unlabelled_start")
         else:

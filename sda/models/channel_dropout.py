@@ -4,24 +4,25 @@ import torch
 from torch import Tensor
 
 
-def drop_channels(maps: list[Tensor], images: int, views: int) -> list[Tensor]:
-    """Drop half of the channels of an encoder's maps in half of the views (UniMatch V2: Yang et al., TPAMI 2025).
+def drop_channels(maps: list[Tensor], views: int) -> list[Tensor]:
+    """Drop channels at random, with probability ½, in half of the images (UniMatch V2: Yang et al., TPAMI 2025).
 
-    With two views, the second of an image keeps the channels that the first drops. Kept channels are doubled.
+    The half is rounded up; all views of these images are changed, at all levels. With two views, the second of an image keeps the
+    channels that the first loses. Kept channels are doubled.
 
     Args:
-        maps: (views·images + M, F, h, w) each, view by view; the last M are not changed.
+        maps: (views·B, F, h, w) each, view by view. views: number of views of each image.
 
     Returns:
-        The maps.
+        The maps, of the same shapes.
     """
-    spared = (torch.randperm(images) < images // 2)[None, :, None]  # the same images at all levels
+    images = len(maps[0]) // views
+    spared = (torch.randperm(images) < images // 2)[None, :, None]
     changed = []
     for level in maps:
-        kept = 2 * (torch.rand(views, images, level.shape[1]) < 0.5).float()
+        scale = 2 * (torch.rand(views, images, level.shape[1]) < 0.5).float()
         if views == 2:
-            kept[1] = 2 - kept[0]
-        scale = torch.ones(len(level), level.shape[1])
-        scale[: views * images] = torch.where(spared, 1.0, kept).flatten(0, 1)
+            scale[1] = 2 - scale[0]
+        scale = torch.where(spared, 1.0, scale).flatten(0, 1)
         changed.append(level * scale[:, :, None, None].to(level, non_blocking=True))
     return changed

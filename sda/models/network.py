@@ -57,14 +57,12 @@ class SegmentationNetwork(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def forward(
-        self, images: Tensor, note_statistics: bool = True, dropped: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, note_statistics: bool = True, drop_in: int = 0) -> tuple[Tensor, Tensor]:
         """Compute logits and features.
 
         Args:
             note_statistics: in training mode, update the batch norms' running statistics.
-            dropped: (images, views): apply channel dropout to the first images·views of the images; see `drop_channels`.
+            drop_in: number of views of each image; apply channel dropout to them (see `drop_channels`). 0: no dropout.
         """
         if self.training:
             for norm in norms_of(self):
@@ -73,7 +71,7 @@ class SegmentationNetwork(nn.Module):
         lower = self.precision != torch.float32
         with torch.autocast(x.device.type, self.precision) if lower else contextlib.nullcontext():
             maps = self.backbone(x)
-            logits, features = self.head(maps if dropped is None else drop_channels(maps, *dropped))
+            logits, features = self.head(drop_channels(maps, drop_in) if drop_in else maps)
         return logits.float(), features.float()
 
     def train(self, mode: bool = True) -> "SegmentationNetwork":

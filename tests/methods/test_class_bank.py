@@ -572,7 +572,7 @@ def test_temperatures_of_the_contrasts():
 def test_the_correction_needs_the_bank():
     streams = Streams(source=True, labelled=True, unlabelled=True)
     settings(correct="prototype").check("class_bank", streams)
-    with pytest.raises(ValueError, match="correct = prototype needs the bank, which weight_contrast = 0 leaves empty"):
+    with pytest.raises(ValueError, match="correct = prototype needs the projection, which weight_contrast = 0 does not train"):
         settings(correct="prototype", weight_contrast=0.0).check("class_bank", streams)
     assert "correct_temperature" in settings().ignored()
     assert "correct_temperature" not in settings(correct="prototype").ignored()

@@ -48,8 +48,7 @@ def seen(method, batch):
 
 def test_the_masked_view_has_the_pseudo_labels_of_the_whole_image(make, batch):
     method = make(weight_masked=0.5, mask_patch=4, mask_ratio=0.6)
-    losses, (_, (images, *_)) = seen(method, batch)
-    plain, masked = images[:3], images[3:]
+    losses, (_, (plain, *_), (masked, *_)) = seen(method, batch)
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     hidden = ((masked - mean).abs() < 1e-6).all(dim=1)
     assert 0.45 < hidden.float().mean() < 0.75
@@ -58,7 +57,7 @@ def test_the_masked_view_has_the_pseudo_labels_of_the_whole_image(make, batch):
         p, y = make().teacher.model(batch.unlabelled / 255)[0].softmax(1).max(1)
     other = make()
     other.student(torch.cat([batch.source.images, batch.labelled.images]) / 255)
-    logits = other.student(images)[0][3:]
+    logits = other.student(masked)[0]
     expected = 0.5 * (p**6 * F.cross_entropy(logits, y, reduction="none")).mean()
     torch.testing.assert_close(losses["masked"], expected, rtol=1e-4, atol=1e-6)
     losses, _ = seen(make(), batch)
@@ -66,10 +65,10 @@ def test_the_masked_view_has_the_pseudo_labels_of_the_whole_image(make, batch):
 
 
 def test_channel_dropout_concerns_the_strong_views_alone(make, batch):
-    _, inputs = seen(make(channel_dropout=True, views=2, weight_masked=1.0), batch)
-    assert len(inputs[0]) == 1, "labelled images are not changed"
-    assert inputs[1][2] == (3, 2) and len(inputs[1][0]) == 3 * 2 + 3
-    assert seen(make(), batch)[1][1][2] is None
+    _, (labelled, strong, masked) = seen(make(channel_dropout=True, views=2, weight_masked=1.0), batch)
+    assert len(labelled) == len(masked) == 1, "the others are not changed"
+    assert strong[2] == 2 and len(strong[0]) == 2 * 3
+    assert seen(make(), batch)[1][1][2] == 0
 
 
 def test_classes_of_labelled_images_are_mixed_into_the_strong_views(make, batch):
@@ -96,8 +95,10 @@ def test_all_parts_together_resume_bit_for_bit(world, sda, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--mix-from", "source", "--source", ""], "mix_from = source: the recipe has no such stream; use all"),
-        (["--mix-from", "labelled", "--labels", "0"], "mix_from = labelled: the recipe has no such stream; use all"),
+        (["--mix-from", "source", "--source", ""], "no source images: set source, or mix_from = unlabelled"),
+        (["--mix-from", "labelled", "--labels", "0"], "no labelled target images: set labels, or mix_from = unlabelled"),
+        (["--mix-from", "source", "--alternate", "true"], "only every other step has source images: set alternate = false, or"),
+        (["--rare-class-sampling", 0.1, "--rare-class-pixels", 4000], "a crop of 48x64 has only 3072 pixels: reduce it"),
         (["--color-transfer", "0.5", "--source", ""], "color_transfer changes the colours of source images: set a source"),
     ],
 )

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import kornia.augmentation as K
 import torch
-from kornia.color import lab_to_rgb, rgb_to_lab
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
 from sda.labels import IGNORE
+from sda.methods.parts.lab import lab_to_rgb, rgb_to_lab
 
 Weights = TypeVar("Weights", Tensor, None)
 

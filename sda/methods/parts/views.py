@@ -13,6 +13,23 @@ from sda.methods.parts.bank import SOURCE, TARGET
 from sda.models.preprocessing import as_float
 
 
+class Views(NamedTuple):
+    """Images of any stream with labels and pixel weights.
+
+    Attributes:
+        x: (B, 3, H, W) in 0..1. y: (B, H, W) int64, 255 = ignored. w: (B, H, W), 0 or more.
+    """
+
+    x: Tensor
+    y: Tensor
+    w: Tensor
+
+    @classmethod
+    def joined(cls, parts: "Iterable[Views]") -> "Views":
+        """Join images, one part after the other."""
+        return cls(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
 def in_target_colors(batch: Batch, probability: float) -> Batch:
     """Give each source image, with this probability, the colours of a random unlabelled image of the batch."""
     if probability == 0 or batch.source is None or batch.unlabelled is None:
@@ -39,22 +56,6 @@ def labelled_views(batch: Batch, weak: Augment, classes: int, mix: float) -> tup
     return classmix(images, labels, domain, classes, mix)
 
 
-class Views(NamedTuple):
-    """Images of any stream with labels and pixel weights.
-
-    Attributes:
-        x: (B, 3, H, W) in 0..1. y: (B, H, W) int64, 255 = ignored. w: (B, H, W), 0 or more.
-    """
-
-    x: Tensor
-    y: Tensor
-    w: Tensor
-
-    @classmethod
-    def joined(cls, parts: "Iterable[Views]") -> "Views":
-        return cls(*(torch.cat(each) for each in zip(*parts, strict=True)))
-
-
 def donors(batch: Batch, unlabelled: Views, mix_from: str) -> Views | None:
     """Return the images from which ClassMix pastes classes onto unlabelled images.
 
@@ -63,26 +64,36 @@ def donors(batch: Batch, unlabelled: Views, mix_from: str) -> Views | None:
         mix_from: "source"; "labelled", the labelled target images; "all", these two and the unlabelled images; or "unlabelled".
 
     Returns:
-        The images; true labels have weight 1. None: the strong views are mixed with each other. This is so for "unlabelled", and
-        in steps without images of the stream (`alternate`).
+        The images; true labels have weight 1. For "all", the unlabelled images come first. None for "unlabelled": the strong
+        views are mixed with each other.
     """
-    wanted = {"source": [batch.source], "labelled": [batch.labelled], "all": [batch.source, batch.labelled]}.get(mix_from, [])
-    parts = [
+    if mix_from == "unlabelled":
+        return None
+    wanted = {"source": [batch.source], "labelled": [batch.labelled], "all": [batch.source, batch.labelled]}[mix_from]
+    parts = [unlabelled] if mix_from == "all" else []
+    parts += [
         Views(as_float(part.images), part.labels.long(), torch.ones_like(part.labels, dtype=torch.float32))
         for part in wanted
         if part is not None
     ]
-    if mix_from == "all":
-        parts.append(unlabelled)
-    return Views.joined(parts) if parts else None
+    return Views.joined(parts)
 
 
-def strong_views(unlabelled: Views, strong: Augment, views: int, classes: int, mix: float, donors: Views | None = None) -> Views:
+def strong_views(
+    unlabelled: Views,
+    strong: Augment,
+    views: int,
+    classes: int,
+    mix: float,
+    donors: Views | None = None,
+    skip_own: bool = False,
+) -> Views:
     """Augment `views` copies of each image x_a with its pseudo-label ŷ and pixel weights.
 
     Args:
         mix: probability of ClassMix per view.
         donors: images to paste from, each view from a random one; None: the views are mixed with each other.
+        skip_own: the donors begin with the unlabelled images, and none of these is pasted onto itself.
 
     Returns:
         views·B images; where the augmentation pads, labels are 255 and weights 0.
@@ -93,9 +104,11 @@ def strong_views(unlabelled: Views, strong: Augment, views: int, classes: int, m
             made.append(Views(*classmix(*strong(*unlabelled), classes, mix)))
             continue
         count = len(unlabelled.x)
-        chosen = torch.randint(len(donors.x), (count,)).to(donors.x.device, non_blocking=True)
+        chosen = torch.randint(len(donors.x) - skip_own, (count,))
+        if skip_own:
+            chosen += chosen >= torch.arange(count)
+        chosen = chosen.to(donors.x.device, non_blocking=True)
         both = strong(*Views.joined([unlabelled, Views(*(part[chosen] for part in donors))]))
-        x, y, w = (part[:count] for part in both)
-        others = (both[0][count:], both[1][count:], both[2][count:])
-        made.append(Views(*classmix(x, y, w, classes, mix, others)))
+        own, others = Views(*(part[:count] for part in both)), Views(*(part[count:] for part in both))
+        made.append(Views(*classmix(*own, classes, mix, others)))
     return Views.joined(made)

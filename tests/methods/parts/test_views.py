@@ -50,11 +50,20 @@ def test_all_streams_give_classes(batch, unlabelled):
     torch.manual_seed(0)
     other = Views(torch.ones(2, 3, SIDE, SIDE), stripes(2, [5, 6]), torch.full((2, SIDE, SIDE), 0.25))
     pool = donors(batch, other, "all")
-    assert len(pool.x) == 3 + 1 + 2 and pool.w[:4].eq(1).all() and pool.w[4:].eq(0.25).all()
+    assert len(pool.x) == 2 + 3 + 1 and pool.w[2:].eq(1).all() and pool.w[:2].eq(0.25).all()
     _, y, w = strong_views(unlabelled, NOTHING, 100, CLASSES, 1.0, pool)
     shares = [(y == value).any(dim=2).any(dim=1).float().mean() for value in (0, 5)]
     assert 0.15 < shares[0] < 0.35 and 0.1 < shares[1] < 0.25  # 0: half of the views from 3 of 6 images; 5: from 2 of 6
     assert set(w[y == 5].unique().tolist()) == {0.25}
+
+
+def test_no_image_is_pasted_onto_itself(batch, unlabelled):
+    torch.manual_seed(0)
+    own = unlabelled._replace(x=torch.rand(2, 3, SIDE, SIDE), y=torch.stack([stripes(1, [4, 5])[0], stripes(1, [6, 7])[0]]))
+    flipped = Augment(Strength(flip=1, jitter=0, brightness=0, contrast=0, saturation=0, hue=0, blur=0, scale=0))
+    y = strong_views(own, flipped, 50, CLASSES, 1.0, donors(batch, own, "all"), skip_own=True).y
+    pasted = [set(map.unique().tolist()) - ({6, 7} if n % 2 else {4, 5}) for n, map in enumerate(y)]
+    assert all(pasted), "each view has a class that its own image lacks"
 
 
 def test_probability_and_ignored_pixels(batch, unlabelled):
@@ -68,7 +77,6 @@ def test_probability_and_ignored_pixels(batch, unlabelled):
 
 def test_without_donors_the_views_are_mixed_with_each_other(batch, unlabelled):
     assert donors(batch, unlabelled, "unlabelled") is None
-    assert donors(Batch(labelled=batch.labelled), unlabelled, "source") is None  # a step without source images
     assert len(donors(Batch(labelled=batch.labelled), unlabelled, "all").x) == 3
     torch.manual_seed(0)
     mixed = strong_views(unlabelled._replace(y=stripes(2, [5, 6])), NOTHING, 1, CLASSES, 1.0)
