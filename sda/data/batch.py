@@ -13,7 +13,8 @@ class Labelled:
     """Labelled images.
 
     Attributes:
-        images: uint8 (B, 3, H, W) RGB; `in_target_colors` makes them float in 0..1. labels: uint8 (B, H, W) train ids, 255 = ignored.
+        images: uint8 (B, 3, H, W) RGB; after `in_target_colors`, float in 0..1.
+        labels: uint8 (B, H, W) train ids, 255 = ignored.
     """
 
     images: Tensor

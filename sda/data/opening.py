@@ -201,7 +201,7 @@ def open_codec(split: Split, classes: Classes, notes: list[str], together: Seque
     if missing:
         count = len(classes.table.names)
         has = f"{'has' if len(together) == 1 else 'have'} {count - len(missing)} of the {count} classes of {classes.name}"
-        titles = " and ".join(descriptor.title for descriptor in together)
+        titles = " + ".join(descriptor.title for descriptor in together)
         found.append(f"warning: {titles} {has}, and no labels of {named(missing)}")
     notes += [note for note in found if note not in notes]
     return LabelCodec(split.descriptor, split.listing.encoding, mapping)

@@ -205,7 +205,8 @@ class Stream:
         start: the first step.
         workers: number of loader processes; 0 loads in this process (best for datasets in memory).
         skip: skip unusable files and add them to `faults`, instead of raising an error.
-        sampling: draw images by class; with several datasets, within the one whose turn it is. None draws each image once per epoch.
+        sampling: draw images by class; with several datasets, within the one whose turn it is. None: each
+            image once per epoch.
         patience: number of batches of labelled images, one of which must have a labelled pixel.
 
     Attributes:

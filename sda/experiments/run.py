@@ -111,7 +111,7 @@ def _train(
 
 def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
     """Show the number of images per stream, and notes about the data."""
-    shares = {each.images: f", {float(each.share):.1%} of the source images drawn" for each in recipe.sources if each.share < 1}
+    shares = {each.images: f", {float(each.share):.1%} of the draws" for each in recipe.sources if each.share < 1}
     for stream in (*(source.images for source in recipe.sources), "labelled", "unlabelled", "val"):
         if stream in data.lists:
             bars.say(f"{stream}: {len(data.lists[stream])} images{shares.get(stream, '')}")

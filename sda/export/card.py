@@ -138,7 +138,7 @@ def _training(run: Run, facts: dict) -> str:
     recipe, count = run.recipe, {stream: len(images) for stream, images in run.splits.items()}
     rows = [("setting", recipe.setting), ("method", recipe.method)]
     for source in recipe.sources:
-        share = f", {float(source.share):.1%} of the source images drawn" if source.share < 1 else ""
+        share = f", {float(source.share):.1%} of the draws" if source.share < 1 else ""
         rows.append(("source", f"{describe(source.dataset)[0]}: {count.get(source.images, 0):,} labelled images{share}"))
     target = f"{describe(recipe.target)[0]}: {count.get('labelled', 0):,} labelled images"
     if recipe.unlabelled:

@@ -56,7 +56,7 @@ def test_a_class_of_one_source_is_not_missing(world, farm):
     assert not [note for note in data.notes if "warning" in note] and data.missing == {"source": ["human"], "target": []}
     _, data = opened(world, farm, labels=0)
     assert [note for note in data.notes if "warning" in note] == [
-        "warning: Toy town and Farm have 2 of the 3 classes of field, and no labels of human"
+        "warning: Toy town + Farm have 2 of the 3 classes of field, and no labels of human"
     ]
 
 

@@ -135,8 +135,8 @@ def test_the_run_folder_report_and_model_card_name_all_sources(own_world, farm, 
     flags = ["--source", both, "--source-weights", "3,1", "--steps", 2, "--device", "cpu", "--out", run, "--json"]
     status, shown = sda("train", own_world.recipe, *flags)
     assert status == 0, shown.err
-    assert "source-toy: 4 images, 75.0% of the source images drawn" in shown.err
-    assert "source-farm: 6 images, 25.0% of the source images drawn" in shown.err
+    assert "source-toy: 4 images, 75.0% of the draws" in shown.err
+    assert "source-farm: 6 images, 25.0% of the draws" in shown.err
     assert json.loads(shown.out)["missing_classes_of"] == {"source": [], "target": []}
     facts = json.loads((run / "environment.json").read_text())
     assert {name: split["images"] for name, split in facts["splits"].items()}["source-farm"] == 6
@@ -149,6 +149,6 @@ def test_the_run_folder_report_and_model_card_name_all_sources(own_world, farm, 
     assert sda("export", run, "--as", "safetensors")[0] == 0
     assert not [path for path, content in tiny.files(run / "export").items() if str(own_world.folder).encode() in content]
     card = (run / "export/README.md").read_text()
-    assert "| source | Toy town: 4 labelled images, 75.0% of the source images drawn |" in card
-    assert "| source | Farm: 6 labelled images, 25.0% of the source images drawn |" in card
+    assert "| source | Toy town: 4 labelled images, 75.0% of the draws |" in card
+    assert "| source | Farm: 6 labelled images, 25.0% of the draws |" in card
     assert "**Farm** (source)" in card and "**Toy town** (source)" in card

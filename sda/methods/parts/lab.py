@@ -13,11 +13,11 @@ BEND = 6 / 29  # f is linear below BEND³
 
 @functools.cache
 def _matrices(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return, on a device, the matrices from linear RGB to XYZ relative to the white point and from f(XYZ) to CIELAB, and back."""
+    """Return the matrices of RGB → XYZ / WHITE (linear) and of f(XYZ) → CIELAB, and the inverses of the second and the first."""
     to_xyz = torch.tensor(TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
     to_lab = torch.tensor(TO_LAB, dtype=torch.float64)
-    to_xyz, to_lab, from_lab, from_xyz = (each.float().to(device) for each in (to_xyz, to_lab, to_lab.inverse(), to_xyz.inverse()))
-    return to_xyz, to_lab, from_lab, from_xyz
+    from_lab, from_xyz = to_lab.inverse(), to_xyz.inverse()
+    return to_xyz.float().to(device), to_lab.float().to(device), from_lab.float().to(device), from_xyz.float().to(device)
 
 
 def _times(matrix: Tensor, images: Tensor) -> Tensor:
