@@ -94,6 +94,7 @@ class FakeNetwork(nn.Module):
     """Images (B, 3, H, W) → logits and features at 1/stride. Recognises the class by colour; `sharpness` scales its certainty."""
 
     feature_channels = 6
+    precision = torch.float32
 
     def __init__(self, stride: int = 2, sharpness: float = 20.0):
         super().__init__()

@@ -230,7 +230,7 @@ def slow_step(method, batch, step, queues, mean_shares, stride):
     with torch.no_grad():
         logits, f = teacher(x_u)
         probability = large(logits).softmax(1)
-        if s.correct:
+        if s.correct != "none" and step >= s.unlabelled_start:
             probability = probability * large(slow_correction(method, f, queues))
             probability = probability / probability.sum(1, keepdim=True)
         confidence, y_u = probability.max(1)
@@ -582,14 +582,16 @@ def test_the_correction_changes_uncertain_pseudo_labels_only_once_the_bank_has_e
     """With a teacher that knows nothing, pseudo-labels follow the nearest prototype."""
     method = make_plain(correct="prototype", stride=1)
     x_u = batches["ssda"].unlabelled / 255
-    plain = MeanTeacher.pseudo_labels(method, x_u)
-    for corrected, raw in zip(method.pseudo_labels(x_u), plain, strict=True):
+    plain = MeanTeacher.pseudo_labels(method, x_u, CONTRAST)
+    for corrected, raw in zip(method.pseudo_labels(x_u, CONTRAST), plain, strict=True):
         torch.testing.assert_close(corrected, raw)
     method.step(batches["ssda"], BANK)
     with torch.no_grad():
         for parameter in (*method.teacher.model.classify.parameters(), method.teacher.model.sharpness):
             parameter.zero_()  # all classes are equally likely
-    labels, confidence = method.pseudo_labels(x_u)
+    uniform = method.pseudo_labels(x_u, CONTRAST - 1)[1]
+    torch.testing.assert_close(uniform, torch.full_like(uniform, 1 / CLASSES), msg="corrected before the projection is trained")
+    labels, confidence = method.pseudo_labels(x_u, CONTRAST)
     z = slow_mlp(method.g_teacher.model, 0, method.teacher(x_u)[1].permute(0, 2, 3, 1).flatten(0, 2), False)
     units = z / z.norm(dim=1, keepdim=True)
     eta = torch.stack([F.normalize(method.bank.features[c][method.bank.valid[c]], dim=1).mean(0) for c in range(CLASSES)])
