@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
 
-demo: $(READY) ## draw a dataset, train four networks on it, and compare them (5 minutes)
+demo: $(READY) ## draw a dataset, train four networks on it, and compare them (4 minutes)
 	$(RUN)sda demo
 
 test: $(READY) ## run all tests but the slow ones
