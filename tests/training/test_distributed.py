@@ -96,7 +96,7 @@ def test_two_processes_equal_one_with_twice_the_batch(case, world, two):
     ids=lambda changes: changes["backbone"],
 )
 def test_two_processes_with_an_encoder_of_timm(world, tmp_path, changes):
-    check_equal(world, in_two(world, tmp_path, {"timm": changes})["timm"], changes, 5e-3)
+    check_equal(world, in_two(world, tmp_path, {"timm": changes})["timm"], changes, 2e-2)
 
 
 def check_equal(world, results, changes, tolerance):
