@@ -96,14 +96,18 @@ def test_two_processes_equal_one_with_twice_the_batch(case, world, two):
     ids=lambda changes: changes["backbone"],
 )
 def test_two_processes_with_an_encoder_of_timm(world, tmp_path, changes):
-    check_equal(world, in_two(world, tmp_path, {"timm": changes})["timm"], changes, 2e-2)
+    """The deep random network has nearly equal logits, so that rounding changes pseudo-labels, and what depends on them."""
+    (first, _, state), (second, _, other) = in_two(world, tmp_path, {"timm": changes})["timm"]
+    double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
+    alone, _, _ = train(str(world.real), {**CHANGES, **double, **changes})
+    assert first == second and all(torch.equal(value, other[name]) for name, value in state.items())
+    for mine, theirs in zip(first, alone, strict=True):
+        for name in ("sup", "entropy", "contrast_l"):
+            assert mine.get(name) == pytest.approx(theirs.get(name), rel=1e-2), name
 
 
 def check_equal(world, results, changes, tolerance):
-    """Compare the results of two processes with each other, and with those of one process with twice the batch.
-
-    Rounding differs, and grows with the depth of a network with random weights.
-    """
+    """Compare the results of two processes with each other, and with those of one process with twice the batch."""
     (first, norms, state), (second, other_norms, other) = results
     double = {name: 2 * CHANGES[name] for name in ("batch_source", "batch_labelled", "batch_unlabelled")}
     alone, whole_norms, whole = train(str(world.real), {**CHANGES, **double, **changes})
