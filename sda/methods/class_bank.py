@@ -50,17 +50,17 @@ class ClassBankMethod(MeanTeacher):
 
     def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         s = self.settings
-        losses, views = self.self_training(batch, step)
+        losses, seen = self.self_training(batch, step)
         if step >= s.bank_start and s.weight_contrast > 0:
-            self._fill_bank(views.x_l, views.y_l, views.domain, step)
+            self._fill_bank(seen.x_l, seen.y_l, seen.domain, step)
         if step >= s.unlabelled_start and s.weight_contrast > 0:
             if s.contrast_on != "unlabelled":
-                losses["contrast_l"] = s.weight_contrast * self._contrast(views.f_l, views.y_l)
+                losses["contrast_l"] = s.weight_contrast * self._contrast(seen.f_l, seen.y_l)
             if s.contrast_on != "labelled":
-                losses["contrast_u"] = s.weight_contrast * self._contrast(views.f_a, views.y_a)
+                losses["contrast_u"] = s.weight_contrast * self._contrast(seen.f_a, seen.y_a)
         # in float16, gradients without the loop's scaling are too small for the format
         measure = step % LOG_EVERY == 0 and "contrast_l" in losses and self.student.precision != torch.float16
-        self.gradients = self._measure(losses, views) if measure else {}
+        self.gradients = self._measure(losses, seen) if measure else {}
         return losses
 
     def diagnostics(self) -> dict[str, float]:
@@ -102,14 +102,14 @@ class ClassBankMethod(MeanTeacher):
         w_z = self._weights(self.S_bank, z, valid, s.attention_bank and not s.released, shared=True)
         return contrast(p, w_p, z, w_z) if s.contrast == "positive" else contrast_infonce(p, w_p, z, w_z, s.temperature)
 
-    def _measure(self, losses: dict[str, Tensor], views: Seen) -> dict[str, Tensor]:
+    def _measure(self, losses: dict[str, Tensor], seen: Seen) -> dict[str, Tensor]:
         """Measure L_contr and L_sup at the features of labelled pixels that the student classifies correctly and wrongly."""
         right, y = (
-            self.student.grid.shrink(part, views.f_l.shape[2:]) for part in (views.logits_l.argmax(1) == views.y_l, views.y_l)
+            self.student.grid.shrink(part, seen.f_l.shape[2:]) for part in (seen.logits_l.argmax(1) == seen.y_l, seen.y_l)
         )
         found: dict[str, Tensor] = {}
         for name in ("contrast_l", "sup"):
-            norms = gradient_norms(losses[name], views.f_l, right, ~right & (y != IGNORE))
+            norms = gradient_norms(losses[name], seen.f_l, right, ~right & (y != IGNORE))
             found |= {f"gradient_{name}_{cells}": norm for cells, norm in norms.items()}
         return found
 
