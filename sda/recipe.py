@@ -153,6 +153,7 @@ class _Images(shelf.Strict):
     alternate: bool = Field(
         False, description="alternate between source and labelled target images from step to step; false: both in every step"
     )
+    target_steps: Steps = Field(0, description="last steps without source images, on the target's images alone")
     rare_class_sampling: Annotated[NonNegative, AfterValidator(_temperature)] = Field(
         0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
     )
@@ -282,7 +283,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     @property
     def streams(self) -> Streams:
         """The streams in use."""
-        return Streams(bool(self.source), self.labels != 0 or bool(self.split), bool(self.unlabelled), self.alternate)
+        labelled = self.labels != 0 or bool(self.split)
+        return Streams(bool(self.source), labelled, bool(self.unlabelled), self.alternate, self.target_steps > 0)
 
     @property
     def method_settings(self) -> SupervisedSettings:
@@ -334,6 +336,13 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             )
         if self.alternate and not (streams.source and streams.labelled):
             raise ValueError("alternate = true needs both source images and labelled target images")
+        if self.target_steps and streams.source and not streams.labelled:
+            raise ValueError(f"target_steps = {self.target_steps}: the last steps would have no labels; set labels > 0")
+        if self.target_steps >= self.steps and streams.source:
+            raise ValueError(
+                f"target_steps = {self.target_steps} leaves no step with source images (steps = {self.steps}): lower it, or set "
+                'source = ""'
+            )
         if self.freeze == "encoder" and self.lora:
             raise ValueError(
                 f"freeze = encoder leaves no adapters to train: set lora = 0 instead of {self.lora}, or freeze = none"
@@ -405,6 +414,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             idle.add("momentum")
         if len(self.sources) < 2:
             idle.add("source_weights")
+        if not self.sources:
+            idle.add("target_steps")
         if not self.rare_class_sampling:
             idle.add("rare_class_pixels")
         return [name for name in names if name in idle]

@@ -134,8 +134,15 @@ def test_values_out_of_range_are_refused(key, value, says):
         ({"method": "dacs", "unlabelled": "target"}, "method dacs pastes source classes"),
         (
             {"method": "dacs", "unlabelled": "target", "source": "camvid", "alternate": True},
-            "set a source, and alternate = false",
+            "set a source, alternate = false",
         ),
+        (
+            {"method": "dacs", "unlabelled": "target", "source": "camvid", "target_steps": 5},
+            "pastes source classes .* in every step: .*target_steps = 0",
+        ),
+        ({**UNLABELLED, "source": "camvid", "mix_from": "source", "target_steps": 5}, "the last target_steps steps have no"),
+        ({"source": "camvid", "labels": 0, "target_steps": 5}, "the last steps would have no labels"),
+        ({"source": "camvid", "steps": 5, "target_steps": 5}, "leaves no step with source images"),
         ({**UNLABELLED, "attention_features": False}, "which is not trained with attention_features = false"),
         ({**UNLABELLED, "bank_streams": "source"}, "bank_streams = source: the recipe has no such labelled stream"),
         (

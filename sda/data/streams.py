@@ -283,7 +283,7 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]
             batch,
             recipe.crop_size,
             recipe.seed,
-            start=sum(takes_part(name, before, recipe.alternate) for before in range(step)) if recipe.alternate else step,
+            start=sum(takes_part(name, before, recipe) for before in range(step)),
             workers=0 if recipe.in_memory else recipe.workers,
             skip=recipe.bad_files == "skip",
             sampling=RareClassSampling(data.pixels[name], recipe.rare_class_sampling, recipe.rare_class_pixels)
@@ -294,13 +294,18 @@ def open_streams(recipe: Recipe, data: Data, step: int = 0) -> dict[str, Stream]
     return streams
 
 
-def takes_part(stream: str, step: int, alternate: bool) -> bool:
-    """Return whether a step draws from a stream: with `alternate`, steps alternate between source and labelled target images."""
-    return not alternate or stream != ("labelled", "source")[step % 2]
+def takes_part(stream: str, step: int, recipe: Recipe) -> bool:
+    """Return whether a step draws from a stream.
+
+    With `alternate`, steps alternate between source and labelled target images. The last `target_steps` have no source images.
+    """
+    if step >= recipe.steps - recipe.target_steps:
+        return stream != "source"
+    return not recipe.alternate or stream != ("labelled", "source")[step % 2]
 
 
-def next_batch(streams: dict[str, Stream], step: int, alternate: bool, device: torch.device) -> Batch:
+def next_batch(streams: dict[str, Stream], step: int, recipe: Recipe, device: torch.device) -> Batch:
     """Draw the images of a step and copy them to the device."""
-    drawn = {name: next(stream) for name, stream in streams.items() if takes_part(name, step, alternate)}
+    drawn = {name: next(stream) for name, stream in streams.items() if takes_part(name, step, recipe)}
     parts: dict[str, Any] = {name: part.to(device, non_blocking=True) for name, part in drawn.items()}
     return Batch(**parts)

@@ -24,12 +24,18 @@ class Reached(NamedTuple):
 
 
 class Streams(NamedTuple):
-    """The streams of a recipe, and whether source and labelled target images alternate between steps."""
+    """The streams of a recipe.
+
+    Attributes:
+        alternate: source and labelled target images alternate between steps.
+        source_ends: the last steps have no source images.
+    """
 
     source: bool
     labelled: bool
     unlabelled: bool
     alternate: bool = False
+    source_ends: bool = False
 
 
 class SupervisedSettings(shelf.Strict):
@@ -111,9 +117,10 @@ class DacsSettings(TeacherSettings):
 
     def check(self, method: str, streams: Streams) -> None:
         super().check(method, streams)
-        if not streams.source or streams.alternate:
+        if not streams.source or streams.alternate or streams.source_ends:
             raise ValueError(
-                "method dacs pastes source classes onto target images in every step: set a source, and alternate = false"
+                "method dacs pastes source classes onto target images in every step: set a source, alternate = false, and "
+                "target_steps = 0"
             )
 
 
@@ -157,6 +164,10 @@ class MeanTeacherSettings(TeacherSettings):
             raise ValueError(
                 f"mix_from = {self.mix_from}: with alternate = true only every other step has {words}: set alternate = false, or "
                 "mix_from = all"
+            )
+        if streams.source_ends and self.mix_from == "source":
+            raise ValueError(
+                "mix_from = source: the last target_steps steps have no source images: set target_steps = 0, or mix_from = all"
             )
 
     def ignored(self) -> set[str]:

@@ -161,7 +161,7 @@ class Taken:
 
 def _next_batch(training: Training) -> Batch:
     """Draw the images of the next step."""
-    return next_batch(training.streams, training.step, training.recipe.alternate, training.device)
+    return next_batch(training.streams, training.step, training.recipe, training.device)
 
 
 def _take_step(training: Training, losses_of: torch.nn.Module, batch: Batch) -> Taken:

@@ -85,14 +85,29 @@ def test_two_processes_draw_no_position_twice(world, farm, monkeypatch):
 
 
 def test_alternating_steps_draw_the_same_images(world, farm):
-    recipe, data = opened(world, farm, alternate=True)
+    recipe, data = opened(world, farm, alternate=True, steps=8)
     drawn = {}
     for start in (0, 3):
         streams = open_streams(recipe, data, start)
-        drawn[start] = [next_batch(streams, step, True, torch.device("cpu")).source for step in range(start, 8)]
+        drawn[start] = [next_batch(streams, step, recipe, torch.device("cpu")).source for step in range(start, 8)]
     for early, late in zip(drawn[0][3:], drawn[3], strict=True):
         assert (early is None and late is None) or torch.equal(early.images, late.images)
     assert sum(part is not None for part in drawn[0]) == 4
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_the_last_steps_are_without_source_images(world, farm, alternate):
+    recipe, data = opened(world, farm, alternate=alternate, steps=9, target_steps=4)
+    drawn = {}
+    for start in (0, 3, 7):
+        streams = open_streams(recipe, data, start)
+        drawn[start] = [next_batch(streams, step, recipe, torch.device("cpu")) for step in range(start, 9)]
+    letters = ["s" * (batch.source is not None) + "l" * (batch.labelled is not None) for batch in drawn[0]]
+    assert letters == (["s", "l", "s", "l", "s"] if alternate else ["sl"] * 5) + ["l"] * 4
+    for start in (3, 7):
+        for early, late in zip(drawn[0][start:], drawn[start], strict=True):
+            for one, other in ((early.source, late.source), (early.labelled, late.labelled)):
+                assert (one is None and other is None) or torch.equal(one.images, other.images)
 
 
 def test_pixels_and_memory_of_all_sources(world, farm):
