@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
@@ -17,11 +17,13 @@ from sda.methods.settings import (
     AllSettings,
     Count,
     NonNegative,
+    Point,
     Reached,
     Steps,
     Streams,
     SupervisedSettings,
     Unit,
+    in_steps,
 )
 from sda.models.names import NETWORKS, TORCHVISION
 from sda.protocol import PRESETS, Protocol, preset
@@ -153,7 +155,7 @@ class _Images(shelf.Strict):
     alternate: bool = Field(
         False, description="alternate between source and labelled target images from step to step; false: both in every step"
     )
-    target_steps: Steps = Field(0, description="last steps without source images, on the target's images alone")
+    target_steps: Point = Field(0, description="last steps without source images, on the target's images alone")
     rare_class_sampling: Annotated[NonNegative, AfterValidator(_temperature)] = Field(
         0.0, description="temperature for drawing labelled images by class, rare classes more often (DAFormer: 0.01); 0: off"
     )
@@ -222,7 +224,7 @@ class _Schedule(shelf.Strict):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as in the paper; adamw learns faster in short runs")
     momentum: Unit = Field(0.9, description="momentum of SGD")
     weight_decay: NonNegative = Field(5e-4, description="weight decay of the optimizer")
-    warmup_steps: Steps = Field(0, description="steps in which the learning rates rise linearly from 0; 0: no warm-up")
+    warmup_steps: Point = Field(0, description="steps in which the learning rates rise linearly from 0; 0: no warm-up")
     clip_gradient: NonNegative = Field(0.0, description="largest norm of the gradient, which is scaled down to it; 0: any")
     poly_power: NonNegative = Field(0.9, description="power p of the learning-rate schedule, (1 - step/steps) ^ p")
     method: Annotated[str, _one_of(SETTINGS)] = Field(
@@ -290,7 +292,12 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     def method_settings(self) -> SupervisedSettings:
         """The settings of the recipe's method."""
         kind = SETTINGS[self.method]
-        return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
+        return kind.model_construct(**{name: self.in_steps(name) for name in kind.model_fields})
+
+    def in_steps(self, name: str) -> Any:
+        """Return the value of a field. A share of all steps becomes a number of steps."""
+        value, kind = getattr(self, name), Recipe.model_fields[name].annotation
+        return in_steps(value, self.steps) if kind == int | float else value
 
     @property
     def sources(self) -> list[Source]:
@@ -338,7 +345,7 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             raise ValueError("alternate = true needs both source images and labelled target images")
         if self.target_steps and streams.source and not streams.labelled:
             raise ValueError(f"target_steps = {self.target_steps}: the last steps would have no labels; set labels > 0")
-        if self.target_steps >= self.steps and streams.source:
+        if self.in_steps("target_steps") >= self.steps and streams.source:
             raise ValueError(
                 f"target_steps = {self.target_steps} leaves no step with source images (steps = {self.steps}): lower it, or set "
                 'source = ""'
@@ -425,7 +432,7 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         settings, found = self.method_settings, []
         for name in type(settings).model_fields.keys() - settings.ignored():
             for mark in type(settings).model_fields[name].metadata:
-                if isinstance(mark, Reached) and getattr(self, name) >= self.steps:
+                if isinstance(mark, Reached) and self.in_steps(name) >= self.steps:
                     where = f"{name} = {getattr(self, name)} is not before the end of the run (steps = {self.steps})"
                     found.append(f"warning: {where}, so {mark.otherwise}: raise steps, or lower {name}")
         return sorted(found)

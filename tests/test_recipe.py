@@ -13,6 +13,7 @@ from sda import recipe, shelf
 from sda.data import descriptor
 from sda.errors import SdaError
 from sda.runs.folder import toml_text
+from sda.training.optimizer import rate_factor
 
 PACKAGE = Path(sda.__file__).parent
 RECIPES = shelf.names("recipes")
@@ -104,6 +105,7 @@ def test_whole_numbers_are_valid_floats(value):
     ("key", "value", "says"),
     [
         ("steps", 0, "greater than 0"),
+        *[("ramp_steps", value, "a share of all steps from 0.0 to 1.0") for value in (-1, -0.1, 1.5, float("nan"), True, "0.2")],
         ("labels", -1, 'expected a whole number from 0 to 10^9, or "all"'),
         ("seed", -1, "greater than or equal to 0"),
         ("momentum", 1.5, "less than or equal to 1"),
@@ -164,6 +166,19 @@ def test_values_out_of_range_are_refused(key, value, says):
 )
 def test_impossible_combinations_are_refused(changes, says):
     assert re.search(says, refused(**changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "steps", "point"),
+    [(0, 90, 0), (1, 90, 1), (120, 90, 120), (0.0, 90, 0), (0.2, 90, 18), (0.3333, 2400, 800), (1.0, 90, 90), (0.004, 100, 0)],
+)
+def test_a_fraction_is_a_share_of_all_steps(value, steps, point):
+    settings = dict.fromkeys(("ramp_steps", "bank_start", "unlabelled_start", "warmup_steps"), value)
+    found = make(**UNLABELLED, steps=steps, **settings)
+    assert {name: found.in_steps(name) for name in settings} == dict.fromkeys(settings, point)
+    assert found.method_settings.ramp_steps == found.method_settings.bank_start == point
+    assert rate_factor(0, found) == (1 / point if point else 1)
+    assert bool(found.unreached()) == (point >= steps)
 
 
 def test_several_errors_are_reported_at_once():

@@ -299,7 +299,7 @@ def takes_part(stream: str, step: int, recipe: Recipe) -> bool:
 
     With `alternate`, steps alternate between source and labelled target images. The last `target_steps` have no source images.
     """
-    if step >= recipe.steps - recipe.target_steps:
+    if step >= recipe.steps - recipe.in_steps("target_steps"):
         return stream != "source"
     return not recipe.alternate or stream != ("labelled", "source")[step % 2]
 

@@ -6,12 +6,31 @@ Each class has the settings that one method reads, on top of the inherited ones.
 
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
 from sda import shelf
 
 # No value can make a run need more than any machine has: a slip of the keyboard is told, not tried.
-Steps = Annotated[int, Field(ge=0, le=10**9)]  # a number of steps, or a step
+MOST_STEPS = 10**9
+Steps = Annotated[int, Field(ge=0, le=MOST_STEPS)]  # a number of steps
+
+
+def _point(value: object) -> object:
+    if isinstance(value, float) and (0 < value < 1 or value in (0, 1)):
+        return value if value else 0
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_STEPS:
+        return value
+    raise ValueError("expected a whole number of steps, or a share of all steps from 0.0 to 1.0, such as 0.2")
+
+
+Point = Annotated[int | float, PlainValidator(_point)]  # a step, or a number of steps; a float is a share of all steps
+
+
+def in_steps(point: int | float, steps: int) -> int:
+    """Return a step as a number. A float is a share, 0 to 1, of `steps`, the number of all steps."""
+    return round(point * steps) if isinstance(point, float) else point
+
+
 Count = Annotated[int, Field(gt=0, le=10**5)]  # of images, pixels or entries that are in memory at once
 Unit = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, le=10**6, allow_inf_nan=False)]
@@ -135,7 +154,7 @@ class MeanTeacherSettings(TeacherSettings):
     )
     views: Annotated[int, Field(gt=0, le=64)] = Field(2, description="strong views per unlabelled image")
     confidence_power: NonNegative = Field(6.0, description="weight of a pixel in the loss on pseudo-labels: confidence ^ this")
-    ramp_steps: Annotated[Steps, Reached("the loss on pseudo-labels never has its full weight")] = Field(
+    ramp_steps: Annotated[Point, Reached("the loss on pseudo-labels never has its full weight")] = Field(
         2000, description="steps until the loss on pseudo-labels reaches its full weight"
     )
     weight_entropy: NonNegative = Field(0.01, description="weight of the entropy loss")
@@ -149,7 +168,7 @@ class MeanTeacherSettings(TeacherSettings):
         description="strong views of half of the images lose half of the encoder's channels; with two views, the second keeps "
         "what the first loses",
     )
-    unlabelled_start: Annotated[Steps, Reached("ClassMix of unlabelled images and the contrastive loss never start")] = Field(
+    unlabelled_start: Annotated[Point, Reached("ClassMix of unlabelled images and the contrastive loss never start")] = Field(
         2000, description="first step with the contrastive loss and with ClassMix of unlabelled images"
     )
 
@@ -212,7 +231,7 @@ class ClassBankSettings(MeanTeacherSettings):
         description="candidates that enter the bank: those with the highest S_c, the same number at random, or all (plain FIFO)",
     )
     bank_confidence: Unit = Field(0.95, description="φ, teacher confidence above which a pixel may enter the bank")
-    bank_start: Annotated[Steps, Reached("the memory bank is never filled")] = Field(
+    bank_start: Annotated[Point, Reached("the memory bank is never filled")] = Field(
         1000, description="first step that fills the bank"
     )
     bank: str = Field("", description="file to fill the bank from at the start (sda bank RUN --export FILE); empty: start empty")

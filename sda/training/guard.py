@@ -40,13 +40,14 @@ class Guard:
         return [f"step {step}: {text}" for text in new.values()]
 
     def _bank(self, step: int, method: Method) -> str:
-        if method.bank is None or step < self.recipe.bank_start + min(self.recipe.steps // 4, LONGEST_WAIT):
+        start = self.recipe.in_steps("bank_start")
+        if method.bank is None or step < start + min(self.recipe.steps // 4, LONGEST_WAIT):
             return ""
         empty = [self.names[index] for index in torch.nonzero(~method.bank.valid.any(dim=1)).flatten().tolist()]
         if not empty:
             return ""
         return (
-            f"the bank has no entries of {', '.join(empty)}, although it has been filled since step {self.recipe.bank_start}: "
+            f"the bank has no entries of {', '.join(empty)}, although it has been filled since step {start}: "
             "either no label has them, or the teacher never predicts them correctly with enough confidence (bank_confidence)"
         )
 

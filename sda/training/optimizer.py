@@ -34,7 +34,8 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
 
 def rate_factor(step: int, recipe: Recipe) -> float:
     """Return the factor of all learning rates at a step: linear warm-up, then polynomial decay, both counted from step 0."""
-    warm = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    rising = recipe.in_steps("warmup_steps")
+    warm = min(1.0, (step + 1) / rising) if rising else 1.0
     return warm * (1 - step / recipe.steps) ** recipe.poly_power
 
 

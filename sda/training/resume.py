@@ -110,7 +110,7 @@ def _differences(before: Recipe, recipe: Recipe, free: Set[str]) -> Iterator[tup
     """Yield (field, earlier value, value) for the fields that differ, except those in `free` and a precision that is open."""
     for key, now in recipe.model_dump(exclude=set(free)).items():
         then = getattr(before, key)
-        if then != now and (key, now) != ("precision", "auto"):
+        if before.in_steps(key) != recipe.in_steps(key) and (key, now) != ("precision", "auto"):
             yield key, then, now
 
 

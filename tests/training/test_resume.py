@@ -67,7 +67,7 @@ VARIANTS = {
     "semi-supervised DA": SSDA,
     "AdamW, balanced, alternating, by class": [
         *SSDA, "--optimizer", "adamw", "--balance-classes", "true", "--alternate", "true", "--class-statistics", "true",
-        "--rare-class-sampling", 0.1,
+        "--rare-class-sampling", 0.1, "--target-steps", 3,
     ],
     "released, DACS": ["--method", "dacs", "--unlabelled", "target", "--released", "true"],
     "supervised": [],
@@ -228,6 +228,13 @@ def test_resuming_with_another_recipe_is_refused(world, sda, stopped, flags, say
     before = tiny.files(stopped)
     assert says in resume(sda, world, stopped, *flags)
     assert tiny.files(stopped) == before
+
+
+def test_a_share_of_the_steps_resumes_as_their_number(world, sda, tmp_path):
+    command = ["train", world.recipe, *STEPS, *SSDA, "--out", tmp_path / "run", "--resume", "auto", "--ramp-steps"]
+    assert sda(*command, 4, "--stop-at", 3)[0] == 0
+    assert "was trained with ramp_steps = 4, not 0.6" in sda(*command, 0.6)[1].err
+    assert sda(*command, 0.5)[0] == 0
 
 
 def test_resuming_with_other_images_is_refused(world, sda, stopped, tmp_path):

@@ -157,7 +157,7 @@ def class_weights(frequency: Tensor) -> Tensor:
     return torch.where(present, (median / frequency.clamp(min=1e-12)).sqrt(), 1.0)
 
 
-def ramp(step: int, steps: int) -> float:
+def ramp(step: int, steps: float) -> float:
     """Return the ramp-up factor of the pseudo-label loss, exp(-5 (1 - t)²) with t = min(step / steps, 1)."""
     t = min(step / steps, 1.0) if steps else 1.0
     return math.exp(-5 * (1 - t) ** 2)
