@@ -74,7 +74,7 @@ def _train(
     inputs = resume.inputs_of(recipe, data, bars.count) if distributed.rank() == 0 else {}
     machine = resume.machine_of(device)
     if resumed is not None:
-        for note in resume.check(resumed, recipe, data, inputs, machine):
+        for note in resume.check(resumed, recipe, data, inputs, machine, out):
             bars.say(note)
         if resumed.instead_of:
             bars.say(f"{resumed.instead_of}; the checkpoint before it is used instead")
@@ -134,9 +134,10 @@ def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: R
         for note in folder.repair(out, recipe, data):
             bars.say(note)
     if resumed is not None:
-        if note := resume.take_log(resumed, out):
+        if note := resume.take_log(resumed, out, recipe.steps):
             bars.say(note)
-        folder.note_resumption(out, resumed.step, str(resumed.path), device)
+        before = resumed.state["recipe"]["steps"]
+        folder.note_resumption(out, resumed.step, str(resumed.path), device, before if before < recipe.steps else None)
 
 
 def _memory(recipe: Recipe, classes: int, device: torch.device) -> str:

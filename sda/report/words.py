@@ -110,6 +110,7 @@ def of_training(subject: Subject) -> str:
         words[0] += f" in {duration(subject.values['seconds'])} on {subject.environment.get('device', 'an unknown device')}"
     if resumed := subject.environment.get("resumed"):
         words.append(f"resumed at step {joined([str(each['step']) for each in resumed])}")
+        words += [f"extends a run of {each['extends']:,} steps" for each in resumed if each.get("extends")]
     if skipped := subject.values.get("skipped_steps"):
         words.append(f"{skipped} skipped because their loss was not finite")
     if len(facts.evaluations(subject)) < 2:

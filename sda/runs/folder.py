@@ -141,16 +141,20 @@ def set_aside(path: Path) -> str:
     raise AssertionError("unreachable")
 
 
-def note_resumption(folder: Path, step: int, checkpoint: str, device: str) -> None:
+def note_resumption(folder: Path, step: int, checkpoint: str, device: str, extends: int | None) -> None:
     """Add to environment.json the checkpoint that the run resumes from, and the current environment.
 
     A damaged file must not block a good checkpoint: it is kept as environment-damaged.json.
+
+    Args:
+        extends: the number of steps of the run that the checkpoint belongs to, if this run is longer.
     """
     path = folder / "environment.json"
     facts, fault = read_environment(folder)
     if fault:
         set_aside(path)
     now = {"step": step, "checkpoint": checkpoint, "device": device, "git": _git_revision(), "command": sys.argv}
+    now |= {"extends": extends} if extends else {}
     write_json(path, {**facts, "resumed": [*facts.get("resumed", []), now]})
     (folder / FAILURE).unlink(missing_ok=True)
 
@@ -186,6 +190,7 @@ class _List(shelf.Strict, extra="allow"):
 
 class _Resumption(shelf.Strict, extra="allow"):
     step: int
+    extends: int | None = None
 
 
 class _Environment(shelf.Strict, extra="allow"):

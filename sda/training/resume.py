@@ -22,6 +22,7 @@ from sda.runs.status import result_of
 from sda.system.atomic import written_whole
 from sda.system.console import Count
 from sda.system.devices import is_fast_in_bfloat16
+from sda.training.optimizer import rate_factor
 
 # Fields that may change when a run resumes, because they have no effect on the trained network. Roots may change because the
 # images of every stream are compared, and the file of the pretrained weights because the checkpoint has the weights.
@@ -100,8 +101,10 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
     except SdaError:  # missing or damaged: the run is finished again, from its checkpoint, which has the recipe
         return None
     for key, then, now in _differences(shelf.check(Recipe, before, str(file)), recipe, free):
+        longer = free is FREE and key == "steps" and result["steps"] < recipe.steps
         raise SdaError(
             f"{folder}: this run is finished, with {key} = {json.dumps(then)}, not {json.dumps(now)}; choose another --out"
+            + (f", or train on in a new folder: --resume {folder / 'last.pt'} --steps {now} --out DIR" if longer else "")
         )
     return result
 
@@ -110,7 +113,7 @@ def _differences(before: Recipe, recipe: Recipe, free: Set[str]) -> Iterator[tup
     """Yield (field, earlier value, value) for the fields that differ, except those in `free` and a precision that is open."""
     for key, now in recipe.model_dump(exclude=set(free)).items():
         then = getattr(before, key)
-        if before.in_steps(key) != recipe.in_steps(key) and (key, now) != ("precision", "auto"):
+        if then != now and before.in_steps(key) != recipe.in_steps(key) and (key, now) != ("precision", "auto"):
             yield key, then, now
 
 
@@ -163,11 +166,11 @@ def _read(path: Path) -> Resumed:
     return Resumed(path, state)
 
 
-def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], machine: dict[str, str]) -> list[str]:
-    """Check that a checkpoint belongs to a run with this recipe and data.
+def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], machine: dict[str, str], out: Path) -> list[str]:
+    """Check that a checkpoint belongs to a run with this recipe and data, or to a shorter run that continues in another folder.
 
     Args:
-        inputs: see `inputs_of`. machine: see `machine_of`.
+        inputs: see `inputs_of`. machine: see `machine_of`. out: the folder of the run that resumes.
 
     Returns:
         Notes on what could not be checked, and on what makes the run differ from one that was never interrupted.
@@ -175,11 +178,16 @@ def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], 
     Raises:
         SdaError: the recipe differs in a field that is not in FREE, or a stream has other images or labels.
     """
-    before = shelf.check(Recipe, resumed.state["recipe"], f"{resumed.path}: recipe")
+    before, notes = shelf.check(Recipe, resumed.state["recipe"], f"{resumed.path}: recipe"), []
     for key, then, now in _differences(before, recipe, FREE):
+        longer = key == "steps" and before.steps < recipe.steps
+        if longer and not resumed.is_in(out):
+            notes.append(_extension(resumed, before, recipe))
+            continue
+        advice = f"start again in another --out (only {', '.join(sorted(FREE))} may change)"
+        advice = f"train on in another folder, with --resume {resumed.path} --out DIR" if longer else advice
         raise SdaError(
-            f"{resumed.path}: was trained with {key} = {json.dumps(then)}, not {json.dumps(now)}; restore the value, or start "
-            f"again in another --out (only {', '.join(sorted(FREE))} may change)"
+            f"{resumed.path}: was trained with {key} = {json.dumps(then)}, not {json.dumps(now)}; restore the value, or {advice}"
         )
     for stream in {*resumed.state["splits"], *data.lists}:
         then, now = resumed.state["splits"].get(stream, []), [item.key for item in data.lists.get(stream, [])]
@@ -189,7 +197,16 @@ def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], 
                 f"{resumed.path}: was trained on different {stream} images ({len(then)} then, {len(now)} now; {other}); "
                 "restore them, or start again in another --out"
             )
-    return [*_check_inputs(resumed, inputs), *_compare_machine(resumed, machine)]
+    return [*notes, *_check_inputs(resumed, inputs), *_compare_machine(resumed, machine)]
+
+
+def _extension(resumed: Resumed, before: Recipe, recipe: Recipe) -> str:
+    """Say how a run that continues a shorter one differs from one that was as long from the start."""
+    then, now = (each.learning_rate * rate_factor(resumed.step, each) for each in (before, recipe))
+    return (
+        f"extends a run of {before.steps} steps to {recipe.steps}: at step {resumed.step} the learning rate changes from "
+        f"{then:.3g} to {now:.3g}, so the result is not that of {recipe.steps} steps from the start"
+    )
 
 
 def inputs_of(recipe: Recipe, data: Data, progress: Count) -> dict[str, str]:
@@ -242,17 +259,20 @@ def _compare_machine(resumed: Resumed, machine: dict[str, str]) -> list[str]:
     return [f"trained so far with {'; '.join(changed)}: the result may differ slightly from that of a run without interruption"]
 
 
-def take_log(resumed: Resumed, folder: Path) -> str:
+def take_log(resumed: Resumed, folder: Path, steps: int) -> str:
     """Copy the log next to the checkpoint to the metrics.jsonl of `folder`, up to the checkpoint's step.
 
     Later lines are dropped, because the resumed run writes them again, and so are damaged lines. A log that cannot be read is
     set aside if it is in `folder`.
 
+    Args:
+        steps: the length of the run that resumes.
+
     Returns:
         A note for the user if the log cannot be read, else "".
     """
     path, step, note = resumed.path.with_name("metrics.jsonl"), resumed.step, ""
-    again = step == resumed.state["recipe"]["steps"] or not resumed.state["evaluated"]
+    again = step == steps or not resumed.state["evaluated"]
     try:
         log = read_log(path)
     except SdaError as fault:

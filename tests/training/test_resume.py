@@ -18,6 +18,7 @@ import tiny
 import torch
 from PIL import Image
 
+from sda.reading import read_log
 from sda.runs import checkpoint
 from sda.training import loop
 
@@ -228,6 +229,30 @@ def test_resuming_with_another_recipe_is_refused(world, sda, stopped, flags, say
     before = tiny.files(stopped)
     assert says in resume(sda, world, stopped, *flags)
     assert tiny.files(stopped) == before
+
+
+def test_a_finished_run_is_extended_in_a_new_folder(world, whole, sda, tmp_path):
+    """It goes on with the state of the shorter run, at the learning rate of the longer one."""
+    short, out = whole(*SSDA), tmp_path / "longer"
+    before = tiny.files(short)
+    command = ["train", world.recipe, *STEPS, *SSDA, "--steps", 12, "--resume"]
+    says = f"this run is finished, with steps = 8, not 12; choose another --out, or train on in a new folder: --resume {short}"
+    assert says in sda(*command, "auto", "--out", short)[1].err
+    status, shown = sda(*command, short / "last.pt", "--out", out)
+    assert status == 0 and tiny.files(short) == before
+    assert "extends a run of 8 steps to 12: at step 8 the learning rate changes from 0 to" in shown.err
+    longer = checkpoint.load(out / "last.pt")
+    assert longer["step"] == 12 and json.loads((out / "environment.json").read_text())["resumed"][0]["extends"] == 8
+    log, earlier = (read_log(run / "metrics.jsonl") for run in (out, short))
+    assert log[: len(earlier)] == earlier and [record["step"] for record in log if "val" in record] == [3, 6, 8, 9, 12]
+
+
+def test_a_stopped_run_is_extended_in_another_folder_only(world, sda, stopped, tmp_path):
+    message = resume(sda, world, stopped, "--steps", 9)
+    assert "was trained with steps = 8, not 9; restore the value, or train on in another folder, with --resume" in message
+    command = ["train", world.recipe, *STEPS, *SSDA, "--steps", 9, "--resume", stopped / "last.pt", "--out", tmp_path / "new"]
+    status, shown = sda(*command)
+    assert status == 0 and "extends a run of 8 steps to 9: at step 4 the learning rate changes from" in shown.err
 
 
 def test_a_share_of_the_steps_resumes_as_their_number(world, sda, tmp_path):
