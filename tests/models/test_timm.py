@@ -21,7 +21,7 @@ from sda.models.network import norms_of, synchronise_norms
 from sda.models.torchvision_shim import import_timm
 from sda.models.weights import hub, packages
 from sda.models.weights.load import load_head, load_weights
-from sda.models.weights.read import read_weights
+from sda.models.weights.read import Pretrained, read_weights
 
 TINY = "vit_tiny_patch16_224"
 
@@ -280,17 +280,43 @@ def test_a_run_gives_its_backbone_and_for_the_same_classes_its_head(tmp_path, fi
     pretrained = read_weights(TINY, str(tmp_path / file))
     assert pretrained.preprocessing.std == (0.25, 0.25, 0.25)
     for network, classes, says in (
-        ("linear", ["road", "car", "sky"], "backbone and head"),
-        ("linear", ["car", "road", "sky"], r"left out, because it is for other classes \(3: road, car, sky\)"),
+        ("linear", ["road", "car", "sky"], "backbone and head, for the same classes"),
+        ("linear", ["car", "road", "sky"], "with 3 of 3 classes by their names$"),
+        ("linear", ["sky", "tree", "cow", "road"], "with 2 of 4 classes by their names; tree, cow start at random$"),
+        ("linear", ["tree", "cow"], "with 0 of 2 classes by their names; tree, cow start at random$"),
         ("segformer", ["road", "car", "sky"], "left out, because it is of network linear, not segformer"),
     ):
         other = build(network, TINY, len(classes))
         before = {key: value.clone() for key, value in other.head.state_dict().items()}
         assert load_weights(other.backbone, TINY, pretrained).complete
         assert re.search(says, load_head(other.head, network, classes, pretrained))
-        expected = built.head.state_dict() if "and head" in says else before
-        assert all(torch.equal(value, expected[key]) for key, value in other.head.state_dict().items())
+        for key, value in other.head.state_dict().items():
+            expected = built.head.state_dict()[key] if network == "linear" else before[key]
+            if network == "linear" and key.startswith("classifier"):
+                old = ["road", "car", "sky"]
+                rows = [expected[old.index(name)] if name in old else before[key][n] for n, name in enumerate(classes)]
+                expected = torch.stack(rows)
+            assert torch.equal(value, expected)
         assert torch.equal(other.backbone.body.blocks[0].attn.qkv.weight, built.backbone.body.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("network", ["deeplabv2", "deeplabv3plus", "segformer", "linear"])
+def test_every_head_keeps_the_rows_of_known_classes(network):
+    """Only the classifier has rows of classes; everything else is copied."""
+    torch.manual_seed(0)
+    built, other = (build(network, "mobilenet_v3_small", classes) for classes in (3, 4))
+    before = {key: value.clone() for key, value in other.head.state_dict().items()}
+    pretrained = Pretrained("a", {}, head=built.head.state_dict(), network=network, classes=["a", "b", "c"])
+    load_head(other.head, network, ["c", "d", "a", "e"], pretrained)
+    by_class = 0
+    for key, value in other.head.state_dict().items():
+        given = built.head.state_dict()[key]
+        if given.shape == value.shape:
+            assert torch.equal(value, given)
+        else:
+            by_class += 1
+            assert torch.equal(value, torch.stack([given[2], before[key][1], given[0], before[key][3]]))
+    assert by_class in (2, 8)
 
 
 # Optimisation

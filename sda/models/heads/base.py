@@ -12,7 +12,10 @@ class Head(nn.Module):
 
     Attributes:
         output_stride: default output stride of the backbone. feature_channels: F. stride: stride of logits and features.
+        classifiers: the names of the tensors with a row per class begin with this.
     """
+
+    classifiers = "classifier."
 
     output_stride: int
     feature_channels: int

@@ -25,6 +25,7 @@ class DeepLabV2Head(Head):
     """
 
     output_stride = 8
+    classifiers = "branches."
 
     def __init__(self, backbone: Backbone, classes: int, released: bool = False):
         super().__init__()

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from sda.errors import SdaError
@@ -118,26 +119,40 @@ def is_counter(key: str) -> bool:
 
 
 def load_head(head: Head, network: str, classes: list[str], pretrained: Pretrained) -> str:
-    """Copy the head of a network of sda, if it is the same network for the same classes.
+    """Copy the head of a network of sda, if it is the same network. Classes are matched by name; new ones keep random weights.
 
     Args:
         network: the recipe's network. classes: the names of its classes.
 
     Returns:
-        A line that says whether the head was loaded, and if not, why; empty if the weights have none.
+        A line that says which classes were loaded, or why the head was not; empty if the weights have none.
 
     Raises:
         SdaError: the tensors do not fit the head.
     """
     if not pretrained.head:
         return ""
-    theirs = pretrained.network
+    where, theirs = f"weights {pretrained.where}", pretrained.network
     if theirs != network:
-        return f"weights {pretrained.where}: its head is left out, because it is of network {theirs}, not {network}"
-    if pretrained.classes != classes:
-        return (
-            f"weights {pretrained.where}: its head is left out, because it is for other classes "
-            f"({len(pretrained.classes)}: {examples(pretrained.classes)})"
-        )
-    fit(head, pretrained.head, f"weights {pretrained.where}: its head")
-    return f"weights {pretrained.where}: backbone and head, for the same classes"
+        return f"{where}: its head is left out, because it is of network {theirs}, not {network}"
+    new = [name for name in classes if name not in pretrained.classes]
+    fit(head, {**pretrained.head, **_rows_by_class(head, classes, pretrained)}, f"{where}: its head")
+    if classes == pretrained.classes:
+        return f"{where}: backbone and head, for the same classes"
+    known = f"{where}: backbone and head, with {len(classes) - len(new)} of {len(classes)} classes by their names"
+    return known + (f"; {examples(new)} start at random" if new else "")
+
+
+def _rows_by_class(head: Head, classes: list[str], pretrained: Pretrained) -> dict[str, Tensor]:
+    """Return the tensors of a head's classifier with the rows of the classes that the weights have."""
+    known = [name for name in classes if name in pretrained.classes]
+    places, rows = (
+        torch.tensor([names.index(name) for name in known], dtype=torch.int64) for names in (classes, pretrained.classes)
+    )
+    found = {}
+    for key, own in head.state_dict().items():
+        given = pretrained.head.get(key)
+        if key.startswith(head.classifiers) and given is not None and given.shape[1:] == own.shape[1:]:
+            found[key] = own.clone()
+            found[key][places] = given[rows].to(own.dtype)
+    return found
