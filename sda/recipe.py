@@ -128,6 +128,9 @@ class _Streams(shelf.Strict):
     )
     target: str = Field(description="target dataset: a name or a TOML path")
     classes: str = Field("", description="class table to train with; empty: the target's")
+    source_map: dict[str, str] = Field(
+        {}, max_length=1000, description='classes of the sources = classes to train, such as {tarmac = "road"}'
+    )
     labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="number of labelled target images, or all")
     split: str = Field("", description="text file of labelled target images, one relative path per line; overrides labels")
     split_seed: Seed = Field(0, description="seed of the selection of labelled images")

@@ -4,6 +4,7 @@ In a checkout, `sda/datasets` and `sda/recipes` are links to the folders beside 
 """
 
 import difflib
+import json
 import os
 import re
 import reprlib
@@ -38,7 +39,8 @@ class Strict(BaseModel):
     @classmethod
     def _is_text(cls, values: object) -> object:
         for key, value in values.items() if isinstance(values, dict) else ():
-            texts = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, str)]
+            inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            texts = [part for part in inside if isinstance(part, str)]
             text = "".join([str(key), *texts])
             if "\0" in text:
                 raise ValueError(f"{str(key)[:LONGEST]}: contains a null character; remove it")
@@ -134,6 +136,13 @@ def _toml_advice(text: str, error: str) -> str:
         return f"; write {key} = {float(value)}"
     quoted = "" if re.search(r"[\"'\[\]{}]", value) else f'{key} = "{value}"'
     return f"; write {_shown(quoted)[1:-1]}, in quotes" if quoted else ""
+
+
+def toml_value(value: object) -> str:
+    """Return a number, text, list, or table of texts in TOML, on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{toml_value(key)} = {toml_value(each)}' for key, each in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # allowed in JSON, not in TOML
 
 
 def check(model: type[Model], values: dict, where: str) -> Model:

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from sda.data.descriptor import load, map_classes
+from sda.data.descriptor import Classes, load, map_classes
 from sda.data.files import LabelCodec, read_pair
 from sda.data.listing import list_items
 
@@ -43,7 +43,7 @@ def test_every_image_has_a_label(dataset, split, count):
 def test_labels_can_be_decoded(dataset, split):
     descriptor = load(dataset)
     listing = list_items(descriptor, ROOT / dataset, split)
-    codec = LabelCodec(descriptor, listing.encoding, map_classes(descriptor, descriptor.classes, descriptor.table())[0])
+    codec = LabelCodec(descriptor, listing.encoding, map_classes(descriptor, Classes(descriptor.classes, descriptor.table()))[0])
     classes, found = len(descriptor.table().names), set()
     for item in listing.items[:: len(listing.items) // 20][:20]:
         image, label = read_pair(item.image, item.label, codec)
@@ -54,7 +54,7 @@ def test_labels_can_be_decoded(dataset, split):
 
 def test_airsim_has_the_classes_of_camvid_but_three():
     descriptor = load("airsim")
-    mapping, dropped = map_classes(descriptor, "camvid11", load("camvid").table())
+    mapping, dropped = map_classes(descriptor, Classes("camvid11", load("camvid").table()))
     codec = LabelCodec(descriptor, "ids", mapping)
     found = {
         value
@@ -68,7 +68,7 @@ def test_airsim_has_the_classes_of_camvid_but_three():
 def test_camvid_maps_to_the_classes_of_idd_lite():
     assert load("idd_lite").table().names == IDD_LITE
     descriptor = load("camvid")
-    mapping, dropped = map_classes(descriptor, "idd_lite7", load("idd_lite").table())
+    mapping, dropped = map_classes(descriptor, Classes("idd_lite7", load("idd_lite").table()))
     assert dropped == []
     codec = LabelCodec(descriptor, "ids", mapping)
     for item in list_items(descriptor, ROOT / "camvid", "train").items[::40]:

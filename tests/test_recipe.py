@@ -50,7 +50,7 @@ def test_target_classes_cover_the_source_classes(name):
     loaded = recipe.load(name)
     target = descriptor.load(loaded.target)
     if loaded.source:
-        _, dropped = descriptor.map_classes(descriptor.load(loaded.source), target.classes, target.table())
+        _, dropped = descriptor.map_classes(descriptor.load(loaded.source), descriptor.Classes(target.classes, target.table()))
         assert dropped == []
 
 
@@ -181,6 +181,11 @@ def test_a_fraction_is_a_share_of_all_steps(value, steps, point):
     assert bool(found.unreached()) == (point >= steps)
 
 
+def test_a_map_round_trips_through_toml():
+    found = make(source="camvid", source_map={'a "b"': "road", "a.b = c": "", "\x7f": "x"})
+    assert shelf.check(recipe.Recipe, tomllib.loads(toml_text(found.model_dump())), "again") == found
+
+
 def test_several_errors_are_reported_at_once():
     message = refused(stepz=1, steps=1.5)
     assert "stepz" in message and "steps = 1.5" in message
@@ -212,6 +217,8 @@ def test_seed_too_large_for_torch_is_refused():
         ("rare_class_sampling", 1e-300),
         *[(key, "x" * 10**6) for key in ("description", "root", "source", "network")],
         *[(key, text) for key in ("description", "root", "target") for text in ("a\0b", "\udcff")],
+        *[("source_map", {"a": text}) for text in ("x" * 10**6, "a\0b", "\udcff")],
+        ("source_map", {str(number): "a" for number in range(5000)}),
         *[("source", ["gta5", text]) for text in ("x" * 10**6, "a\0b", "\udcff")],
         *[("source_weights", [1, value]) for value in (0, -1, float("nan"), float("inf"), 1e300)],
     ],

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sda import shelf
 from sda.data import descriptor as descriptors
 from sda.data.dataset import Dataset, Joint
-from sda.data.descriptor import ClassTable
+from sda.data.descriptor import Classes, ClassTable
 from sda.data.inspect.encoding import check_palettes
 from sda.data.item import Item
 from sda.data.listing import list_folder
 from sda.data.opening import (
-    Classes,
     Split,
     count_pixels,
     find_root,
@@ -38,7 +38,7 @@ class Data:
     """The datasets of one run. A stream that the recipe does not use is None.
 
     Attributes:
-        table, table_name: the classes to train on.
+        table, table_name: the classes to train on. source_maps: the maps of source classes to these (see `Classes.maps`).
         held_out: labelled target images that are not used for training; the criterion `held_out` scores checkpoints on them.
         lists: stream → its items, as written to the run folder; several sources have a list each (see `sda.recipe.Source`).
         missing: source and target → the classes that the datasets have no labels of.
@@ -48,6 +48,7 @@ class Data:
 
     table: ClassTable
     table_name: str
+    source_maps: dict[str, dict[str, str]] = field(default_factory=dict)
     source: Dataset | Joint | None = None
     labelled: Dataset | None = None
     unlabelled: Dataset | None = None
@@ -62,6 +63,10 @@ class Data:
     def classes(self) -> Classes:
         return Classes(self.table_name, self.table)
 
+    @property
+    def classes_of_source(self) -> Classes:
+        return Classes(self.table_name, self.table, self.source_maps)
+
 
 def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     """Open every dataset that `recipe` needs.
@@ -71,7 +76,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     """
     _check_classmix(recipe)
     table_name, table = training_classes(recipe)
-    data = Data(table, table_name)
+    data = Data(table, table_name, _source_maps(recipe))
     labelled: dict[str, list[Split]] = {}  # stream → its images
     if recipe.source:
         labelled["source"] = _add_sources(data, recipe, progress)
@@ -93,7 +98,8 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
 
     if recipe.rare_class_sampling or recipe.class_statistics:
         for stream, splits in labelled.items():
-            data.pixels[stream] = np.concatenate([count_pixels(split, data.classes, progress) for split in splits])
+            classes = data.classes_of_source if stream == "source" else data.classes
+            data.pixels[stream] = np.concatenate([count_pixels(split, classes, progress) for split in splits])
     if recipe.in_memory:
         for name in ("source", "labelled", "unlabelled", "val"):
             if dataset := getattr(data, name):
@@ -119,6 +125,20 @@ def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
     return Path(target.classes if isinstance(target.classes, str) else recipe.target).stem, table
 
 
+def _source_maps(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """Return the maps of source classes: the target's, if its own classes are trained, and the recipe's, for any source."""
+    of_target = {} if recipe.classes else descriptors.load(recipe.target).source_maps
+    return {**of_target, "": recipe.source_map}
+
+
+def _check_source_map(recipe: Recipe, sources: list[descriptors.Descriptor]) -> None:
+    """Raise SdaError if the recipe maps a class that no source has."""
+    known = list(dict.fromkeys(name for source in sources for name in source.table().names))
+    for name, other in recipe.source_map.items():
+        if name not in known:
+            raise SdaError(f"source_map: {name!r} = {other!r}: no source has a class {name!r}{shelf.hint(name, known)}")
+
+
 def _check_classmix(recipe: Recipe) -> None:
     """Raise SdaError if ClassMix never gets two images, because each of the `accumulate` parts of a step has only one."""
     sizes = [recipe.batch_source] if recipe.source else []
@@ -133,9 +153,11 @@ def _add_sources(data: Data, recipe: Recipe, progress: Count) -> list[Split]:
     """Open the source stream and return the images of each source."""
     sources, size = recipe.sources, recipe.source_image_size
     described = [descriptors.load(source.dataset) for source in sources]
-    together = described
+    _check_source_map(recipe, described)
+    classes = data.classes_of_source
+    together = [(descriptor, classes) for descriptor in described]
     if len(sources) > 1 and recipe.streams.labelled:
-        together = [*described, descriptors.load(recipe.target)]
+        together.append((descriptors.load(recipe.target), data.classes))
     flag = "--source-root" if len(sources) == 1 else f"--source-root {','.join(f'DIR/{source.name}' for source in sources)}"
     datasets, splits = [], []
     for source, descriptor in zip(sources, described, strict=True):
@@ -143,11 +165,11 @@ def _add_sources(data: Data, recipe: Recipe, progress: Count) -> list[Split]:
         split = open_split(source.dataset, descriptor, root, "train", size, data.notes)
         if recipe.doctor:
             split = without_bad(split, data.notes)
-        datasets.append(open_labelled(split, size, data.classes, data.notes, together=together))
+        datasets.append(open_labelled(split, size, classes, data.notes, together=together))
         data.lists[source.images] = datasets[-1].items
         splits.append(split.only(datasets[-1].items))
     data.source = datasets[0] if len(datasets) == 1 else Joint(datasets, [source.share for source in sources])
-    data.missing["source"] = missing_classes(described, data.classes)
+    data.missing["source"] = missing_classes([(descriptor, classes) for descriptor in described])
     return splits
 
 
@@ -160,7 +182,7 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
         recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor
     )
     data.lists["val"] = data.val.items
-    data.missing["target"] = missing_classes([descriptor], data.classes)
+    data.missing["target"] = missing_classes([(descriptor, data.classes)])
     return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes)
 
 

@@ -1,14 +1,15 @@
 """Dataset descriptors and class tables, read from TOML: class names, colours, label ids and file patterns."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sda import shelf
+from sda.data.layouts.words import counterparts, plain
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
@@ -26,7 +27,7 @@ def _check_classes(colors: dict[str, list[int]]) -> None:
     for name, color in colors.items():
         if (twin := by_color.setdefault(tuple(color), name)) != name:
             raise ValueError(f"{twin!r} and {name!r} have the same colour {color}; give each class a colour of its own")
-        if (twin := by_name.setdefault(_plain(name), name)) != name:
+        if (twin := by_name.setdefault(plain(name), name)) != name:
             raise ValueError(f"{twin!r} and {name!r} are the same name in two spellings; rename one, or merge them with [ids]")
 
 
@@ -117,8 +118,22 @@ class Descriptor(shelf.Strict):
     layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is used")
     splits: dict[str, str] = Field({}, description="split = its folder name, if they differ")
     maps: dict[str, dict[str, str]] = Field({}, description="per target class table: class here = class there")
+    source_maps: dict[str, dict[str, str]] = Field(
+        {}, description="of a target, per source dataset or class table: class there = class here"
+    )
     root: str = Field("", description="the default folder")
     generated: bool = Field(False, description="drawn by sda on first use")
+    _name: str = PrivateAttr("")
+
+    @property
+    def name(self) -> str:
+        """The name of the dataset: that of its file without the suffix."""
+        return self._name
+
+    @property
+    def table_name(self) -> str:
+        """The name of its class table: that of the table's file, or its own name."""
+        return Path(self.classes).stem if isinstance(self.classes, str) else self._name
 
     @field_validator("classes")
     @classmethod
@@ -175,6 +190,7 @@ def load(name: str) -> Descriptor:
     descriptor = shelf.read(path, Descriptor)
     if isinstance(descriptor.classes, str) and descriptor.classes.endswith(".toml"):
         descriptor = descriptor.model_copy(update={"classes": str(path.parent / descriptor.classes)})
+    descriptor._name = path.stem
     table = descriptor.table()
     for value, label in descriptor.ids.items():
         if label not in table.colors:
@@ -226,11 +242,21 @@ def pack_color(color: Sequence[int]) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tuple[np.ndarray, list[str]]:
-    """Map the train ids of `source` to those of `target`: by equal names, or by the source's own `maps` table.
+class Classes(NamedTuple):
+    """The classes that labels are mapped to.
 
-    Args:
-        target_name: the name of the target's table in `maps`.
+    Attributes:
+        name, table: a class table and its name.
+        maps: source dataset or class table → class there → class here, or "" to ignore it; "": of any source that has the class.
+    """
+
+    name: str
+    table: ClassTable
+    maps: Mapping[str, Mapping[str, str]] = {}
+
+
+def map_classes(source: Descriptor, classes: Classes) -> tuple[np.ndarray, list[str]]:
+    """Map the train ids of `source` to those of `classes`, by their maps, by the source's own `maps`, or by equal names.
 
     Returns:
         A uint8 table of 256 entries (train id → train id, 255 where dropped) and the names of the dropped classes.
@@ -238,34 +264,50 @@ def map_classes(source: Descriptor, target_name: str, target: ClassTable) -> tup
     Raises:
         SdaError: the map names a class that does not exist, or no class has a counterpart.
     """
-    explicit = source.maps.get(target_name, {})
-    table = source.table()
-    for name, mapped in explicit.items():
-        for word, known in ((name, table.names), (mapped, target.names)):
-            if word not in known:
-                raise SdaError(
-                    f"{source.title}: maps.{target_name}: {name!r} = {mapped!r}: no class {word!r}{shelf.hint(word, known)}"
-                )
-    places = {_plain(name): index for index, name in enumerate(target.names)}
+    table, target = source.table(), classes.table
+    explicit = _explicit(source, classes)
+    places = {plain(name): index for index, name in enumerate(target.names)}
     lut = np.full(256, IGNORE, np.uint8)
     dropped: list[str] = []
     for index, name in enumerate(table.names):
-        place = places.get(_plain(explicit.get(name, name)))
-        if place is None:
-            dropped.append(name)
-        else:
+        place = places.get(plain(explicit.get(name, name)))
+        if place is not None:
             lut[index] = place
-    if len(dropped) == len(table.names):
+        elif explicit.get(name) != "":
+            dropped.append(name)
+    if (lut == IGNORE).all():
         raise SdaError(
-            f"{source.title}: none of its classes is in the class table {target_name}; add a [maps.{target_name}] "
-            f"to its descriptor, with lines class here = class there ({', '.join(target.names)})"
-            + (f"; it has maps for {', '.join(source.maps)}" if source.maps else "")
+            f"{source.title}: none of its classes is in the class table {classes.name}; add a map to the recipe, such as "
+            f"{map_stub(table.names, target.names)} (classes of {classes.name}: {', '.join(target.names)})"
+            + (f"; its descriptor has maps for {', '.join(source.maps)}" if source.maps else "")
         )
     return lut, dropped
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name.strip().lower())
+def map_stub(names: Sequence[str], known: Sequence[str]) -> str:
+    """Return a line of a recipe that maps classes of a source to classes to train, by similar names where there are any."""
+    return f"source_map = {shelf.toml_value(counterparts(names, known) or {names[0]: known[0]})}"
+
+
+def _explicit(source: Descriptor, classes: Classes) -> dict[str, str]:
+    """Return class of the source → its class here, "" to ignore it, as far as maps say. The recipe's map counts most, then the
+    target's, then the source's own."""
+    known = source.table().names
+    found = dict(_checked(source.maps.get(classes.name, {}), f"{source.title}: maps.{classes.name}", known, classes.table.names))
+    for key in dict.fromkeys((source.table_name, source.name)):
+        if mapped := classes.maps.get(key) if key else None:
+            found |= _checked(mapped, f"source_maps.{key}", known, classes.table.names)
+    anywhere = {name: other for name, other in classes.maps.get("", {}).items() if name in known}
+    return found | dict(_checked(anywhere, "source_map", known, classes.table.names))
+
+
+def _checked(mapped: Mapping[str, str], where: str, known: list[str], here: list[str]) -> Mapping[str, str]:
+    """Return a map. Raise SdaError if it names a class that does not exist."""
+    for name, other in mapped.items():
+        for word, words in ((name, known), (other, here)):
+            if word not in words and word != "":
+                raise SdaError(f"{where}: {name!r} = {other!r}: no class {word!r}{shelf.hint(word, words)}")
+    return mapped
 
 
 def _words(pattern: str) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from sda.data import descriptor as descriptors
 from sda.data.assemble import Data
 from sda.data.dataset import Dataset
-from sda.data.descriptor import ClassTable, Descriptor
+from sda.data.descriptor import Classes, ClassTable, Descriptor
 from sda.data.inspect.encoding import check_palettes
 from sda.data.listing import Listing, list_folder, list_items
-from sda.data.opening import Classes, check_labels, find_root, open_codec, open_split, open_validation, without_bad
+from sda.data.opening import check_labels, find_root, open_codec, open_split, open_validation, without_bad
 from sda.errors import SdaError
 from sda.system.console import Count, ignore_count
 

@@ -5,17 +5,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from sda import streets
 from sda.data.dataset import Dataset
-from sda.data.descriptor import ClassTable, Descriptor, map_classes
+from sda.data.descriptor import Classes, Descriptor, map_classes, map_stub
 from sda.data.files import FileError, LabelCodec
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.encoding import check_encoding, class_pixels
 from sda.data.item import Item
+from sda.data.layouts.words import counterparts
 from sda.data.listing import Listing, NoImages, list_items
 from sda.data.packs.pack import list_packed
 from sda.data.splits.lists import read_keys
@@ -25,13 +25,6 @@ from sda.system.console import Count
 from sda.system.tables import named
 
 LOOKS = 200  # most labels that are decoded before training to find a labelled pixel
-
-
-class Classes(NamedTuple):
-    """The classes that labels are mapped to: a class table and its name."""
-
-    name: str
-    table: ClassTable
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def open_labelled(
     classes: Classes,
     notes: list[str],
     native_labels: bool = False,
-    together: Sequence[Descriptor] = (),
+    together: Sequence[tuple[Descriptor, Classes]] = (),
 ) -> Dataset:
     """Return the labelled images of a split. Add notes on unlabelled images, dropped classes and a doubtful encoding.
 
@@ -187,30 +180,37 @@ def check_labels(split: Split, notes: list[str]) -> None:
         notes.append(f"{split.descriptor.title}: {doubt}")
 
 
-def open_codec(split: Split, classes: Classes, notes: list[str], together: Sequence[Descriptor] = ()) -> LabelCodec:
+def open_codec(
+    split: Split, classes: Classes, notes: list[str], together: Sequence[tuple[Descriptor, Classes]] = ()
+) -> LabelCodec:
     """Return the codec that maps the labels of a split to `classes`. Add notes on dropped and on missing classes.
 
     Args:
         together: the datasets, this one among them, that are trained on together: a class is missing if none of them has it; by
             default, this one alone.
     """
-    mapping, dropped = map_classes(split.descriptor, *classes)
-    together = together or [split.descriptor]
-    title, missing = split.descriptor.title, missing_classes(together, classes)
-    found = [f"{title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}"] if dropped else []
+    mapping, dropped = map_classes(split.descriptor, classes)
+    together = together or [(split.descriptor, classes)]
+    title, missing = split.descriptor.title, missing_classes(together)
+    found = []
+    if dropped:
+        near = counterparts(dropped, classes.table.names)
+        hint = f"; if some are the same, add to the recipe: {map_stub(dropped, classes.table.names)}" if near else ""
+        found.append(f"{title}: classes without a counterpart in {classes.name} are ignored: {', '.join(dropped)}{hint}")
     if missing:
         count = len(classes.table.names)
         has = f"{'has' if len(together) == 1 else 'have'} {count - len(missing)} of the {count} classes of {classes.name}"
-        titles = " + ".join(descriptor.title for descriptor in together)
+        titles = " + ".join(descriptor.title for descriptor, _ in together)
         found.append(f"warning: {titles} {has}, and no labels of {named(missing)}")
     notes += [note for note in found if note not in notes]
     return LabelCodec(split.descriptor, split.listing.encoding, mapping)
 
 
-def missing_classes(datasets: Sequence[Descriptor], classes: Classes) -> list[str]:
-    """Return those of `classes` that no class of the datasets is mapped to."""
-    mappings = [map_classes(descriptor, *classes)[0] for descriptor in datasets]
-    return [name for index, name in enumerate(classes.table.names) if not any(index in mapping for mapping in mappings)]
+def missing_classes(datasets: Sequence[tuple[Descriptor, Classes]]) -> list[str]:
+    """Return the classes that no class of the datasets, each with the classes that it is mapped to, is mapped to."""
+    mappings = [map_classes(*dataset)[0] for dataset in datasets]
+    names = datasets[0][1].table.names
+    return [name for index, name in enumerate(names) if not any(index in mapping for mapping in mappings)]
 
 
 def count_pixels(split: Split, classes: Classes, progress: Count) -> np.ndarray:
@@ -220,7 +220,7 @@ def count_pixels(split: Split, classes: Classes, progress: Count) -> np.ndarray:
         progress("counting classes", done, total)
 
     counted = class_pixels(split.descriptor, split.listing.encoding, split.items, split.root, count)
-    mapping, _ = map_classes(split.descriptor, *classes)
+    mapping, _ = map_classes(split.descriptor, classes)
     pixels = np.zeros((len(split.items), len(classes.table.names)), np.int64)
     for row, item in zip(pixels, split.items, strict=True):
         for index, number in enumerate(counted[item.key]):

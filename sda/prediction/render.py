@@ -28,7 +28,7 @@ def id_values(run: Run, kinds: Iterable[str]) -> dict[str, np.ndarray]:
         elif kind in ("ids", "cityscapes"):
             dataset = descriptor.load(run.recipe.target if kind == "ids" else kind)
             try:
-                mapping, _ = descriptor.map_classes(dataset, run.table_name, run.table)
+                mapping, _ = descriptor.map_classes(dataset, descriptor.Classes(run.table_name, run.table))
             except SdaError:  # the dataset has none of the classes
                 mapping = np.full(256, IGNORE, np.uint8)
             tables[kind], found = np.full(256, IGNORE, np.uint8), set()

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import os
 import platform
 import shlex
@@ -215,9 +214,8 @@ def finish(folder: Path, result: dict) -> None:
 
 
 def toml_text(values: dict) -> str:
-    """Return flat values as TOML, without those that are None (None is their default)."""
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None]
-    return "".join(lines).replace("\x7f", "\\u007f")  # allowed in JSON, not in TOML
+    """Return values as TOML, without those that are None (None is their default)."""
+    return "".join(f"{key} = {shelf.toml_value(value)}\n" for key, value in values.items() if value is not None)
 
 
 def _version(package: str) -> str | None:

@@ -156,3 +156,22 @@ def test_a_missing_root_says_what_to_type(world, farm):
         opened(world, farm, root="", source_root=[str(world.root / "toy"), ""], target_root=str(world.root / "field"))
     with pytest.raises(SdaError, match="source has toy twice"):
         opened(world, farm, source=[str(world.toy), str(world.toy)])
+
+
+def test_the_recipe_maps_classes_of_any_source(world, farm):
+    """The farm's cows are an animal that nothing is called like; without a map they are ignored, and a note suggests a line."""
+    _, data = opened(world, farm, labels=0, source_map={"cow": "human"})
+    counted = [sample.label for sample in map(data.source.datasets[1].__getitem__, range(6))]
+    _, plain = opened(world, farm, labels=0)
+    before = [sample.label for sample in map(plain.source.datasets[1].__getitem__, range(6))]
+    cows = sum(int((one != other).sum()) for one, other in zip(counted, before, strict=True))
+    assert cows > 0 and not any((one == 2).any() for one in before)
+    assert cows == sum(int((one == 2).sum()) for one in counted)
+    with pytest.raises(SdaError, match="source_map: 'cows' = 'human': no source has a class 'cows' .did you mean 'cow'"):
+        opened(world, farm, source_map={"cows": "human"})
+
+
+def test_the_target_maps_classes_of_a_source(world, farm):
+    world.field.write_text(world.field.read_text() + '\n[source_maps.farm]\ncow = "human"\n')
+    _, data = opened(world, farm, labels=0)
+    assert any((sample.label == 2).any() for sample in map(data.source.datasets[1].__getitem__, range(6)))

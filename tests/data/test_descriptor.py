@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sda.data import descriptor
-from sda.data.descriptor import label_values, map_classes
+from sda.data.descriptor import Classes, label_values, map_classes
+from sda.data.layouts.words import counterparts
 from sda.data.listing import list_folder, list_items
 from sda.errors import SdaError
 from sda.labels import IGNORE
@@ -353,7 +354,7 @@ def test_void_applies_to_train_ids(write):
 def mapped(source, target):
     """Return class of the source → class of the target, by the lookup table, and the dropped classes."""
     there, here = descriptor.class_table(target).names, descriptor.load(source).table().names
-    lut, dropped = map_classes(descriptor.load(source), target, descriptor.class_table(target))
+    lut, dropped = map_classes(descriptor.load(source), Classes(target, descriptor.class_table(target)))
     assert lut.dtype == np.uint8 and lut.shape == (256,)
     assert (lut[len(here) :] == IGNORE).all()
     return {name: there[lut[index]] for index, name in enumerate(here) if lut[index] != IGNORE}, dropped
@@ -378,13 +379,13 @@ def test_camvid_maps_to_idd_lite():
 
 
 def test_camvid_to_idd_lite_by_number():
-    lut, _ = map_classes(descriptor.load("camvid"), "idd_lite7", descriptor.class_table("idd_lite7"))
+    lut, _ = map_classes(descriptor.load("camvid"), Classes("idd_lite7", descriptor.class_table("idd_lite7")))
     #  sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist
     assert lut[:11].tolist() == [6, 5, 4, 0, 1, 5, 4, 4, 3, 2, 2]
 
 
 def test_equal_tables_map_to_themselves():
-    lut, dropped = map_classes(descriptor.load("gta5"), "cityscapes19", descriptor.class_table("cityscapes19"))
+    lut, dropped = map_classes(descriptor.load("gta5"), Classes("cityscapes19", descriptor.class_table("cityscapes19")))
     assert lut[:19].tolist() == list(range(19)) and dropped == []
 
 
@@ -397,12 +398,12 @@ def test_unmatched_classes_are_dropped():
 def test_names_match_in_different_spellings(write):
     table = descriptor.ClassTable(colors={"Traffic-Light": [1, 1, 1], "far objects": [2, 2, 2]})
     name = write('classes = {traffic_light = [0, 0, 0], "Far  Objects" = [1, 1, 1]}\n[[layout]]\nimages = "a"\n')
-    lut, dropped = map_classes(descriptor.load(name), "other", table)
+    lut, dropped = map_classes(descriptor.load(name), Classes("other", table))
     assert lut[:2].tolist() == [0, 1] and dropped == []
 
 
 def test_tables_without_common_classes_are_refused(write):
-    with pytest.raises(SdaError, match=r"none of its classes .*idd_lite7; add a \[maps.idd_lite7\].*drivable, non-drivable"):
+    with pytest.raises(SdaError, match=r"none of its classes .*idd_lite7; add a map to the recipe, such as source_map = "):
         mapped(write(PLAIN), "idd_lite7")
 
 
@@ -430,3 +431,65 @@ def test_faults_of_a_class_table_name_its_file(tmp_path, write):
 def test_a_class_table_beside_the_descriptor(tmp_path, write):
     (tmp_path / "table.toml").write_text("[colors]\nc = [4, 5, 6]\n")
     assert descriptor.load(write('classes = "table.toml"\n[[layout]]\nimages = "a"\n')).table().names == ["c"]
+
+
+# Maps of the target and of the recipe
+
+MINE = descriptor.ClassTable(colors={name: [index, 0, 0] for index, name in enumerate(["way", "person", "car", "plants"])})
+PAIRS = """
+[classes]
+tarmac = [1, 1, 1]
+walker = [2, 2, 2]
+car = [3, 3, 3]
+tree = [4, 4, 4]
+
+[maps.mine]
+tarmac = "plants"
+"""
+
+
+def by_maps(write, maps):
+    loaded = descriptor.load(write(PAIRS + '[[layout]]\nimages = "a"\n'))
+    lut, dropped = map_classes(loaded, Classes("mine", MINE, maps(loaded)))
+    return {name: MINE.names[lut[index]] for index, name in enumerate(loaded.table().names) if lut[index] != IGNORE}, dropped
+
+
+@pytest.mark.parametrize(
+    ("maps", "pairs", "dropped"),
+    [
+        (lambda source: {}, {"tarmac": "plants", "car": "car"}, ["walker", "tree"]),
+        (lambda source: {source.name: {"tarmac": "way"}}, {"tarmac": "way", "car": "car"}, ["walker", "tree"]),
+        (lambda source: {"another": {"tarmac": "way"}}, {"tarmac": "plants", "car": "car"}, ["walker", "tree"]),
+        (
+            lambda source: {source.name: {"tarmac": "way", "walker": "car"}, "": {"walker": "person", "cow": "car"}},
+            {"tarmac": "way", "walker": "person", "car": "car"},
+            ["tree"],
+        ),
+        (lambda source: {"": {"tarmac": "car", "tree": ""}}, {"tarmac": "car", "car": "car"}, ["walker"]),
+    ],
+    ids=["the source's own", "the target's", "of another source", "the recipe's counts most", "many to one, and ignored"],
+)
+def test_maps_of_the_target_and_the_recipe(write, maps, pairs, dropped):
+    assert by_maps(write, maps) == (pairs, dropped)
+
+
+def test_maps_that_name_no_class_are_refused(write):
+    with pytest.raises(SdaError, match=r"source_map: 'tarmac' = 'ways': no class 'ways' \(did you mean 'way'"):
+        by_maps(write, lambda source: {"": {"tarmac": "ways"}})
+    with pytest.raises(SdaError, match=r"source_maps\.\w+: 'tarmack' = 'way': no class 'tarmack' \(did you mean 'tarmac'"):
+        by_maps(write, lambda source: {source.name: {"tarmack": "way"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "found"),
+    [
+        ("pavement", ["road", "sidewalk"], "sidewalk"),
+        ("Tarmac", ["sky", "Street"], "Street"),
+        ("column_pole", ["pole", "sky"], "pole"),
+        ("traffic-sign", ["sign", "light"], "sign"),
+        ("vegetaton", ["vegetation", "sky"], "vegetation"),
+        ("cow", ["road", "sky"], None),
+    ],
+)
+def test_counterparts_have_synonyms_or_similar_spellings(name, known, found):
+    assert counterparts([name], known) == ({name: found} if found else {})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sda.data.descriptor import Descriptor, load, map_classes
+from sda.data.descriptor import Classes, Descriptor, load, map_classes
 from sda.data.files import FileError, LabelCodec, looks_lossy, read_image, read_pair, voc_color
 
 MINE = Descriptor(
@@ -26,7 +26,7 @@ MINE = Descriptor(
 
 def codec(descriptor=MINE, encoding="ids", target=None):
     target = target or descriptor
-    mapping, _ = map_classes(descriptor, "there", target.table())
+    mapping, _ = map_classes(descriptor, Classes("there", target.table()))
     return LabelCodec(descriptor, encoding, mapping)
 
 
@@ -239,7 +239,7 @@ def test_dropped_classes_become_the_ignore_label(path):
 
 def test_camvid_in_the_classes_of_idd_lite(path):
     descriptor = load("camvid")
-    mapping, _ = map_classes(descriptor, "idd_lite7", load("idd_lite").table())
+    mapping, _ = map_classes(descriptor, Classes("idd_lite7", load("idd_lite").table()))
     save(path, [list(range(12))])
     assert LabelCodec(descriptor, "ids", mapping).read(path).tolist() == [[6, 5, 4, 0, 1, 5, 4, 4, 3, 2, 2, 255]]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sda.data.assemble import Data
 from sda.data.dataset import Dataset, Joint
-from sda.data.descriptor import Descriptor, map_classes
+from sda.data.descriptor import Classes, Descriptor, map_classes
 from sda.data.files import FileError, LabelCodec
 from sda.data.item import Item
 from sda.data.streams import BLOCK, RareClassSampling, Stream, _draw_samples, apportion, open_streams
@@ -36,7 +36,7 @@ def items(tmp_path):
 
 
 def labelled(items):
-    return Dataset(items, LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0]), SIZE)
+    return Dataset(items, LabelCodec(TABLE, "ids", map_classes(TABLE, Classes("rows", TABLE.table()))[0]), SIZE)
 
 
 def unlabelled(items):
@@ -134,7 +134,7 @@ def test_crop_as_large_as_the_image(items):
 
 def test_images_at_their_own_size_are_padded_to_the_crop(items):
     """Padding reflects the image at the bottom and right with ignored labels. Images that are large enough are not padded."""
-    codec = LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0])
+    codec = LabelCodec(TABLE, "ids", map_classes(TABLE, Classes("rows", TABLE.table()))[0])
     [batch] = take(1, Dataset(items, codec, None), crop=(30, 50))
     assert batch.images.shape == (3, 3, 30, 50)
     rows, columns = np.indices(SIZE)

@@ -1,7 +1,8 @@
 """The words in the names of folders and files that tell a split, a photo or a map, also in CamelCase and glued to others."""
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 SPLITS = {
@@ -87,3 +88,49 @@ def _roles(stem: str) -> Iterator[tuple[int, int]]:
             while end < len(stem) and stem[end] in "_.- ":
                 end += 1
             yield start, end
+
+
+# Names of classes
+
+# Words of the field for the same thing.
+_SYNONYMS = [
+    {"road", "street", "asphalt", "tarmac", "drivable", "carriageway", "lane"},
+    {"sidewalk", "pavement", "footpath", "footway", "walkway", "kerb", "curb"},
+    {"building", "buildings", "house", "houses", "construction"},
+    {"vegetation", "tree", "trees", "bush", "bushes", "plant", "plants", "foliage"},
+    {"terrain", "grass", "lawn", "ground", "soil", "meadow"},
+    {"person", "people", "pedestrian", "pedestrians", "human", "humans", "walker", "man"},
+    {"rider", "cyclist", "bicyclist", "motorcyclist"},
+    {"car", "cars", "auto", "automobile", "vehicle", "vehicles"},
+    {"truck", "lorry", "van"},
+    {"bus", "coach"},
+    {"motorcycle", "motorbike", "scooter"},
+    {"bicycle", "bike", "cycle"},
+    {"pole", "poles", "post", "column"},
+    {"traffic sign", "sign", "signs", "signboard"},
+    {"traffic light", "signal", "lights"},
+    {"sky", "clouds", "heaven"},
+    {"water", "river", "lake", "sea"},
+    {"background", "void", "unlabelled", "unlabeled", "other", "others"},
+]
+
+
+def plain(name: str) -> str:
+    """Return the name of a class in lower case, with single spaces instead of underscores and hyphens."""
+    return re.sub(r"[\s_-]+", " ", name.strip().lower())
+
+
+def counterparts(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Suggest a class among `known` for each of `names`: one with a synonym or a similar spelling, if there is one."""
+    by_name = {plain(name): name for name in known}
+    found = {}
+    for name in names:
+        word = plain(name)
+        same = {other for group in _SYNONYMS if word in group for other in group} | {word}
+        match = next((other for other in by_name if other in same), None)
+        near = difflib.get_close_matches(word, by_name, 1, 0.75) or [
+            other for other in by_name if set(word.split()) & set(other.split()) - {"class", "other"}
+        ]
+        if match or near:
+            found[name] = by_name[match or near[0]]
+    return found
