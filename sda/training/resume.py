@@ -222,7 +222,8 @@ def inputs_of(recipe: Recipe, data: Data, progress: Count) -> dict[str, str]:
         checked += len(items)
     for name in (*(source.dataset for source in recipe.sources), recipe.target):
         descriptor = descriptors.load(name)
-        meaning = [descriptor.model_dump(mode="json", exclude=_NO_MEANING, exclude_defaults=True), list(descriptor.table().colors.items())]
+        values = descriptor.model_dump(mode="json", exclude=_NO_MEANING, exclude_defaults=True)
+        meaning = [values, list(descriptor.table().colors.items())]
         found[f"descriptor of {name}"] = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return found
 
