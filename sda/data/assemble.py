@@ -76,7 +76,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     """
     _check_classmix(recipe)
     table_name, table = training_classes(recipe)
-    data = Data(table, table_name, _source_maps(recipe))
+    data = Data(table, table_name, source_maps(recipe))
     labelled: dict[str, list[Split]] = {}  # stream → its images
     if recipe.source:
         labelled["source"] = _add_sources(data, recipe, progress)
@@ -125,7 +125,7 @@ def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:
     return Path(target.classes if isinstance(target.classes, str) else recipe.target).stem, table
 
 
-def _source_maps(recipe: Recipe) -> dict[str, dict[str, str]]:
+def source_maps(recipe: Recipe) -> dict[str, dict[str, str]]:
     """Return the maps of source classes: the target's, if its own classes are trained, and the recipe's, for any source."""
     of_target = {} if recipe.classes else descriptors.load(recipe.target).source_maps
     return {**of_target, "": recipe.source_map}

@@ -1,7 +1,7 @@
 """Open the images of any dataset or folder for scoring or analysis with a trained network."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def evaluation_set(
     split: str,
     val_list: str = "",
     progress: Count = ignore_count,
+    maps: Mapping[str, Mapping[str, str]] = {},
 ) -> Data:
     """Open the labelled images of any dataset as `val`, without the pairs that the doctor found bad.
 
@@ -34,11 +35,12 @@ def evaluation_set(
         dataset: a name or a TOML path.
         root: its folder or pack; empty for the descriptor's own.
         val_list: a list of training images to use instead of `split`.
+        maps: see `Classes.maps`.
     """
-    data = Data(table, table_name)
+    data, classes = Data(table, table_name), Classes(table_name, table, maps)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val = open_validation(dataset, descriptor, folder, split, size, data.classes, data.notes, val_list)
+    data.val = open_validation(dataset, descriptor, folder, split, size, classes, data.notes, val_list)
     data.lists["val"] = data.val.items
     if not val_list and split != "train" and not folder.is_file():  # a pack holds no palettes
         val = replace(list_items(descriptor, folder, split), items=data.val.items)
@@ -61,12 +63,14 @@ def all_images(
     root: str,
     split: str,
     progress: Count = ignore_count,
+    maps: Mapping[str, Mapping[str, str]] = {},
 ) -> tuple[Dataset, Path, list[str]]:
     """Open every image of a split of any dataset, or of a folder, at `size`; labels, if any, keep their own size.
 
     Args:
         table_name, table: the classes of the labels.
         dataset: a name, a TOML path, or a folder of images.
+        maps: see `Classes.maps`.
 
     Returns:
         The images, their folder or pack, and notes for the user.
@@ -81,5 +85,5 @@ def all_images(
     codec = None
     if any(item.label for item in opened.items):
         check_labels(opened, notes)
-        codec = open_codec(opened, Classes(table_name, table), notes)
+        codec = open_codec(opened, Classes(table_name, table, maps), notes)
     return Dataset(opened.items, codec, size, native_labels=True), folder, notes

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sda.data.assemble import Data
+from sda.data.assemble import Data, source_maps
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
 from sda.data.evaluation import all_images, evaluation_set
@@ -91,7 +91,9 @@ class Run:
         dataset = _as_in_recipes(dataset or self.recipe.target)
         val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
         place = root or self._root_of(dataset)
-        return evaluation_set(self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress)
+        return evaluation_set(
+            self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress, self._maps_of(dataset)
+        )
 
     def all_images(
         self, dataset: str = "", root: str = "", split: str = "train", progress: Count = ignore_count
@@ -102,7 +104,12 @@ class Run:
         """
         dataset = _as_in_recipes(dataset or self.recipe.target)
         place = root or self._root_of(dataset)
-        return all_images(self.table_name, self.table, self.protocol().input, dataset, place, split, progress)
+        size = self.protocol().input
+        return all_images(self.table_name, self.table, size, dataset, place, split, progress, self._maps_of(dataset))
+
+    def _maps_of(self, dataset: str) -> dict[str, dict[str, str]]:
+        """Return the maps of a dataset's classes to those of the run (see `Classes.maps`)."""
+        return {} if dataset == self.recipe.target else source_maps(self.recipe)
 
     def _root_of(self, dataset: str) -> str:
         """Return the folder of a dataset that was used in training; "" for other datasets."""

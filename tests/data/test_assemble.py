@@ -1,5 +1,6 @@
 """Several sources of a run: each has its own ids, classes, folder or pack, and share of the drawn images."""
 
+import json
 import shutil
 
 import numpy as np
@@ -175,3 +176,14 @@ def test_the_target_maps_classes_of_a_source(world, farm):
     world.field.write_text(world.field.read_text() + '\n[source_maps.farm]\ncow = "human"\n')
     _, data = opened(world, farm, labels=0)
     assert any((sample.label == 2).any() for sample in map(data.source.datasets[1].__getitem__, range(6)))
+
+
+def test_scores_on_a_source_use_its_map(world, farm, sda):
+    run = world.folder / "run"
+    more = ["--source-map", '{cow = "human"}', "--source-root", f"{world.root / 'toy'},{world.root / 'farm'}"]
+    command = ["train", world.recipe, "--source", f"{world.toy},{farm}", "--steps", 2, "--device", "cpu", "--out", run]
+    assert sda(*command, *more)[0] == 0
+    status, shown = sda(
+        "eval", run, "--dataset", farm, "--root", world.root / "farm", "--split", "train", "--device", "cpu", "--json"
+    )
+    assert status == 0 and "human" not in json.loads(shown.out)[0]["missing_classes"]
