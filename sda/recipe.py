@@ -131,6 +131,11 @@ class _Streams(shelf.Strict):
     source_map: dict[str, str] = Field(
         {}, max_length=1000, description='classes of the sources = classes to train, such as {tarmac = "road"}'
     )
+    allow_missing_classes: bool = Field(
+        False,
+        description="train although most labelled pixels of a source are of classes without a counterpart, or the target's "
+        "labels have less than half of the classes",
+    )
     labels: Annotated[int | str, PlainValidator(_count_or_all)] = Field(description="number of labelled target images, or all")
     split: str = Field("", description="text file of labelled target images, one relative path per line; overrides labels")
     split_seed: Seed = Field(0, description="seed of the selection of labelled images")

@@ -10,13 +10,15 @@ import numpy as np
 from sda import shelf
 from sda.data import descriptor as descriptors
 from sda.data.dataset import Dataset, Joint
-from sda.data.descriptor import Classes, ClassTable
+from sda.data.descriptor import Classes, ClassTable, map_stub
 from sda.data.inspect.encoding import check_palettes
 from sda.data.item import Item
 from sda.data.listing import list_folder
 from sda.data.opening import (
+    Coverage,
     Split,
     count_pixels,
+    cover,
     find_root,
     missing_classes,
     open_codec,
@@ -31,6 +33,7 @@ from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.recipe import Recipe
 from sda.system.console import Count, ignore_count
+from sda.system.tables import named
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Data:
         lists: stream → its items, as written to the run folder; several sources have a list each (see `sda.recipe.Source`).
         missing: source and target → the classes that the datasets have no labels of.
         notes: notes for the user: skipped images, dropped classes.
+        coverage: the classes in labels of each source, and of the labelled target images.
         pixels: labelled stream → pixels of each class in each of its N images, int64 (N, C); only if the recipe needs them.
     """
 
@@ -57,6 +61,7 @@ class Data:
     lists: dict[str, list[Item]] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -95,6 +100,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     if recipe.unlabelled:
         _add_unlabelled(data, recipe, usable, chosen)
     _check_streams(data, recipe)
+    _check_coverage(data, recipe, labelled, progress)
 
     if recipe.rare_class_sampling or recipe.class_statistics:
         for stream, splits in labelled.items():
@@ -284,6 +290,38 @@ def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item
         )
     data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
     data.lists["unlabelled"] = rest
+
+
+def _check_coverage(data: Data, recipe: Recipe, labelled: dict[str, list[Split]], progress: Count) -> None:
+    """Count the classes in some labels of each stream.
+
+    Raises:
+        SdaError: most of a source's labelled pixels are of classes without a counterpart, or most classes cannot be scored, and
+            the recipe does not allow that.
+    """
+    names = data.table.names
+    for stream, splits in labelled.items():
+        classes = data.classes_of_source if stream == "source" else data.classes
+        data.coverage += [cover(split, classes, progress) for split in splits]
+    if recipe.allow_missing_classes:
+        return
+    allow = "or train all the same with allow_missing_classes = true (--allow-missing-classes true)"
+    for found in data.coverage[: len(recipe.sources)]:
+        lost = sum(found.dropped.values())
+        if lost > 0.5:
+            words = ", ".join(
+                f"{name} {share:.0%}" for name, share in sorted(found.dropped.items(), key=lambda each: -each[1])[:5]
+            )
+            raise SdaError(
+                f"{found.name}: {lost:.0%} of its labelled pixels are of classes without a counterpart in {data.table_name}: "
+                f"{words}; map them in the recipe: {map_stub([*found.dropped], names)}, {allow}"
+            )
+    if 2 * len(data.missing["target"]) > len(names):
+        raise SdaError(
+            f"the labels of {recipe.target} have only {len(names) - len(data.missing['target'])} of the {len(names)} classes of "
+            f"{data.table_name}, so most cannot be scored (no {named(data.missing['target'])}): set classes to a table that the "
+            f"target has, add [maps.{data.table_name}] to its descriptor, {allow}"
+        )
 
 
 def _check_streams(data: Data, recipe: Recipe) -> None:

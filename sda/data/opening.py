@@ -25,6 +25,7 @@ from sda.system.console import Count
 from sda.system.tables import named
 
 LOOKS = 200  # most labels that are decoded before training to find a labelled pixel
+COUNTED = 32  # most labels whose classes are counted before training
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,44 @@ def missing_classes(datasets: Sequence[tuple[Descriptor, Classes]]) -> list[str]
     mappings = [map_classes(*dataset)[0] for dataset in datasets]
     names = datasets[0][1].table.names
     return [name for index, name in enumerate(names) if not any(index in mapping for mapping in mappings)]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The classes in some labels of a split.
+
+    Attributes:
+        name: of the dataset. read, labels: number of labels that were counted, and of all.
+        shares: class to train → its share of the labelled pixels, 0 to 1. dropped: the same for classes of the dataset without a
+            counterpart. Classes that a map ignores on purpose do not count.
+    """
+
+    name: str
+    read: int
+    labels: int
+    shares: dict[str, float]
+    dropped: dict[str, float]
+
+
+def cover(split: Split, classes: Classes, progress: Count) -> Coverage:
+    """Count the classes in COUNTED labels of a split, evenly spread."""
+    labelled = [item for item in split.items if item.label is not None]
+    some = labelled[:: max(1, -(-len(labelled) // COUNTED))]
+    counted = class_pixels(
+        split.descriptor, split.listing.encoding, some, split.root, lambda done, total: progress("counting classes", done, total)
+    )
+    own, here = np.sum([*counted.values()], axis=0), np.zeros(len(classes.table.names), np.int64)
+    mapping, dropped = map_classes(split.descriptor, classes)
+    lost: dict[str, int] = {}
+    for index, (name, pixels) in enumerate(zip(split.descriptor.table().names, own, strict=True)):
+        if mapping[index] != IGNORE:
+            here[mapping[index]] += pixels
+        elif name in dropped:
+            lost[name] = int(pixels)
+    total = max(1, int(here.sum()) + sum(lost.values()))
+    shares = {name: int(pixels) / total for name, pixels in zip(classes.table.names, here, strict=True)}
+    name = split.descriptor.name
+    return Coverage(name, len(some), len(labelled), shares, {each: pixels / total for each, pixels in lost.items()})
 
 
 def count_pixels(split: Split, classes: Classes, progress: Count) -> np.ndarray:

@@ -115,13 +115,27 @@ def _report_data(recipe: Recipe, data: Data, bars: Bars) -> None:
     for stream in (*(source.images for source in recipe.sources), "labelled", "unlabelled", "val"):
         if stream in data.lists:
             bars.say(f"{stream}: {len(data.lists[stream])} images{shares.get(stream, '')}")
-    for note in [*data.notes, *recipe.unreached()]:
+    for note in [*data.notes, *_coverage(data), *recipe.unreached()]:
         bars.say(note)
     if distributed.world_size() > 1:
         batches = {"source": recipe.batch_source, "labelled": recipe.batch_labelled, "unlabelled": recipe.batch_unlabelled}
         each = ", ".join(f"{distributed.world_size() * batch} {name}" for name, batch in batches.items() if getattr(data, name))
         rate = f"learning_rate = {recipe.learning_rate}, not scaled"
         bars.say(f"{distributed.world_size()} processes: {each} images per step in total; {rate}")
+
+
+def _coverage(data: Data) -> list[str]:
+    """Return the lines of a table: in percent of the labelled pixels, the share of each class in each labelled stream."""
+    rows = [["% of labelled pixels", *(found.name for found in data.coverage)]]
+    for name in data.table.names:
+        shares = [found.shares[name] for found in data.coverage]
+        rows.append([name, *(f"{100 * share:.1f}" if share else "none" for share in shares)])
+    if any(found.dropped for found in data.coverage):
+        rows.append(["(no counterpart)", *(f"{100 * sum(found.dropped.values()):.1f}" for found in data.coverage)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    counted = ", ".join(f"{found.read} of {found.labels} labels of {found.name}" for found in data.coverage)
+    lines = [[name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])] for name, *cells in rows]
+    return [*map("  ".join, lines), f"(counted: {counted})"]
 
 
 def _begin_folder(out: Path, recipe: Recipe, data: Data, device: str, resumed: Resumed | None, bars: Bars) -> None:

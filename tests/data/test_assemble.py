@@ -1,12 +1,14 @@
 """Several sources of a run: each has its own ids, classes, folder or pack, and share of the drawn images."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 from sda.data.assemble import assemble
 from sda.data.dataset import Joint
@@ -187,3 +189,44 @@ def test_scores_on_a_source_use_its_map(world, farm, sda):
         "eval", run, "--dataset", farm, "--root", world.root / "farm", "--split", "train", "--device", "cpu", "--json"
     )
     assert status == 0 and "human" not in json.loads(shown.out)[0]["missing_classes"]
+
+
+def test_the_classes_of_each_stream_are_counted_before_training(world, farm):
+    """Shares of the labelled pixels, against a count of the labels as they are drawn."""
+    _, data = opened(world, farm)
+    toy, farms, field = data.coverage
+    assert [(each.name, each.read, each.labels) for each in data.coverage] == [("toy", 4, 4), ("farm", 6, 6), ("field", 3, 3)]
+    pixels = np.concatenate(
+        [np.asarray(Image.open(file)).reshape(-1, 3) for file in (world.root / "farm/colours/train").iterdir()]
+    )
+    cow, void = (pixels == [9, 9, 99]).all(axis=1).sum(), (pixels == 0).all(axis=1).sum()
+    assert farms.dropped == {"cow": pytest.approx(cow / (len(pixels) - void))}
+    assert farms.shares["ground"] + farms.shares["building"] + farms.dropped["cow"] == pytest.approx(1)
+    assert farms.shares["human"] == 0 and toy.dropped == {"cloud": 0} and field.dropped == {}
+
+
+def test_a_source_that_would_lose_most_of_its_pixels_is_refused(world, farm):
+    farm.write_text(tiny.FARM.replace('barn = "building"\n', ""))
+    with pytest.raises(
+        SdaError, match=r"farm: \d\d% of its labelled pixels are of classes .*source_map = .*--allow-missing-classes true"
+    ):
+        opened(world, farm)
+    _, data = opened(world, farm, allow_missing_classes=True)
+    assert sum(data.coverage[1].dropped.values()) > 0.5
+    _, data = opened(world, farm, source_map={"barn": "building", "cow": ""})
+    assert data.coverage[1].dropped == {}
+
+
+def test_a_target_that_cannot_score_most_classes_is_refused(world, farm):
+    world.field.write_text(tiny.FIELD + '[maps.cityscapes19]\nground = "road"\nhuman = "person"\n')
+    source_map = {"street": "road", "man": "person", "house": "building", "path": "road", "barn": "building"}
+    with pytest.raises(SdaError, match="have only 3 of the 19 classes of cityscapes19, so most cannot be scored"):
+        opened(world, farm, classes="cityscapes19", source_map=source_map)
+    assert opened(world, farm, classes="cityscapes19", source_map=source_map, allow_missing_classes=True)
+
+
+def test_the_table_of_classes_is_shown(world, sda):
+    status, shown = sda("train", world.recipe, "--steps", 1, "--device", "cpu", "--out", world.folder / "run")
+    table = re.search(r"% of labelled pixels +toy +field\n((?:.+\n){3})", shown.err)
+    assert status == 0 and [line.split()[0] for line in table[1].splitlines()] == ["ground", "building", "human"]
+    assert "(counted: 4 of 4 labels of toy, 3 of 3 labels of field)" in shown.err

@@ -256,7 +256,11 @@ def test_contradictory_descriptors_are_refused(tmp_path, change, says):
 
 def test_missing_map_names_the_existing_ones(tmp_path, world, sda):
     status, shown = sda("train", world.recipe, "--classes", "voc21", "--device", "cpu")
-    assert status == 2 and "none of its classes is in the class table voc21" in shown.err and "it has maps for field" in shown.err
+    assert (
+        status == 2
+        and "none of its classes is in the class table voc21" in shown.err
+        and "its descriptor has maps for field" in shown.err
+    )
 
 
 # One line instead of a traceback
