@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from sda.errors import SdaError
+from sda.sizes import Fit
 
 # Names that --protocol and recipes accept; see `preset`.
 PRESETS = ("whole", "paper", "full-1024x2048", "half-512x1024", "slide")
@@ -22,6 +23,7 @@ class Protocol:
         window: (height, width) of a sliding window in input pixels, with an overlap of one third; None: the whole image at once.
         scales: input scales whose probabilities are averaged, 0.1 to 10.
         flip: also average the probabilities of the mirrored image.
+        fit: how images are resized to `input`: see `sda.sizes.fitted`.
 
     Raises:
         SdaError: no scales or too many, or a scale out of range.
@@ -32,6 +34,7 @@ class Protocol:
     window: Size = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    fit: Fit = "stretch"
 
     def __post_init__(self):
         if not 1 <= len(self.scales) <= MOST_SCALES or any(not 0.1 <= scale <= 10 for scale in self.scales):
@@ -40,11 +43,15 @@ class Protocol:
 
     @property
     def name(self) -> str:
-        """Window, input size and score size in one name, such as `whole-512x1024-native`; also scales and flip if used."""
+        """Window, input size and score size in one name, such as `whole-512x1024-native`; also scales and flip if used.
+
+        With fit "inside": `whole-inside512x1024-native`.
+        """
         cut = f"slide{_size(self.window)}" if self.window else "whole"
         presets: dict[tuple[Size, Size], str] = {(FULL, FULL): "full-1024x2048", (HALF, HALF): "half-512x1024"}
-        name = f"{cut}-{_size(self.input)}-{_size(self.score)}"
-        if not self.window:
+        inside = "inside" if self.fit == "inside" else ""
+        name = f"{cut}-{inside}{_size(self.input)}-{_size(self.score)}"
+        if not self.window and not inside:
             name = presets.get((self.input, self.score), name)
         if self.scales != (1.0,):
             name += f"-scales{','.join(f'{scale:g}' for scale in self.scales)}"
@@ -74,6 +81,7 @@ class Protocol:
             "window": list(self.window) if self.window else "whole image",
             "scales": list(self.scales),
             "flip": self.flip,
+            "fit": self.fit,
         }
 
     @classmethod
@@ -82,7 +90,8 @@ class Protocol:
         size, score, window = (
             tuple(values[key]) if isinstance(values[key], list) else None for key in ("input", "labels", "window")
         )
-        return cls(size, score, window, tuple(values["scales"]), values["flip"])
+        fit: Fit = "inside" if values.get("fit") == "inside" else "stretch"  # scores of earlier versions have no fit
+        return cls(size, score, window, tuple(values["scales"]), values["flip"], fit)
 
 
 def preset(
@@ -93,6 +102,7 @@ def preset(
     crop: tuple[int, int],
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    fit: Fit = "stretch",
 ) -> Protocol:
     """Return one of PRESETS for a trained network.
 
@@ -109,6 +119,7 @@ def preset(
         network, target: as in the recipe.
         size: size of the network's input in evaluation. crop: size of training crops.
         scales, flip: see `Protocol`.
+        fit: how images are resized to `size`; in the two protocols of fixed sizes, images are stretched, as in publications.
 
     Raises:
         SdaError: unknown preset.
@@ -116,10 +127,10 @@ def preset(
     if name == "paper":
         name = "whole" if target != "cityscapes" else "half-512x1024" if network == "deeplabv2" else "full-1024x2048"
     protocols = {
-        "whole": Protocol(size),
+        "whole": Protocol(size, fit=fit),
         "full-1024x2048": Protocol(FULL, FULL),
         "half-512x1024": Protocol(HALF, HALF),
-        "slide": Protocol(size, window=None if size and crop[0] >= size[0] and crop[1] >= size[1] else crop),
+        "slide": Protocol(size, window=None if size and crop[0] >= size[0] and crop[1] >= size[1] else crop, fit=fit),
     }
     if name not in protocols:
         raise SdaError(f"unknown protocol {name!r}: expected one of {', '.join(PRESETS)}")
@@ -135,7 +146,7 @@ def why_not_comparable(scores: dict[str, dict]) -> str:
     (first, one), *others = scores.items()
     for title, other in others:
         for key, value in one["protocol"].items():
-            found = other["protocol"].get(key)
+            found = other["protocol"].get(key, "stretch" if key == "fit" else None)  # earlier versions had no fit
             if key != "name" and found != value:
                 return (
                     f"{first} and {title} were scored under different protocols, {one['protocol']['name']} and "

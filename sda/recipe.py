@@ -28,7 +28,7 @@ from sda.methods.settings import (
 from sda.models.names import NETWORKS, TORCHVISION
 from sda.protocol import PRESETS, Protocol, preset
 from sda.scoring.criteria import CRITERIA
-from sda.sizes import LARGEST, check_size, parse_size, size_text
+from sda.sizes import LARGEST, Fit, check_size, parse_size, size_text
 
 
 def _count_or_all(value: object) -> object:
@@ -153,6 +153,11 @@ class _Streams(shelf.Strict):
 class _Images(shelf.Strict):
     size: SizeOrNative = Field(description="HEIGHTxWIDTH to resize target images to; native: do not resize")
     source_size: SizeOrNative | None = Field(None, description="HEIGHTxWIDTH to resize source images to; empty: as size")
+    fit: Fit = Field(
+        "stretch",
+        description="how images are resized to size, source_size and eval_size: stretch, to exactly this size, which squashes "
+        "images of another aspect ratio; inside: as large as fits inside, without squashing them",
+    )
     crop: Size | None = Field(None, description="HEIGHTxWIDTH of random crops; empty: whole images")
     batch_source: Count = Field(4, description="source images per step")
     batch_labelled: Count = Field(4, description="labelled target images per step")
@@ -433,6 +438,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
             idle.add("target_steps")
         if not self.rare_class_sampling:
             idle.add("rare_class_pixels")
+        if not (self.image_size or self.source_image_size or self.input_size):
+            idle.add("fit")
         return [name for name in names if name in idle]
 
     def unreached(self) -> list[str]:
@@ -494,9 +501,14 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
         return _fixed(self.eval_size or self.size)
 
     @property
+    def input_fit(self) -> Fit:
+        """How images are resized to `input_size`."""
+        return self.fit if self.input_size else "stretch"
+
+    @property
     def scoring(self) -> Protocol:
         """The evaluation protocol."""
-        return preset(self.protocol, self.network, self.target, self.input_size, self.crop_size)
+        return preset(self.protocol, self.network, self.target, self.input_size, self.crop_size, fit=self.input_fit)
 
     @property
     def setting(self) -> str:

@@ -129,11 +129,13 @@ def write_features(
             writing it; the disk is full. The next call resumes.
     """
     head = load_projection(run)
+    own = run.protocol()
     settings = {
         "format": FORMAT,
         "network": network_hash(run.network, head),
         "preprocessing": run.network.preprocessing.to_dict(),
-        "input": list(run.protocol().input or ()) or "native size",
+        "input": list(own.input or ()) or "native size",
+        "fit": own.fit,
         "per_class": per_class,
         "compression": compression,
         "images": _digest(domains),
@@ -154,7 +156,7 @@ def write_features(
 
     def existing() -> list[str]:
         cache = FeatureCache(out)
-        if other := difference(cache.settings, settings, WORDING):
+        if other := difference({"fit": "stretch", **cache.settings}, settings, WORDING):  # earlier versions had no fit
             raise SdaError(f"made with other settings: {other}")
         return cache.left_out
 
@@ -217,19 +219,20 @@ def _compute(
         with Writer(file, finished, settings["compression"]) as writer:
             progress("features", done, len(whole))
             for found in batches:
-                samples, numbers = [], []  # of the same size: images at their native size come one by one
+                groups: dict[torch.Size, dict[int, Sample]] = {}  # of the same size: number → sample
                 for number, (_, sample) in enumerate(found, start=done):
                     if isinstance(sample, FileError):
                         if not skip:
                             raise sample
                         shard.faults.append(str(sample))
                     else:
-                        samples.append(sample)
-                        numbers.append(number)
-                if samples:
-                    rows = _rows(run, head, samples, [keys[number] for number in numbers], settings["per_class"])
-                    for number, (of_pixels, of_image) in zip(numbers, rows, strict=True):
-                        shard.add(domain_of[number], of_pixels, of_image)
+                        groups.setdefault(sample.image.shape, {})[number] = sample
+                rows: dict[int, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
+                for samples in groups.values():
+                    paths = [keys[number] for number in samples]
+                    rows |= zip(samples, _rows(run, head, list(samples.values()), paths, settings["per_class"]), strict=True)
+                for number, (of_pixels, of_image) in sorted(rows.items()):
+                    shard.add(domain_of[number], of_pixels, of_image)
                 done += len(found)
                 if shard.bytes > SHARD_BYTES or done == len(whole):
                     writer.write(shard_path(parts, begin, done), shard)

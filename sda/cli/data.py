@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -193,6 +194,13 @@ def split(
     "--size", type=Size(), required=True, metavar="HEIGHTxWIDTH", help="Size of the packed images; use the recipe's size."
 )
 @click.option(
+    "--fit",
+    type=click.Choice(["stretch", "inside"]),
+    default="stretch",
+    show_default=True,
+    help="How images are resized to the size; use the recipe's fit.",
+)
+@click.option(
     "--split", "splits", multiple=True, help="Split to pack; repeat for several.  [default: train and val, if they exist]"
 )
 @click.option("--out", default="", metavar="FILE.h5", help="File to write.  [default: DATASET.h5]")
@@ -205,6 +213,7 @@ def pack(
     dataset: str,
     root: str,
     size: tuple[int, int],
+    fit: Literal["stretch", "inside"],
     splits: tuple[str, ...],
     out: str,
     compression: str,
@@ -231,7 +240,7 @@ def pack(
             bars.say(note)
         wanted = splits or list(listings)
         faults = write_pack(
-            file, dataset, described, folder, size, wanted, compression, processes, bars.count, bad_files == "skip"
+            file, dataset, described, folder, size, wanted, compression, processes, bars.count, bad_files == "skip", fit
         )
         for fault in faults:
             bars.say(f"skipped: {fault}")

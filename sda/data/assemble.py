@@ -93,7 +93,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         chosen = _add_held_out(data, recipe, usable, chosen)
     if chosen:
         split = usable.only(chosen)
-        data.labelled = open_labelled(split, recipe.image_size, data.classes, data.notes)
+        data.labelled = open_labelled(split, recipe.image_size, data.classes, data.notes, fit=recipe.fit)
         data.lists["labelled"] = chosen
         _check_palettes(data, split)
         labelled["labelled"] = [split]
@@ -168,10 +168,10 @@ def _add_sources(data: Data, recipe: Recipe, progress: Count) -> list[Split]:
     datasets, splits = [], []
     for source, descriptor in zip(sources, described, strict=True):
         root = find_root(descriptor, source.root, flag, progress)
-        split = open_split(source.dataset, descriptor, root, "train", size, data.notes)
+        split = open_split(source.dataset, descriptor, root, "train", size, data.notes, recipe.fit)
         if recipe.doctor:
             split = without_bad(split, data.notes)
-        datasets.append(open_labelled(split, size, classes, data.notes, together=together))
+        datasets.append(open_labelled(split, size, classes, data.notes, together=together, fit=recipe.fit))
         data.lists[source.images] = datasets[-1].items
         splits.append(split.only(datasets[-1].items))
     data.source = datasets[0] if len(datasets) == 1 else Joint(datasets, [source.share for source in sources])
@@ -183,13 +183,13 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
     """Open the validation set, and return all training images of the target."""
     descriptor = descriptors.load(recipe.target)
     root = find_root(descriptor, recipe.target_root, "--target-root", progress)
-    size = recipe.scoring.input
+    size, fit = recipe.scoring.input, recipe.scoring.fit
     data.val = open_validation(
-        recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor
+        recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor, fit
     )
     data.lists["val"] = data.val.items
     data.missing["target"] = missing_classes([(descriptor, data.classes)])
-    return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes)
+    return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes, recipe.fit)
 
 
 def _check_palettes(data: Data, labelled: Split) -> None:
@@ -260,7 +260,7 @@ def _add_held_out(data: Data, recipe: Recipe, usable: Split, chosen: list[Item])
     chosen, held_out = chosen[: -recipe.hold_out], chosen[-recipe.hold_out :]
     codec = open_codec(usable, data.classes, data.notes)
     require_labelled_pixels(usable.only(held_out), codec, data.classes)
-    data.held_out = Dataset(held_out, codec, recipe.scoring.input, native_labels=True)
+    data.held_out = Dataset(held_out, codec, recipe.scoring.input, True, recipe.scoring.fit)
     data.lists["held_out"] = held_out
     return chosen
 
@@ -288,7 +288,7 @@ def _add_unlabelled(data: Data, recipe: Recipe, usable: Split, chosen: list[Item
             f"no unlabelled target images are left beside the {len(chosen)} labelled ones; reduce labels, or set unlabelled "
             "to a folder"
         )
-    data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size)
+    data.unlabelled = Dataset([replace(item, label=None) for item in rest], None, recipe.image_size, fit=recipe.fit)
     data.lists["unlabelled"] = rest
 
 

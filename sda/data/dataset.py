@@ -24,6 +24,7 @@ from sda.data.files import FileError, LabelCodec, read_image, read_pair
 from sda.data.item import Item
 from sda.errors import SdaError, explained
 from sda.pictures import resize_image, resize_nearest
+from sda.sizes import Fit, fitted
 from sda.system.signals import STOPPING
 
 
@@ -36,20 +37,29 @@ class Sample:
 
 
 class Dataset(torch.utils.data.Dataset):
-    """The samples of a list of items, all resized to one size or each at its own size.
+    """The samples of a list of items, resized to a size or each at its own size.
 
     Args:
         items: what to read.
         codec: decodes the labels of the items that have one; None reads images only.
         size: (height, width) to resize images to (bilinear, antialiased); None keeps their own sizes.
         native_labels: keep labels at their own size (for evaluation) instead of resizing them (nearest) with the image.
+        fit: how images are resized to `size`: see `sda.sizes.fitted`. With "inside", samples have different sizes.
     """
 
-    def __init__(self, items: list[Item], codec: LabelCodec | None, size: tuple[int, int] | None, native_labels: bool = False):
+    def __init__(
+        self,
+        items: list[Item],
+        codec: LabelCodec | None,
+        size: tuple[int, int] | None,
+        native_labels: bool = False,
+        fit: Fit = "stretch",
+    ):
         self.items = items
         self.codec = codec
         self.size = size and (size[0], size[1])
         self.native_labels = native_labels
+        self.fit = fit
         self._memory: list[Sample | FileError] | None = None
 
     def __len__(self) -> int:
@@ -89,10 +99,10 @@ class Dataset(torch.utils.data.Dataset):
             image, label = read_image(item.image), None
         else:
             image, label = read_pair(item.image, item.label, codec)
-        if self.size:
-            image = resize_image(image, self.size)
-            if label is not None and not self.native_labels:
-                label = np.array(resize_nearest(label, self.size))
+        size = fitted(image.size[::-1], self.size, self.fit)
+        if self.size and label is not None and not self.native_labels:
+            label = np.array(resize_nearest(label, size))
+        image = resize_image(image, size)
         return _sample(np.array(image), label)
 
 

@@ -13,6 +13,7 @@ from sda.data.inspect.encoding import check_palettes
 from sda.data.listing import Listing, list_folder, list_items
 from sda.data.opening import check_labels, find_root, open_codec, open_split, open_validation, without_bad
 from sda.errors import SdaError
+from sda.sizes import Fit
 from sda.system.console import Count, ignore_count
 
 
@@ -26,6 +27,7 @@ def evaluation_set(
     val_list: str = "",
     progress: Count = ignore_count,
     maps: Mapping[str, Mapping[str, str]] = {},
+    fit: Fit = "stretch",
 ) -> Data:
     """Open the labelled images of any dataset as `val`, without the pairs that the doctor found bad.
 
@@ -35,12 +37,12 @@ def evaluation_set(
         dataset: a name or a TOML path.
         root: its folder or pack; empty for the descriptor's own.
         val_list: a list of training images to use instead of `split`.
-        maps: see `Classes.maps`.
+        maps: see `Classes.maps`. fit: how images are resized to `size`: see `sda.sizes.fitted`.
     """
     data, classes = Data(table, table_name), Classes(table_name, table, maps)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val = open_validation(dataset, descriptor, folder, split, size, classes, data.notes, val_list)
+    data.val = open_validation(dataset, descriptor, folder, split, size, classes, data.notes, val_list, fit=fit)
     data.lists["val"] = data.val.items
     if not val_list and split != "train" and not folder.is_file():  # a pack holds no palettes
         val = replace(list_items(descriptor, folder, split), items=data.val.items)
@@ -64,6 +66,7 @@ def all_images(
     split: str,
     progress: Count = ignore_count,
     maps: Mapping[str, Mapping[str, str]] = {},
+    fit: Fit = "stretch",
 ) -> tuple[Dataset, Path, list[str]]:
     """Open every image of a split of any dataset, or of a folder, at `size`; labels, if any, keep their own size.
 
@@ -77,13 +80,13 @@ def all_images(
     """
     if Path(dataset).is_dir():
         listing = list_folder(Path(dataset))
-        return Dataset(listing.items, None, size), Path(dataset), list(listing.notes)
+        return Dataset(listing.items, None, size, fit=fit), Path(dataset), list(listing.notes)
     notes: list[str] = []
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    opened = without_bad(open_split(dataset, descriptor, folder, split, size, notes), notes)
+    opened = without_bad(open_split(dataset, descriptor, folder, split, size, notes, fit), notes)
     codec = None
     if any(item.label for item in opened.items):
         check_labels(opened, notes)
         codec = open_codec(opened, Classes(table_name, table, maps), notes)
-    return Dataset(opened.items, codec, size, native_labels=True), folder, notes
+    return Dataset(opened.items, codec, size, True, fit), folder, notes

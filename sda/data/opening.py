@@ -21,6 +21,7 @@ from sda.data.packs.pack import list_packed
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
+from sda.sizes import Fit
 from sda.system.console import Count
 from sda.system.tables import named
 
@@ -62,10 +63,17 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
 
 
 def open_split(
-    dataset: str, descriptor: Descriptor, root: Path, split: str, size: tuple[int, int] | None, notes: list[str]
+    dataset: str,
+    descriptor: Descriptor,
+    root: Path,
+    split: str,
+    size: tuple[int, int] | None,
+    notes: list[str],
+    fit: Fit = "stretch",
 ) -> Split:
-    """List the images of a split in a folder, or in a pack, whose images must have `size`. Add notes on files left out."""
-    listing = list_packed(root, descriptor, split, size) if root.is_file() else list_items(descriptor, root, split)
+    """List the images of a split in a folder, or in a pack, which must be made with `size` and `fit`. Add notes on files left
+    out."""
+    listing = list_packed(root, descriptor, split, size, fit) if root.is_file() else list_items(descriptor, root, split)
     notes += [note for note in listing.notes if note not in notes]
     return Split(dataset, descriptor, root, listing)
 
@@ -80,10 +88,11 @@ def open_validation(
     notes: list[str],
     val_list: str = "",
     skip_bad: bool = True,
+    fit: Fit = "stretch",
 ) -> Dataset:
     """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size."""
     try:
-        opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes)
+        opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes, fit)
         if not val_list and split == "val" and not any(item.label for item in opened.items):
             count, lone = len(opened.items), opened.items[0].key
             raise NoImages(f"{descriptor.title}: none of the {count} images of val in {root}, such as {lone}, has a label file")
@@ -99,7 +108,7 @@ def open_validation(
         opened = opened.only([item for item in opened.items if item.key in wanted])
     if skip_bad:
         opened = without_bad(opened, notes)
-    return open_labelled(opened, size, classes, notes, native_labels=True)
+    return open_labelled(opened, size, classes, notes, native_labels=True, fit=fit)
 
 
 def open_labelled(
@@ -109,6 +118,7 @@ def open_labelled(
     notes: list[str],
     native_labels: bool = False,
     together: Sequence[tuple[Descriptor, Classes]] = (),
+    fit: Fit = "stretch",
 ) -> Dataset:
     """Return the labelled images of a split. Add notes on unlabelled images, dropped classes and a doubtful encoding.
 
@@ -130,7 +140,7 @@ def open_labelled(
         notes.append(f"{title}: {count} images have no label file and are skipped, such as {lone.key}")
     codec = open_codec(split, classes, notes, together)
     require_labelled_pixels(split.only(labelled), codec, classes)
-    return Dataset(labelled, codec, size, native_labels)
+    return Dataset(labelled, codec, size, native_labels, fit)
 
 
 def require_labelled_pixels(split: Split, codec: LabelCodec, classes: Classes) -> None:

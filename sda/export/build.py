@@ -16,7 +16,7 @@ import torch
 
 from sda import __version__
 from sda.errors import SdaError
-from sda.export.card import card
+from sda.export.card import card, resizing
 from sda.export.check import CHECKED, Agreement, agreement, picture, probabilities, require_agreement, run_on
 from sda.export.formats import FORMATS, ONNX_PACKAGES, Deployed, Format
 from sda.export.rewrite import branches_on_size, exportable, positions_of_any_size
@@ -24,8 +24,7 @@ from sda.models.build import build_network
 from sda.models.network import SegmentationNetwork
 from sda.runs import checkpoint
 from sda.runs.trained import Run
-from sda.scoring.inference import SMALLEST
-from sda.sizes import size_text
+from sda.sizes import SMALLEST, size_text
 from sda.system.atomic import written_whole
 from sda.system.progress import Bars
 
@@ -157,6 +156,7 @@ def metadata(run: Run) -> dict:
         "input": input_text(run),
         "output": "labels: uint8, (batch, height, width), indices into classes; confidence: float32, the same shape, 0 to 1",
         "size": list(size) if size else None,
+        "fit": run.recipe.input_fit,
         "classes": run.table.colors,
         "preprocessing": {"where": "inside", **run.network.preprocessing.to_dict()},
         "checkpoint": run.which,
@@ -185,10 +185,7 @@ def input_text(run: Run, size: tuple[int, int] | None = None) -> str:
     """Describe the input of an exported model. `size`: the only height and width that it takes; None: any."""
     if size:
         return f"image: uint8 RGB, (batch, 3, {size[0]}, {size[1]}), any batch; resize images to this height and width"
-    resize = (
-        "resize images so that their shorter side equals that of size" if run.recipe.input_size else "images at their native size"
-    )
-    return f"image: uint8 RGB, (batch, 3, height, width), any batch, height and width from {SMALLEST}; {resize}"
+    return f"image: uint8 RGB, (batch, 3, height, width), any batch, height and width from {SMALLEST}; {resizing(run)}"
 
 
 def portable(values: dict) -> dict:

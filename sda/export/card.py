@@ -11,8 +11,8 @@ from sda.recipe import Recipe
 from sda.runs import compare
 from sda.runs.compare import Score
 from sda.runs.trained import Run
-from sda.scoring.inference import SMALLEST
 from sda.scoring.summary import classes_scored
+from sda.sizes import SMALLEST
 from sda.system import tables
 
 SDA_EXAMPLE = """import sda
@@ -212,7 +212,7 @@ def _input(run: Run, facts: dict) -> str:
     change = facts["float32"]
     lines = [
         f"- Input: RGB images, at least {SMALLEST} pixels high and wide. Scored at {size} (height x width)"
-        + (f": resize images so that their shorter side is {min(recipe.input_size)}" if recipe.input_size else "")
+        + (f": {resizing(run)}" if recipe.input_size else "")
         + f"; trained on crops of {'x'.join(map(str, recipe.crop_size))}.",
         f"- Preprocessing: {p['order']}, 0 to {p['maximum']:g}, minus {p['mean']}, divided by {p['std']}, per channel. "
         "sda applies it, and the exported models contain it: they take uint8 images.",
@@ -224,6 +224,15 @@ def _input(run: Run, facts: dict) -> str:
             f"{100 * change['equal']:.1f} % of the labels are the same."
         )
     return "\n".join(lines)
+
+
+def resizing(run: Run) -> str:
+    """Describe how images of any size are resized for an exported model, without a change of their aspect ratio."""
+    if not run.recipe.input_size:
+        return "images at their native size"
+    if run.recipe.fit == "inside":
+        return "resize images to the largest size of the same aspect ratio that fits inside size"
+    return "resize images so that their shorter side equals that of size"
 
 
 def _limits(run: Run, scores: list[Score], target: str) -> str:

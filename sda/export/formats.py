@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sda.models.network import SegmentationNetwork
-from sda.scoring.inference import SMALLEST
+from sda.sizes import SMALLEST
 
 if TYPE_CHECKING:
     import onnx

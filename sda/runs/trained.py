@@ -26,12 +26,12 @@ from sda.recipe import Recipe
 from sda.runs import checkpoint as checkpoints
 from sda.scoring.inference import predict_logits
 from sda.shelf import check
+from sda.sizes import SMALLEST, fitted
 from sda.system.console import Count, ignore_count
 from sda.system.devices import pick_device
 
 LARGE = 2.0  # images with more than this many times the pixels of the training images are processed in windows
 NARROW = 16  # images that would be enlarged to more than this many times the pixels of the training images are refused
-SMALLEST = 32  # minimum side of a network's input, in pixels
 VALUES = 2**29  # maximum number of logits per image (2 GiB); larger images are predicted at a smaller size and enlarged
 
 
@@ -77,7 +77,7 @@ class Run:
     def protocol(self, name: str = "", scales: tuple[float, ...] = (1.0,), flip: bool = False) -> Protocol:
         """Return a preset protocol for this run (see `sda.protocol.preset`), by default that of its recipe."""
         r = self.recipe
-        return preset(name or r.protocol, r.network, r.target, r.input_size, r.crop_size, scales, flip)
+        return preset(name or r.protocol, r.network, r.target, r.input_size, r.crop_size, scales, flip, r.input_fit)
 
     def labelled_images(
         self, protocol: Protocol, dataset: str = "", root: str = "", split: str = "val", progress: Count = ignore_count
@@ -92,7 +92,9 @@ class Run:
         val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
         place = root or self._root_of(dataset)
         return evaluation_set(
-            self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress, self._maps_of(dataset)
+            *(self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress),
+            maps=self._maps_of(dataset),
+            fit=protocol.fit,
         )
 
     def all_images(
@@ -104,8 +106,10 @@ class Run:
         """
         dataset = _as_in_recipes(dataset or self.recipe.target)
         place = root or self._root_of(dataset)
-        size = self.protocol().input
-        return all_images(self.table_name, self.table, size, dataset, place, split, progress, self._maps_of(dataset))
+        own, maps = self.protocol(), self._maps_of(dataset)
+        return all_images(
+            self.table_name, self.table, own.input, dataset, place, split, progress, maps=maps, fit=own.fit
+        )
 
     def _maps_of(self, dataset: str) -> dict[str, dict[str, str]]:
         """Return the maps of a dataset's classes to those of the run (see `Classes.maps`)."""
@@ -124,9 +128,9 @@ class Run:
         Args:
             image: a path, a PIL image, or an array (H, W, 3) or (H, W), uint8 RGB or grey.
             size: size of the network's input, (height, width) or one of:
-                "eval": the size at which the run is evaluated, whatever the image's aspect ratio;
-                "fit": that size if the image has nearly the same aspect ratio; otherwise the image keeps its aspect ratio, with
-                the shorter side of that size;
+                "eval": as in the evaluation of the run, whatever the image's aspect ratio;
+                "fit": the same if the image has nearly the aspect ratio of the evaluation's size, or if the recipe has
+                fit = "inside"; otherwise the image keeps its aspect ratio, with the shorter side of that size;
                 "native": the image's own size, but each side at least 32.
                 Except with "eval", inputs with more than twice the pixels of the training images are processed in overlapping
                 windows.
@@ -147,7 +151,7 @@ class Run:
             FileError: the image is so narrow that its shorter side cannot be enlarged to that of the training images.
         """
         own = self.protocol()
-        if size == "eval" or (size == "fit" and own.input and _alike(image, own.input)):
+        if size == "eval" or (size == "fit" and own.input and (own.fit == "inside" or _alike(image, own.input))):
             return own
         trained = self.recipe.input_size or self.recipe.crop_size
         if size == "fit" and self.recipe.input_size:
@@ -173,7 +177,7 @@ class Run:
     def segment_all(self, images: list[Image.Image], protocol: Protocol) -> list[Prediction]:
         """Predict for several RGB pictures of the same size, as one batch."""
         own = images[0].size[::-1]
-        inputs = [resize_image(image, protocol.input) for image in images] if protocol.input else images
+        inputs = [resize_image(image, fitted(own, protocol.input, protocol.fit)) for image in images]
         pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in inputs]).to(self.device)
         shrink = min(1.0, math.sqrt(VALUES / (len(self.table.names) * math.prod(own))))
         size = tuple(max(1, int(side * shrink)) for side in own)

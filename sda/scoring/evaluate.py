@@ -39,8 +39,8 @@ def evaluate(
 
     Args:
         network: the network; its training mode is restored afterwards.
-        dataset: labelled images resized to the protocol's input size, with labels at their original size. If the protocol has
-            no input size, images are processed one at a time.
+        dataset: labelled images resized to the protocol's input size with its fit, and labels at their original size. If the
+            protocol has no input size, images are processed one at a time.
         names: the C class names.
         teacher: another network, to measure its agreement with `network`.
         workers: number of loader processes.
@@ -60,10 +60,10 @@ def evaluate(
 
     Raises:
         SdaError: an unusable file (without `skip`), no usable image, or no labelled pixel.
-        ValueError: the dataset's size is not the protocol's input size.
+        ValueError: the dataset's size or fit is not that of the protocol's input.
     """
-    if dataset.size != protocol.input:
-        raise ValueError(f"dataset with images of size {dataset.size}, but protocol {protocol.name}")
+    if (dataset.size, dataset.fit) != (protocol.input, protocol.fit):
+        raise ValueError(f"dataset with images of size {dataset.size} ({dataset.fit}), but protocol {protocol.name}")
     networks = [network] if teacher is None else [network, teacher]
     were_training = [each.training for each in networks]
     for each in networks:
@@ -146,14 +146,14 @@ def batch_size(protocol: Protocol) -> int:
 
 
 def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[list[tuple[int, Sample, Tensor]]]:
-    """Return (index, sample, label at the size to score), in groups whose labels have the same size."""
-    groups: dict[torch.Size, list[tuple[int, Sample, Tensor]]] = {}
+    """Return (index, sample, label at the size to score), in groups whose images and whose labels have the same size."""
+    groups: dict[tuple[torch.Size, torch.Size], list[tuple[int, Sample, Tensor]]] = {}
     for index, sample in samples:
         label = sample.label
         assert label is not None
         if protocol.score and label.shape != protocol.score:
             label = torch.from_numpy(resize_nearest(label.numpy(), protocol.score).copy())
-        groups.setdefault(label.shape, []).append((index, sample, label))
+        groups.setdefault((sample.image.shape, label.shape), []).append((index, sample, label))
     return list(groups.values())
 
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from sda.models.network import SegmentationNetwork
 from sda.models.preprocessing import as_float
 from sda.protocol import Protocol
-
-SMALLEST = 32  # minimum side of a network's input, in pixels
+from sda.sizes import SMALLEST
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from sda import shelf
 from sda.reading import read_object
+from sda.sizes import Fit
 from sda.system.tables import named
 
 
@@ -50,6 +51,7 @@ class _Protocol(shelf.Strict):
     window: Size | Literal["whole image"]
     scales: list[Annotated[float, Field(ge=0.1, le=10)]] = Field(min_length=1)
     flip: bool
+    fit: Fit = "stretch"
 
 
 class _Bin(shelf.Strict):

@@ -26,6 +26,7 @@ from sda.data.packs.pack import FORMAT, KIND, Entry, Pack, check_fresh, decoding
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.pictures import resize_image, resize_nearest
+from sda.sizes import Fit, fitted
 from sda.system.children import ChildDied, run_in_order
 from sda.system.console import Count
 from sda.system.resumable import check_space, difference, h5py_errors, new_hdf5, new_shard, read_shard, write_resumable
@@ -49,6 +50,7 @@ def write_pack(
     processes: int | None = None,
     progress: Count = lambda what, done, total: None,
     skip: bool = False,
+    fit: Fit = "stretch",
 ) -> list[str]:
     """Pack `splits` of a dataset into the file `out`, or resume what an interrupted call left in OUT.parts.
 
@@ -57,7 +59,7 @@ def write_pack(
 
     Args:
         name: name of the dataset, as the user gave it.
-        size: (height, width) that images and training labels are resized to, exactly as `Dataset` does.
+        size: (height, width) that images and training labels are resized to, exactly as `Dataset` does. fit: how.
         compression: compression of the images, a name in COMPRESSIONS. Photographs shrink by a fifth (lzf) or by half (gzip)
             and take more than ten times as long to read. lzf may produce slightly different bytes in another run.
         processes: number of processes that read and resize; one per core by default; 1: this process.
@@ -79,6 +81,7 @@ def write_pack(
         "format": FORMAT,
         "root": str(root.resolve()),
         "size": list(size),
+        "fit": fit,
         "compression": compression,
         "encodings": {split: listing.encoding for split, listing in listings.items()},
         **decoding(descriptor),
@@ -86,7 +89,7 @@ def write_pack(
 
     def existing() -> list[str]:
         pack = Pack(out)
-        if other := difference(pack.settings, settings):
+        if other := difference({**pack.settings, "fit": pack.fit}, settings):
             raise SdaError(other)
         check_fresh(pack, descriptor)
         if pack.faults and not skip:
@@ -126,6 +129,7 @@ class _Task:
     item: Item
     codec: LabelCodec
     size: tuple[int, int]
+    fit: Fit
     compression: str
     fault: str  # the problem that sda doctor found, or empty
 
@@ -146,14 +150,20 @@ class _Task:
             digest = hashlib.sha256(item.image.read_bytes()).hexdigest()
         except (FileError, OSError) as error:
             return _Record(self.split, replace(entry, fault=str(error))), b"", b""
-        image_mask, image_chunk = _chunk(np.asarray(resize_image(image, self.size)), self.compression)
-        entry = replace(entry, sha256=digest)
+        height, width = fitted(image.size[::-1], self.size, self.fit)
+        image_mask, image_chunk = _chunk(self._padded(np.asarray(resize_image(image, (height, width)))), self.compression)
+        entry = replace(entry, sha256=digest, height=height, width=width)
         if label is None:
             return _Record(self.split, entry, image_mask), image_chunk, b""
         if not is_native(self.split):
-            label = resize_nearest(label, self.size)
+            label = self._padded(resize_nearest(label, (height, width)))
         label_mask, label_chunk = _chunk(label, _LABELS)
         return _Record(self.split, entry, image_mask, label_mask, label.shape), image_chunk, label_chunk
+
+    def _padded(self, array: np.ndarray) -> np.ndarray:
+        """Extend an image or label at the bottom and right to the pack's size."""
+        sides = [(0, side - own) for side, own in zip(self.size, array.shape, strict=False)]
+        return np.pad(array, sides + [(0, 0)] * (array.ndim - 2), constant_values=IGNORE)
 
 
 def _chunk(array: np.ndarray, compression: str) -> tuple[int, bytes]:
@@ -175,8 +185,8 @@ def _write_shards(
     for split, listing in listings.items():
         codec = LabelCodec(descriptor, listing.encoding, np.arange(256, dtype=np.uint8))
         bad = bad_pairs(Path(settings["root"]), listing.items, descriptor)
-        size, compression = tuple(settings["size"]), settings["compression"]
-        tasks += [_Task(split, item, codec, size, compression, bad.get(item.key, "")) for item in listing.items]
+        size, fit, compression = tuple(settings["size"]), settings["fit"], settings["compression"]
+        tasks += [_Task(split, item, codec, size, fit, compression, bad.get(item.key, "")) for item in listing.items]
     places = range(0, len(tasks), _SHARD)
     shards = {parts / f"{number:05}.npz": tasks[place : place + _SHARD] for number, place in enumerate(places)}
     missing = {path: shard for path, shard in shards.items() if not _is_done(path, shard, skip)}

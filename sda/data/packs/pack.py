@@ -3,7 +3,8 @@
 A pack is an HDF5 file of format 1.10:
 
     /images/SPLIT           uint8 (N, height, width, 3) RGB, one chunk per image
-    /labels/train           uint8 (N, height, width) train ids of the dataset's own class table, 255 = ignored or no label
+    /labels/train           uint8 (N, height, width) train ids of the dataset's own class table, 255 = ignored or no label.
+                            With fit = "inside", images and labels are in the upper left corner, at the size of their entry
     /labels/SPLIT/000012    any other split: uint8 at the label file's own size, at which networks are scored
     /about                  JSON: what was packed and how, and the file, size, time and SHA-256 of every image
 
@@ -30,6 +31,7 @@ from sda.data.item import Item
 from sda.data.listing import Listing, list_items
 from sda.data.packs import hdf5
 from sda.errors import SdaError
+from sda.sizes import Fit
 from sda.system.resumable import first_line
 
 FORMAT = 2
@@ -48,6 +50,7 @@ class Entry:
         label_bytes, label_mtime_ns: the same for the label file.
         sha256: hash of the image file's content, in hexadecimal digits.
         fault: why the image was skipped; empty for images in the pack.
+        height, width: of the image in the pack, and of its label in `train`; 0: the pack's size.
     """
 
     key: str
@@ -57,10 +60,17 @@ class Entry:
     label_mtime_ns: int
     sha256: str = ""
     fault: str = ""
+    height: int = 0
+    width: int = 0
 
     @property
     def has_label(self) -> bool:
         return self.label_bytes >= 0
+
+    @property
+    def corner(self) -> tuple[slice, slice]:
+        """The rows and columns of the pack that hold the image."""
+        return slice(self.height or None), slice(self.width or None)
 
     @property
     def stamps(self) -> tuple:
@@ -72,6 +82,7 @@ class _Settings(shelf.Strict):
 
     root: InstanceOf[str]  # a path that may not be valid Unicode, which pydantic's own type refuses
     size: Annotated[list[Annotated[int, Field(ge=1, le=_MOST)]], Field(min_length=2, max_length=2)]
+    fit: Fit = "stretch"
     encodings: dict[str, str]
 
 
@@ -100,7 +111,7 @@ class Pack:
         descriptor: the dataset's descriptor as plain values, with its classes as name → [r, g, b].
         classes: the names of the classes, in the order of the train ids.
         root: the dataset's folder, which may no longer exist.
-        size: (height, width) of images and training labels.
+        size: (height, width) that images and training labels were resized to. fit: how: see `sda.sizes.fitted`.
         splits: split → its images, in the order of their indices.
         left_out: split → the images that could not be used.
         settings: everything that determines the content of the pack.
@@ -121,6 +132,7 @@ class Pack:
         self.settings = about.settings.model_dump()
         self.root = Path(about.settings.root)
         self.size: tuple[int, int] = (about.settings.size[0], about.settings.size[1])
+        self.fit: Fit = about.settings.fit
         self.splits, self.left_out = splits
         self._opened: tuple[int, h5py.File, dict[str, h5py.Dataset]] | None = None
 
@@ -133,15 +145,15 @@ class Pack:
         return [entry.fault for entries in self.left_out.values() for entry in entries]
 
     def image(self, split: str, index: int) -> np.ndarray:
-        """Read an image as (H, W, 3) uint8 RGB, at the size of the pack. Raise FileError if it cannot be read."""
+        """Read an image as (H, W, 3) uint8 RGB, at its size in the pack. Raise FileError if it cannot be read."""
         entry = self.splits[split][index]
         with self._reading(entry):
-            return self._images(split)[index]
+            return self._images(split)[index][entry.corner]
 
     def label(self, split: str, index: int) -> np.ndarray:
         """Read a label as (H, W) uint8 train ids of the pack's own classes, 255 = ignored.
 
-        It has the size of the pack for `train`, the size of its file for any other split.
+        It has the size of its image in the pack for `train`, the size of its file for any other split.
 
         Raises:
             FileError: the image has no label, or it cannot be read.
@@ -150,7 +162,7 @@ class Pack:
         if not entry.has_label:
             raise FileError(f"{self.path}: {entry.key} has no label")
         with self._reading(entry):
-            return self._native_label(split, index) if is_native(split) else self._labels(split)[index]
+            return self._native_label(split, index) if is_native(split) else self._labels(split)[index][entry.corner]
 
     @contextlib.contextmanager
     def _reading(self, entry: Entry) -> Iterator[None]:
@@ -218,14 +230,14 @@ class Packed:
         return self.pack.label(self.split, self.index)
 
 
-def list_packed(path: Path, descriptor: Descriptor, split: str, size: tuple[int, int] | None) -> Listing:
+def list_packed(path: Path, descriptor: Descriptor, split: str, size: tuple[int, int] | None, fit: Fit = "stretch") -> Listing:
     """List the images of a split in a pack, as `list_items` does for a folder.
 
     Args:
-        size: (height, width) that the images should have; None for their own sizes.
+        size: (height, width) that the images should be resized to; None for their own sizes. fit: how.
 
     Raises:
-        SdaError: the pack cannot be read or is stale, it lacks the split, or its images have another size.
+        SdaError: the pack cannot be read or is stale, it lacks the split, or it was made with another size or fit.
     """
     pack = Pack(path)
     check_fresh(pack, descriptor)
@@ -235,6 +247,11 @@ def list_packed(path: Path, descriptor: Descriptor, split: str, size: tuple[int,
         wanted = f"{size[0]}x{size[1]} is" if size else "images at their own sizes are"
         raise SdaError(
             f"{path}: this pack is at {pack.size[0]}x{pack.size[1]}, but {wanted} needed; pack that size, or give the folder"
+        )
+    if pack.fit != fit:
+        raise SdaError(
+            f'{path}: this pack was made with fit = "{pack.fit}", but fit = "{fit}" is needed: pack with --fit {fit} and a new '
+            "--out, or give the folder"
         )
     return _listing(pack, split)
 
@@ -263,6 +280,8 @@ def _entry(values: dict) -> Entry:
     for field in fields(Entry):
         if type(getattr(entry, field.name)) is not field.type:
             raise TypeError(f"the field {field.name} of an image has another type")
+    if entry.height < 0 or entry.width < 0:
+        raise ValueError("an image has a negative size")
     return entry
 
 
