@@ -21,6 +21,7 @@ from sda.data.opening import (
     cover,
     find_root,
     missing_classes,
+    note_squashed,
     open_codec,
     open_labelled,
     open_split,
@@ -101,6 +102,7 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
         _add_unlabelled(data, recipe, usable, chosen)
     _check_streams(data, recipe)
     _check_coverage(data, recipe, labelled, progress)
+    _note_squashed(data)
 
     if recipe.rare_class_sampling or recipe.class_statistics:
         for stream, splits in labelled.items():
@@ -111,6 +113,13 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
             if dataset := getattr(data, name):
                 dataset.preload(lambda done, total, name=name: progress(f"reading {name}", done, total))
     return data
+
+
+def _note_squashed(data: Data) -> None:
+    for stream in ("source", "labelled", "unlabelled", "val"):
+        dataset = getattr(data, stream)
+        for part in dataset.datasets if isinstance(dataset, Joint) else [dataset] if dataset else []:
+            note_squashed(stream, part, data.notes)
 
 
 def training_classes(recipe: Recipe) -> tuple[str, ClassTable]:

@@ -11,7 +11,7 @@ from sda.data.dataset import Dataset
 from sda.data.descriptor import Classes, ClassTable, Descriptor
 from sda.data.inspect.encoding import check_palettes
 from sda.data.listing import Listing, list_folder, list_items
-from sda.data.opening import check_labels, find_root, open_codec, open_split, open_validation, without_bad
+from sda.data.opening import check_labels, find_root, note_squashed, open_codec, open_split, open_validation, without_bad
 from sda.errors import SdaError
 from sda.sizes import Fit
 from sda.system.console import Count, ignore_count
@@ -44,6 +44,7 @@ def evaluation_set(
     folder = find_root(descriptor, root, "--root", progress)
     data.val = open_validation(dataset, descriptor, folder, split, size, classes, data.notes, val_list, fit=fit)
     data.lists["val"] = data.val.items
+    note_squashed(split, data.val, data.notes)
     if not val_list and split != "train" and not folder.is_file():  # a pack holds no palettes
         val = replace(list_items(descriptor, folder, split), items=data.val.items)
         check_palettes(descriptor, _with_train(dataset, descriptor, folder, val), folder)

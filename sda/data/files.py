@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib
+import importlib.util
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,13 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from sda.data.descriptor import Descriptor, label_colors, label_values
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
-# Packages that teach Pillow more formats, if they are installed → the function that registers them; "" if importing does.
+# Packages that teach Pillow more formats, if they are installed (sda's extra photos) → the function that registers them; "" if
+# importing does.
 PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 for _name, _register in PLUGINS.items():
     with contextlib.suppress(ImportError):
@@ -23,9 +26,14 @@ for _name, _register in PLUGINS.items():
         if _register:
             getattr(_plugin, _register)()
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a file is said in our error
+
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
 DECODING = 2  # version of the decoding; raise it if the same tables decode a file differently
 SKIP = "or skip such files with --bad-files skip"
+HEAD = 4096  # bytes that contain the signature of an image or a video
+_HEIF = {b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"}
+_CHANNELS = 277  # tag of TIFF: number of channels
 
 
 class FileError(SdaError):
@@ -38,14 +46,52 @@ class FileError(SdaError):
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB, rotated as its EXIF tag says. Raise FileError if it cannot be read completely.
+    """Read an image as 8-bit RGB, rotated as its EXIF tag says. docs/datasets.md says how each kind of image is converted.
 
-    16-bit grey images are scaled to 8 bits; transparency is dropped.
+    Raises:
+        FileError: it cannot be read completely, or no conversion to RGB is obvious: more than 4 channels, more than 16 bits.
     """
-    image = ImageOps.exif_transpose(open_file(path, "image"))
-    if image.mode.startswith("I"):  # Pillow's own conversion clips values above 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    image = ImageOps.exif_transpose(open_file(path, "image", lambda image: _refuse_channels(path, image)))
+    if image.mode.startswith("I"):
+        image = _in_8_bits(path, image)
+    if image.mode in ("F", "LAB"):
+        raise _not_rgb(path, "floating-point numbers" if image.mode == "F" else "LAB colours")
+    image.info.pop("transparency", None)  # of a palette: Pillow would warn that it is dropped
     return image.convert("RGB")
+
+
+def _refuse_channels(path: Path, image: ImageFile.ImageFile) -> None:
+    """Raise FileError if an image has more than 4 channels. Pillow would take the first three of some, and they may be any."""
+    tags = getattr(image, "tag_v2", {})
+    if (channels := tags.get(_CHANNELS, 1)) > 4:
+        raise _not_rgb(path, f"{channels} channels")
+
+
+def _in_8_bits(path: Path, image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits in 8 bits: the high byte of each value. Pillow's own conversion clips values above 255.
+
+    Raises:
+        FileError: it has values outside of 16 bits.
+    """
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise _not_rgb(path, f"whole numbers from {low} to {high}")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _not_rgb(path: Path, found: str) -> FileError:
+    return FileError(
+        f"{path}: this image holds {found}, and only grey and colour images with 8 or 16 bits per channel are read; convert it "
+        f"to 8-bit RGB, {SKIP}"
+    )
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Return (height, width) of an image, rotated as its EXIF tag says, without decoding it; None if it cannot be read."""
+    with contextlib.suppress(Exception), Image.open(path) as image:
+        return image.size if orientation_of(path) >= 5 else image.size[::-1]
+    return None
 
 
 def orientation_of(path: Path) -> int:
@@ -83,8 +129,54 @@ def open_file(path: Path, what: str, prepare: Callable[[ImageFile.ImageFile], No
             prepare(image)
             image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if reason := _why_unknown(path):
+            raise FileError(f"{path}: this {what} is {reason}, {SKIP}") from None
         raise FileError(f"{path}: this {what} cannot be read ({error}); fix or remove it, {SKIP}") from None
     return image
+
+
+def _why_unknown(path: Path) -> str:
+    """Return what an image that Pillow cannot open is, and what to do: read it with a package, or convert it; "" if unknown."""
+    with contextlib.suppress(Exception), path.open("rb") as file:  # a damaged file can raise nearly anything
+        head = file.read(HEAD)
+        if reason := missing_plugin(head):
+            return reason
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head[: 16 if 43 in head[2:4] else 8])
+        file.seek(tags.next)
+        tags.load(file)
+        with contextlib.suppress(UnidentifiedImageError), Image.open(path):
+            return ""  # damaged
+        channels, bits = tags.get(_CHANNELS, 1), max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+        grey = " that says it is grey" * (channels > 2 and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) in (0, 1))
+        kind = f"{channels} channel{'s' * (channels > 1)} of {bits} bits{grey}"
+        return f"a TIFF with {kind}, which is not read; convert it to 8-bit RGB"
+    return ""
+
+
+def missing_plugin(head: bytes) -> str:
+    """Return what an image that needs a package to be read is, and which package; "" for other files.
+
+    Args:
+        head: the first HEAD bytes of a file that Pillow cannot open.
+    """
+    if head[4:8] == b"ftyp":
+        size = int.from_bytes(head[:4], "big")
+        brands = {head[place : place + 4] for place in range(8, min(max(size, 12), len(head)), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "an AVIF image, but this Pillow cannot decode it; try: pip install --upgrade pillow"
+        if brands & _HEIF:
+            return _needs("a HEIC image", "pillow_heif", "pillow-heif")
+        if b"crx " in brands:
+            return "a raw photo; export it as JPEG, PNG or TIFF"
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return _needs("a JPEG XL image", "pillow_jxl", "pillow-jxl-plugin")
+    return ""
+
+
+def _needs(what: str, module: str, package: str) -> str:
+    if importlib.util.find_spec(module):
+        return f"{what}, and damaged; fix or remove it"
+    return f"{what}, which needs a package: pip install {package} (sda's extra photos has it)"
 
 
 # What a label file holds

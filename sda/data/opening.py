@@ -11,7 +11,7 @@ import numpy as np
 from sda import streets
 from sda.data.dataset import Dataset
 from sda.data.descriptor import Classes, Descriptor, map_classes, map_stub
-from sda.data.files import FileError, LabelCodec
+from sda.data.files import FileError, LabelCodec, size_of
 from sda.data.inspect.bad_pairs import bad_pairs
 from sda.data.inspect.encoding import check_encoding, class_pixels
 from sda.data.item import Item
@@ -25,8 +25,9 @@ from sda.sizes import Fit
 from sda.system.console import Count
 from sda.system.tables import named
 
-LOOKS = 200  # most labels that are decoded before training to find a labelled pixel
 COUNTED = 32  # most labels whose classes are counted before training
+LOOKS = 200  # most labels that are decoded before training to find a labelled pixel, and images whose size is read
+SQUASHED = 1.5  # change of the aspect ratio above which images are reported
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,26 @@ def open_labelled(
     codec = open_codec(split, classes, notes, together)
     require_labelled_pixels(split.only(labelled), codec, classes)
     return Dataset(labelled, codec, size, native_labels, fit)
+
+
+def note_squashed(stream: str, dataset: Dataset, notes: list[str]) -> None:
+    """Add a note if images of a stream are resized to a size of quite another aspect ratio. Reads the size of up to LOOKS images.
+
+    Images in a pack are not looked at.
+    """
+    if dataset.size is None or dataset.fit != "stretch":
+        return
+    height, width = dataset.size
+    looked = [item for item in dataset.items[:: -(-len(dataset) // LOOKS)] if item.stored is None]
+    found = {item.key: size for item in looked if (size := size_of(item.image))}
+    squashed = [key for key, (h, w) in found.items() if max(h * width, w * height) > SQUASHED * min(h * width, w * height)]
+    if squashed:
+        h, w = found[squashed[0]]
+        notes.append(
+            f"{stream}: {len(squashed)} of {len(found)} images{' looked at' * (len(found) < len(dataset))}, such as "
+            f"{squashed[0]} ({h}x{w}), are squashed more than {SQUASHED} times to fill {height}x{width}: to keep their aspect "
+            'ratio, train with fit = "inside"'
+        )
 
 
 def require_labelled_pixels(split: Split, codec: LabelCodec, classes: Classes) -> None:

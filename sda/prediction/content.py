@@ -1,7 +1,6 @@
 """Tell images, videos and other files apart by their content."""
 
 import contextlib
-import importlib.util
 import math
 import os
 import re
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from sda.data.files import HEAD, missing_plugin
+
 # Formats that are recognised under any file name. Pillow knows more, but some have no signature: any file may look like one.
 ANY_NAME = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "PSD", "QOI", "TIFF", "WEBP"}
 # Formats that Pillow recognises and cannot decode, or only with a program that runs the file as a script.
@@ -23,8 +24,6 @@ VIDEO_SUFFIXES = {
     *(".webm", ".wmv"),
 }
 RAW_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
-HEAD = 4096  # bytes that contain the signature of a video
-_HEIF = {b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"}
 _AUDIO = {b"M4A ", b"M4B "}
 _DNG_VERSION, _SUBFILE_TYPE = 50706, 254  # tags of TIFF
 
@@ -72,7 +71,7 @@ def examine(path: Path) -> Content:
     image = _image(path, suffix)
     if image:
         return image
-    if reason := _missing_plugin(head):
+    if reason := missing_plugin(head):
         return Content("unreadable", reason)
     if head and (suffix in VIDEO_SUFFIXES or _is_video(head)):
         return Content("video")
@@ -101,28 +100,6 @@ def _image(path: Path, suffix: str) -> Content | None:
         return Content("unreadable", f"{need} megapixels are too many; add --max-megapixels {need} to predict it nevertheless")
     except Exception:  # Pillow raises nearly anything for files that only look like images
         return None
-
-
-def _missing_plugin(head: bytes) -> str:
-    """Return the reason why a photo cannot be read that needs a package; "" for other files."""
-    if head[4:8] == b"ftyp":
-        size = int.from_bytes(head[:4], "big")
-        brands = {head[place : place + 4] for place in range(8, min(max(size, 12), len(head)), 4)}
-        if brands & {b"avif", b"avis"}:
-            return "an AVIF image, but this Pillow cannot decode it; try: pip install --upgrade pillow"
-        if brands & _HEIF:
-            return _needs("HEIC", "pillow_heif", "pillow-heif")
-        if b"crx " in brands:
-            return "a raw photo; export it as JPEG, PNG or TIFF"
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return _needs("JPEG XL", "pillow_jxl", "pillow-jxl-plugin")
-    return ""
-
-
-def _needs(what: str, module: str, package: str) -> str:
-    if importlib.util.find_spec(module):
-        return f"this {what} image is damaged"
-    return f"reading {what} images needs the package {package}: pip install {package}"
 
 
 def _is_video(head: bytes) -> bool:

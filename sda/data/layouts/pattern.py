@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from sda.errors import SdaError
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl"}
 _EXT = ".{ext}"  # ends a pattern that takes all of these suffixes, in upper or lower case
 
 
