@@ -10,6 +10,8 @@ import torch
 from sda.analysis.bank import Contents, of_run
 from sda.analysis.cache import FeatureCache, unit
 from sda.analysis.make_cache import check_made_by
+from sda.analysis.prelabels import check_export, unlabelled
+from sda.analysis.prelabels import export as write_prelabels
 from sda.data.files import read_image
 from sda.data.item import Item
 from sda.data.splits.lists import read_keys, write_list
@@ -18,6 +20,8 @@ from sda.errors import SdaError
 from sda.pictures import contact_sheet
 from sda.runs import trained
 from sda.system.atomic import written_picture
+from sda.system.console import Count, ignore_count
+from sda.system.devices import pick_device
 
 Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]  # see FeatureCache.blocks_of_images
 STRATEGIES = ("random", "k-medoids", "k-centre", "entropy", "bank")  # see docs/features.md
@@ -31,6 +35,7 @@ class Selection:
     Attributes:
         file: the list. labelled: paths of the images that have labels, first in the list. chosen: paths of the images to label.
         sheet: the contact sheet, or None because the image file `missing` does not exist.
+        exported: paths of the chosen images that were exported with pre-labels: those without a label.
     """
 
     file: Path
@@ -38,6 +43,7 @@ class Selection:
     chosen: list[str]
     sheet: Path | None
     missing: Path | None
+    exported: list[str]
 
 
 def write_selection(
@@ -50,8 +56,14 @@ def write_selection(
     bank_run: Path | None = None,
     seed: int = 0,
     megabytes: int = 1024,
+    export: Path | None = None,
+    form: str = "cvat",
+    device: str = "cpu",
+    progress: Count = ignore_count,
 ) -> Selection:
     """Choose images to label, and write the list of labelled and chosen images and a contact sheet of the chosen ones.
+
+    With `export`, first write a folder of the chosen images that have no label, with pre-labels.
 
     Args:
         out: the list; the contact sheet has the same name with the suffix .png.
@@ -59,13 +71,17 @@ def write_selection(
         labelled: list of the images that have labels; None for those that the run was trained on.
         bank_run: run whose memory bank strategy bank uses; None for the run that made the cache.
         budget, strategy, seed, megabytes: see `select`.
+        export, form, device, progress: see `sda.analysis.prelabels.export`; None: no export.
 
     Raises:
-        SdaError: see `select`; or a file exists, or cannot be read or written.
+        SdaError: see `select` and `sda.analysis.prelabels.export`; or a file exists, or cannot be read or written.
     """
     sheet = out.with_suffix(".png") if out.suffix == ".txt" else out.with_name(f"{out.name}.png")
-    if sheet.exists():
-        raise SdaError(f"{sheet}: this file exists and is not overwritten; choose another --out")
+    for file in (sheet, out):
+        if file.exists():
+            raise SdaError(f"{file}: this file exists and is not overwritten; choose another --out")
+    if export is not None:
+        check_export(export, cache, form)
     domain = domain or cache.about["target"]
     items = cache.items(domain)
     known = list(cache.labelled) if domain == cache.about["target"] else []
@@ -77,9 +93,13 @@ def write_selection(
         bank = of_run(folder)
         check_made_by(cache, trained.load(folder, "last", "teacher", torch.device("cpu")))
     chosen = select(cache, domain, budget, strategy, known, seed, bank, megabytes)
+    exported = [] if export is None else unlabelled(cache, domain, chosen)
+    if export is not None and exported:
+        of_key = {item.key: item for item in items}
+        write_prelabels(export, form, cache, [of_key[key] for key in exported], pick_device(device), progress)
     write_list(out, [*known, *chosen])
     missing = _write_contact_sheet(sheet, items, chosen[:MOST_CONTACTS])
-    return Selection(out, known, chosen, None if missing else sheet, missing)
+    return Selection(out, known, chosen, None if missing else sheet, missing, exported)
 
 
 def _write_contact_sheet(path: Path, items: list[Item], keys: list[str]) -> Path | None:

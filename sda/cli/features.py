@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -212,8 +213,24 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
 @click.option(
     "--out", default="", metavar="FILE.txt", help="List to write; the contact sheet is FILE.png.  [default: STRATEGY-N.txt]"
 )
+@click.option(
+    "--export", default="", metavar="DIR", help="Copy the chosen images to a new folder, with predictions to correct as labels."
+)
+@click.option("--form", type=click.Choice(["cvat", "labelme"]), help="Annotation program of the export.  [default: cvat]")
+@device_option
 def select(
-    file: str, budget: int, strategy: str, domain: str, labelled: str, bank_run: str, seed: int, memory: int, out: str
+    file: str,
+    budget: int,
+    strategy: str,
+    domain: str,
+    labelled: str,
+    bank_run: str,
+    seed: int,
+    memory: int,
+    out: str,
+    export: str,
+    form: str | None,
+    device: str,
 ) -> None:
     """Choose images of the target to label next.
 
@@ -232,21 +249,35 @@ def select(
 
     Labels in the cache are not used. Images with labels that the run was trained on come first in the list and are not chosen;
     images that the run was scored on are not chosen either.
+
+    --export DIR copies the chosen images that have no label to DIR, with the predictions of the network that made the cache, for
+    CVAT (masks: Segmentation mask 1.1) or labelme (polygons). docs/features.md describes the way from there to a training.
     """
     from sda.analysis.cache import FeatureCache
     from sda.analysis.select import MOST_CONTACTS, write_selection
 
-    selection = write_selection(
-        Path(os.path.expanduser(out or f"{strategy}-{budget}.txt")),
-        FeatureCache(Path(file)),
-        budget,
-        strategy,
-        domain,
-        Path(labelled) if labelled else None,
-        Path(bank_run) if bank_run else None,
-        seed,
-        memory,
-    )
+    if form and not export:
+        raise SdaError(f"--form {form} needs --export DIR, the folder to write")
+    cache, folder, form = FeatureCache(Path(file)), Path(os.path.expanduser(export)) if export else None, form or "cvat"
+    with Bars() as bars:
+        try:
+            selection = write_selection(
+                Path(os.path.expanduser(out or f"{strategy}-{budget}.txt")),
+                cache,
+                budget,
+                strategy,
+                domain,
+                Path(labelled) if labelled else None,
+                Path(bank_run) if bank_run else None,
+                seed,
+                memory,
+                folder,
+                form,
+                device,
+                bars.count,
+            )
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. Nothing was selected; run the same command again") from None
     count = len(selection.labelled)
     terminal.say(f"{selection.file}: {budget} images to label" + (f", after the {count} that have labels" if count else ""))
     if selection.sheet is None:
@@ -254,3 +285,27 @@ def select(
     else:
         shown = f", first {MOST_CONTACTS} images" if budget > MOST_CONTACTS else ""
         terminal.say(f"Contact sheet: {selection.sheet}{shown}")
+    if folder is None:
+        return
+    if len(selection.exported) < budget:
+        terminal.say(f"{budget - len(selection.exported)} of the {budget} images have labels already and are not exported")
+    if not selection.exported:
+        return
+    terminal.say(f"{folder}: {len(selection.exported)} images with predictions as labels, for {form}")
+    for step in _next_steps(folder, form, selection.file, cache.about["run"]):
+        terminal.say(step)
+
+
+def _next_steps(folder: Path, form: str, chosen: Path, run: str) -> list[str]:
+    """Return what to do with an export: correct its labels, and train with them."""
+    place, zipped = shlex.quote(str(folder)), "prelabels.zip labelmap.txt ImageSets SegmentationClass"
+    correct = {
+        "labelme": [f"Correct them: labelme {place}/images --labels {place}/labels.txt --nodata --autosave"],
+        "cvat": [
+            f"Pack the labels: (cd {place} && python3 -m zipfile -c {zipped})",
+            f"In CVAT: create a task with the labels in {place}/labels.json and the images in {place}/JPEGImages, and upload "
+            "prelabels.zip as annotations (Segmentation mask 1.1)",
+        ],
+    }[form]
+    train = shlex.join(["sda", "train", str(Path(run) / "recipe.toml"), "--split", str(chosen)])
+    return [*correct, f"With the corrected labels in the target's folder: {train}"]

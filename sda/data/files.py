@@ -130,7 +130,7 @@ def open_file(path: Path, what: str, prepare: Callable[[ImageFile.ImageFile], No
             image.load()
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if reason := _why_unknown(path):
-            raise FileError(f"{path}: this {what} is {reason}, {SKIP}") from None
+            raise FileError(f"{path}: {reason}, {SKIP}") from None
         raise FileError(f"{path}: this {what} cannot be read ({error}); fix or remove it, {SKIP}") from None
     return image
 
@@ -165,18 +165,18 @@ def missing_plugin(head: bytes) -> str:
         if brands & {b"avif", b"avis"}:
             return "an AVIF image, but this Pillow cannot decode it; try: pip install --upgrade pillow"
         if brands & _HEIF:
-            return _needs("a HEIC image", "pillow_heif", "pillow-heif")
+            return _needs("HEIC", "pillow_heif", "pillow-heif")
         if b"crx " in brands:
             return "a raw photo; export it as JPEG, PNG or TIFF"
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return _needs("a JPEG XL image", "pillow_jxl", "pillow-jxl-plugin")
+        return _needs("JPEG XL", "pillow_jxl", "pillow-jxl-plugin")
     return ""
 
 
 def _needs(what: str, module: str, package: str) -> str:
     if importlib.util.find_spec(module):
-        return f"{what}, and damaged; fix or remove it"
-    return f"{what}, which needs a package: pip install {package} (sda's extra photos has it)"
+        return f"this {what} image is damaged; fix or remove it"
+    return f"reading {what} images needs the package {package}: pip install {package} (it is in sda's extra photos)"
 
 
 # What a label file holds
