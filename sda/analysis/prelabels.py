@@ -170,7 +170,7 @@ def labelme(labels: np.ndarray, names: Sequence[str], image: str) -> dict:
         labels: (H, W) uint8, indices into `names`. image: name of the image file, in the same folder.
     """
     height, width = labels.shape
-    shapes = [
+    shapes: list[dict] = [
         {"label": names[value], "points": ring, "group_id": None, "description": "", "shape_type": "polygon", "flags": {}}
         for value, ring in polygons(labels, tolerance=max(1.0, max(height, width) / 1000))
     ]
@@ -201,7 +201,7 @@ def polygons(labels: np.ndarray, tolerance: float = 0.0) -> list[tuple[int, list
         count += number
     framed = np.pad(regions, 1)
     _, first = np.unique(framed, return_index=True)
-    starts, flat, stride = first[1:].tolist(), memoryview(framed.ravel()), framed.shape[1]
+    starts, flat, stride = first[1:].tolist(), memoryview(framed.tobytes()).cast("i"), framed.shape[1]
     outlines = []
     for start in starts:
         value = int(labels[start // stride - 1, start % stride - 1])
@@ -221,7 +221,8 @@ def _outline(flat: memoryview, stride: int, start: int) -> list[tuple[Point, boo
     Returns:
         The corners at which the border turns or another pair of regions meets; and whether the latter is the case.
     """
-    region, corner, heading, points = flat[start], start, 0, []
+    region, corner, heading = flat[start], start, 0
+    points: list[tuple[Point, bool]] = []
     move, right, left = (1, stride, -1, -stride), (0, -1, -stride - 1, -stride), (-stride, 0, -1, -stride - 1)
     while True:
         corner += move[heading]

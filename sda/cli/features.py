@@ -260,24 +260,21 @@ def select(
         raise SdaError(f"--form {form} needs --export DIR, the folder to write")
     cache, folder, form = FeatureCache(Path(file)), Path(os.path.expanduser(export)) if export else None, form or "cvat"
     with Bars() as bars:
-        try:
-            selection = write_selection(
-                Path(os.path.expanduser(out or f"{strategy}-{budget}.txt")),
-                cache,
-                budget,
-                strategy,
-                domain,
-                Path(labelled) if labelled else None,
-                Path(bank_run) if bank_run else None,
-                seed,
-                memory,
-                folder,
-                form,
-                device,
-                bars.count,
-            )
-        except Interrupted as stop:
-            raise Interrupted(stop.number, f"{stop}. Nothing was selected; run the same command again") from None
+        selection = write_selection(
+            Path(os.path.expanduser(out or f"{strategy}-{budget}.txt")),
+            cache,
+            budget,
+            strategy,
+            domain,
+            Path(labelled) if labelled else None,
+            Path(bank_run) if bank_run else None,
+            seed,
+            memory,
+            folder,
+            form,
+            device,
+            bars.count,
+        )
     count = len(selection.labelled)
     terminal.say(f"{selection.file}: {budget} images to label" + (f", after the {count} that have labels" if count else ""))
     if selection.sheet is None:

@@ -83,7 +83,7 @@ def test_thumbnails_of_raw_photos_are_not_photos(tmp_path):
 
 def test_a_damaged_photo_needs_no_package(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    monkeypatch.setattr(content.importlib.util, "find_spec", lambda name: name == "pillow_heif")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "pillow_heif")
     assert examine(tmp_path / "a.heic").reason == "this HEIC image is damaged; fix or remove it"
 
 
