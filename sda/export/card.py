@@ -22,6 +22,8 @@ prediction = run.predict("photo.jpg")
 print(prediction.labels.shape, prediction.confidence.mean(), prediction.table.names)
 """
 
+_SHORTER_SIDE = "min(size) / min(image.size) if size else 1"
+_INSIDE = "min(size[0] / image.height, size[1] / image.width)"  # of recipes with fit = "inside"
 ONNX_EXAMPLE = """import json
 
 import numpy as np
@@ -65,7 +67,7 @@ def card(run: Run, facts: dict, checks: dict[str, str]) -> str:
         f"## Classes\n\n{_classes(run, scores)}",
         f"## Input and output\n\n{_input(run, facts)}",
         f"## Intended use and limits\n\n{_limits(run, scores, target)}",
-        f"## Use\n\n{_use(checks)}",
+        f"## Use\n\n{_use(run, checks)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -249,10 +251,11 @@ def _limits(run: Run, scores: list[Score], target: str) -> str:
     )
 
 
-def _use(checks: dict[str, str]) -> str:
+def _use(run: Run, checks: dict[str, str]) -> str:
     parts = [f"With sda:\n\n```python\n{SDA_EXAMPLE}```"]
     if "model.onnx" in checks:
-        parts.append(f"Without sda or PyTorch (`pip install onnxruntime pillow numpy`):\n\n```python\n{ONNX_EXAMPLE}```")
+        example = ONNX_EXAMPLE.replace(_SHORTER_SIDE, _INSIDE) if run.recipe.input_fit == "inside" else ONNX_EXAMPLE
+        parts.append(f"Without sda or PyTorch (`pip install onnxruntime pillow numpy`):\n\n```python\n{example}```")
     parts.append(
         "`safetensors.torch.load_file` reads the tensors; the metadata entry `sda` has recipe, classes and preprocessing as JSON."
     )

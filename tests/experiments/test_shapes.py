@@ -11,6 +11,8 @@ from PIL import Image
 from sda.analysis.cache import FeatureCache
 from sda.data.evaluation import evaluation_set
 from sda.data.files import size_of
+from sda.export.build import metadata
+from sda.export.card import card
 from sda.protocol import Protocol
 from sda.runs import trained
 from sda.scoring.evaluate import evaluate
@@ -109,3 +111,11 @@ def test_scores_of_both_fits_are_not_compared(shaped, run, sda, tmp_path):
     assert status == 0 and "are squashed more than 1.5 times to fill 48x64" in shown.err + shown.out
     status, shown = sda("compare", run, tmp_path / "stretch")
     assert status == 2 and "different protocols" in shown.err and "(fit: inside and stretch)" in shown.err
+
+
+def test_exports_say_how_images_are_resized(run):
+    network = trained.load(run, device=CPU)
+    facts = metadata(network)
+    assert (facts["size"], facts["fit"]) == ([48, 64], "inside") and "fits inside size" in facts["input"]
+    text = card(network, facts, {"model.onnx": "equal"})
+    assert "factor = min(size[0] / image.height, size[1] / image.width)\n" in text and "fits inside size; trained on" in text
