@@ -12,7 +12,7 @@ from sda.runs import compare
 from sda.runs.compare import Score
 from sda.runs.trained import Run
 from sda.scoring.summary import classes_scored
-from sda.sizes import SMALLEST
+from sda.sizes import SMALLEST, size_text
 from sda.system import tables
 
 SDA_EXAMPLE = """import sda
@@ -230,11 +230,12 @@ def _input(run: Run, facts: dict) -> str:
 
 def resizing(run: Run) -> str:
     """Describe how images of any size are resized for an exported model, without a change of their aspect ratio."""
-    if not run.recipe.input_size:
+    size = run.recipe.input_size
+    if not size:
         return "images at their native size"
-    if run.recipe.fit == "inside":
-        return "resize images to the largest size of the same aspect ratio that fits inside size"
-    return "resize images so that their shorter side equals that of size"
+    if run.recipe.input_fit == "inside":
+        return f"resize images to the largest size of the same aspect ratio that fits inside {size_text(size)}"
+    return f"resize images so that their shorter side is {min(size)}"
 
 
 def _limits(run: Run, scores: list[Score], target: str) -> str:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from sda.analysis.cache import FeatureCache
 from sda.analysis.prelabels import file_names, polygons
-from sda.data.descriptor import Descriptor, map_classes
+from sda.data.descriptor import Classes, Descriptor, map_classes
 from sda.data.files import LabelCodec
 from sda.data.listing import list_items
 from sda.runs import trained
@@ -174,7 +174,7 @@ def test_what_comes_back_from_cvat_is_read_as_labels(select, cache, tmp_path):
         layout=[{"images": "JPEGImages/{name}.{ext}", "labels": "SegmentationClass/{name}.png"}],
     )
     listing = list_items(back, tmp_path / "out", "train")
-    codec = LabelCodec(back, listing.encoding, map_classes(back, "field", run.table)[0])
+    codec = LabelCodec(back, listing.encoding, map_classes(back, Classes("field", run.table))[0])
     assert len(listing.items) == 4
     for item in listing.items:
         assert np.array_equal(codec.read(item.label), run.predict(item.image).labels)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sda.data.dataset import Dataset
-from sda.data.descriptor import Descriptor, map_classes
+from sda.data.descriptor import Classes, Descriptor, map_classes
 from sda.data.files import FileError, LabelCodec, read_image, size_of
 from sda.data.item import Item
 from sda.data.listing import list_folder, list_items
@@ -26,7 +26,7 @@ SIZE = (72, 96)
 
 
 def codec():
-    return LabelCodec(TABLE, "ids", map_classes(TABLE, "rows", TABLE.table())[0])
+    return LabelCodec(TABLE, "ids", map_classes(TABLE, Classes("rows", TABLE.table()))[0])
 
 
 @pytest.fixture

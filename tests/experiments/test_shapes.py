@@ -116,6 +116,6 @@ def test_scores_of_both_fits_are_not_compared(shaped, run, sda, tmp_path):
 def test_exports_say_how_images_are_resized(run):
     network = trained.load(run, device=CPU)
     facts = metadata(network)
-    assert (facts["size"], facts["fit"]) == ([48, 64], "inside") and "fits inside size" in facts["input"]
+    assert (facts["size"], facts["fit"]) == ([48, 64], "inside") and "fits inside 48x64" in facts["input"]
     text = card(network, facts, {"model.onnx": "equal"})
-    assert "factor = min(size[0] / image.height, size[1] / image.width)\n" in text and "fits inside size; trained on" in text
+    assert "factor = min(size[0] / image.height, size[1] / image.width)\n" in text and "fits inside 48x64; trained on" in text
