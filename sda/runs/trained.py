@@ -107,9 +107,7 @@ class Run:
         dataset = _as_in_recipes(dataset or self.recipe.target)
         place = root or self._root_of(dataset)
         own, maps = self.protocol(), self._maps_of(dataset)
-        return all_images(
-            self.table_name, self.table, own.input, dataset, place, split, progress, maps=maps, fit=own.fit
-        )
+        return all_images(self.table_name, self.table, own.input, dataset, place, split, progress, maps=maps, fit=own.fit)
 
     def _maps_of(self, dataset: str) -> dict[str, dict[str, str]]:
         """Return the maps of a dataset's classes to those of the run (see `Classes.maps`)."""

@@ -108,6 +108,16 @@ def cache(town, do, tmp_path_factory):
     return out / "features.h5"
 
 
+@pytest.fixture(scope="module")
+def made(do, cache, tmp_path_factory):
+    """A folder with a finished export of each form, and their lists."""
+    folder = tmp_path_factory.mktemp("exports")
+    for form in ("cvat", "labelme"):
+        out = ["--out", folder / f"{form}.txt", "--export", folder / form, "--form", form]
+        do("select", cache, "--budget", 5, *out, "--device", "cpu")
+    return folder
+
+
 @pytest.fixture
 def select(sda, cache, tmp_path):
     """`select(flags)`: choose all five images, one of which has a label, and export them to `tmp_path`/out."""
@@ -135,13 +145,17 @@ def check_copies(folder, town, images):
     return copies
 
 
-def test_masks_for_cvat(select, town, cache, tmp_path):
+def test_the_command_says_what_to_do_next(select, town, tmp_path):
     before = tiny.files(town.root)
     status, shown = select()
     assert status == 0 and "1 of the 5 images have labels already and are not exported" in shown.out
-    assert "out: 4 images with predictions as labels, for cvat" in shown.out.replace("\n", "")
+    assert "out: 4 images with predictions as labels, for cvat" in shown.out
+    assert "python3 -m zipfile -c prelabels.zip" in shown.out and f"--split {tmp_path}/next.txt" in shown.out
     assert tiny.files(town.root) == before and not (tmp_path / "out.parts").exists()
-    folder, run = tmp_path / "out", trained.load(cache.parent, network="teacher", device="cpu")
+
+
+def test_masks_for_cvat(made, town, cache):
+    folder, run = made / "cvat", trained.load(cache.parent, network="teacher", device="cpu")
     copies = check_copies(folder, town, "JPEGImages")
     names = [file.removeprefix("JPEGImages/").removesuffix(".jpg") for file in copies]
     assert (folder / "ImageSets/Segmentation/default.txt").read_text().splitlines() == names
@@ -163,9 +177,8 @@ def test_masks_for_cvat(select, town, cache, tmp_path):
     )
 
 
-def test_what_comes_back_from_cvat_is_read_as_labels(select, cache, tmp_path):
+def test_what_comes_back_from_cvat_is_read_as_labels(made, cache):
     """The masks, read with a descriptor of the folder, are the predictions."""
-    assert select()[0] == 0
     run = trained.load(cache.parent, network="teacher", device="cpu")
     back = Descriptor(
         title="Back",
@@ -173,17 +186,15 @@ def test_what_comes_back_from_cvat_is_read_as_labels(select, cache, tmp_path):
         void_colors=[[0, 0, 0]],
         layout=[{"images": "JPEGImages/{name}.{ext}", "labels": "SegmentationClass/{name}.png"}],
     )
-    listing = list_items(back, tmp_path / "out", "train")
+    listing = list_items(back, made / "cvat", "train")
     codec = LabelCodec(back, listing.encoding, map_classes(back, Classes("field", run.table))[0])
     assert len(listing.items) == 4
     for item in listing.items:
         assert np.array_equal(codec.read(item.label), run.predict(item.image).labels)
 
 
-def test_polygons_for_labelme(select, town, cache, tmp_path):
-    status, shown = select("--form", "labelme")
-    assert status == 0 and "labelme" in shown.out and "images --labels" in shown.out
-    folder, run = tmp_path / "out", trained.load(cache.parent, network="teacher", device="cpu")
+def test_polygons_for_labelme(made, town, cache):
+    folder, run = made / "labelme", trained.load(cache.parent, network="teacher", device="cpu")
     assert (folder / "labels.txt").read_text().split() == run.table.names
     for copy in check_copies(folder, town, "images"):
         found = json.loads((folder / copy).with_suffix(".json").read_text())
@@ -197,32 +208,20 @@ def test_polygons_for_labelme(select, town, cache, tmp_path):
         assert not (wrong & ~ndimage.binary_dilation(border, iterations=1)).any() and wrong.mean() < 0.05
 
 
-def test_the_loop_from_selection_to_training(select, sda, town, cache, tmp_path):
+def test_the_loop_from_selection_to_training(made, sda, town, cache, tmp_path):
     """Label the exported images, put the labels where the target has its labels, and train with the list."""
-    assert select()[0] == 0
     data = shutil.copytree(town.root / "field", tmp_path / "field")
-    for file, key in exported(tmp_path / "out").items():
-        mask = tmp_path / "out/SegmentationClass" / f"{file.removeprefix('JPEGImages/').removesuffix('.jpg')}.png"
+    for file, key in exported(made / "cvat").items():
+        mask = made / "cvat/SegmentationClass" / f"{file.removeprefix('JPEGImages/').removesuffix('.jpg')}.png"
         with Image.open(mask) as image:
             label = data / key.replace("pictures", "labels").replace(".jpg", ".png")
             label.parent.mkdir(parents=True, exist_ok=True)
             image.save(label)
-    flags = [
-        "--split",
-        tmp_path / "next.txt",
-        "--target-root",
-        data,
-        "--out",
-        tmp_path / "b",
-        "--unlabelled",
-        "",
-        "--method",
-        "supervised",
-    ]
-    status, shown = sda("train", cache.parent / "recipe.toml", *flags, "--steps", 1, "--bank", "", "--device", "cpu")
+    flags = ["--split", made / "cvat.txt", "--target-root", data, "--unlabelled", "", "--method", "supervised", "--steps", 1]
+    status, shown = sda("train", cache.parent / "recipe.toml", *flags, "--out", tmp_path / "b", "--device", "cpu")
     assert status == 0, shown.err
-    assert (tmp_path / "b/splits/labelled.txt").read_text() == (tmp_path / "next.txt").read_text()
-    assert len((tmp_path / "next.txt").read_text().split()) == 8
+    assert (tmp_path / "b/splits/labelled.txt").read_text() == (made / "cvat.txt").read_text()
+    assert len((made / "cvat.txt").read_text().split()) == 8
 
 
 def test_an_interrupted_export_is_made_again(select, tmp_path, monkeypatch):
