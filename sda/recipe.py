@@ -140,6 +140,11 @@ class _Streams(shelf.Strict):
     split: str = Field("", description="text file of labelled target images, one relative path per line; overrides labels")
     split_seed: Seed = Field(0, description="seed of the selection of labelled images")
     val_list: str = Field("", description="text file of target training images for validation, if the target has no val split")
+    val_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2,
+        description="share of the labelled target images to hold out for validation, if the target has no val split and there is "
+        "no val_list; 0: an error instead",
+    )
     unlabelled: str = Field(
         "", description="unlabelled images: target, for the target's other training images, or a folder; empty: none"
     )

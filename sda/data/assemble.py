@@ -29,7 +29,7 @@ from sda.data.opening import (
     require_labelled_pixels,
     without_bad,
 )
-from sda.data.splits.choose import check_disjoint, choose, find_shared
+from sda.data.splits.choose import check_disjoint, choose, find_shared, hold_out_labelled
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.recipe import Recipe
@@ -192,9 +192,28 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
     """Open the validation set, and return all training images of the target."""
     descriptor = descriptors.load(recipe.target)
     root = find_root(descriptor, recipe.target_root, "--target-root", progress)
-    size, fit = recipe.scoring.input, recipe.scoring.fit
+
+    def held_out(items: list[Item]) -> list[str]:
+        keys = hold_out_labelled(items, recipe.labels, recipe.split, recipe.val_share)
+        labelled = sum(item.label is not None for item in items)
+        data.notes.append(
+            f"{descriptor.title} has no labelled val split: {len(keys)} of its {labelled} labelled images are held out for "
+            f"validation (val_share = {recipe.val_share}); splits/val.txt in the run folder lists them"
+        )
+        return keys
+
     data.val = open_validation(
-        recipe.target, descriptor, root, "val", size, data.classes, data.notes, recipe.val_list, recipe.doctor, fit
+        recipe.target,
+        descriptor,
+        root,
+        "val",
+        recipe.scoring.input,
+        data.classes,
+        data.notes,
+        recipe.val_list,
+        recipe.doctor,
+        recipe.scoring.fit,
+        held_out if recipe.val_share else None,
     )
     data.lists["val"] = data.val.items
     data.missing["target"] = missing_classes([(descriptor, data.classes)])
@@ -210,11 +229,11 @@ def _check_palettes(data: Data, labelled: Split) -> None:
 
 
 def _usable(data: Data, recipe: Recipe, target: Split) -> Split:
-    """Return the target images to train on, without bad pairs and without the images of `val_list`."""
+    """Return the target images to train on, without bad pairs and without those to validate on."""
     usable = without_bad(target, data.notes) if recipe.doctor else target
-    if not recipe.val_list:
-        return usable
-    validation = set(read_keys(Path(recipe.val_list), target.items, "training images"))
+    validation = {item.key for item in data.lists["val"]}
+    if recipe.val_list:
+        validation |= set(read_keys(Path(recipe.val_list), target.items, "training images"))
     return usable.only([item for item in usable.items if item.key not in validation])
 
 

@@ -1,7 +1,7 @@
 """Open the images of any dataset or folder for scoring or analysis with a trained network."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from sda.data.assemble import Data
 from sda.data.dataset import Dataset
 from sda.data.descriptor import Classes, ClassTable, Descriptor
 from sda.data.inspect.encoding import check_palettes
-from sda.data.listing import Listing, list_folder, list_items
+from sda.data.listing import Listing, NoImages, list_folder, list_items
 from sda.data.opening import check_labels, find_root, note_squashed, open_codec, open_split, open_validation, without_bad
 from sda.errors import SdaError
 from sda.sizes import Fit
@@ -28,6 +28,7 @@ def evaluation_set(
     progress: Count = ignore_count,
     maps: Mapping[str, Mapping[str, str]] = {},
     fit: Fit = "stretch",
+    held_out: Collection[str] = (),
 ) -> Data:
     """Open the labelled images of any dataset as `val`, without the pairs that the doctor found bad.
 
@@ -38,16 +39,21 @@ def evaluation_set(
         root: its folder or pack; empty for the descriptor's own.
         val_list: a list of training images to use instead of `split`.
         maps: see `Classes.maps`. fit: how images are resized to `size`: see `sda.sizes.fitted`.
+        held_out: keys of training images to use if the dataset has no images of val.
     """
     data, classes = Data(table, table_name), Classes(table_name, table, maps)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    data.val = open_validation(dataset, descriptor, folder, split, size, classes, data.notes, val_list, fit=fit)
+    of_train = (lambda items: held_out) if held_out else None
+    data.val = open_validation(
+        dataset, descriptor, folder, split, size, classes, data.notes, val_list, fit=fit, of_train=of_train
+    )
     data.lists["val"] = data.val.items
     note_squashed(split, data.val, data.notes)
     if not val_list and split != "train" and not folder.is_file():  # a pack holds no palettes
-        val = replace(list_items(descriptor, folder, split), items=data.val.items)
-        check_palettes(descriptor, _with_train(dataset, descriptor, folder, val), folder)
+        with contextlib.suppress(NoImages):  # then the images are of train, with its palettes
+            val = replace(list_items(descriptor, folder, split), items=data.val.items)
+            check_palettes(descriptor, _with_train(dataset, descriptor, folder, val), folder)
     return data
 
 

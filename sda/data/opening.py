@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,8 +90,14 @@ def open_validation(
     val_list: str = "",
     skip_bad: bool = True,
     fit: Fit = "stretch",
+    of_train: Callable[[list[Item]], Collection[str]] | None = None,
 ) -> Dataset:
-    """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size."""
+    """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size.
+
+    Args:
+        of_train: what to do without images in the split: training images → the keys of those to use. None: an error.
+    """
+    wanted: Collection[str] | None = None
     try:
         opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes, fit)
         if not val_list and split == "val" and not any(item.label for item in opened.items):
@@ -100,13 +106,18 @@ def open_validation(
     except NoImages as error:
         if val_list or split != "val" or descriptor.generated:
             raise
-        command = shlex.join(["sda", "split", dataset, "--root", str(root), "--hold-out", "0.1", "--out", "val.txt"])
-        raise NoImages(f"{error}; or hold out training images: {command}, then train with --val-list val.txt") from None
+        if of_train is None:
+            command = shlex.join(["sda", "split", dataset, "--root", str(root), "--hold-out", "0.1", "--out", "val.txt"])
+            raise NoImages(f"{error}; or hold out training images: {command}, then train with --val-list val.txt") from None
+        opened = open_split(dataset, descriptor, root, "train", size, notes, fit)
+        wanted = of_train(opened.items)
     if val_list:
+        wanted = read_keys(Path(val_list), opened.items, "training images")
+    if wanted is not None:
         if root.is_file():
             raise SdaError(f"{root}: a pack holds resized training labels, but scoring needs the originals: give the folder")
-        wanted = set(read_keys(Path(val_list), opened.items, "training images"))
-        opened = opened.only([item for item in opened.items if item.key in wanted])
+        keys = set(wanted)
+        opened = opened.only([item for item in opened.items if item.key in keys])
     if skip_bad:
         opened = without_bad(opened, notes)
     return open_labelled(opened, size, classes, notes, native_labels=True, fit=fit)

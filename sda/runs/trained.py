@@ -89,12 +89,13 @@ class Run:
             root: folder of the dataset; "" for the one used in training, or else the dataset's default.
         """
         dataset = _as_in_recipes(dataset or self.recipe.target)
-        val_list = self.recipe.val_list if dataset == self.recipe.target and split == "val" else ""
-        place = root or self._root_of(dataset)
+        own = dataset == self.recipe.target and split == "val"
+        val_list, place = self.recipe.val_list if own else "", root or self._root_of(dataset)
         return evaluation_set(
             *(self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress),
             maps=self._maps_of(dataset),
             fit=protocol.fit,
+            held_out=self.splits.get("val", []) if own else (),
         )
 
     def all_images(

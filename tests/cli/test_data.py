@@ -77,7 +77,7 @@ def test_lists_that_overlap_name_the_command_that_mends_them(split, world, monke
 def test_a_target_without_a_validation_split_names_the_command(world, monkeypatch, capsys, tmp_path):
     (tmp_path / "field.toml").write_text(tiny.FIELD.replace("{split}", "train"))
     train = ["train", world.recipe, "--target", tmp_path / "field.toml", "--target-root", world.root / "field", "--device", "cpu"]
-    assert tiny.run_main(monkeypatch, *train) == 2
+    assert tiny.run_main(monkeypatch, *train, "--val-share", 0) == 2
     error = capsys.readouterr().err
     assert "no layout of its descriptor has a split 'val'" in error and "then train with --val-list val.txt" in error
     command = error[error.index("sda split") : error.index(", then train")]

@@ -230,3 +230,60 @@ def test_the_table_of_classes_is_shown(world, sda):
     table = re.search(r"% of labelled pixels +toy +field\n((?:.+\n){3})", shown.err)
     assert status == 0 and [line.split()[0] for line in table[1].splitlines()] == ["ground", "building", "human"]
     assert "(counted: 4 of 4 labels of toy, 3 of 3 labels of field)" in shown.err
+
+
+# A target without a validation split
+
+
+@pytest.fixture
+def no_val(world):
+    """Field with 8 labelled training images and nothing to validate on."""
+    shutil.rmtree(world.root / "field/pictures/val")
+    shutil.rmtree(world.root / "field/labels/val")
+    return world
+
+
+def without_val(world, **changes):
+    return assemble(load(str(world.recipe), changes).with_absolute_paths())
+
+
+@pytest.mark.parametrize(("labels", "val", "trained"), [(3, 2, 3), (7, 1, 7), ("all", 2, 6), (0, 2, 0)])
+def test_images_are_held_out_of_a_target_without_val(no_val, labels, val, trained):
+    """A fifth of the 8 labelled images, the last by rank; fewer if more are to be trained on. They are in no other stream."""
+    more = {"unlabelled": "target", "method": "mean_teacher", "batch_unlabelled": 2} if labels == 3 else {}
+    data = without_val(no_val, labels=labels, **more)
+    keys = {name: {item.key for item in items} for name, items in data.lists.items() if name != "source"}
+    assert len(keys["val"]) == val and len(keys.get("labelled", ())) == trained
+    assert not keys["val"] & set().union(*(part for name, part in keys.items() if name != "val"))
+    assert {item.key for item in without_val(no_val, labels=1, split_seed=5).val.items} >= keys["val"]
+    assert any(f"{val} of its 8 labelled images are held out for validation" in note for note in data.notes)
+    assert data.val.native_labels
+
+
+def test_labels_that_leave_nothing_to_validate_on_are_refused(no_val, tmp_path):
+    with pytest.raises(SdaError, match='labels = 8 leaves none of its 8 labelled images to validate on: .*"all" or a smaller'):
+        without_val(no_val, labels=8)
+    keys = sorted(item.key for stream in ("labelled", "val") for item in without_val(no_val, labels="all").lists[stream])
+    (tmp_path / "all.txt").write_text("\n".join(keys))
+    with pytest.raises(SdaError, match="the list .*all.txt leaves none of its 8 labelled images .*: take some out of the list"):
+        without_val(no_val, split=str(tmp_path / "all.txt"))
+    (tmp_path / "some.txt").write_text("\n".join(keys[:5]))
+    data = without_val(no_val, split=str(tmp_path / "some.txt"))
+    assert {item.key for item in data.val.items} <= set(keys[5:]) and len(data.val) == 2
+    with pytest.raises(SdaError, match="or hold out training images: sda split"):
+        without_val(no_val, val_share=0.0)
+
+
+def test_later_scores_are_of_the_images_that_the_run_held_out(no_val, sda):
+    run = no_val.folder / "run"
+    assert sda("train", no_val.recipe, "--steps", 2, "--device", "cpu", "--out", run)[0] == 0
+    first = json.loads((run / "result.json").read_text())
+    for index in range(8):  # another rank would follow from fewer images
+        if f"{index:02d}.jpg" not in (run / "splits/val.txt").read_text():
+            lone = next((no_val.root / "field/labels").rglob(f"{index:02d}.png"), None)
+            if lone:
+                lone.unlink()
+                break
+    status, shown = sda("eval", run, "--device", "cpu", "--json")
+    again = json.loads(shown.out)[0]
+    assert status == 0 and again["image_miou"].keys() == first["image_miou"].keys() and again["miou"] == first["miou"]

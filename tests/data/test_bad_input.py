@@ -315,7 +315,7 @@ def test_a_target_without_labels_is_reported(world, field, train, sda):
 
 def test_a_target_without_validation_labels_is_reported(world, field, train):
     shutil.rmtree(field / "labels/val")
-    status, shown = train()
+    status, shown = train("--val-share", 0)
     assert status == 2 and "none of the 3 images of val in " in shown.err
     assert "such as pictures/val/west/08.jpg, has a label file; or hold out training images: sda split " in shown.err
 

@@ -42,6 +42,30 @@ def choose(items: list[Item], labels: int | str, seed: int, split_file: str = ""
     return [by_key[key] for key in rank(labelled, seed)[:labels]]
 
 
+def hold_out_labelled(items: list[Item], labels: int | str, split_file: str, share: float) -> list[str]:
+    """Return the keys of labelled images to validate on, in a dataset without a validation split.
+
+    They are the last ones in the order of `rank` with seed 0: a share of all labelled images, fewer if `labels` leaves fewer, at
+    least one. The images in `split_file` are to be trained on.
+
+    Raises:
+        SdaError: no labelled image is left to validate on.
+    """
+    labelled = [item.key for item in items if item.label is not None]
+    listed = set(read_keys(Path(split_file), items, "target training images")) if split_file else set()
+    free = [key for key in labelled if key not in listed]
+    count = max(1, round(share * len(labelled)))
+    if isinstance(labels, int) and not split_file:
+        count = min(count, len(free) - labels)
+    if not free or count < 1 or len(labelled) < 2:
+        what = f"the list {split_file}" if split_file else f"labels = {labels}"
+        raise SdaError(
+            f"the target has no validation split, and {what} leaves none of its {len(labelled)} labelled images to validate on: "
+            + ("take some out of the list" if split_file else 'label more images, or set labels = "all" or a smaller number')
+        )
+    return rank(free, 0)[-count:]
+
+
 def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
     """Return pairs that are the same image: the same file, a link to it, or a copy with the same bytes.
 
