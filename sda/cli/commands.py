@@ -16,6 +16,6 @@ for command in (
     *(training.train, training.ablate, training.demo, training.runs, training.recipes, training.backbones),
     *(results.evaluate, results.compare, predict.predict, results.report, export.export),
     *(features.features, features.bank, features.gap, features.select),
-    *(data.datasets, data.init_dataset, data.doctor, data.split, data.pack),
+    *(data.datasets, data.init, data.init_dataset, data.doctor, data.split, data.pack),
 ):
     cli.add_command(command)

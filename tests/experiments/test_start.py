@@ -1,0 +1,72 @@
+"""`sda init`: from a folder of photos to a recipe that trains."""
+
+import shutil
+
+import pytest
+import tiny
+
+from sda.recipe import load
+
+SMALL = ["--backbone", "small", "--weights", "none", "--steps", 2, "--device", "cpu", "--eval-every", 0]
+
+
+@pytest.fixture
+def world(own_world):
+    """Field, of whose 8 training images 5 have labels, without a validation split; and Toy town."""
+    for name in ("pictures", "labels"):
+        shutil.rmtree(own_world.root / "field" / name / "val")
+    for file in sorted((own_world.root / "field/labels/train").rglob("*.png"))[5:]:
+        file.unlink()
+    return own_world
+
+
+def test_photos_with_a_few_labels_are_trained_without_an_edit(world, sda):
+    before = tiny.files(world.root)
+    status, shown = sda("init", world.root / "field")
+    assert status == 0 and tiny.files(world.root) == before
+    assert "field: 8 images, 5 of them labelled; no val split, so training holds out a fifth" in shown.err
+    command = next(line for line in shown.out.splitlines() if line.startswith("sda train"))
+    recipe = load(command.removeprefix("sda train "))
+    assert recipe.setting == "SSL" or recipe.method == "supervised"
+    status, shown = sda(*command.split()[1:], *SMALL, "--out", "run")
+    assert status == 0 and "1 of its 5 labelled images are held out" in shown.err
+    assert sda("report", "run")[0] == 0
+
+
+def test_a_source_in_a_folder_gets_a_descriptor_and_a_map(world, sda):
+    (world.root / "field/pictures/train/north/extra.jpg").write_bytes(
+        next((world.root / "field/pictures/train").rglob("*.jpg")).read_bytes()
+    )
+    assert sda("init", world.root / "field", "--source", world.root / "toy", "--out", "mine")[0] == 0
+    text = (world.folder.parent / "mine/train-field.toml").read_text()
+    assert 'mine/toy.toml"' in text and (world.folder.parent / "mine/toy.toml").is_file()
+    assert sda("init", world.root / "field", "--out", "mine")[1].err.strip() == (
+        "error: mine: it exists and is not overwritten; choose another --out"
+    )
+
+
+def test_a_named_source_needs_its_folder_and_is_mapped_by_similar_names(world, sda):
+    status, shown = sda("init", world.root / "field", "--source", world.toy)
+    assert status == 2 and "give its folder with --root DIR" in shown.err
+    described = world.folder.parent / "field-sda/field.toml"
+    assert not described.exists()
+    status, shown = sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")
+    assert status == 0 and "no class of Toy town (street, house, man, cloud) has a counterpart in the target (class_" in shown.err
+
+
+def test_photos_without_labels_or_source_are_refused(world, sda):
+    shutil.rmtree(world.root / "field/labels")
+    status, shown = sda("init", world.root / "field")
+    assert status == 2 and "none of its 8 images has labels that sda can read, and there is no source" in shown.err
+
+
+def test_photos_of_different_shapes_keep_them(world, sda):
+    for number, file in enumerate(sorted((world.root / "field/pictures/train").rglob("*.jpg"))):
+        if number % 2:
+            image, _ = tiny.draw(number, [0, 1, 2], [(90, 80, 70)] * 3)
+            tiny.save(image.transpose(1, 0, 2), file)
+            label = world.root / "field/labels" / file.relative_to(world.root / "field/pictures").with_suffix(".png")
+            label.unlink(missing_ok=True)
+    status, shown = sda("init", world.root / "field")
+    text = (world.folder.parent / "field-sda/train-field.toml").read_text()
+    assert status == 0 and "have different shapes: they keep them" in shown.err and 'fit = "inside"' in text
