@@ -314,8 +314,8 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
 
     def in_steps(self, name: str) -> Any:
         """Return the value of a field. A share of all steps becomes a number of steps."""
-        value, kind = getattr(self, name), Recipe.model_fields[name].annotation
-        return in_steps(value, self.steps) if kind == int | float else value
+        value = getattr(self, name)
+        return in_steps(value, self.steps) if name in _POINTS else value
 
     @property
     def sources(self) -> list[Source]:
@@ -675,3 +675,6 @@ def parse_values(pair: str, flag: str) -> tuple[str, list[object]]:
     key, _, text = pair.partition("=")
     values = re.split(r""",(?=(?:[^\[\]"]|\[[^\]]*\]|"[^"]*")*$)""", text)
     return key, [parse_pair(f"{key}={value}" if "=" in pair else pair, flag)[1] for value in values]
+
+
+_POINTS = {name for name, field in Recipe.model_fields.items() if field.annotation == int | float}  # may be shares of all steps
