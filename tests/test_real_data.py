@@ -46,7 +46,7 @@ def test_labels_can_be_decoded(dataset, split):
     codec = LabelCodec(descriptor, listing.encoding, map_classes(descriptor, Classes(descriptor.classes, descriptor.table()))[0])
     classes, found = len(descriptor.table().names), set()
     for item in listing.items[:: len(listing.items) // 20][:20]:
-        image, label = read_pair(item.image, item.label, codec)
+        image, label = read_pair(item, codec)
         assert image.size == label.shape[::-1]
         found |= set(np.unique(label).tolist())
     assert found - {255} == set(range(classes))

@@ -179,7 +179,7 @@ def _digest(domains: list[Domain]) -> str:
     for domain in domains:
         digest.update(f"{domain.name}\n{domain.split}\n".encode())
         for item in domain.dataset.items:
-            for file in (item.image, item.label):
+            for file in (item.image, *(item.label_files or [None])):
                 stat = file.stat() if file is not None and file.exists() else None
                 digest.update(f"{item.key}\n{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

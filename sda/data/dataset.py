@@ -98,7 +98,7 @@ class Dataset(torch.utils.data.Dataset):
         if codec is None or item.label is None:
             image, label = read_image(item.image), None
         else:
-            image, label = read_pair(item.image, item.label, codec)
+            image, label = read_pair(item, codec)
         size = fitted(image.size[::-1], self.size, self.fit)
         if self.size and label is not None and not self.native_labels:
             label = np.array(resize_nearest(label, size))

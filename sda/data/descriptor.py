@@ -16,6 +16,12 @@ from sda.labels import IGNORE
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 MOST_CLASSES = 250  # so that 250 and 255 stay free for void
+CLASS = "class"  # the word of a pattern of labels that is the name of a class: one mask per class
+
+# The forms of labels that are not images: `sda/data/annotations/forms.py` reads them.
+Form = Literal["labelme", "supervisely", "cityscapes", "yolo", "coco", "coco-panoptic", "label-studio", "cvat", "via"]
+# Those of which one file has the labels of many images.
+SHARED: tuple[Form, ...] = ("coco", "coco-panoptic", "label-studio", "cvat", "via")
 
 
 def _check_classes(colors: dict[str, list[int]]) -> None:
@@ -58,6 +64,7 @@ class Layout(shelf.Strict):
     images: str
     labels: str | None = None
     encoding: Literal["ids", "train_ids", "ids_in_red"] = "ids"
+    format: Form | None = Field(None, description="the form of labels that are not images, such as labelme")
     split: str | None = Field(None, description="the only split in this layout")
     list: str | None = Field(None, description="text file that lists the split's images, one per line, with or without folders")
 
@@ -77,18 +84,34 @@ class Layout(shelf.Strict):
     @property
     def by_split(self) -> bool:
         """Whether the paths contain the name of the split."""
-        return "{split}" in self.images or "{split}" in (self.list or "")
+        return "{split}" in self.images or "{split}" in (self.list or "") or self.lists_images
+
+    @property
+    def lists_images(self) -> bool:
+        """Whether the images of a split are those that its annotations name: only they tell the split."""
+        return self.format in SHARED and "{split}" in (self.labels or "") and "{split}" not in self.images
+
+    @property
+    def by_name(self) -> bool:
+        """Whether labels give their classes by name: annotations, and one mask per class."""
+        return self.format is not None or CLASS in _words(self.labels or "")
 
     @model_validator(mode="after")
     def _words_agree(self):
         if self.list is not None and set(_words(self.list)) - {"split"}:
             raise ValueError("list may contain {split} and no other word")
         if self.labels is not None:
-            unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split", "ext"}
+            unknown = set(_words(self.labels)) - set(_words(self.images)) - {"split", "ext", CLASS}
             if unknown:
                 raise ValueError(f"labels uses {{{unknown.pop()}}}, which images does not")
             if self.labels == self.images:
                 raise ValueError("labels and images are the same files; write two patterns")
+        if CLASS in _words(self.labels or "") and (CLASS in _words(self.images) or self.format is not None):
+            raise ValueError("{class} is for one mask per class: use it in labels only, and without format")
+        if self.format is not None and self.labels is None:
+            raise ValueError(f"format = {self.format!r} needs labels: the pattern of the files to read")
+        if self.format in SHARED and set(_words(self.labels or "")) - {"split"}:
+            raise ValueError(f"with format = {self.format!r}, labels may contain {{split}} and no other word")
         return self
 
     @model_validator(mode="after")
@@ -115,6 +138,11 @@ class Descriptor(shelf.Strict):
     ids: dict[str, str] = Field({}, description="value in the label file = class; default: the position in the class table")
     void: list[Byte] = Field([], description="values to ignore; without [ids] also 255")
     void_colors: list[Color] = Field([], description="colours to ignore, for labels stored as RGB")
+    other_colors: dict[str, list[Color]] = Field({}, description="class = further colours of it in the label files")
+    color_tolerance: int = Field(0, ge=0, le=255, description="largest difference of a channel from the colour of a class")
+    names: dict[str, str] = Field({}, description="name in annotations = class; equal names need no line")
+    void_names: list[str] = Field([], description="names in annotations to ignore")
+    background: str = Field("", description="the class of pixels that no annotation covers; default: ignored")
     layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is used")
     splits: dict[str, str] = Field({}, description="split = its folder name, if they differ")
     maps: dict[str, dict[str, str]] = Field({}, description="per target class table: class here = class there")
@@ -199,6 +227,12 @@ def load(name: str) -> Descriptor:
         for label in mapped:
             if label not in table.colors:
                 raise SdaError(f"{path}: maps.{name}: the class table has no class {label!r}{shelf.hint(label, table.names)}")
+    used = [("names", label) for label in descriptor.names.values()]
+    used += [("other_colors", label) for label in descriptor.other_colors]
+    used += [("background", label) for label in [descriptor.background] if label]
+    for key, label in used:
+        if label not in table.colors:
+            raise SdaError(f"{path}: {key}: the class table has no class {label!r}{shelf.hint(label, table.names)}")
     _check_void(descriptor, table, path)
     return descriptor
 
@@ -208,6 +242,15 @@ def _check_void(descriptor: Descriptor, table: ClassTable, path: Path) -> None:
     for name, color in table.colors.items():
         if color in descriptor.void_colors:
             raise SdaError(f"{path}: void_colors: {color} is also the colour of the class {name!r}; remove it, or give another")
+    meanings = {pack_color(color): name for name, color in table.colors.items()}
+    meanings |= {pack_color(color): "void" for color in descriptor.void_colors}
+    for name, colors in descriptor.other_colors.items():
+        for color in colors:
+            if (other := meanings.setdefault(pack_color(color), name)) != name:
+                raise SdaError(f"{path}: other_colors: {color} of {name!r} is also the colour of {other!r}; remove one")
+    for name in descriptor.void_names:
+        if name in descriptor.names or name in table.colors:
+            raise SdaError(f"{path}: void_names: {name!r} is also the name of a class; remove it from one of them")
     for value in [] if descriptor.ids else descriptor.void:
         if value < len(table.names):
             raise SdaError(
@@ -233,8 +276,18 @@ def label_values(descriptor: Descriptor, encoding: str) -> dict[int, int]:
 
 def label_colors(descriptor: Descriptor) -> dict[int, int]:
     """Map the colours in label files, as 0xrrggbb, to train ids (255 for void). Other colours are unknown."""
-    void = {pack_color(color): IGNORE for color in descriptor.void_colors}
-    return {**void, **{pack_color(color): index for index, color in enumerate(descriptor.table().colors.values())}}
+    meanings = {pack_color(color): IGNORE for color in descriptor.void_colors}
+    for index, (name, color) in enumerate(descriptor.table().colors.items()):
+        meanings |= {pack_color(each): index for each in [color, *descriptor.other_colors.get(name, [])]}
+    return meanings
+
+
+def label_names(descriptor: Descriptor) -> dict[str, int]:
+    """Map the names in annotations to train ids (255 for void). Other names are unknown. "": pixels that nothing covers."""
+    places = {name: index for index, name in enumerate(descriptor.table().names)}
+    named = {name: places[label] for name, label in descriptor.names.items()}
+    background = places[descriptor.background] if descriptor.background else IGNORE
+    return {**dict.fromkeys(descriptor.void_names, IGNORE), **places, **named, "": background}
 
 
 def pack_color(color: Sequence[int]) -> int:

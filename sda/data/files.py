@@ -3,8 +3,10 @@
 import contextlib
 import importlib
 import importlib.util
+import json
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from sda.data.descriptor import Descriptor, label_colors, label_values
+from sda.data.descriptor import Descriptor, label_colors, label_names, label_values
+from sda.data.item import Item
 from sda.errors import SdaError
 from sda.labels import IGNORE
 
@@ -29,7 +32,8 @@ for _name, _register in PLUGINS.items():
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a file is said in our error
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
-DECODING = 2  # version of the decoding; raise it if the same tables decode a file differently
+DECODING = 3  # version of the decoding; raise it if the same tables decode a file differently
+ARRAY_SUFFIXES = {".npy", ".npz"}  # of labels stored as NumPy arrays
 SKIP = "or skip such files with --bad-files skip"
 HEAD = 4096  # bytes that contain the signature of an image or a video
 _HEIF = {b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"}
@@ -190,11 +194,19 @@ class LabelFile:
         values: (H, W) whole numbers: ids, or colours as 0xrrggbb.
         red: (H, W) uint8, the red channel, if the values are colours; else None.
         palette: of a palettized file, the colour 0xrrggbb of each id; empty if there is none or it only numbers the ids.
+        names: of annotations, the class name of each value in the file; values[0] = "" is what nothing covers.
     """
 
     values: np.ndarray
     red: np.ndarray | None = None
     palette: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+def label_of(item: Item) -> LabelFile:
+    """Read the label of an item, which has one, whatever its form. Raise FileError if it cannot be read."""
+    assert item.label is not None
+    return item.drawn.read(item.image) if item.drawn else read_label(item.label)
 
 
 def read_label(path: Path) -> LabelFile:
@@ -203,6 +215,9 @@ def read_label(path: Path) -> LabelFile:
     Raises:
         FileError: the file cannot be read, is stored with loss, or holds something else than ids or RGB colours.
     """
+
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return _read_array(path)
 
     def prepare(image: ImageFile.ImageFile) -> None:
         _refuse_loss(path, image)
@@ -224,6 +239,32 @@ def read_label(path: Path) -> LabelFile:
         values = np.asarray(open_file(path, "label"))
     wide = values.astype(np.int32)
     return LabelFile(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], values[..., 0])
+
+
+def _read_array(path: Path) -> LabelFile:
+    """Read a label stored as a NumPy array: (H, W) whole numbers of any type, or (H, W, 3) uint8 colours."""
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                if len(loaded.files) != 1:
+                    raise ValueError(f"{len(loaded.files)} arrays, expected one")
+                loaded = loaded[loaded.files[0]]
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, MemoryError) as error:
+        raise FileError(f"{path}: this label cannot be read ({error}); fix or remove it, {SKIP}") from None
+    shape = loaded.shape[1:] if loaded.ndim == 3 and loaded.shape[0] == 1 else loaded.shape
+    values = loaded.reshape(shape[:2] if loaded.ndim == 3 and shape[-1:] == (1,) else shape)
+    if values.size and values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
+        wide = values.astype(np.int32)
+        return LabelFile(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.array(values[..., 0]))
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
+        raise FileError(
+            f"{path}: this label is an array of shape {loaded.shape} and type {loaded.dtype}; expected (height, width) whole "
+            f"numbers, or (height, width, 3) uint8 colours; convert it, {SKIP}"
+        )
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values)) & (abs(values) < 2**31)).all():
+        raise FileError(f"{path}: this label holds floating-point numbers ({values.dtype}) that are not whole; convert, {SKIP}")
+    return LabelFile(np.array(values, values.dtype if values.dtype in (np.uint8, np.uint16) else np.int64))
 
 
 def _refuse_loss(path: Path, image: ImageFile.ImageFile) -> None:
@@ -314,6 +355,8 @@ class Legend:
         names: names of the classes.
         ids: id → train id.
         colors: colour as 0xrrggbb → train id.
+        by_name: name in annotations → train id; "" is what nothing covers.
+        tolerance: the descriptor's `color_tolerance`.
     """
 
     def __init__(self, descriptor: Descriptor, encoding: str):
@@ -321,6 +364,33 @@ class Legend:
         self.names = descriptor.table().names
         self.ids = label_values(descriptor, encoding)
         self.colors = label_colors(descriptor)
+        self.by_name = label_names(descriptor)
+        self.tolerance = descriptor.color_tolerance
+
+    def of_colors(self, colors: Collection[int]) -> dict[int, int]:
+        """Return colour → train id for the known ones of the colours 0xrrggbb.
+
+        With a `color_tolerance`, a colour near that of a class counts as the nearest class (by the largest difference of a
+        channel), and one that is equally near to two as void.
+        """
+        found = {color: self.colors[color] for color in colors if color in self.colors}
+        others = [color for color in colors if color not in found] if self.tolerance else []
+        known, ids = _channels(list(self.colors)), np.array(list(self.colors.values()))
+        for color, channels in zip(others, _channels(others), strict=True):
+            distance = abs(known - channels).max(axis=1)
+            nearest = np.unique(ids[distance == distance.min()])
+            if distance.min() <= self.tolerance:
+                found[color] = int(nearest[0]) if len(nearest) == 1 else IGNORE
+        return found
+
+    def advise_name(self, unknown: Sequence[str]) -> str:
+        """Describe names in annotations that are unknown, and what to do about them."""
+        line = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = CLASS" for name in unknown[:8])
+        listed = ", ".join(map(repr, unknown[:8])) + (", …" if len(unknown) > 8 else "")
+        return (
+            f"the descriptor knows no class of the name {listed}; add it to [classes], or the line {line} to [names], or the "
+            "name to void_names"
+        )
 
     def contradicting(self, palette: Sequence[int]) -> set[int]:
         """Return the ids whose colour in a palette means another class. A colour may occur twice, if one of its ids is right."""
@@ -405,6 +475,11 @@ class Legend:
         return f"{strange}; add them to its {key}"
 
 
+def _channels(colors: Sequence[int]) -> np.ndarray:
+    """Return colours 0xrrggbb as an array (N, 3)."""
+    return np.array(colors, np.int64)[:, None] >> np.array([16, 8, 0]) & 255
+
+
 def show_color(color: int) -> str:
     """Return 0xrrggbb as "#rrggbb"."""
     return f"#{color:06x}"
@@ -436,29 +511,42 @@ class LabelCodec:
     def rules(self) -> bytes:
         """Return bytes that identify the decoding: they change whenever label files would be decoded differently."""
         tables = (self._mapping, self._lut, self._colors, self._color_ids)
-        return b"".join(table.tobytes() for table in tables) + bytes([self._red, DECODING])
+        names = json.dumps([sorted(self._legend.by_name.items()), self._legend.tolerance]).encode()
+        return b"".join(table.tobytes() for table in tables) + bytes([self._red, DECODING]) + names
 
     def map(self, train_ids: np.ndarray) -> np.ndarray:
         """Convert train ids of the descriptor's table, of any shape, to those of the training's table."""
         return self._mapping[train_ids]
 
     def read(self, path: Path) -> np.ndarray:
-        """Read a label file as (H, W) uint8 train ids, 255 = ignored.
+        """Read an image of labels; see `decode`."""
+        return self.decode(path, read_label(path))
+
+    def read_item(self, item: Item) -> np.ndarray:
+        """Read the label of an item, which has one, whatever its form; see `decode`."""
+        assert item.label is not None
+        return self.decode(item.label, label_of(item))
+
+    def decode(self, path: Path, file: LabelFile) -> np.ndarray:
+        """Return the content of a label file as (H, W) uint8 train ids, 255 = ignored.
 
         Raises:
-            FileError: the file cannot be read, it contains values that the descriptor does not name, or its palette contradicts
-                the descriptor.
+            FileError: it contains values, colours or names that the descriptor does not name, or its palette contradicts the
+                descriptor.
         """
-        file = read_label(path)
+        if file.names:
+            return self._decode_names(path, file)
         rgb = file.red is not None and not self._red
         values = file.red if file.red is not None and self._red else file.values
         if rgb:
             places = np.searchsorted(self._colors, values).clip(max=len(self._colors) - 1)
             label = np.where(self._colors[places] == values, self._color_ids[places], np.uint8(_UNKNOWN))
+            if self._legend.tolerance:
+                strange = label == _UNKNOWN
+                near, places = np.unique(values[strange], return_inverse=True)
+                label[strange] = self._lut_of(self._legend.of_colors(near.tolist()), near.tolist())[places.reshape(-1)]
         elif file.palette and self._reads_colors(path, file):
-            known = self._legend.colors
-            lut = [self._mapping[known[color]] if color in known else _UNKNOWN for color in file.palette]
-            label = np.array(lut, np.uint8)[values]
+            label = self._lut_of(self._legend.colors, file.palette)[values]
         elif values.dtype.kind == "u":
             label = self._lut[values]
         else:
@@ -470,6 +558,17 @@ class LabelCodec:
             found = [int(value) for value in np.unique(values[unknown])]
             raise FileError(f"{path}: {self._legend.advise(found, colors, looks_lossy(values))}, {SKIP}")
         return label
+
+    def _lut_of(self, known: dict[int, int], colors: Sequence[int]) -> np.ndarray:
+        """Return the train id of each of the colours, (N,) uint8, as the training's table has it."""
+        return np.array([self._mapping[known[color]] if color in known else _UNKNOWN for color in colors], np.uint8)
+
+    def _decode_names(self, path: Path, file: LabelFile) -> np.ndarray:
+        known = self._legend.by_name
+        unknown = [name for name in file.names if name not in known]
+        if unknown:  # also of objects that others hide
+            raise FileError(f"{path}: {self._legend.advise_name(unknown)}, {SKIP}")
+        return np.array([self._mapping[known[name]] for name in file.names], np.uint8)[file.values]
 
     def _reads_colors(self, path: Path, file: LabelFile) -> bool:
         """Return whether a palettized file is read by its colours. Raise FileError if its palette contradicts the descriptor."""
@@ -483,14 +582,14 @@ class LabelCodec:
         return read == "colours"
 
 
-def read_pair(image_path: Path, label_path: Path, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
-    """Read an image and its label, which must have the same size.
+def read_pair(item: Item, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
+    """Read the image and the label of an item, which must have the same size.
 
     Raises:
         FileError: one of them cannot be read, or their sizes differ.
     """
-    image, label = read_image(image_path), codec.read(label_path)
+    image, label = read_image(item.image), codec.read_item(item)
     if image.size != (label.shape[1], label.shape[0]):
-        fault = different_sizes(image_path, image.size, label.shape[::-1], orientation_of(image_path))
-        raise FileError(f"{label_path}: {fault}, or skip such pairs with --bad-files skip")
+        fault = different_sizes(item.image, image.size, label.shape[::-1], orientation_of(item.image))
+        raise FileError(f"{item.label}: {fault}, or skip such pairs with --bad-files skip")
     return image, label

@@ -183,9 +183,8 @@ def require_labelled_pixels(split: Split, codec: LabelCodec, classes: Classes) -
     """
     looked, items = 0, split.items
     for item in items[:: -(-len(items) // LOOKS)]:
-        assert item.label is not None
         try:
-            label = codec.map(item.stored.label()) if item.stored is not None else codec.read(item.label)
+            label = codec.map(item.stored.label()) if item.stored is not None else codec.read_item(item)
         except FileError:
             continue
         if (label != IGNORE).any():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sda.data.descriptor import Classes, Descriptor, load, map_classes
 from sda.data.files import FileError, LabelCodec, looks_lossy, read_image, read_pair, voc_color
+from sda.data.item import Item
 
 MINE = Descriptor(
     title="Mine",
@@ -305,7 +306,7 @@ def test_a_pair_of_image_and_label(tmp_path, path):
     picture = save(tmp_path / "image.png", np.full((2, 3, 3), 9))
     save(path, [[3, 7, 0], [3, 3, 3]])
     before = digest(picture, path)
-    image, label = read_pair(picture, path, codec())
+    image, label = read_pair(Item("1.png", picture, path), codec())
     assert np.asarray(image).shape == (2, 3, 3) and label.shape == (2, 3)
     assert digest(picture, path) == before
 
@@ -444,7 +445,7 @@ def test_unequal_sizes_name_both_files(tmp_path, path):
     picture = save(tmp_path / "image.png", np.zeros((4, 6, 3)))
     save(path, np.full((4, 5), 3))
     with pytest.raises(FileError, match="the label is 5x4, its image .*image.png is 6x4") as caught:
-        read_pair(picture, path, codec())
+        read_pair(Item("1.png", picture, path), codec())
     assert str(path) in str(caught.value)
 
 

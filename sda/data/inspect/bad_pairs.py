@@ -57,7 +57,7 @@ def _file(root: Path) -> Path:
 
 def _fingerprint(descriptor: Descriptor) -> str:
     """Return a hash of everything that decides whether a pair is bad. Entries with another hash are stale."""
-    judged_by = descriptor.model_dump(include={"ids", "void", "void_colors", "layout", "splits"})
+    judged_by = descriptor.model_dump(exclude={"title", "home", "licence", "download", "classes", "maps", "root", "generated"})
     return hashlib.sha256(json.dumps([judged_by, descriptor.table().colors]).encode()).hexdigest()[:16]
 
 

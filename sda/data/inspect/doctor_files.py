@@ -44,5 +44,4 @@ def _pictures(item: Item, codec: LabelCodec, colors: list[list[int]]) -> list[np
 def _read(item: Item, codec: LabelCodec) -> tuple[Image.Image, np.ndarray]:
     if item.stored is not None:
         return Image.fromarray(item.stored.image()), codec.map(item.stored.label())
-    assert item.label is not None
-    return read_pair(item.image, item.label, codec)
+    return read_pair(item, codec)

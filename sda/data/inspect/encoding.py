@@ -30,14 +30,16 @@ class Meaning:
 
     def __init__(self, descriptor: Descriptor):
         self.names = descriptor.table().names
-        self.legends = {encoding: Legend(descriptor, encoding) for encoding in ("ids", "train_ids", "ids_in_red")}
+        self.legends = {encoding: Legend(descriptor, encoding) for encoding in ("ids", "train_ids", "ids_in_red", "names")}
         self.distinct = bool(descriptor.ids)
 
     def fits(self, encoding: str, finding: Finding) -> set[str]:
         """Return the encodings in which every value of a label is known, given the `encoding` in the descriptor."""
         values = _numbers(finding.values)
+        if finding.kind == "names":
+            return set() if self.unknown(encoding, finding) else {"names"}
         if finding.kind == "rgb":
-            fits = {"colours"} if values.keys() <= self.legends[encoding].colors.keys() else set()
+            fits = {"colours"} if len(self.legends[encoding].of_colors(values)) == len(values) else set()
             red_fits = encoding == "ids_in_red" and _numbers(finding.red).keys() <= self.legends["ids_in_red"].ids.keys()
             return fits | ({"ids_in_red"} if red_fits or self.legends["ids_in_red"].holds_ids_in_red(values) else set())
         how = self.read_palette(encoding, finding)
@@ -58,6 +60,8 @@ class Meaning:
     def fault(self, encoding: str, finding: Finding) -> str:
         """Describe why the values of a label cannot be decoded, as `LabelCodec` does."""
         values, legend = _numbers(finding.values), self.legends[encoding]
+        if finding.kind == "names":
+            return legend.advise_name([_shown(finding)[value] for value in self.unknown(encoding, finding)])
         if self.read_palette(encoding, finding) == "contradiction":
             return legend.contradiction(_palette(finding), values)
         colors = values if finding.kind == "rgb" and encoding != "ids_in_red" else None
@@ -68,17 +72,20 @@ class Meaning:
         values, train_ids = self.read(encoding, finding)
         pixels: Counter[int] = Counter()
         for value, count in values.items():
-            if train_ids.get(value, IGNORE) != IGNORE:
+            if count and train_ids.get(value, IGNORE) != IGNORE:
                 pixels[train_ids[value]] += count
         return dict(pixels)
 
     def read(self, encoding: str, finding: Finding) -> tuple[dict[int, int], dict[int, int]]:
         """Return the values of a label in an encoding (value → pixels), and the train ids of known values."""
         legend, values = self.legends[encoding], _numbers(finding.values)
+        if finding.kind == "names":
+            names = _shown(finding)
+            return values, {value: legend.by_name[name] for value, name in names.items() if name in legend.by_name}
         if finding.kind == "rgb" and encoding == "ids_in_red":
             return _numbers(finding.red), legend.ids
         if finding.kind == "rgb":
-            return values, legend.colors
+            return values, legend.of_colors(values)
         how, palette = self.read_palette(encoding, finding), _palette(finding)
         if how == "colours":
             return values, {value: legend.colors[palette[value]] for value in values}
@@ -86,12 +93,20 @@ class Meaning:
 
 
 def _numbers(values: dict[str, int] | None) -> dict[int, int]:
-    """Return the values of a finding as numbers: "#rrggbb" as 0xrrggbb."""
+    """Return the values of a finding as numbers: "#rrggbb" as 0xrrggbb, names by their places."""
+    if any(value.startswith("=") for value in values or {}):
+        return dict(enumerate((values or {}).values()))
     return {_number(value): count for value, count in (values or {}).items()}
 
 
 def _number(value: str) -> int:
     return int(value[1:], 16) if value.startswith("#") else int(value)
+
+
+def _shown(finding: Finding) -> dict[int, str]:
+    """Return number → the value as people write it, for the values of a finding."""
+    values = finding.values or {}
+    return dict(zip(_numbers(values), (value.removeprefix("=") for value in values), strict=True))
 
 
 def _palette(finding: Finding) -> list[int]:
@@ -156,7 +171,7 @@ def _other_encoding(meaning: Meaning, encoding: str, findings: list[Finding], fi
 
     A value that was forgotten in the descriptor does not make another encoding, although labels without it may fit one.
     """
-    if encoding == "ids_in_red":
+    if encoding in ("ids_in_red", "names"):
         return ""
     if any(fitting == {"ids_in_red"} for fitting in fits):
         return "ids_in_red"
@@ -246,16 +261,17 @@ def find_single_class(meaning: Meaning, encoding: str, findings: list[Finding]) 
     name = meaning.names[classes.pop()]
     void: Counter[str] = Counter()
     for finding in findings:
-        rgb = finding.kind == "rgb" and encoding != "ids_in_red"
+        shown = _shown(finding) if encoding != "ids_in_red" else {}
         for value, count in _void_values(meaning, encoding, finding).items():
-            void[show_color(value) if rgb else str(value)] += count
+            if count:
+                void[shown.get(value, str(value)) or "what no object covers"] += count
     total = sum(void.values()) + sum(sum(pixels.values()) for pixels in counted)
     if not void:
         return f"every pixel of the labels is {name!r}: a network needs at least two classes"
     shares = ", ".join(f"{value} ({count / total:.0%} of the pixels)" for value, count in void.most_common(3))
     return (
         f"every pixel of the labels is {name!r} or void, but a network needs at least two classes; if {shares} is a class and "
-        "not void, add it to [classes] and [ids]"
+        f"not void, add it to [classes] and {'set background, or add it to [names]' if encoding == 'names' else '[ids]'}"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from sda.data.files import FileError, looks_lossy, orientation_of, read_image, read_label, show_color
+from sda.data.files import FileError, LabelFile, label_of, looks_lossy, orientation_of, read_image, show_color
 from sda.data.item import Item, Stored
 from sda.errors import SdaError
 from sda.reading import read_bytes
@@ -25,9 +25,10 @@ from sda.system.console import Progress, ignore_count
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4  # format of the cache's lines
+VERSION = 5  # format of the cache's lines
 CHUNK = 16  # pairs per task
 MOST_VALUES = 512  # a file with more different values is not a label
+MOST_COLOURS = 4096  # the same for colours: smoothing makes many
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Finding:
 
     Attributes:
         key: key of the item.
-        label: the label file, relative to the image's folder; None if there is none.
+        label: the label file, relative to the image's folder, and its place in it; None if there is none.
         image_stat, label_stat: [bytes, mtime in ns]; None if there is no file.
         size, label_size: [width, height].
         sha256: hash of the image file's bytes.
         orientation: of the image; see `orientation_of`.
         black: whether every pixel is (nearly) black.
-        kind: `index` (one channel), `rgb`, or empty if no label could be read.
-        values: value in the label → pixels; colours as "#rrggbb", indices in decimal.
+        kind: `index` (one channel), `rgb`, `names` (annotations), or empty if no label could be read.
+        values: value in the label → pixels; colours as "#rrggbb", indices in decimal, names as "=name"; hidden names have none.
         red: the same for the red channel of an RGB label.
         palette: of a palettized label: the colour "#rrggbb" of each index, in order, with spaces between; see `LabelFile`.
         lossy: whether the values of the label look as after lossy compression or smoothing.
@@ -81,19 +82,22 @@ def cache_file(kind: str, root: Path) -> Path:
 
 
 def stats_of(item: Item) -> tuple[list[int] | None, list[int] | None]:
-    """Return [bytes, mtime in ns] of an item's image and of its label, or of the pack they are in; None for missing files."""
+    """Return [bytes, mtime in ns] of an item's image and of its label, or of the pack they are in; None for missing files.
+
+    Of a label in several files, the sums.
+    """
     if item.stored is not None:
         stat = _stat(item.stored.path)
         return stat, None if item.label is None else stat
-    return _stat(item.image), None if item.label is None else _stat(item.label)
+    return _stat(item.image), None if item.label is None else _stat(*item.label_files)
 
 
-def _stat(path: Path) -> list[int] | None:
+def _stat(*paths: Path) -> list[int] | None:
     try:
-        stat = path.stat()
+        stats = [path.stat() for path in paths]
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns]
+    return [sum(stat.st_size for stat in stats), sum(stat.st_mtime_ns for stat in stats)]
 
 
 def scan(
@@ -184,7 +188,7 @@ def look_at(item: Item) -> Finding:
         facts["image_fault"] = f"{item.image}: cannot be read ({error.strerror})"
     if item.label is not None:
         try:
-            facts |= _look_at_label(item.label)
+            facts |= _look_at_label(item.label, label_of(item))
         except FileError as fault:
             facts["label_fault"] = fault.fault
     return Finding(**facts)
@@ -206,11 +210,13 @@ def _look_at_stored(stored: Stored, labelled: bool) -> dict[str, Any]:
     return facts
 
 
-def _look_at_label(path: Path) -> dict[str, Any]:
-    label = read_label(path)
+def _look_at_label(path: Path, label: LabelFile) -> dict[str, Any]:
     values, colours = _count(label.values), label.red is not None
+    if label.names:
+        named = {f"={name}": values.get(str(value), 0) for value, name in enumerate(label.names)}
+        return {"label_size": [*label.values.shape[::-1]], "kind": "names", "values": named}
     facts: dict[str, Any] = {"label_size": [label.values.shape[1], label.values.shape[0]], "kind": "rgb" if colours else "index"}
-    if len(values) > MOST_VALUES:
+    if len(values) > (MOST_COLOURS if colours else MOST_VALUES):
         fault = f"{path}: {len(values)} different values: not a label, or saved with lossy compression"
         return {**facts, "values": {}, "label_fault": fault}
     if label.red is not None:
@@ -255,4 +261,7 @@ def _fresh(finding: Finding, item: Item) -> bool:
 
 
 def _name_of_label(item: Item) -> str | None:
-    return None if item.label is None else os.path.relpath(item.label, item.image.parent)
+    if item.label is None:
+        return None
+    name = os.path.relpath(item.label, item.image.parent)
+    return f"{name}#{len(item.drawn.files)}#{item.drawn.name}" if item.drawn else name

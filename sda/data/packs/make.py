@@ -146,7 +146,7 @@ class _Task:
             if item.label is None:
                 image = read_image(item.image)
             else:
-                image, label = read_pair(item.image, item.label, self.codec)
+                image, label = read_pair(item, self.codec)
             digest = hashlib.sha256(item.image.read_bytes()).hexdigest()
         except (FileError, OSError) as error:
             return _Record(self.split, replace(entry, fault=str(error))), b"", b""

@@ -372,10 +372,12 @@ def decoding(descriptor: Descriptor) -> dict:
     return {
         "decoding": DECODING,
         "classes": [[name, *color] for name, color in descriptor.table().colors.items()],
-        "labels": [layout.labels for layout in descriptor.layout],
+        "labels": [[layout.labels, layout.format] for layout in descriptor.layout],
         "ids": dict(sorted(descriptor.ids.items())),
         "void": sorted(descriptor.void),
         "void_colors": sorted(descriptor.void_colors),
+        "colors": {"tolerance": descriptor.color_tolerance, "other": dict(sorted(descriptor.other_colors.items()))},
+        "names": {"": descriptor.background, **dict.fromkeys(descriptor.void_names, ""), **descriptor.names},
     }
 
 
@@ -389,18 +391,18 @@ def native_label(split: str, index: int) -> str:
     return f"labels/{split}/{index:06}"
 
 
-def _stamp(path: Path | None) -> tuple[int, int]:
-    """Return size and modification time of a file; (-1, -1) if it does not exist."""
+def _stamp(*paths: Path) -> tuple[int, int]:
+    """Return the sums of the sizes and of the modification times of files; (-1, -1) without files, or if one does not exist."""
     try:
-        status = os.stat(path) if path else None
+        found = [os.stat(path) for path in paths]
     except OSError:
-        status = None
-    return (status.st_size, status.st_mtime_ns) if status else (-1, -1)
+        found = []
+    return (sum(one.st_size for one in found), sum(one.st_mtime_ns for one in found)) if found else (-1, -1)
 
 
 def entry_of(item: Item) -> Entry:
     """Return an item's entry, with the sizes and times that its files have now."""
-    return Entry(item.key, *_stamp(item.image), *_stamp(item.label))
+    return Entry(item.key, *_stamp(item.image), *_stamp(*item.label_files))
 
 
 def _change(entry: Entry, item: Item) -> str:

@@ -43,8 +43,13 @@ def _one(item: Item, labels: bool, share: int) -> bytes:
         if labels and item.label is not None:
             found.update(item.stored.label().tobytes())
         return found.digest()
-    for path in [item.image, item.label] if labels else [item.image]:
-        found.update(_beginning(path, share) if path else b"none")
+    files = item.label_files if labels else ()
+    for path in (item.image, *files):
+        found.update(_beginning(path, share))
+    if labels and not files:
+        found.update(b"none")
+    elif labels and item.drawn:
+        found.update(item.drawn.name.encode(errors="surrogateescape"))
     return found.digest()
 
 

@@ -295,7 +295,7 @@ def stop_after(count, phase="reading images"):
 def reads(monkeypatch):
     """The paths of the images that are read during the test."""
     read = []
-    monkeypatch.setattr(packs, "read_pair", lambda *paths: read.append(paths[0]) or packs_read_pair(*paths))
+    monkeypatch.setattr(packs, "read_pair", lambda item, codec: read.append(item.image) or packs_read_pair(item, codec))
     monkeypatch.setattr(packs, "read_image", lambda path: read.append(path) or packs_read_image(path))
     return read
 
