@@ -1,12 +1,14 @@
 """Find the images of a split in a dataset's folder, by the layouts of its descriptor."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sda.data.descriptor import Descriptor, Layout
-from sda.data.item import Item
+from sda.data.annotations.forms import Annotated, index_of, match_names
+from sda.data.annotations.masks import Masks
+from sda.data.descriptor import CLASS, SHARED, Descriptor, Layout
+from sda.data.item import Drawn, Item
 from sda.data.layouts.maps import find_maps
 from sda.data.layouts.pattern import IMAGE_SUFFIXES, Pattern, Tree, composed, entries_of, is_image, no_access
 from sda.data.splits.lists import read_keys
@@ -23,6 +25,7 @@ class Listing:
 
     Attributes:
         maps: key → key of a photo, for files that match the layout but are maps of a photo and not used as images.
+        missing: label files and names in them that belong to no image, relative to the root, if annotations name the images.
         unread: what the layout leaves out although it seems to belong to the split, for the user to mend.
         notes: on maps and on what is unread, for the user.
     """
@@ -31,6 +34,7 @@ class Listing:
     encoding: str
     layout: Layout | None = None
     maps: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -65,12 +69,14 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
         tried.append(f"{pattern.shown} of {listed.relative_to(root)}" if listed else pattern.shown)
         if listed and not _is_file(listed):
             continue
-        items = _pair(tree, pattern, Pattern(layout.labels, words) if layout.labels else None, labels)
+        items, missing = _pair(tree, pattern, layout, words, labels)
         if listed and items:
             named = set(read_keys(listed, items, f"images of {pattern.shown}"))
             items = [item for item in items if item.key in named]
+        if layout.lists_images:
+            items = [item for item in items if item.label]
         if items:
-            found.append(Listing(items, layout.encoding, layout))
+            found.append(Listing(items, "names" if layout.by_name else layout.encoding, layout, missing=missing))
     if not found:
         raise NoImages(_nothing(descriptor, root, split, tried, get))
     chosen = next((listing for listing in found if any(item.label for item in listing.items)), found[0])
@@ -79,25 +85,67 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     return replace(listing, notes=listing.notes + unread)
 
 
-def _pair(tree: Tree, images: Pattern, labels: Pattern | None, all_labels: list[Pattern]) -> list[Item]:
-    """Return the images that a pattern finds, sorted by key, with their labels. Leave out the labels of any layout."""
+def _pair(
+    tree: Tree, images: Pattern, layout: Layout | None, known: dict[str, str], all_labels: list[Pattern]
+) -> tuple[list[Item], tuple[str, ...]]:
+    """Return the images that a pattern finds, sorted by key, with their labels by a layout. Leave out the labels of any layout.
+
+    Returns:
+        The items, and what annotations name although it is not there.
+    """
     words = dict(images.find(tree))
-    label_of = {path: _label(tree, labels, path, found) for path, found in words.items()}
-    used = {label for label in label_of.values() if label}
+    labels = Pattern(layout.labels, known) if layout and layout.labels else None
+    drawn: dict[Path, Drawn] = {}
+    missing: tuple[str, ...] = ()
+    label_of: dict[Path, Path] = {}
+    if layout and labels and layout.format in SHARED:
+        drawn, missing = _shared(tree, layout.format, labels, words)
+    elif layout and labels and layout.format is None and layout.by_name:
+        drawn = _masks(tree, labels, words)
+    elif layout and labels:
+        label_of = {path: label for path, found in words.items() if (label := _label(tree, labels, path, found))}
+        drawn = {path: Annotated(layout.format, label) for path, label in label_of.items()} if layout.format else {}
+    label_of |= {path: label.files[0] for path, label in drawn.items() if path not in label_of}
+    used = {file for label in drawn.values() for file in label.files} | set(label_of.values())
     specific = [pattern for pattern in all_labels if pattern.literal > images.literal]
     items = []
     for key, path in _keyed(tree.root, words.keys() - used):
-        if label_of[path] or not any(pattern.match(key) for pattern in specific):
-            items.append(Item(key, path, label_of[path]))
+        if path in label_of or not any(pattern.match(key) for pattern in specific):
+            items.append(Item(key, path, label_of.get(path), drawn=drawn.get(path)))
     first: dict[tuple, Path] = {}
     for item in items:
-        twin = first.setdefault((item.label, *words[item.image].values()), item.image)
+        name = item.drawn.name if item.drawn else ""
+        twin = first.setdefault((item.label, name, *words[item.image].values()), item.image)
         if item.label and twin != item.image:  # their names differ only in the suffix or in how accents are stored
             raise SdaError(
                 f"{item.image} and {twin} are two images for one label, {item.label}: remove one of the two images, or name "
                 "their suffix in the layout"
             )
-    return items
+    return items, missing
+
+
+def _shared(tree: Tree, form: str, labels: Pattern, images: Iterable[Path]) -> tuple[dict[Path, Drawn], tuple[str, ...]]:
+    """Return the annotations of the images in the one file of a split, and what that names although it is not there."""
+    files = labels.fill(tree, {})
+    if len(files) != 1 or not _is_file(files[0]):
+        return {}, ()
+    keys = {path.relative_to(tree.root).as_posix(): path for path in images}
+    names = index_of(form, files[0])
+    found = match_names(files[0], names, keys)
+    place = files[0].relative_to(tree.root).as_posix()
+    missing = sorted(f"{place}: {name}" for name in names.keys() - set(found.values()))
+    return {keys[key]: Annotated(form, files[0], name) for key, name in found.items()}, tuple(missing)
+
+
+def _masks(tree: Tree, labels: Pattern, images: Mapping[Path, dict[str, str]]) -> dict[Path, Drawn]:
+    """Return the masks of the images. A mask that could be of two images is of the one with the longer name."""
+    owner: dict[Path, tuple[int, Path]] = {}
+    found = {image: labels.fill_but(tree, words, CLASS) for image, words in images.items()}
+    for image, masks in found.items():
+        for path, name in masks:
+            owner[path] = min(owner.get(path, (len(name), image)), (len(name), image))
+    own = {image: [each for each in masks if owner[each[0]][1] == image] for image, masks in found.items()}
+    return {image: Masks(*map(tuple, zip(*masks, strict=True))) for image, masks in own.items() if masks}
 
 
 def _label(tree: Tree, labels: Pattern | None, image: Path, words: dict[str, str]) -> Path | None:
@@ -143,7 +191,7 @@ def _unread(tree: Tree, words: dict[str, str], chosen: Listing, found: list[List
     stem, suffix = os.path.splitext(layout.images)
     others: list[tuple[list[Item], str]] = []
     if layout.list is None and suffix.lower() in IMAGE_SUFFIXES:
-        items = _pair(tree, Pattern(stem + ".{ext}", words), None, labels)
+        items, _ = _pair(tree, Pattern(stem + ".{ext}", words), None, words, labels)
         others.append((items, f"have another suffix than the layout: to read them, write images = {stem + '.{ext}'!r}"))
     for other in found:
         if other.layout and other.layout.images != layout.images:
@@ -195,9 +243,11 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
     layout = listing.layout
     if layout is None or layout.labels is None or layout.list is not None:
         return []  # the list may name only some of the labelled images
+    if layout.format in SHARED:
+        return list(listing.missing)
     words = {"split": descriptor.splits.get(split, split)}
     images, pattern = Pattern(layout.images, words), Pattern(layout.labels, words)
-    used = {path for item in listing.items for path in (item.image, item.label)}
+    used = {path for item in listing.items for path in (item.image, *item.label_files)}
     paths = [path.relative_to(root).as_posix() for path, _ in pattern.find(Tree(root)) if path not in used]
     return sorted(path for path in paths if pattern.literal > images.literal or images.match(path) is None)
 

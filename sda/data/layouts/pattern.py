@@ -3,6 +3,7 @@
 Names are compared with each accented letter as one character (NFC), because macOS stores two. Upper and lower case differ.
 """
 
+import bisect
 import os
 import re
 import unicodedata
@@ -42,6 +43,17 @@ class Tree:
         self.root = root
         self._read: dict[Path, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
         self._images: dict[Path, dict[str, list[str]]] = {}
+        self._sorted: dict[int, list[str]] = {}
+
+    def beginning(self, names: dict[str, list[str]], text: str) -> Iterator[str]:
+        """Yield those of the `files`, `images` or `folders` of a folder that begin with a text, sorted."""
+        if id(names) not in self._sorted:  # the dictionaries of a tree live as long as it
+            self._sorted[id(names)] = sorted(names)
+        ordered = self._sorted[id(names)]
+        for place in range(bisect.bisect_left(ordered, text), len(ordered)):
+            if not ordered[place].startswith(text):
+                return
+            yield ordered[place]
 
     def folders(self, place: Path) -> dict[str, list[str]]:
         """Return the folders in a folder."""
@@ -165,6 +177,17 @@ class Pattern:
         files = tree.images if self.any_suffix else tree.files
         return [folder / stored for folder in folders for stored in files(folder).get(last, [])]
 
+    def fill_but(self, tree: Tree, words: Mapping[str, str], free: str) -> list[tuple[Path, str]]:
+        """Return the files that this pattern names if all its words but one have these values, each with the value of that."""
+        found: list[tuple[Path, dict[str, str]]] = [(tree.root, dict(words))]
+        for place, part in enumerate(self._parts):
+            list_of = tree.folders if place < len(self._parts) - 1 else tree.images if self.any_suffix else tree.files
+            if part == [".."]:
+                found = [(folder / "..", known) for folder, known in found]
+            else:
+                found = [hit for folder, known in found for hit in _filled(tree, folder, list_of(folder), part, known, free)]
+        return [(path, known[free]) for path, known in found]
+
     def _inside(
         self, place: int, folder: Path, names: Mapping[str, list[str]], words: dict[str, str]
     ) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -195,6 +218,21 @@ class Pattern:
             found[word], stop = name[at + len(before) : stop], at
         found[gaps[0][0]] = name[len(head) : stop]
         return found if stop > len(head) else None
+
+
+def _filled(
+    tree: Tree, folder: Path, names: dict[str, list[str]], part: list[str], words: dict[str, str], free: str
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the entries of a folder that one part of a pattern names, for all values of the word `free`."""
+    texts = [words.get(text, "\0") if place % 2 else text for place, text in enumerate(part)]
+    head, gap, tail = "".join(texts).partition("\0")
+    if not gap:
+        yield from ((folder / stored, words) for stored in names.get(head, []))
+        return
+    for name in tree.beginning(names, head):
+        value = name[len(head) : len(name) - len(tail)]
+        if value and name.endswith(tail) and (head or name[0] != "."):
+            yield from ((folder / stored, {**words, free: value}) for stored in names[name])
 
 
 def _gaps(part: list[str], words: Mapping[str, str]) -> list[tuple[str, str]]:
