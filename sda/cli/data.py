@@ -63,12 +63,16 @@ def init(folder: str, source: str, root: str, out: str) -> None:
 def init_dataset(folder: str, out: str) -> None:
     """Write a draft dataset descriptor for the files in DIR.
 
-    The descriptor is a TOML file for you to edit.
+    The descriptor is a TOML file for you to edit. The exit status is 1 if there are files that may be labels but are not
+    understood.
     """
     from sda.data.inspect.propose import propose
 
     place = Path(os.path.expanduser(folder))
-    text, notes = propose(place)
+    text, notes, unread = propose(place)
+    if unread:
+        terminal.say(*unread, f"{place}: no labels were understood, so no descriptor is written", err=True)
+        sys.exit(1)
     for note in notes:
         terminal.say(note, err=True)
     if out == "-":

@@ -222,14 +222,14 @@ def test_a_proposal_follows_links_and_skips_an_unreadable_label(tmp_path):
         tiny.save(label, tmp_path / f"set/gt/{index}.png")
     (tmp_path / "set/rgb").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "set/gt/2.png").write_bytes(b"")
-    text, _ = propose(tmp_path / "set")
+    text, *_ = propose(tmp_path / "set")
     assert 'images = "rgb/{frame}.jpg"' in text and 'labels = "gt/{frame}.png"' in text
 
 
 def test_braces_in_a_folder_become_a_word(tmp_path):
     for index in range(3):
         tiny.save(np.zeros((8, 8, 3), np.uint8), tmp_path / f"set/im{{1}}/{index}.jpg")
-    text, _ = propose(tmp_path / "set")
+    text, *_ = propose(tmp_path / "set")
     path = tmp_path / "mine.toml"
     path.write_text(text)
     assert len(list_items(load(str(path)), tmp_path / "set", "train").items) == 3

@@ -13,11 +13,13 @@ import numpy as np
 
 from sda import shelf
 from sda.data import descriptor as descriptors
-from sda.data.files import SKIP, FileError, open_file, read_label, show_color, voc_color
+from sda.data.files import ARRAY_SUFFIXES, SKIP, FileError, open_file, read_label, show_color, voc_color
 from sda.data.inspect.encoding import find_large_ids
 from sda.data.inspect.scan import Finding
+from sda.data.layouts.legends import VOID, Legend
 
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
+RARE = 0.005  # a colour that covers less of the pixels than this may come from smoothing
 PEAK = 0.03  # of labels that look lossy, only values that cover more of the pixels than this are proposed
 _FLAT = 0.75  # share of the pixels of a label that equal their neighbour, 0 to 1
 _FLAT_JPEG = 0.5  # the same for JPEG, which blurs borders; photos stay below it
@@ -35,6 +37,49 @@ class Proposal(NamedTuple):
 _UNKNOWN = Proposal(['classes = "cityscapes19" # ? unknown without labels'], [], [])
 
 
+def propose_names(names: list[str], titles: dict[str, str], findings: list[Finding], notes: list[str]) -> Proposal:
+    """Propose classes for names in annotations. Add notes on the guesses, and on labels that cannot be used.
+
+    Names such as background are void, unless only one class would remain. Names that differ only in their spelling are one.
+
+    Args:
+        titles: name → title of the class, where they differ.
+    """
+    _note_faults(findings, notes)
+    share = _shares((finding.values for finding in findings), -1)
+    void = [name for name in names if VOID.fullmatch(titles.get(name, name))]
+    if len({_plain_name(titles.get(name, name)) for name in names if name not in void}) < 2:
+        void = []
+    classes: dict[str, str] = {}  # plain spelling → the first spelling
+    named = {}
+    for name in names:
+        if name not in void:
+            title = titles.get(name, f"class_{name}" if name.isdecimal() else name)
+            named[name] = classes.setdefault(_plain_name(title), title)
+    if not named or _too_many(len(classes), notes):
+        return _UNKNOWN
+    lines = []
+    for index, title in enumerate(classes.values(), start=1):
+        pixels = sum(share.get(f"={name}", 0) for name in named if named[name] == title)
+        lines.append(f"{_text(title)} = {_rgb(show_color(voc_color(index)))} # ? {pixels:.1%} of pixels")
+    keys = [f"void_names = {json.dumps(void, ensure_ascii=False)}"] if void else []
+    if len(classes) == 1:
+        rest = "background" if named[next(iter(named))] != "background" else "other"
+        lines.append(f"{_text(rest)} = [0, 0, 0] # ? {share.get('=', 0):.1%} of pixels, which no object covers")
+        keys.append(f"background = {_text(rest)}")
+    elif share.get("=", 0) > 0:
+        notes.append(
+            f"{share['=']:.0%} of the pixels are covered by no object: they are ignored; if they are a class, add "
+            "background = CLASS to the descriptor"
+        )
+    renamed = [f"{_text(name)} = {_text(title)}" for name, title in named.items() if name != title]
+    return Proposal(keys, [["[classes]", *lines], *([["[names]", *renamed]] if renamed else [])], [])
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.strip().lower())
+
+
 def count_label_values(path: Path) -> int | None:
     """Return the number of different values in a label file: few, in large areas; 0 if it is a photo, None if it cannot be read.
 
@@ -42,7 +87,7 @@ def count_label_values(path: Path) -> int | None:
     taken for photos. Their folder or name must tell that they are labels, because photos can have large areas, too.
     """
     try:
-        pixels = np.asarray(open_file(path, "label"))
+        pixels = read_label(path).values if path.suffix.lower() in ARRAY_SUFFIXES else np.asarray(open_file(path, "label"))
     except FileError:
         return None
     different = pixels[:, 1:] != pixels[:, :-1]
@@ -55,14 +100,23 @@ def count_label_values(path: Path) -> int | None:
     return 256 if told and flat > _FLAT_JPEG else 0
 
 
-def propose_classes(findings: list[Finding], notes: list[str]) -> Proposal:
-    """Propose classes for the values in labels. Add notes on the guesses, and on labels that cannot be used."""
+def _note_faults(findings: list[Finding], notes: list[str]) -> None:
+    """Add a note on the labels that cannot be used."""
     faults = [finding.label_fault for finding in findings if finding.label_fault]
-    usable = [finding for finding in findings if finding.values and not finding.label_fault]
     if faults:
         notes.append(
             f"{len(faults)} of {len(findings)} labels that were read cannot be used: {faults[0].removesuffix(f', {SKIP}')}"
         )
+
+
+def propose_classes(findings: list[Finding], notes: list[str], legend: Legend) -> Proposal:
+    """Propose classes for the values in labels. Add notes on the guesses, and on labels that cannot be used.
+
+    Args:
+        legend: what files beside the labels say about their values.
+    """
+    _note_faults(findings, notes)
+    usable = [finding for finding in findings if finding.values and not finding.label_fault]
     if lossy := [finding for finding in usable if finding.lossy]:
         notes.append(
             f"{len(lossy)} of {len(findings)} labels that were read look as after lossy compression (JPEG) or smoothing, such as "
@@ -72,10 +126,17 @@ def propose_classes(findings: list[Finding], notes: list[str]) -> Proposal:
     usable, least = (clean, 0.0) if clean else (usable, PEAK)
     if not usable:
         return _UNKNOWN
+    if legend and (told := _of_legend(legend, usable, notes)):
+        return told
     colours = [finding for finding in usable if finding.kind == "rgb"]
     grey = all(value[1:3] == value[3:5] == value[5:7] for finding in colours for value in finding.values or {})
     if colours and not grey:
-        return _of_colours(_shares((finding.values for finding in colours), least), notes)
+        every = _shares((finding.values for finding in colours), 0)
+        kept = {value: share for value, share in every.items() if share > least}
+        if smooth := _smooth(every):
+            kept = {value: share for value, share in every.items() if value not in smooth}
+        proposal = _of_colours(kept, notes)
+        return proposal._replace(keys=[*proposal.keys, *_tolerance([_rgb(value) for value in kept], every, notes)])
     shown = [_colours_shown(finding) if finding.palette else {} for finding in usable]
     if all(shown) and _differ(shown):
         notes.append("the palettes of the labels differ from file to file, so the labels are read by their colours")
@@ -180,6 +241,62 @@ def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
     notes.append(f"found {len(share)} colours: name the classes, and move other colours to void_colors")
     classes = [f"colour_{value[1:]} = {_rgb(value)} # ? {share[value]:.1%} of pixels" for value in sorted(share)]
     return Proposal([], [["[classes]", *classes]], [])
+
+
+def _smooth(share: dict[str, float]) -> set[str]:
+    """Return the colours that smoothing made: many, each of few pixels, between others that cover nearly all; empty if none."""
+    rare = {value for value, each in share.items() if each < RARE}
+    total = sum(share[value] for value in rare)
+    return rare if len(rare) >= 8 and len(rare) > len(share) - len(rare) > 1 and total < 0.2 else set()
+
+
+def _tolerance(classes: list[list[int]], found: Collection[str], notes: list[str]) -> list[str]:
+    """Return the line with the tolerance that gives all colours a meaning; [] if all are among `classes`, those that have one."""
+    known = np.array(classes).reshape(-1, 3)
+    others = [channels for value in found if (channels := _rgb(value)) not in classes]
+    if not others or not classes:
+        return []
+    least = max(int(abs(known - channels).max(axis=1).min()) for channels in others)
+    notes.append(f"{len(others)} colours are between those of the classes, as after smoothing: the nearest class counts")
+    return [f"color_tolerance = {min(255, least + 8)} # ? largest difference of a channel from the colour of a class"]
+
+
+def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Proposal | None:
+    """Propose the classes of a file beside the labels; None if they are not those of the labels.
+
+    Names such as background are void, unless only one class would remain.
+    """
+    colours = any(value.startswith("#") for value in legend)
+    every: Counter[str] = Counter()
+    for finding in findings:
+        shown = _colours_shown(finding) if colours and finding.kind == "index" else None
+        values = finding.red if not colours and finding.kind == "rgb" else finding.values
+        every.update(_by_colour(finding, shown) if shown else values or {})
+    if not every or sum(every[value] for value in legend) < 0.8 * sum(every.values()):
+        return None
+    void = {value for value, name in legend.items() if VOID.fullmatch(name)}
+    if len({name for value, name in legend.items() if value not in void}) < 2:
+        void = set()
+    own: dict[str, list[str]] = {}  # class → its values
+    for value, name in legend.items():
+        if value not in void:
+            own.setdefault(name, []).append(value)
+    share = {value: every[value] / sum(every.values()) for value in legend}
+    shown_as = {value: _rgb(value) if colours else _rgb(show_color(voc_color(int(value)))) for value in legend}
+    classes = [
+        f"{_text(name)} = {shown_as[values[0]]} # {sum(share[value] for value in values):.1%} of pixels"
+        for name, values in own.items()
+    ]
+    notes.append(f"a file beside the labels names {len(own)} classes")
+    if not colours:
+        ids = [f"{value} = {_text(name)}" for name, values in own.items() for value in values]
+        red = any(finding.kind == "rgb" for finding in findings)
+        keys = [f"void = {sorted(map(int, void))}"] if void else []
+        return Proposal(keys, [["[classes]", *classes], ["[ids]", *ids]], ['encoding = "ids_in_red"'] if red else [])
+    keys = [f"void_colors = {[_rgb(value) for value in sorted(void)]}"] if void else []
+    keys += _tolerance(list(shown_as.values()), every, notes)
+    others = [f"{_text(name)} = {[_rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1]
+    return Proposal(keys, [["[classes]", *classes], *([["[other_colors]", *others]] if others else [])], [])
 
 
 def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | None:

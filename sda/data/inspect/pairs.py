@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sda.data.files import ARRAY_SUFFIXES
 from sda.data.inspect.classes import count_label_values
 from sda.data.layouts.maps import beginnings
 from sda.data.layouts.pattern import composed, is_image
@@ -39,12 +40,16 @@ def find_files(root: Path) -> Files:
     labels: dict[Path, list[dict[str, str]]] = {}
     alike: dict[tuple[Path, str], list[int]] = defaultdict(list)
     for place, every in walk(root):
-        folder, names = place.relative_to(root), list(filter(is_image, every))
+        folder, names = place.relative_to(root), [name for name in every if is_image(name) or _is_array(name)]
         if kinds := _label_kinds(root, folder, names, alike):
             labels[folder] = kinds
-        if others := [name for name in names if not any(name in kind for kind in kinds)]:
+        if others := [name for name in names if is_image(name) and not any(name in kind for kind in kinds)]:
             photos[folder] = others
     return Files(photos, labels)
+
+
+def _is_array(name: str) -> bool:
+    return Path(name).suffix.lower() in ARRAY_SUFFIXES
 
 
 def pair_files(files: Files, notes: list[str]) -> list[tuple[Path, Path]]:

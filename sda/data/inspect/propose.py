@@ -1,29 +1,45 @@
 """`sda init-dataset`: propose a descriptor for a folder, as TOML for the user to edit."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from sda import shelf
 from sda.data import descriptor as descriptors
-from sda.data.inspect.classes import propose_classes
+from sda.data.annotations.forms import FORMS
+from sda.data.inspect.annotated import Found, find_annotations, find_masks, propose_annotated
+from sda.data.inspect.classes import Proposal, propose_classes, propose_names
 from sda.data.inspect.draft import Draft, propose_layouts
-from sda.data.inspect.pairs import find_files, pair_files, spread
+from sda.data.inspect.pairs import Files, find_files, pair_files, spread
 from sda.data.inspect.scan import Finding, look_at
 from sda.data.item import Item
+from sda.data.layouts.legends import read_legend
 from sda.data.layouts.pattern import IMAGE_SUFFIXES, is_image
 from sda.data.layouts.words import SPLITS
 from sda.data.listing import NoImages, list_items, walk
+from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 
 SAMPLES = 24  # number of label files whose values are read
 
 
-def propose(root: Path) -> tuple[str, list[str]]:
-    """Propose a descriptor for the images and labels in `root`.
+class Proposed(NamedTuple):
+    """A proposed descriptor.
 
-    Returns:
-        The TOML text, and notes on the guesses.
+    Attributes:
+        text: TOML. notes: on the guesses.
+        unread: what seems to be labels but is not understood, although no labels were found; else empty.
+    """
+
+    text: str
+    notes: list[str]
+    unread: list[str]
+
+
+def propose(root: Path) -> Proposed:
+    """Propose a descriptor for the images and labels in `root`.
 
     Raises:
         SdaError: `root` is not a folder, cannot be read, or contains no images.
@@ -35,37 +51,118 @@ def propose(root: Path) -> tuple[str, list[str]]:
     if not photos and not files.labels:
         raise SdaError(f"{root}: contains no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give the folder of the dataset")
     notes: list[str] = []
-    pairs = pair_files(files, notes)
+    annotated: list[str] = []
+    drawn = find_annotations(root, photos, annotated)
+    masks = find_masks(root, files)
+    pairs = [] if masks else pair_files(files, notes)
+    best = next((found for found in [*([masks] if masks else []), *drawn] if found.pairs), None)
+    if best and best.form != "coco-panoptic" and 2 * len(pairs) >= len(best.pairs):
+        best = None
+    for found in drawn:
+        if found is not best and found.pairs:
+            other = FORMS[best.form].title if best and best.form else "masks"
+            notes.append(
+                f"{len(found.pairs)} images have {found.what} annotations, too, which are not read: {other} are proposed"
+            )
+        if found.lost and (best or pairs):
+            notes.append(f"{len(found.lost)} {found.what} files belong to no image, or are not needed, such as {found.lost[0]}")
+    if best:
+        notes += annotated
+        draft = _with_list(root, propose_annotated(best, photos), notes)
+        findings = _look_at(root, draft)
+        classes = propose_names(best.names, best.titles, findings, notes)
+        notes += _left_out(root, draft, photos, best.pairs if best.form else [])
+        return Proposed(_toml(root, draft, classes, notes), notes, [])
+    unread = [] if pairs else [*_not_understood(root, photos, drawn, files), *annotated]
     if not pairs:
         notes.append("no label files match the images: this describes images without labels")
-        if files.labels and photos:
-            folder, kinds = next(iter(files.labels.items()))
-            label = folder / next(iter(kinds[0]))
-            notes.append(f"{label} looks like a label, but no image has its name; upper and lower case must agree, too")
-        if unread := _namesakes(root, photos):
-            notes.append(
-                f"{unread[0]} has the name of an image but is not read ({len(unread)} such files): convert labels to PNG"
-            )
         if not photos:
             notes.append("every file looks like a label: give the folder that holds the photos, too")
     images = photos or [folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind]
-    draft = propose_layouts(pairs or [(image, None) for image in images], photos)
+    draft = _with_list(root, propose_layouts(pairs or [(image, None) for image in images], photos), notes)
     notes += _left_out(root, draft, photos, pairs)
-    items = [Item(str(image), root / image, root / label) for image, label in spread(pairs, SAMPLES)]
-    return _toml(root, draft, [look_at(item) for item in items], notes), notes
+    findings = [look_at(Item(str(image), root / image, root / label)) for image, label in spread(pairs, SAMPLES)]
+    legends = [place / name for place, names in walk(root) for name in names if Path(name).suffix.lower() in (".txt", ".csv")]
+    classes = propose_classes(findings, notes, read_legend(sorted(legends), notes) if pairs else {})
+    return Proposed(_toml(root, draft, classes, notes), notes, unread)
 
 
-def _namesakes(root: Path, images: list[Path]) -> list[Path]:
-    """Return the files that have the name of an image and another suffix, or none, which is not that of an image."""
-    stems = {image.stem for image in images}
-    files = (folder / name for folder, names in walk(root) for name in names if not is_image(name))
-    return [path.relative_to(root) for path in files if path.stem in stems]
+def _look_at(root: Path, draft: Draft) -> list[Finding]:
+    """Read some of the labels that the layouts find."""
+    labelled = []
+    for split in dict.fromkeys(SPLITS.values()):
+        with contextlib.suppress(SdaError):  # another function tells
+            labelled += [item for item in list_items(_described(root, draft), root, split).items if item.label]
+    return [look_at(item) for item in spread(labelled, SAMPLES)]
+
+
+def _not_understood(root: Path, photos: list[Path], drawn: list[Found], files: Files) -> list[str]:
+    """Return lines on the files that seem to be labels of the images: how many of each kind, and what to do."""
+    lines = []
+    for found in drawn:
+        if found.lost:
+            lines.append(
+                f"{len(found.lost)} {found.what} files name no image in this folder, such as {found.lost[0]}: give the folder "
+                "that holds the images, too, with the names that the files give them"
+            )
+    if files.labels and photos:
+        count = sum(len(kind) for kinds in files.labels.values() for kind in kinds)
+        folder, kinds = next(iter(files.labels.items()))
+        lines.append(
+            f"{count} files look like labels, such as {folder / next(iter(kinds[0]))}, but no image has their names; upper and "
+            "lower case must agree, too"
+        )
+    told = {path for found in drawn for path in found.lost} | {
+        folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind
+    }
+    stems = {name for photo in photos for name in (photo.stem, photo.name)}
+    others: dict[str, list[Path]] = {}
+    for place, names in walk(root):
+        for path in (Path(name) for name in names if not is_image(name)):
+            relative = place.relative_to(root) / path
+            if relative not in told and (path.stem in stems or path.name in stems or path.suffix.lower() in _COMPANIONS):
+                others.setdefault(path.suffix.lower(), []).append(relative)
+    for suffix, paths in others.items():
+        kind = f"{suffix} files" if suffix else "files without a suffix"
+        lines.append(
+            f"{len(paths)} {kind}, such as {paths[0]}, are not understood: if they are labels, convert them to PNG or to one of "
+            f"the forms that are read ({', '.join(form.title for form in FORMS.values())}, .npy)"
+        )
+    return lines
+
+
+# Suffixes of files that may hold labels.
+_COMPANIONS = {".json", ".xml", ".csv", ".mat", ".npy", ".npz", ".gif", ".parquet", ".pkl", ".h5", ".hdf5", ".tfrecord", ".jsonl"}
+
+
+def _with_list(root: Path, draft: Draft, notes: list[str]) -> Draft:
+    """Return layouts with the lists of a split, such as train.txt, if the folder has some and paths do not tell the split."""
+    if any("{split}" in path or key == "split" for layout in draft.layouts for key, path in layout.items()):
+        return draft
+    found: dict[Path, dict[str, str]] = {}  # folder → name of the list → split
+    for place, names in walk(root):
+        for name in names:
+            stem = Path(name).stem
+            if Path(name).suffix.lower() == ".txt" and (split := SPLITS.get(stem.lower(), "train" if stem == "default" else "")):
+                found.setdefault(place, {})[stem] = split
+    with contextlib.suppress(SdaError):
+        items = list_items(_described(root, draft), root, "train").items
+        for place in sorted(found, key=lambda place: (-len(found[place]), "segmentation" not in place.name.lower(), place)):
+            try:
+                for stem in found[place]:
+                    read_keys(place / f"{stem}.txt", items)
+            except SdaError as error:
+                notes.append(f"this looks like a list of images, but is not used: {error}")
+                continue
+            pattern = f"{place.relative_to(root).as_posix()}/{{split}}.txt".removeprefix("./")
+            renamed = {split: stem for stem, split in found[place].items() if stem != split}
+            return Draft([{**layout, "list": pattern} for layout in draft.layouts], {**draft.renamed, **renamed})
+    return draft
 
 
 def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Path, Path]]) -> list[str]:
     """Return notes on the images and pairs in `root` that the proposed layouts do not read."""
-    known = {"title": _title(root), "classes": {"any": [0, 0, 0]}, "splits": draft.renamed, "layout": draft.layouts}
-    described = shelf.check(descriptors.Descriptor, known, str(root))
+    described = _described(root, draft)
     notes: list[str] = []
     read: dict[Path, Path | None] = {}
     maps: set[Path] = set()
@@ -96,6 +193,12 @@ def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Pa
     return notes
 
 
+def _described(root: Path, draft: Draft) -> descriptors.Descriptor:
+    """Return a descriptor with the proposed layouts, without its classes."""
+    known = {"title": _title(root), "classes": {"any": [0, 0, 0]}, "splits": draft.renamed, "layout": draft.layouts}
+    return shelf.check(descriptors.Descriptor, known, str(root))
+
+
 def _on_labels(split: str, labels: dict[Path, Path | None], root: Path) -> list[str]:
     """Return notes on the images of a split that have no label although other images have one, and on labels of test."""
     without = [image.relative_to(root) for image, label in labels.items() if label is None]
@@ -113,7 +216,7 @@ def _on_labels(split: str, labels: dict[Path, Path | None], root: Path) -> list[
 # The TOML text
 
 
-def _toml(root: Path, draft: Draft, findings: list[Finding], notes: list[str]) -> str:
+def _toml(root: Path, draft: Draft, proposal: Proposal, notes: list[str]) -> str:
     title = _title(root)
     head = [
         "# Proposed by sda init-dataset: edit the lines marked with ?, then check the files against it:",
@@ -121,7 +224,7 @@ def _toml(root: Path, draft: Draft, findings: list[Finding], notes: list[str]) -
         f"title = {_text(title)}",
         'licence = "?"',
     ]
-    classes, tables, encoding = propose_classes(findings, notes)
+    classes, tables, encoding = proposal
     renamed = ", ".join(f"{split} = {_text(name)}" for split, name in draft.renamed.items())
     sections = [[*head, *classes, *([f"splits = {{{renamed}}}"] if renamed else [])], *tables]
     for layout in draft.layouts:

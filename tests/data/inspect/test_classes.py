@@ -37,7 +37,7 @@ def write(root, label, suffix="png", count=6, **options):
 
 def load(root):
     """Return the proposed descriptor, its notes and its text."""
-    text, notes = propose(root)
+    text, notes, *_ = propose(root)
     path = root.parent / "mine.toml"
     path.write_text(text, encoding="utf-8")
     return descriptors.load(str(path)), "; ".join(notes), text

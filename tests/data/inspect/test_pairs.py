@@ -28,7 +28,7 @@ def write(root, pairs):
 
 
 def proposed(root, tmp_path):
-    text, notes = propose(root)
+    text, notes, *_ = propose(root)
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     return descriptors.load(str(tmp_path / "mine.toml")), notes
 

@@ -37,7 +37,7 @@ def write(root, images, labels, count=6, values=(0, 1, 2), splits=("train", "val
 
 
 def load(root, tmp_path):
-    text, notes = propose(root)
+    text, notes, *_ = propose(root)
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     return descriptors.load(str(path)), notes, text
@@ -235,7 +235,7 @@ def test_label_files_that_are_not_read_are_named(tmp_path, suffix):
     write(root, "i/{frame}.jpg", "m/{frame}.png", splits=("train",))
     for path in list((root / "m").iterdir()):
         path.rename(path.with_suffix(suffix))
-    _, notes = propose(root)
+    _, notes, *_ = propose(root)
     assert any(f"m/000000{suffix} has the name of an image but is not read (6 such files): convert" in note for note in notes)
 
 
