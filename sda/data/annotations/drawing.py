@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,12 +213,14 @@ def runs(counts: object, size: tuple[int, int]) -> np.ndarray:
     except ImportError:
         raise SdaError('this label has COCO\'s compressed run lengths; to read them: pip install "sda[coco]"') from None
     text = str(counts).encode()
-    try:
-        found = mask.decode({"size": [height, width], "counts": text})
-    except ValueError:
-        raise Unusable(f"run lengths of more than {width}x{height} pixels") from None
-    try:  # of too few, pycocotools leaves the rest of the memory as it finds it
-        mask.decode({"size": [height * width - 1, 1], "counts": text})
-    except ValueError:
-        return found.astype(bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy 2, by pycocotools
+        try:
+            found = mask.decode({"size": [height, width], "counts": text})
+        except ValueError:
+            raise Unusable(f"run lengths of more than {width}x{height} pixels") from None
+        try:  # of too few, pycocotools leaves the rest of the memory as it finds it
+            mask.decode({"size": [height * width - 1, 1], "counts": text})
+        except ValueError:
+            return found.astype(bool)
     raise Unusable(f"run lengths of less than {width}x{height} pixels")

@@ -21,6 +21,7 @@ from sda.reading import read_text
 _SURE = 8  # number of files of a folder that tell the form of all
 _MOST = 2000  # annotation files whose names are read
 _CLASS = "CLASSNAME"  # stands for the name of a class in a path
+_INSIDE = "_INSIDE"  # stands for the slash before it
 
 Pairs = list[tuple[Path, Path]]
 
@@ -212,6 +213,8 @@ def _readings(stem: str, folder: Path, stems: dict[str, list[Path]], places: set
 def _marked(mask: tuple[str, Path], way: str) -> Path:
     """Return the path of a mask with _CLASS in place of its class."""
     label, path = mask
+    if way == "file":
+        return path.parent.parent / f"{path.parent.name}{_INSIDE}{_CLASS}{path.suffix}"
     if way == "folder":
         return path.parent.parent / _CLASS / path.name
     return path.with_name(path.stem[: len(path.stem) - len(label)] + _CLASS + path.suffix)
@@ -230,7 +233,7 @@ def propose_annotated(found: Found, photos: Sequence[Path]) -> Draft:
         if found.form:
             layouts.append({**layout, "format": found.form})
         else:
-            layouts.append({**layout, "labels": layout["labels"].replace(_CLASS, "{class}")})
+            layouts.append({**layout, "labels": layout["labels"].replace(_INSIDE, "/").replace(_CLASS, "{class}")})
     return replace(draft, layouts=layouts)
 
 

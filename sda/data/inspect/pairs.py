@@ -153,6 +153,8 @@ def _by_kind(names: list[str]) -> dict[str, dict[str, str]]:
     for name in names:
         stem = Path(name).stem
         tail = re.split("[0-9]", stem)[-1] if re.search(r"\d", stem) else role_ending(stem)
+        if tail[:1].isalpha() and len(parts := divide(stem)) > 1 and parts[-1]:  # 0a1b_mask: the letters belong to the number
+            tail = parts[-1]
         tail = Path(stem).suffix if is_image(stem) else tail  # 1.jpg.png
         tail = tail if re.search("[^\\W_]", tail) else ""
         if not tail and stem[-1].isalpha() and len(divide(stem)) == 3 and not divide(stem)[0]:
