@@ -225,8 +225,8 @@ def test_names_that_differ_in_case_are_told(tmp_path):
     for index in range(3):
         tiny.save(photo(index), tmp_path / f"set/i/P{index}.jpg")
         tiny.save(label(index, (0, 1, 2)), tmp_path / f"set/m/p{index}.png")
-    _, notes, _ = load(tmp_path / "set", tmp_path)
-    assert "m/p0.png looks like a label, but no image has its name" in notes[1]
+    [line] = propose(tmp_path / "set").unread
+    assert line.startswith("3 files look like labels, such as m/p0.png, but no image has their names")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".gif", "", ".json"])
@@ -235,8 +235,8 @@ def test_label_files_that_are_not_read_are_named(tmp_path, suffix):
     write(root, "i/{frame}.jpg", "m/{frame}.png", splits=("train",))
     for path in list((root / "m").iterdir()):
         path.rename(path.with_suffix(suffix))
-    _, notes, *_ = propose(root)
-    assert any(f"m/000000{suffix} has the name of an image but is not read (6 such files): convert" in note for note in notes)
+    [line] = propose(root).unread
+    assert line.startswith(f"6 {suffix or 'files without a suffix'}{' files' * bool(suffix)}, such as m/000000{suffix}, are not ")
 
 
 def test_an_image_stored_twice_is_told(tmp_path):
