@@ -84,12 +84,13 @@ class Layout(shelf.Strict):
     @property
     def by_split(self) -> bool:
         """Whether the paths contain the name of the split."""
-        return "{split}" in self.images or "{split}" in (self.list or "") or self.lists_images
+        return "{split}" in self.images or "{split}" in (self.list or "") or (self.lists_images and self.split is None)
 
     @property
     def lists_images(self) -> bool:
         """Whether the images of a split are those that its annotations name: only they tell the split."""
-        return self.format in SHARED and "{split}" in (self.labels or "") and "{split}" not in self.images
+        told = "{split}" in (self.labels or "") or self.split is not None
+        return self.format in SHARED and told and "{split}" not in self.images
 
     @property
     def by_name(self) -> bool:

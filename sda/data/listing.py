@@ -190,7 +190,7 @@ def _unread(tree: Tree, words: dict[str, str], chosen: Listing, found: list[List
     files = {os.path.realpath(item.image) for item in chosen.items} if len(found) > 1 else set()
     stem, suffix = os.path.splitext(layout.images)
     others: list[tuple[list[Item], str]] = []
-    if layout.list is None and suffix.lower() in IMAGE_SUFFIXES:
+    if layout.list is None and not layout.lists_images and suffix.lower() in IMAGE_SUFFIXES:
         items, _ = _pair(tree, Pattern(stem + ".{ext}", words), None, words, labels)
         others.append((items, f"have another suffix than the layout: to read them, write images = {stem + '.{ext}'!r}"))
     for other in found:

@@ -13,20 +13,24 @@ _LABELS = {"polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "
 
 
 def tells(content: Any) -> bool:
-    """Return whether this is the content of an export."""
-    return (
-        isinstance(content, list)
-        and bool(content)
-        and isinstance(content[0], dict)
-        and "annotations" in content[0]
-        and (isinstance(content[0].get("data"), dict))
-    )
+    """Return whether this is the content of an export, as JSON or JSON-MIN."""
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and ((isinstance(first.get("annotations"), list) and "data" in first) or bool(_short(first)))
+
+
+def _short(task: Any) -> list:
+    """Return the areas of a task of JSON-MIN; [] if there are none."""
+    lists = [value for value in task.values() if isinstance(value, list)]
+    return [each for value in lists for each in value if isinstance(each, dict) and _LABELS & each.keys()]
 
 
 def index(content: Any) -> list[tuple[str, Any]]:
     """Return (name of the image, results) of each annotation that was not cancelled."""
     found = []
     for task in content:
+        if "annotations" not in task:
+            found.append((_name({"data": task}), [{**each, "value": each} for each in _short(task)]))
+            continue
         for annotation in task["annotations"]:
             if not annotation.get("was_cancelled"):
                 found.append((_name(task), annotation.get("result", [])))

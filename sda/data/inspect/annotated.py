@@ -1,5 +1,6 @@
 """Find annotations and masks per class in a folder, and propose layouts and classes for them."""
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -228,10 +229,15 @@ def propose_annotated(found: Found, photos: Sequence[Path]) -> Draft:
     if found.form in SHARED:
         return _shared_layouts(found, photos)
     draft = propose_layouts(found.pairs, photos)
-    layouts = []
+    layouts: list[dict[str, str]] = []
     for layout in draft.layouts:
         if found.form:
-            layouts.append({**layout, "format": found.form})
+            images, suffix = os.path.splitext(layout["images"])
+            name, ending = os.path.splitext(layout["labels"])
+            if suffix and name.endswith(suffix) and len(draft.layouts) > 1:  # 1.jpg.json, 2.png.json: the word has the suffix
+                layout = {**layout, "images": images, "labels": name.removesuffix(suffix) + ending}
+            if (layout := {**layout, "format": found.form}) not in layouts:
+                layouts.append(layout)
         else:
             layouts.append({**layout, "labels": layout["labels"].replace(_INSIDE, "/").replace(_CLASS, "{class}")})
     return replace(draft, layouts=layouts)

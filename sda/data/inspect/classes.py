@@ -274,9 +274,13 @@ def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Pro
         every.update(_by_colour(finding, shown) if shown else values or {})
     if not every or sum(every[value] for value in legend) < 0.8 * sum(every.values()):
         return None
+    others = [value for value in every if value not in legend]
+    if not colours and not {*others} <= {"250", "255"}:
+        return None
     void = {value for value, name in legend.items() if VOID.fullmatch(name)}
     if len({name for value, name in legend.items() if value not in void}) < 2:
         void = set()
+    void |= set() if colours else {*others}
     own: dict[str, list[str]] = {}  # class → its values
     for value, name in legend.items():
         if value not in void:
@@ -295,8 +299,8 @@ def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Pro
         return Proposal(keys, [["[classes]", *classes], ["[ids]", *ids]], ['encoding = "ids_in_red"'] if red else [])
     keys = [f"void_colors = {[_rgb(value) for value in sorted(void)]}"] if void else []
     keys += _tolerance(list(shown_as.values()), every, notes)
-    others = [f"{_text(name)} = {[_rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1]
-    return Proposal(keys, [["[classes]", *classes], *([["[other_colors]", *others]] if others else [])], [])
+    further = [f"{_text(name)} = {[_rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1]
+    return Proposal(keys, [["[classes]", *classes], *([["[other_colors]", *further]] if further else [])], [])
 
 
 def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | None:

@@ -70,6 +70,9 @@ def propose(root: Path) -> Proposed:
         notes += annotated
         draft = _with_list(root, propose_annotated(best, photos), notes)
         findings = _look_at(root, draft)
+        if findings and all(finding.label_fault for finding in findings):
+            fault = findings[0].label_fault
+            return Proposed("", notes, [f"{len(best.pairs)} images have {best.what} annotations that cannot be used: {fault}"])
         classes = propose_names(best.names, best.titles, findings, notes)
         notes += _left_out(root, draft, photos, best.pairs if best.form else [])
         return Proposed(_toml(root, draft, classes, notes), notes, [])
@@ -82,7 +85,9 @@ def propose(root: Path) -> Proposed:
     draft = _with_list(root, propose_layouts(pairs or [(image, None) for image in images], photos), notes)
     notes += _left_out(root, draft, photos, pairs)
     findings = [look_at(Item(str(image), root / image, root / label)) for image, label in spread(pairs, SAMPLES)]
-    legends = [place / name for place, names in walk(root) for name in names if Path(name).suffix.lower() in (".txt", ".csv")]
+    legends = [
+        place / name for place, names in walk(root) for name in names if Path(name).suffix.lower() in (".txt", ".csv", ".json")
+    ]
     classes = propose_classes(findings, notes, read_legend(sorted(legends), notes) if pairs else {})
     return Proposed(_toml(root, draft, classes, notes), notes, unread)
 

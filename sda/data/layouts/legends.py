@@ -1,7 +1,9 @@
-"""Files beside labels that give the classes by name: CVAT's labelmap.txt, Roboflow's _classes.csv, and others."""
+"""Files beside labels that give the classes by name: CVAT's labelmap.txt, Roboflow's _classes.csv, COCO's categories, others."""
 
+import contextlib
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +36,9 @@ def _read(path: Path) -> Legend:
     """Return the classes in a file; {} if it is of another kind."""
     if path.name.lower() == "labelmap.txt":
         return _labelmap(read_text(path))
+    if path.suffix.lower() == ".json":
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return {str(int(each["id"])): str(each["name"]) for each in json.loads(read_text(path)).get("categories", [])}
     if path.suffix.lower() != ".csv":
         return {}
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(read_text(path))) if row]
