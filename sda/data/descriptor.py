@@ -19,9 +19,11 @@ MOST_CLASSES = 250  # so that 250 and 255 stay free for void
 CLASS = "class"  # the word of a pattern of labels that is the name of a class: one mask per class
 
 # The forms of labels that are not images: `sda/data/annotations/forms.py` reads them.
-Form = Literal["labelme", "supervisely", "cityscapes", "yolo", "coco", "coco-panoptic", "label-studio", "cvat", "via"]
+Form = Literal[
+    "labelme", "supervisely", "cityscapes", "darwin", "yolo", "coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via"
+]  # fmt: skip
 # Those of which one file has the labels of many images.
-SHARED: tuple[Form, ...] = ("coco", "coco-panoptic", "label-studio", "cvat", "via")
+SHARED: tuple[Form, ...] = ("coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via")
 
 
 def _check_classes(colors: dict[str, list[int]]) -> None:

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import logging
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with
 
 _UNKNOWN = 254  # a value in the lookup tables that no class table reaches (at most 250 classes)
 DECODING = 3  # version of the decoding; raise it if the same tables decode a file differently
-ARRAY_SUFFIXES = {".npy", ".npz"}  # of labels stored as NumPy arrays
+ARRAY_SUFFIXES = {".npy", ".npz", ".mat"}  # of labels stored as arrays of NumPy or MATLAB
 SKIP = "or skip such files with --bad-files skip"
 HEAD = 4096  # bytes that contain the signature of an image or a video
 _HEIF = {b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"}
@@ -241,17 +243,62 @@ def read_label(path: Path) -> LabelFile:
     return LabelFile(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], values[..., 0])
 
 
+# What NumPy and SciPy raise for damaged files.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    SyntaxError,
+    NotImplementedError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+_LARGEST = 2**30  # bytes of the arrays in a file
+
+
+def _numpy_arrays(path: Path) -> list[np.ndarray]:
+    """Return the arrays in a file of NumPy. Pickled objects are refused."""
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return [loaded]
+    with loaded:
+        if sum(member.file_size for member in zipfile.ZipFile(path).infolist()) > _LARGEST:
+            raise ValueError(f"more than {_LARGEST} bytes when unpacked")
+        return [loaded[name] for name in loaded.files]
+
+
+def _matlab_arrays(path: Path) -> list[np.ndarray]:
+    """Return the numbers in tables of a MATLAB file, also in its structs, such as `GTcls.Segmentation` of SBD."""
+    import scipy.io
+
+    found = []
+    waiting = [value for name, value in scipy.io.loadmat(path).items() if name[:2] != "__"]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, np.void):
+            waiting += [value[name] for name in value.dtype.names or ()]
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "OV":
+            waiting += list(value.ravel())
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and min(value.shape, default=0) > 1:
+            found.append(value)
+    return found
+
+
 def _read_array(path: Path) -> LabelFile:
-    """Read a label stored as a NumPy array: (H, W) whole numbers of any type, or (H, W, 3) uint8 colours."""
+    """Read a label stored as an array of NumPy or MATLAB: (H, W) whole numbers of any type, or (H, W, 3) uint8 colours."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                if len(loaded.files) != 1:
-                    raise ValueError(f"{len(loaded.files)} arrays, expected one")
-                loaded = loaded[loaded.files[0]]
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, MemoryError) as error:
-        raise FileError(f"{path}: this label cannot be read ({error}); fix or remove it, {SKIP}") from None
+        arrays = _matlab_arrays(path) if path.suffix.lower() == ".mat" else _numpy_arrays(path)
+        if len(arrays) != 1:
+            raise ValueError(f"{len(arrays)} arrays, expected one")
+    except _UNREADABLE as error:
+        raise FileError(f"{path}: this label cannot be read ({' '.join(str(error).split())}); fix or remove it, {SKIP}") from None
+    loaded = arrays[0]
     shape = loaded.shape[1:] if loaded.ndim == 3 and loaded.shape[0] == 1 else loaded.shape
     values = loaded.reshape(shape[:2] if loaded.ndim == 3 and shape[-1:] == (1,) else shape)
     if values.size and values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from sda.data.annotations import coco, cvat, label_studio, polygons, via
+from sda.data.annotations import coco, cvat, datumaro, label_studio, polygons, via
 from sda.data.annotations.drawing import Drawing, paint
 from sda.data.files import SKIP, FileError, LabelFile
 from sda.data.layouts.pattern import composed, is_image
@@ -46,6 +46,7 @@ FORMS: dict[str, Form] = {
     "labelme": Form("labelme", ".json", polygons.tells_labelme, polygons.draw_labelme),
     "supervisely": Form("Supervisely", ".json", polygons.tells_supervisely, polygons.draw_supervisely),
     "cityscapes": Form("Cityscapes polygon", ".json", polygons.tells_cityscapes, polygons.draw_cityscapes),
+    "darwin": Form("V7 Darwin", ".json", polygons.tells_darwin, polygons.draw_darwin),
     "yolo": Form("YOLO", ".txt", polygons.tells_yolo, polygons.draw_yolo),
     "coco": Form("COCO", ".json", coco.tells, coco.draw, coco.index, coco.names),
     "coco-panoptic": Form(
@@ -53,6 +54,7 @@ FORMS: dict[str, Form] = {
     ),
     "label-studio": Form("Label Studio", ".json", label_studio.tells, label_studio.draw, label_studio.index, label_studio.names),
     "cvat": Form("CVAT XML", ".xml", cvat.tells, cvat.draw, cvat.index, cvat.names),
+    "datumaro": Form("Datumaro", ".json", datumaro.tells, datumaro.draw, datumaro.index, datumaro.names),
     "via": Form("VIA", ".json", via.tells, via.draw, via.index, via.names),
 }
 

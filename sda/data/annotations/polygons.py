@@ -1,4 +1,4 @@
-"""Files of one image with polygons and masks: labelme, Supervisely, Cityscapes, YOLO."""
+"""Files of one image with polygons and masks: labelme, Supervisely, Cityscapes, V7 Darwin, YOLO."""
 
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,28 @@ def draw_cityscapes(content: Any, file: Path) -> Drawing:
     """Return the objects of a Cityscapes polygon file, in its order."""
     shapes = [Shape(str(each["label"]), (each["polygon"],)) for each in content["objects"] if not each.get("deleted")]
     return Drawing(shapes, (int(content["imgWidth"]), int(content["imgHeight"])))
+
+
+def tells_darwin(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("item"), dict) and isinstance(content.get("annotations"), list)
+
+
+def draw_darwin(content: Any, file: Path) -> Drawing:
+    """Return the objects of a file of V7 Darwin, in its order."""
+    slot = (content["item"].get("slots") or [{}])[0]
+    size = (int(slot["width"]), int(slot["height"])) if "width" in slot else None
+    return Drawing([_darwin(each) for each in content["annotations"] if "tag" not in each], size)
+
+
+def _darwin(each: Any) -> Shape:
+    name = str(each["name"])
+    if "polygon" in each:
+        paths = each["polygon"].get("paths") or [each["polygon"]["path"]]
+        return Shape(name, tuple([(point["x"], point["y"]) for point in path] for path in paths))
+    if "bounding_box" in each:
+        box = each["bounding_box"]
+        return Shape(name, (rectangle(box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]),))
+    raise Unusable(f"an object of {name!r} that is neither a polygon nor a box; export it as a polygon")
 
 
 def tells_yolo(content: Any) -> bool:

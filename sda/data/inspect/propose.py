@@ -131,7 +131,7 @@ def _not_understood(root: Path, photos: list[Path], drawn: list[Found], files: F
         kind = f"{suffix} files" if suffix else "files without a suffix"
         lines.append(
             f"{len(paths)} {kind}, such as {paths[0]}, are not understood: if they are labels, convert them to PNG or to one of "
-            f"the forms that are read ({', '.join(form.title for form in FORMS.values())}, .npy)"
+            f"the forms that are read ({', '.join(form.title for form in FORMS.values())}, .npy, .mat)"
         )
     return lines
 

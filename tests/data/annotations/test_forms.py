@@ -11,6 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import scipy.io
 import tiny
 from PIL import Image
 
@@ -194,6 +195,61 @@ def coco_panoptic(root):
     return PARTS
 
 
+# The rectangle of "b" as label_studio_sdk.converter.brush.mask2rle of label-studio-sdk 2.0 encodes it.
+BRUSH = [
+    0,
+    0,
+    18,
+    192,
+    57,
+    27,
+    255,
+    3,
+    151,
+    0,
+    *[194, 255, 250, 28, 3, 11, 255, 232, 112, 12, 47, 255, 161, 192, 48, 191, 254, 135, 0] * 4,
+]
+BRUSH += [194, 255, 250, 28, 3, 11, 255, 232, 112, 12, 47, 255, 161, 192, 48, 191, 255, 3, 47, 0, 0]
+
+
+def label_studio_min(root):
+    tasks = []
+    for at, (stem, objects) in enumerate(OBJECTS.items()):
+        photo(root / f"images/{stem}.jpg")
+        size = {"original_width": WIDTH, "original_height": HEIGHT}
+        areas = [
+            {"points": [[x / WIDTH * 100, y / HEIGHT * 100] for x, y in corners], "polygonlabels": [name], **size}
+            for name, corners in objects
+        ]
+        tasks.append({"image": f"/data/local-files/?d=images/{stem}.jpg", "id": at, "label": areas, "annotator": 1})
+    write_json(root / "export.json", tasks)
+    return ALL
+
+
+def datumaro(root):
+    items = []
+    for stem, objects in OBJECTS.items():
+        photo(root / f"images/default/{stem}.jpg")
+        listed = [
+            {"id": at, "type": "polygon", "label_id": NAMES.index(name) - 1, "points": flat(corners), "z_order": at}
+            for at, (name, corners) in enumerate(objects)
+        ]
+        image = {"path": f"{stem}.jpg", "size": [HEIGHT, WIDTH]}
+        items.append({"id": stem, "annotations": [*listed[::-1], {"type": "label", "label_id": 0}], "image": image})
+    labels = [{"name": name, "parent": "", "attributes": []} for name in NAMES[1:]]
+    write_json(root / "annotations/default.json", {"info": {}, "categories": {"label": {"labels": labels}}, "items": items})
+    return ALL
+
+
+def darwin(root):
+    for stem, objects in OBJECTS.items():
+        photo(root / f"images/{stem}.jpg")
+        listed = [{"name": name, "polygon": {"paths": [[{"x": x, "y": y} for x, y in corners]]}} for name, corners in objects]
+        item = {"name": f"{stem}.jpg", "slots": [{"width": WIDTH, "height": HEIGHT}]}
+        write_json(root / f"annotations/{stem}.json", {"version": "2.0", "item": item, "annotations": listed})
+    return ALL
+
+
 def label_studio(root):
     tasks = []
     for at, (stem, objects) in enumerate(OBJECTS.items()):
@@ -206,6 +262,8 @@ def label_studio(root):
                 (x, y), (right, bottom) = points[0], points[2]
                 value = {"x": x, "y": y, "width": right - x, "height": bottom - y, "rotation": 0, "rectanglelabels": [name]}
             size = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
+            if (stem, name) == ("b", "traffic light"):
+                value = {"format": "rle", "rle": BRUSH, "brushlabels": [name]}
             results.append({"id": "x", "type": "polygonlabels", "value": value, **size})
         results.append({"type": "choices", "value": {"choices": ["sunny"]}})
         cancelled = {"was_cancelled": True, "result": []}
@@ -274,6 +332,14 @@ def npy(root):
     return ALL
 
 
+def mat(root):
+    for stem, label in EXPECTED.items():
+        photo(root / f"images/{stem}.jpg")
+        (root / "cls").mkdir(exist_ok=True)
+        scipy.io.savemat(root / f"cls/{stem}.mat", {"GTcls": {"Segmentation": label, "CategoriesPresent": [[1], [2]]}})
+    return ALL
+
+
 COLOURS = np.array([[0, 0, 0], [128, 64, 128], [70, 130, 180], [250, 170, 30]], np.uint8)
 
 
@@ -316,7 +382,8 @@ def lists_at_the_root(root):
     return PARTS
 
 
-WRITERS = [labelme, supervisely, cityscapes, yolo, coco, coco_runs, coco_panoptic, label_studio, cvat_xml, via]
+WRITERS = [labelme, supervisely, cityscapes, yolo, coco, coco_runs, coco_panoptic, label_studio, label_studio_min, cvat_xml, via]
+WRITERS += [datumaro, darwin]
 WRITERS += [masks_in_names, masks_in_folders, masks_by_image, cvat_masks, roboflow_masks, lists_at_the_root]
 
 
@@ -336,6 +403,21 @@ def decode(toml, root, splits=("train", "val")):
                 stem = chr(int(stem[1])) if stem else Path(item.key).name[0]
                 labels[stem], parts[stem] = lut[codec.read_item(item)], split
     return labels, parts
+
+
+@pytest.mark.parametrize("write", [npy, mat])
+def test_arrays_are_labels(write, here, sda):
+    write(root := here / "set")
+    assert sda("init-dataset", "set")[0] == 0
+    text = (here / "set.toml").read_text()
+    for value, name in enumerate(NAMES[1:], start=1):
+        text = text.replace(f"class_{value}", name.replace(" ", "_"))
+    (here / "set.toml").write_text(text.replace("traffic_light =", '"traffic light" =').replace("traffic_light", "traffic light"))
+    assert sda("doctor", "set.toml", "--root", "set", "--processes", 1)[0] == 0
+    described = descriptors.load("set.toml")
+    codec = LabelCodec(described, "ids", np.arange(256, dtype=np.uint8))
+    for item in list_items(described, root, "train").items:
+        assert np.array_equal(codec.read_item(item), EXPECTED[Path(item.key).stem])
 
 
 def splits_of(described):
