@@ -300,7 +300,7 @@ def _read_array(path: Path) -> LabelFile:
         raise FileError(f"{path}: this label cannot be read ({' '.join(str(error).split())}); fix or remove it, {SKIP}") from None
     loaded = arrays[0]
     shape = loaded.shape[1:] if loaded.ndim == 3 and loaded.shape[0] == 1 else loaded.shape
-    values = loaded.reshape(shape[:2] if loaded.ndim == 3 and shape[-1:] == (1,) else shape)
+    values: np.ndarray = loaded.reshape(shape[:2] if loaded.ndim == 3 and shape[-1:] == (1,) else shape)
     if values.size and values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
         wide = values.astype(np.int32)
         return LabelFile(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.array(values[..., 0]))

@@ -211,7 +211,9 @@ def runs(counts: object, size: tuple[int, int]) -> np.ndarray:
     try:
         from pycocotools import mask
     except ImportError:
-        raise SdaError('this label has COCO\'s compressed run lengths; to read them: pip install "sda[coco]"') from None
+        raise SdaError(
+            'this label has COCO\'s compressed run lengths; to read them: pip install pycocotools (or "sda[coco]")'
+        ) from None
     text = str(counts).encode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy 2, by pycocotools

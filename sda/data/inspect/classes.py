@@ -48,14 +48,14 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
     _note_faults(findings, notes)
     share = _shares((finding.values for finding in findings), -1)
     void = [name for name in names if VOID.fullmatch(titles.get(name, name))]
-    if len({_plain_name(titles.get(name, name)) for name in names if name not in void}) < 2:
+    if len({descriptors.plain(titles.get(name, name)) for name in names if name not in void}) < 2:
         void = []
     classes: dict[str, str] = {}  # plain spelling → the first spelling
     named = {}
     for name in names:
         if name not in void:
             title = titles.get(name, f"class_{name}" if name.isdecimal() else name)
-            named[name] = classes.setdefault(_plain_name(title), title)
+            named[name] = classes.setdefault(descriptors.plain(title), title)
     if not named or _too_many(len(classes), notes):
         return _UNKNOWN
     lines = []
@@ -74,10 +74,6 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
         )
     renamed = [f"{_text(name)} = {_text(title)}" for name, title in named.items() if name != title]
     return Proposal(keys, [["[classes]", *lines], *([["[names]", *renamed]] if renamed else [])], [])
-
-
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name.strip().lower())
 
 
 def count_label_values(path: Path) -> int | None:

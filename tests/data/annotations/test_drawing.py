@@ -81,7 +81,7 @@ def test_run_lengths_that_do_not_fit_are_refused():
 
 def test_without_pycocotools_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
-    with pytest.raises(SdaError, match=re.escape('pip install "sda[coco]"')):
+    with pytest.raises(SdaError, match=re.escape('pip install pycocotools (or "sda[coco]")')):
         runs("abc", (4, 4))
 
 
