@@ -6,9 +6,7 @@ import importlib.util
 import json
 import logging
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,22 +241,6 @@ def read_label(path: Path) -> LabelFile:
     return LabelFile(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], values[..., 0])
 
 
-# What NumPy and SciPy raise for damaged files.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    SyntaxError,
-    NotImplementedError,
-    ArithmeticError,
-    AttributeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
 _LARGEST = 2**30  # bytes of the arrays in a file
 
 
@@ -296,7 +278,7 @@ def _read_array(path: Path) -> LabelFile:
         arrays = _matlab_arrays(path) if path.suffix.lower() == ".mat" else _numpy_arrays(path)
         if len(arrays) != 1:
             raise ValueError(f"{len(arrays)} arrays, expected one")
-    except _UNREADABLE as error:
+    except Exception as error:  # NumPy and SciPy raise many kinds of errors for damaged files
         raise FileError(f"{path}: this label cannot be read ({' '.join(str(error).split())}); fix or remove it, {SKIP}") from None
     loaded = arrays[0]
     shape = loaded.shape[1:] if loaded.ndim == 3 and loaded.shape[0] == 1 else loaded.shape

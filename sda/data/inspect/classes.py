@@ -19,7 +19,8 @@ from sda.data.inspect.scan import Finding
 from sda.data.layouts.legends import VOID, Legend
 
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
-RARE = 0.005  # a colour that covers less of the pixels than this may come from smoothing
+JUNCTION = 0.0005  # a colour that covers less of the pixels than this may be a mixture of three classes
+_ANCHORS = 32  # most colours that others are compared with
 PEAK = 0.03  # of labels that look lossy, only values that cover more of the pixels than this are proposed
 _FLAT = 0.75  # share of the pixels of a label that equal their neighbour, 0 to 1
 _FLAT_JPEG = 0.5  # the same for JPEG, which blurs borders; photos stay below it
@@ -129,10 +130,12 @@ def propose_classes(findings: list[Finding], notes: list[str], legend: Legend) -
     if colours and not grey:
         every = _shares((finding.values for finding in colours), 0)
         kept = {value: share for value, share in every.items() if share > least}
-        if smooth := _smooth(every):
+        smooth = _smooth(every)
+        if smooth:
             kept = {value: share for value, share in every.items() if value not in smooth}
         proposal = _of_colours(kept, notes)
-        return proposal._replace(keys=[*proposal.keys, *_tolerance([_rgb(value) for value in kept], every, notes)])
+        tolerance = _tolerance([_rgb(value) for value in kept], smooth, notes)
+        return proposal._replace(keys=[*proposal.keys, *tolerance])
     shown = [_colours_shown(finding) if finding.palette else {} for finding in usable]
     if all(shown) and _differ(shown):
         notes.append("the palettes of the labels differ from file to file, so the labels are read by their colours")
@@ -240,10 +243,28 @@ def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
 
 
 def _smooth(share: dict[str, float]) -> set[str]:
-    """Return the colours that smoothing made: many, each of few pixels, between others that cover nearly all; empty if none."""
-    rare = {value for value, each in share.items() if each < RARE}
-    total = sum(share[value] for value in rare)
-    return rare if len(rare) >= 8 and len(rare) > len(share) - len(rare) > 1 and total < 0.2 else set()
+    """Return the colours that smoothing made, if there are at least 8: rare ones, between two that are more frequent."""
+    ordered = sorted(share, key=lambda value: -share[value])
+    classes: list[str] = []
+    smooth = set()
+    for value in ordered:
+        known = np.array([_rgb(each) for each in classes[:_ANCHORS]])
+        rare = share[value] < PEAK and _is_between(np.array(_rgb(value)), known)
+        if rare or share[value] < JUNCTION:
+            smooth.add(value)
+        else:
+            classes.append(value)
+    return smooth if len(smooth) >= 8 and len(classes) > 1 else set()
+
+
+def _is_between(color: np.ndarray, known: np.ndarray) -> bool:
+    """Return whether a colour, (3,), is a mixture of two of the known ones, (N, 3), apart from rounding."""
+    if len(known) < 2:
+        return False
+    first, second = np.triu_indices(len(known), 1)
+    start, way = known[first], known[second] - known[first]
+    part = (((color - start) * way).sum(axis=1) / (way * way).sum(axis=1)).clip(0, 1)
+    return bool((abs(start + part[:, None] * way - color).max(axis=1) <= 3).any())
 
 
 def _tolerance(classes: list[list[int]], found: Collection[str], notes: list[str]) -> list[str]:
