@@ -246,11 +246,10 @@ _LARGEST = 2**30  # bytes of the arrays in a file
 
 def _numpy_arrays(path: Path) -> list[np.ndarray]:
     """Return the arrays in a file of NumPy. Pickled objects are refused."""
-    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return [loaded]
-    with loaded:
-        if sum(member.file_size for member in zipfile.ZipFile(path).infolist()) > _LARGEST:
+    if path.suffix.lower() == ".npy":
+        return [np.lib.format.open_memmap(path, mode="r")]  # which a wrong shape cannot make large
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+        if sum(member.file_size for member in zipfile.ZipFile(file).infolist()) > _LARGEST:
             raise ValueError(f"more than {_LARGEST} bytes when unpacked")
         return [loaded[name] for name in loaded.files]
 
