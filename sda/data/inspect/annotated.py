@@ -34,15 +34,13 @@ class Found:
     Attributes:
         form: a key of FORMS, or "" for one mask per class.
         pairs: (image, file). lost: files that belong to no image.
-        names: of the classes, in order; of YOLO, their numbers.
-        titles: number of a class of YOLO → its name.
+        classes: of masks per class.
     """
 
     form: str
     pairs: Pairs
     lost: list[Path]
-    names: list[str]
-    titles: dict[str, str]
+    classes: tuple[str, ...] = ()
 
     @property
     def what(self) -> str:
@@ -70,8 +68,7 @@ def find_annotations(root: Path, photos: Sequence[Path], notes: list[str]) -> li
         used = {path for _, path in pairs}
         lost = [path for path in paths if path not in used]
         lost = [path for path in lost[:_MOST] if form_of(root / path) == form] + lost[_MOST:]
-        names = _names(root, form, used, notes)
-        found.append(Found(form, pairs, lost, names, _yolo_titles(root) if form == "yolo" else {}))
+        found.append(Found(form, pairs, lost))
     return sorted(found, key=lambda each: (len(each.pairs), each.form == "coco-panoptic"), reverse=True)
 
 
@@ -120,11 +117,16 @@ def _of_shared(root: Path, form: str, paths: list[Path], photos: Sequence[Path],
     return list(pairs.items())
 
 
-def _names(root: Path, form: str, paths: Iterable[Path], notes: list[str]) -> list[str]:
-    """Return the names of the classes in files, in the order of the file, or sorted if there are many."""
+def names_in(root: Path, annotations: Found, notes: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the classes, in the order of the file, or sorted if there are many files, and their titles in YOLO.
+
+    Adds a note on files that cannot be read.
+    """
+    if not (form := annotations.form):
+        return list(annotations.classes), {}
     names: dict[str, None] = {}
     faults: list[str] = []
-    for path in spread(sorted(paths), _MOST):
+    for path in spread(sorted({path for _, path in annotations.pairs}), _MOST):
         try:
             content: Any = load(root / path)
             of_file = FORMS[form].names
@@ -136,7 +138,9 @@ def _names(root: Path, form: str, paths: Iterable[Path], notes: list[str]) -> li
             faults.append(str(error) if str(root / path) in str(error) else f"{path}: {error}")
     if faults:
         notes.append(f"{len(faults)} files cannot be read, such as {faults[0]}")
-    return list(names) if FORMS[form].names else sorted(names, key=lambda name: (len(name) if form == "yolo" else 0, name))
+    if form == "yolo":
+        return sorted(names, key=lambda name: (len(name), name)), _yolo_titles(root)
+    return list(names) if FORMS[form].names else sorted(names), {}
 
 
 def _yolo_titles(root: Path) -> dict[str, str]:
@@ -191,7 +195,7 @@ def find_masks(root: Path, files: Files) -> Found | None:
         counts = [count_label_values(root / path) for path in spread(paths, 24)]
         if all(count in (1, 2) for count in counts):
             pairs = [(image, _marked(next(iter(found.items())), way)) for image, found in masks.items()]
-            return Found("", pairs, [], sorted(classes), {})
+            return Found("", pairs, [], tuple(sorted(classes)))
     return None
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sda import shelf
 from sda.data import descriptor as descriptors
 from sda.data.annotations.forms import FORMS
-from sda.data.inspect.annotated import Found, find_annotations, find_masks, propose_annotated
+from sda.data.inspect.annotated import Found, find_annotations, find_masks, names_in, propose_annotated
 from sda.data.inspect.classes import Proposal, propose_classes, propose_names
 from sda.data.inspect.draft import Draft, propose_layouts
 from sda.data.inspect.pairs import Files, find_files, pair_files, spread
@@ -73,7 +73,7 @@ def propose(root: Path) -> Proposed:
         if findings and all(finding.label_fault for finding in findings):
             fault = findings[0].label_fault
             return Proposed("", notes, [f"{len(best.pairs)} images have {best.what} annotations that cannot be used: {fault}"])
-        classes = propose_names(best.names, best.titles, findings, notes)
+        classes = propose_names(*names_in(root, best, notes), findings, notes)
         notes += _left_out(root, draft, photos, best.pairs if best.form else [])
         return Proposed(_toml(root, draft, classes, notes), notes, [])
     unread = [] if pairs else [*_not_understood(root, photos, drawn, files), *annotated]
