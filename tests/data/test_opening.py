@@ -88,8 +88,8 @@ def test_only_some_of_many_labels_are_decoded(monkeypatch, tmp_path):
     read = []
 
     class Codec:
-        def read(self, path):
-            read.append(path)
+        def read_item(self, item):
+            read.append(item.label)
             return np.full((2, 2), 0 if self.labelled else 255)
 
     codec, world = Codec(), tiny.write_world(tmp_path / "world")

@@ -20,6 +20,8 @@ from sda.data.layouts.legends import VOID, Legend
 
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
 JUNCTION = 0.0005  # a colour that covers less of the pixels than this may be a mixture of three classes
+_NOISE = 12  # lossy compression changes channels by as much as this
+_MOST_SMOOTH = 20_000  # most colours that are compared; the rest are rarer
 _ANCHORS = 32  # most colours that others are compared with
 PEAK = 0.03  # of labels that look lossy, only values that cover more of the pixels than this are proposed
 _FLAT = 0.75  # share of the pixels of a label that equal their neighbour, 0 to 1
@@ -243,8 +245,11 @@ def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
 
 
 def _smooth(share: dict[str, float]) -> set[str]:
-    """Return the colours that smoothing made, if there are at least 8: rare ones, between two that are more frequent."""
-    ordered = sorted(share, key=lambda value: -share[value])
+    """Return the colours that smoothing made, if there are at least 8: rare ones, between two that are more frequent.
+
+    If some of the others are nearly equal, they are the noise of lossy compression: then none is returned.
+    """
+    ordered = sorted(share, key=lambda value: -share[value])[:_MOST_SMOOTH]
     classes: list[str] = []
     smooth = set()
     for value in ordered:
@@ -254,7 +259,11 @@ def _smooth(share: dict[str, float]) -> set[str]:
             smooth.add(value)
         else:
             classes.append(value)
-    return smooth if len(smooth) >= 8 and len(classes) > 1 else set()
+    if len(smooth) < 8 or not 1 < len(classes) <= descriptors.MOST_CLASSES:
+        return set()
+    known = np.array([_rgb(value) for value in classes])
+    near = abs(known[:, None] - known).max(axis=2) <= _NOISE
+    return set() if near.sum() > len(known) else smooth | (share.keys() - classes)
 
 
 def _is_between(color: np.ndarray, known: np.ndarray) -> bool:
