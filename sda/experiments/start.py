@@ -103,7 +103,9 @@ def _write(out: Path, files: dict[str, str]) -> None:
 
 def _describe(folder: Path, files: dict[str, str]) -> tuple[str, Descriptor, list[str]]:
     """Propose a descriptor for a folder, and add it to the files to write. Return its name, itself, and notes on the guesses."""
-    text, notes = propose(folder)
+    text, notes, unread = propose(folder)
+    if unread:
+        raise SdaError(f"{folder}: no labels were understood: {'; '.join(unread)}")
     name = folder.resolve().name or "photos"
     name = f"{name}-source" if f"{name}.toml" in files else name
     lines = [line for line in text.split("\n") if not line.startswith("# ")]

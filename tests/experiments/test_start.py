@@ -1,5 +1,6 @@
 """`sda init`: from a folder of photos to a recipe that trains."""
 
+import json
 import shutil
 
 import pytest
@@ -70,3 +71,28 @@ def test_photos_of_different_shapes_keep_them(world, sda):
     status, shown = sda("init", world.root / "field")
     text = (world.folder.parent / "field-sda/train-field.toml").read_text()
     assert status == 0 and "have different shapes: they keep them" in shown.err and 'fit = "inside"' in text
+
+
+def test_labels_that_are_not_understood_are_named(world, sda):
+    shutil.rmtree(world.root / "field/labels")
+    for file in (world.root / "field/pictures").rglob("*.jpg"):
+        file.with_suffix(".mat").write_bytes(b"not a matrix")
+    status, shown = sda("init", world.root / "field")
+    assert status == 2 and "no labels were understood: " in shown.err and "8 .mat files" in shown.err
+    assert not (world.folder.parent / "field-sda").exists()
+
+
+def test_labelme_files_are_trained_without_an_edit(world, sda):
+    """Polygons have names, so nothing is left to edit."""
+    shutil.rmtree(world.root / "field/labels")
+    pictures = sorted((world.root / "field/pictures").rglob("*.jpg"))
+    for file in pictures[:5]:
+        shapes = [
+            {"label": name, "shape_type": "polygon", "points": [[0, top], [64, top], [64, top + 16], [0, top + 16]]}
+            for name, top in (("sky", 0), ("wall", 16), ("road", 32))
+        ]
+        about = {"version": "5", "flags": {}, "imagePath": file.name, "imageData": None, "imageHeight": 48, "imageWidth": 64}
+        file.with_suffix(".json").write_text(json.dumps({**about, "shapes": shapes}))
+    assert sda("init", world.root / "field")[0] == 0
+    status, shown = sda("train", "field-sda/train-field.toml", *SMALL, "--out", "run")
+    assert status == 0 and all(name in shown.out for name in ("sky", "wall", "road"))
