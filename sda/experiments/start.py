@@ -60,7 +60,7 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
         source_root: the folder of a source that is given by name or file; "": the descriptor's own.
 
     Raises:
-        SdaError: no images; no labels and no source; `out` exists; or a source that cannot be read.
+        SdaError: no images, or too few with labels; `out` exists; or a source that cannot be read.
     """
     if out.exists():
         raise SdaError(f"{out}: it exists and is not overwritten; choose another --out")
@@ -68,16 +68,16 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
     name, described, notes = _describe(target, files)
     train = _images(described, target, "train")
     labelled = [item for item in train if item.label is not None]
-    if not labelled and not source:
+    val = [item for item in _images(described, target, "val") if item.label is not None]
+    if not labelled + val or (not val and len(labelled) < 2 - bool(source)):
         raise SdaError(
-            f"{target}: none of its {len(train)} images has labels that sda can read, and there is no source to learn from: "
-            "label a few images, or give --source NAME or --source DIR"
+            f"{target}: {len(labelled)} of its {len(train)} images have labels that sda can read: label at least "
+            f"{'one image, to score on' if source else 'two images, one to learn from and one to score on'}"
         )
     values: dict[str, object] = {"description": f"own data: {name}", "target": str((out / f"{name}.toml").absolute())}
     if source:
         values |= _source(source, source_root, described, out, files, notes)
     machine = _machine()
-    val = [item for item in _images(described, target, "val") if item.label is not None]
     values |= _streams(train, labelled, bool(val)) | _sizes(train, machine.longest, notes) | _training(machine)
     if len(train) * 3 * _pixels(values["size"]) < MEMORY:
         values["in_memory"] = True
@@ -163,13 +163,12 @@ def _machine() -> Machine:
 
 def _streams(train: list[Item], labelled: list[Item], has_val: bool) -> dict[str, object]:
     """Return the labelled and unlabelled streams, and the method that they allow."""
-    values: dict[str, object] = {"labels": "all"} if labelled else {"labels": 0}
+    trained = len(labelled) if has_val else len(labelled) - max(1, round(VAL_SHARE * len(labelled)))
+    values: dict[str, object] = {"labels": max(0, trained)}
     if len(train) - len(labelled) < 4:
         return values | {"method": "supervised"}
-    if labelled:  # a number: "all" is for recipes without unlabelled images
-        values["labels"] = len(labelled) if has_val else max(1, len(labelled) - max(1, round(VAL_SHARE * len(labelled))))
     values |= {"unlabelled": "target", "method": "mean_teacher", "teacher_momentum": 0.99, "classmix_labelled": 0.25}
-    values |= {"ramp_steps": 0.3333, "unlabelled_start": 0.2, "strong_statistics": not labelled}
+    values |= {"ramp_steps": 0.3333, "unlabelled_start": 0.2, "strong_statistics": trained <= 0}
     return values
 
 

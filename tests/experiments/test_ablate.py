@@ -253,7 +253,7 @@ def test_parallel_runs_equal_sequential_runs(world, monkeypatch, capsys, tmp_pat
     scores = []
     for jobs in "1", "2":
         arguments = ["--seeds", "0,1", "--jobs", jobs, "--out", tmp_path / jobs, "--json", "--device", "cpu"]
-        assert tiny.run_main(monkeypatch, "ablate", world.recipe, *arguments) == 0
+        assert tiny.run_main(monkeypatch, "ablate", world.real, *arguments) == 0
         scores.append([row["scores"] for row in json.loads(capsys.readouterr().out)["rows"]])
     assert scores[0] == scores[1]
 

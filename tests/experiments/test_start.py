@@ -55,10 +55,25 @@ def test_a_named_source_needs_its_folder_and_is_mapped_by_similar_names(world, s
     assert status == 0 and "no class of Toy town (street, house, man, cloud) has a counterpart in the target (class_" in shown.err
 
 
-def test_photos_without_labels_or_source_are_refused(world, sda):
+def test_photos_without_labels_to_score_on_are_refused(world, sda):
     shutil.rmtree(world.root / "field/labels")
     status, shown = sda("init", world.root / "field")
-    assert status == 2 and "none of its 8 images has labels that sda can read, and there is no source" in shown.err
+    assert status == 2 and "0 of its 8 images have labels that sda can read: label at least two images" in shown.err
+    status, shown = sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")
+    assert status == 2 and "label at least one image, to score on" in shown.err
+
+
+def test_one_label_is_to_score_on_if_there_is_a_source(world, sda):
+    world.toy.write_text(tiny.TOY.partition("[maps.field]")[0])
+    labels = sorted((world.root / "field/labels/train").rglob("*.png"))
+    for file in labels[1:]:
+        file.unlink()
+    assert sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")[0] == 0
+    recipe = load("field-sda/train-field.toml")
+    assert recipe.labels == 0 and recipe.setting in ("source-only", "UDA")
+    source_map = ["--source-map", '{street = "class_0", house = "class_1", man = "class_2"}']
+    status, shown = sda("train", "field-sda/train-field.toml", *SMALL, *source_map, "--out", "run")
+    assert status == 0 and "1 of its 1 labelled images are held out" in shown.err, shown.err
 
 
 def test_photos_of_different_shapes_keep_them(world, sda):

@@ -55,9 +55,14 @@ def hold_out_labelled(items: list[Item], labels: int | str, split_file: str, sha
     listed = set(read_keys(Path(split_file), items, "target training images")) if split_file else set()
     free = [key for key in labelled if key not in listed]
     count = max(1, round(share * len(labelled)))
+    if not labelled:
+        raise SdaError(
+            f"the target has no validation split, and none of its {len(items)} images has a label to score on: label some, or "
+            "give a validation split"
+        )
     if isinstance(labels, int) and not split_file:
         count = min(count, len(free) - labels)
-    if not free or count < 1 or len(labelled) < 2:
+    if not free or count < 1 or (labels == "all" and len(labelled) < 2):
         what = f"the list {split_file}" if split_file else f"labels = {labels}"
         raise SdaError(
             f"the target has no validation split, and {what} leaves none of its {len(labelled)} labelled images to validate on: "
