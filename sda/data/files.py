@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from sda import shelf
 from sda.data.descriptor import Descriptor, label_colors, label_names, label_values
 from sda.data.item import Item
 from sda.errors import SdaError
@@ -413,7 +414,7 @@ class Legend:
 
     def advise_name(self, unknown: Sequence[str]) -> str:
         """Describe names in annotations that are unknown, and what to do about them."""
-        line = ", ".join(f"{json.dumps(name, ensure_ascii=False)} = CLASS" for name in unknown[:8])
+        line = ", ".join(f"{shelf.toml_value(name)} = CLASS" for name in unknown[:8])
         listed = ", ".join(map(repr, unknown[:8])) + (", …" if len(unknown) > 8 else "")
         return (
             f"the descriptor knows no class of the name {listed}; add it to [classes], or the line {line} to [names], or the "

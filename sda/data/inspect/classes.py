@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -64,18 +63,18 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
     lines = []
     for index, title in enumerate(classes.values(), start=1):
         pixels = sum(share.get(f"={name}", 0) for name in named if named[name] == title)
-        lines.append(f"{_text(title)} = {_rgb(show_color(voc_color(index)))} # ? {pixels:.1%} of pixels")
-    keys = [f"void_names = {json.dumps(void, ensure_ascii=False)}"] if void else []
+        lines.append(f"{shelf.toml_value(title)} = {_rgb(show_color(voc_color(index)))} # ? {pixels:.1%} of pixels")
+    keys = [f"void_names = {shelf.toml_value(void)}"] if void else []
     if len(classes) == 1:
         rest = "background" if named[next(iter(named))] != "background" else "other"
-        lines.append(f"{_text(rest)} = [0, 0, 0] # ? {share.get('=', 0):.1%} of pixels, which no object covers")
-        keys.append(f"background = {_text(rest)}")
+        lines.append(f"{shelf.toml_value(rest)} = [0, 0, 0] # ? {share.get('=', 0):.1%} of pixels, which no object covers")
+        keys.append(f"background = {shelf.toml_value(rest)}")
     elif share.get("=", 0) > 0:
         notes.append(
             f"{share['=']:.0%} of the pixels are covered by no object: they are ignored; if they are a class, add "
             "background = CLASS to the descriptor"
         )
-    renamed = [f"{_text(name)} = {_text(title)}" for name, title in named.items() if name != title]
+    renamed = [f"{shelf.toml_value(name)} = {shelf.toml_value(title)}" for name, title in named.items() if name != title]
     return Proposal(keys, [["[classes]", *lines], *([["[names]", *renamed]] if renamed else [])], [])
 
 
@@ -189,7 +188,7 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
     known, train_ids = (descriptors.label_values(cityscapes, encoding) for encoding in ("ids", "train_ids"))
     if set(indices) <= known.keys() and max(indices, default=0) > 18 and sum(known[index] != 255 for index in indices) > 2:
         notes.append("the labels hold the label ids of Cityscapes")
-        ids = [f"{value} = {_text(name)}" for value, name in cityscapes.ids.items()]
+        ids = [f"{value} = {shelf.toml_value(name)}" for value, name in cityscapes.ids.items()]
         return Proposal(['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], [])
     if proposal := _of_known_colours(set(palette.values()), notes):
         return proposal
@@ -208,7 +207,7 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
     for index in named:
         doubt = f"; if they are not labelled, write void = [{index}] instead" if index in (250, 255) else ""
         classes.append(f"class_{index} = {_rgb(colours[index])} # ? {share[index]:.1%} of pixels{doubt}")
-    ids = [f"{index} = {_text(f'class_{index}')}" for index in named]
+    ids = [f"{index} = {shelf.toml_value(f'class_{index}')}" for index in named]
     return Proposal([f"void = {void}"] if void else [], [["[classes]", *classes], ["[ids]", *ids]], [])
 
 
@@ -314,18 +313,20 @@ def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Pro
     share = {value: every[value] / sum(every.values()) for value in legend}
     shown_as = {value: _rgb(value) if colours else _rgb(show_color(voc_color(int(value)))) for value in legend}
     classes = [
-        f"{_text(name)} = {shown_as[values[0]]} # {sum(share[value] for value in values):.1%} of pixels"
+        f"{shelf.toml_value(name)} = {shown_as[values[0]]} # {sum(share[value] for value in values):.1%} of pixels"
         for name, values in own.items()
     ]
     notes.append(f"a file beside the labels names {len(own)} classes")
     if not colours:
-        ids = [f"{value} = {_text(name)}" for name, values in own.items() for value in values]
+        ids = [f"{value} = {shelf.toml_value(name)}" for name, values in own.items() for value in values]
         red = any(finding.kind == "rgb" for finding in findings)
         keys = [f"void = {sorted(map(int, void))}"] if void else []
         return Proposal(keys, [["[classes]", *classes], ["[ids]", *ids]], ['encoding = "ids_in_red"'] if red else [])
     keys = [f"void_colors = {[_rgb(value) for value in sorted(void)]}"] if void else []
     keys += _tolerance(list(shown_as.values()), every, notes)
-    further = [f"{_text(name)} = {[_rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1]
+    further = [
+        f"{shelf.toml_value(name)} = {[_rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1
+    ]
     return Proposal(keys, [["[classes]", *classes], *([["[other_colors]", *further]] if further else [])], [])
 
 
@@ -344,7 +345,3 @@ def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | No
 def _rgb(colour: str) -> list[int]:
     """Return "#rrggbb" as [r, g, b]."""
     return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-
-
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,6 @@
 """`sda init-dataset`: propose a descriptor for a folder, as TOML for the user to edit."""
 
 import contextlib
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -247,4 +246,4 @@ def _text(value: str) -> str:
     """Return a text in TOML. Raise SdaError if it has bytes that are not UTF-8."""
     if re.search("[\ud800-\udfff]", value):
         raise SdaError(f"the names of the files, {value!r}, are not UTF-8, so no descriptor can hold them; rename the files")
-    return json.dumps(value, ensure_ascii=False)
+    return shelf.toml_value(value)
