@@ -141,6 +141,7 @@ def _train_here(
     """Train in this process, which may be one of several."""
     from sda.experiments import run
     from sda.runs.folder import first_free
+    from sda.scoring.summary import headline, is_scored
     from sda.system import distributed
     from sda.training import resume
 
@@ -171,7 +172,10 @@ def _train_here(
     if as_json:
         click.echo(json.dumps({"run": str(folder), **result}, indent=2))
         return
-    terminal.show_scores({title: result})
+    if not is_scored(result):
+        terminal.say(headline(result))
+    else:
+        terminal.show_scores({title: result})
     if len({choice["step"] for choice in result["selection"].values()}) > 1:
         terminal.show_selection(result["selection"])
     terminal.say(f"Run folder: {folder}")

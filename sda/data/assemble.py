@@ -29,7 +29,7 @@ from sda.data.opening import (
     require_labelled_pixels,
     without_bad,
 )
-from sda.data.splits.choose import check_disjoint, choose, find_shared, hold_out_labelled
+from sda.data.splits.choose import NoLabels, check_disjoint, choose, find_shared, hold_out_labelled, hold_out_unlabelled
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.recipe import Recipe
@@ -189,7 +189,10 @@ def _add_sources(data: Data, recipe: Recipe, progress: Count) -> list[Split]:
 
 
 def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
-    """Open the validation set, and return all training images of the target."""
+    """Open the validation set, and return all training images of the target.
+
+    A target without any labels has a validation set without labels, for the criteria that need none.
+    """
     descriptor = descriptors.load(recipe.target)
     root = find_root(descriptor, recipe.target_root, "--target-root", progress)
 
@@ -202,28 +205,32 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
         )
         return keys
 
-    data.val = open_validation(
-        recipe.target,
-        descriptor,
-        root,
-        "val",
-        recipe.scoring.input,
-        data.classes,
-        data.notes,
-        recipe.val_list,
-        recipe.doctor,
-        recipe.scoring.fit,
-        held_out if recipe.val_share else None,
-    )
+    size, fit = recipe.scoring.input, recipe.scoring.fit
+    of_train = held_out if recipe.val_share else None
+    try:
+        data.val = open_validation(
+            *(recipe.target, descriptor, root, "val", size, data.classes, data.notes),
+            *(recipe.val_list, recipe.doctor, fit, of_train),
+        )
+    except NoLabels:
+        if recipe.labels != 0 or recipe.split:
+            raise
+    target = open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes, recipe.fit)
+    if data.val is None:
+        data.val = Dataset(hold_out_unlabelled(target.items, recipe.val_share), None, size, fit=fit)
+        data.notes.append(
+            f"{descriptor.title} has no labels to score on: this run has no mIoU, and best.pt is chosen by "
+            f"{'infomax' if recipe.best_by == 'miou' else recipe.best_by}, on {len(data.val)} images that are held out"
+        )
     data.lists["val"] = data.val.items
     data.missing["target"] = missing_classes([(descriptor, data.classes)])
-    return open_split(recipe.target, descriptor, root, "train", recipe.image_size, data.notes, recipe.fit)
+    return target
 
 
 def _check_palettes(data: Data, labelled: Split) -> None:
     """Raise SdaError if the palettes of the labels to train on contradict those of the labels to validate on."""
     assert data.val is not None
-    if not labelled.root.is_file():  # a pack holds no palettes; they were compared as it was made
+    if data.val.codec is not None and not labelled.root.is_file():  # a pack holds no palettes; they were compared as it was made
         listings = labelled.listing, replace(labelled.listing, items=data.val.items)
         check_palettes(labelled.descriptor, listings, labelled.root)
 

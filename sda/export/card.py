@@ -193,8 +193,9 @@ def _scores(run: Run, scores: list[Score]) -> str:
         "In percent. mIoU: mean over the classes present, with an interval over images. Protocol: window, input size, score size."
     )
     if run.which == "best":
-        notes += f" This checkpoint was chosen by {run.recipe.best_by}"
-        notes += ", with the validation labels, so its score is optimistic." if run.recipe.best_by == "miou" else "."
+        by = run.best_by or run.recipe.best_by
+        notes += f" This checkpoint was chosen by {by}"
+        notes += ", with the validation labels, so its score is optimistic." if by == "miou" else "."
     return f"{tables.markdown(head, rows)}\n\n{notes}"
 
 

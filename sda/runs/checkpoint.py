@@ -29,7 +29,7 @@ class Best(shelf.Strict):
     by: str
     step: Count
     value: float
-    miou: float
+    miou: float | None = None
 
 
 class State(shelf.Strict):

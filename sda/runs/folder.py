@@ -21,6 +21,7 @@ from sda.errors import SdaError
 from sda.reading import read_object
 from sda.recipe import Recipe
 from sda.runs.status import FAILURE
+from sda.scoring.summary import is_scored
 from sda.system import tables
 from sda.system.atomic import write_json, write_text
 from sda.system.console import printable
@@ -203,11 +204,12 @@ class _Environment(shelf.Strict, extra="allow"):
 
 
 def finish(folder: Path, result: dict) -> None:
-    """Write result.json, iou.csv and, if files were skipped, skipped.txt."""
-    rows = [[name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items()]
-    means = [["mean over classes present", f"{result['miou']:.4f}"], ["mean over all classes", f"{result['miou_all']:.4f}"]]
-    table = tables.csv_text([["class", "iou_percent"], *rows, *means])
-    write_text(folder / "iou.csv", table)
+    """Write result.json, iou.csv if the run was scored, and skipped.txt if files were skipped."""
+    if is_scored(result):
+        rows = [[name, "" if value is None else f"{value:.4f}"] for name, value in result["iou"].items()]
+        means = [["mean over classes present", f"{result['miou']:.4f}"], ["mean over all classes", f"{result['miou_all']:.4f}"]]
+        table = tables.csv_text([["class", "iou_percent"], *rows, *means])
+        write_text(folder / "iou.csv", table)
     if result["skipped"]:
         write_text(folder / "skipped.txt", "\n".join(result["skipped"]) + "\n")
     write_json(folder / "result.json", result)  # last, because it tells that the run is finished

@@ -9,7 +9,7 @@ from sda import recipe
 from sda.errors import SdaError
 from sda.reading import read_log
 from sda.scoring.criteria import evaluations
-from sda.scoring.summary import classes_scored, read_score
+from sda.scoring.summary import classes_scored, is_scored, read_result
 from sda.system.owned import owner
 
 FAILURE = "failure.txt"  # in a run folder: the error that ended the run
@@ -63,7 +63,7 @@ def find(folder: Path) -> list[RunStatus]:
 def result_of(folder: Path) -> dict | None:
     """Return the result of a finished run; None if there is none, or the file is damaged: then the run can be finished again."""
     try:
-        return read_score(folder / "result.json")
+        return read_result(folder / "result.json")
     except (FileNotFoundError, SdaError):
         return None
 
@@ -78,8 +78,8 @@ def _read(folder: Path, name: str) -> RunStatus:
     if result := result_of(folder):
         return replace(
             status,
-            miou=result["miou"],
-            classes=classes_scored(result),
+            miou=result.get("miou"),
+            classes=classes_scored(result) if is_scored(result) else "",
             protocol=result["protocol"]["name"],
             seconds=result.get("seconds"),
         )

@@ -57,6 +57,7 @@ class Run:
         folder: the run folder. which: checkpoint, "last" or "best". network_name: "student" or "teacher".
         table, table_name: the class table and its name. weights_format: format of the pretrained weights.
         step: training step of the checkpoint. splits: stream → the images that it was trained or validated on.
+        best_by: the criterion that chose it, if it is best.pt.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Run:
     weights_format: str
     step: int
     splits: dict[str, list[str]]
+    best_by: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -271,6 +273,7 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
     return Run(
         *(path.parent, checkpoint, network, recipe, table, state["table"], model, state["weights_format"], state["step"]),
         splits=state.get("splits", {}),
+        best_by=(state.get("best") or {}).get("by", "") if checkpoint == "best" else "",
     )
 
 

@@ -10,6 +10,7 @@ from sda.data.dataset import Dataset, Guarded, Loader, Sample
 from sda.data.descriptor import class_table
 from sda.data.files import FileError
 from sda.errors import SdaError
+from sda.labels import IGNORE
 from sda.models.network import SegmentationNetwork
 from sda.pictures import resize_nearest
 from sda.protocol import Protocol
@@ -39,8 +40,8 @@ def evaluate(
 
     Args:
         network: the network; its training mode is restored afterwards.
-        dataset: labelled images resized to the protocol's input size with its fit, and labels at their original size. If the
-            protocol has no input size, images are processed one at a time.
+        dataset: images resized to the protocol's input size with its fit, and labels at their original size, if it has labels.
+            If the protocol has no input size, images are processed one at a time.
         names: the C class names.
         teacher: another network, to measure its agreement with `network`.
         workers: number of loader processes.
@@ -48,15 +49,19 @@ def evaluate(
         progress: called with the number of processed images and the total.
 
     Returns:
-        - `protocol`, `images` (their number), `skipped`, the fields of `sda.scoring.metrics.score`, `confusion` (C×C list);
+        - `protocol`, `images` (their number), `skipped`;
+        - criteria that need no labels: `entropy`, mean entropy of the predictions divided by log C, 0 to 1; `infomax`, entropy
+          of the mean prediction minus the mean entropy, divided by log C, 0 to 1; `agreement`, share of pixels for which
+          `teacher` predicts the same class, 0 to 1.
+
+        If the dataset has labels:
+
+        - the fields of `sda.scoring.metrics.score`, and `confusion` (C×C list);
         - `missing_classes`: those without a labelled pixel in these images;
         - `miou16`, `miou13`: mean over the 16 or 13 classes of SYNTHIA → Cityscapes, if `names` has more than these;
         - `interval`: 95 % bootstrap interval of `miou` over images; `image_miou`: image → its own mIoU, percent;
         - `boundary_miou` and `boundary_iou`: Boundary IoU, mean over the classes present and per class, percent;
-        - `ece` and `reliability`: see `sda.scoring.metrics.calibration`;
-        - criteria that need no labels: `entropy`, mean entropy of the predictions divided by log C, 0 to 1; `infomax`, entropy
-          of the mean prediction minus the mean entropy, divided by log C, 0 to 1; `agreement`, share of pixels for which
-          `teacher` predicts the same class, 0 to 1.
+        - `ece` and `reliability`: see `sda.scoring.metrics.calibration`.
 
     Raises:
         SdaError: an unusable file (without `skip`), no usable image, or no labelled pixel.
@@ -109,22 +114,30 @@ def evaluate(
         raise SdaError(f"no image could be evaluated; first error: {skipped[0]}")
     each_image = torch.stack(list(matrices.values()))
     confusion = each_image.sum(dim=0)
+    mean_p, entropy = mean_p / len(matrices), (mean_h / len(matrices)).item() / math.log(classes)
+    marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum().item() / math.log(classes)
+    unlabelled = {
+        "protocol": protocol.to_dict(),
+        "images": len(matrices),
+        "skipped": skipped,
+        "entropy": entropy,
+        "infomax": marginal - entropy,
+        **({} if teacher is None else {"agreement": agreeing.item() / len(matrices)}),
+    }
+    if dataset.codec is None:
+        return unlabelled
     if not confusion.any():
         raise SdaError(
             f"no labelled pixel in the {len(matrices)} images to evaluate: all labels, such as {dataset.items[0].label}, "
             f"are void for the classes {', '.join(names)}"
         )
-    mean_p, entropy = mean_p / len(matrices), (mean_h / len(matrices)).item() / math.log(classes)
-    marginal = -(mean_p * mean_p.clamp(min=1e-12).log()).sum().item() / math.log(classes)
     scores = metrics.score(confusion, names)
     along_edges = {
         name: None if value.isnan() else 100 * value.item()
         for name, value in zip(names, metrics.boundary_iou(edges.cpu()), strict=True)
     }
     return {
-        "protocol": protocol.to_dict(),
-        "images": len(matrices),
-        "skipped": skipped,
+        **unlabelled,
         **scores,
         "missing_classes": [name for name, pixels in zip(names, confusion.sum(dim=1), strict=True) if not pixels],
         **{f"miou{len(subset)}": mean_of_present(scores["iou"][name] for name in subset) for subset in _subsets(names)},
@@ -132,9 +145,6 @@ def evaluate(
         "boundary_miou": mean_of_present(along_edges.values()),
         "boundary_iou": along_edges,
         **metrics.calibration(bins),
-        "entropy": entropy,
-        "infomax": marginal - entropy,
-        **({} if teacher is None else {"agreement": agreeing.item() / len(matrices)}),
         "image_miou": {dataset.items[i].key: metrics.score(matrix, names)["miou"] for i, matrix in matrices.items()},
         "confusion": confusion.tolist(),
     }
@@ -149,8 +159,7 @@ def _of_one_size(samples: list[tuple[int, Sample]], protocol: Protocol) -> list[
     """Return (index, sample, label at the size to score), in groups whose images and whose labels have the same size."""
     groups: dict[tuple[torch.Size, torch.Size], list[tuple[int, Sample, Tensor]]] = {}
     for index, sample in samples:
-        label = sample.label
-        assert label is not None
+        label = torch.full(sample.image.shape[1:], IGNORE, dtype=torch.uint8) if sample.label is None else sample.label
         if protocol.score and label.shape != protocol.score:
             label = torch.from_numpy(resize_nearest(label.numpy(), protocol.score).copy())
         groups.setdefault((sample.image.shape, label.shape), []).append((index, sample, label))

@@ -22,20 +22,22 @@ def truth_and_predictions(
     table: ClassTable,
     device: torch.device,
 ) -> Image.Image:
-    """Draw a table of labelled images: image, ground truth, and the prediction of each network (title → network)."""
+    """Draw a table of images: image, ground truth if there are labels, and the prediction of each network (title → network)."""
     colors, rows = list(table.colors.values()), []
     for index in indices:
         sample = dataset[index]
-        assert sample.label is not None
-        height, width = sample.label.shape
-        row = [_at(sample.image, (height, width)), colorize(sample.label.numpy(), colors)]
+        height, width = sample.image.shape[1:] if sample.label is None else sample.label.shape
+        row = [_at(sample.image, (height, width))]
+        if sample.label is not None:
+            row.append(colorize(sample.label.numpy(), colors))
         for network in networks.values():
             label, _ = predict(network, sample.image.to(device), (height, width))
             row.append(colorize(label, colors))
         rows.append(row)
     size = rows[0][0].shape[:2]
     rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
-    return picture_table(rows, ["image", "ground truth", *networks], table.colors)
+    truth = [] if dataset.codec is None else ["ground truth"]
+    return picture_table(rows, ["image", *truth, *networks], table.colors)
 
 
 def pseudo_labels(

@@ -3,12 +3,14 @@
 A new metric is computed in `sda.scoring.metrics`, returned by `sda.scoring.evaluate.evaluate`, and listed here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from sda import shelf
+from sda.errors import SdaError
 from sda.reading import read_object
 from sda.sizes import Fit
 from sda.system.tables import named
@@ -66,12 +68,21 @@ class _Choice(shelf.Strict):
     behind: Number
 
 
-class _Stored(shelf.Strict, extra="allow"):
-    """The fields of `sda.scoring.evaluate.evaluate`. Metrics may be missing from the scores of other versions."""
+class _Unscored(shelf.Strict, extra="allow"):
+    """The fields of `sda.scoring.evaluate.evaluate` for images without labels, and those of a run that are read again."""
 
     protocol: _Protocol
     images: int = Field(gt=0)
     skipped: list[str] = Field([])
+    seconds: Number = 0
+    step: int = 0
+    steps: int = 0
+    infomax: Number | None = None
+
+
+class _Stored(_Unscored):
+    """The fields for images with labels. Metrics may be missing from the scores of other versions."""
+
     miou: Number
     miou_all: Number
     iou: dict[str, Number | None] = Field(min_length=1)
@@ -90,9 +101,6 @@ class _Stored(shelf.Strict, extra="allow"):
     split: str = ""
     checkpoint: str = ""
     network: str = ""
-    seconds: Number = 0
-    step: int = 0
-    steps: int = 0
     selection: dict[str, _Choice] = Field({})
 
     @model_validator(mode="after")
@@ -106,16 +114,32 @@ class _Stored(shelf.Strict, extra="allow"):
         return self
 
 
-def read_score(file: Path) -> dict:
-    """Return a stored score: the fields of `sda.scoring.evaluate.evaluate`, and possibly others.
+def read_result(file: Path) -> dict:
+    """Return a stored result: the fields of `sda.scoring.evaluate.evaluate`, with or without those that need labels, and others.
 
     Raises:
         FileNotFoundError: no such file.
-        SdaError: a damaged file, or one that is not a score.
+        SdaError: a damaged file, or one that is not a result.
     """
     values = read_object(file)
-    shelf.check(_Stored, values, f"{file}: not a score of sda")
+    shelf.check(_Stored if is_scored(values) else _Unscored, values, f"{file}: not a score of sda")
     return values
+
+
+def read_score(file: Path) -> dict:
+    """Return a stored result that has a score. Raises as `read_result`, and SdaError if there were no labels to score on."""
+    values = read_result(file)
+    if not is_scored(values):
+        raise SdaError(
+            f"{file}: the run was trained without labels to score on, so it has no mIoU: look at its predictions with sda "
+            "predict; or label some images, then score it with: sda eval RUN --split train"
+        )
+    return values
+
+
+def is_scored(result: Mapping[str, object]) -> bool:
+    """Return whether there were labels to score on."""
+    return "miou" in result or "confusion" in result
 
 
 # The classes that a score is about
@@ -136,7 +160,9 @@ def classes_scored(score: dict) -> str:
 
 
 def headline(score: dict) -> str:
-    """Return the mIoU of a score, its protocol, and how many classes it is about if not all."""
+    """Return the mIoU of a score, its protocol, and how many classes it is about if not all; infomax if it has no mIoU."""
+    if not is_scored(score):
+        return f"infomax {score['infomax']:.3f}, without labels ({score['protocol']['name']})"
     scored = classes_scored(score)
     return f"mIoU {score['miou']:.2f}{f' over {scored}' if scored else ''} ({score['protocol']['name']})"
 

@@ -64,8 +64,8 @@ class Board:
 
     def scored(self, step: int, score: dict) -> None:
         """Add a score, as returned by `sda.scoring.evaluate.evaluate`, to the curves."""
-        numbers = {f"val/{key}": score[key] for key in ("miou", "miou_all", "accuracy", "infomax")}
-        per_class = {f"IoU/{name}": value for name, value in score["iou"].items() if value is not None}
+        numbers = {f"val/{key}": score[key] for key in ("miou", "miou_all", "accuracy", "infomax") if key in score}
+        per_class = {f"IoU/{name}": value for name, value in score.get("iou", {}).items() if value is not None}
         self.numbers(step, numbers | per_class)
 
 

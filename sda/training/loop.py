@@ -22,7 +22,7 @@ from sda.reading import read_log
 from sda.runs import checkpoint
 from sda.scoring.criteria import CRITERIA, is_better, selection
 from sda.scoring.evaluate import evaluate
-from sda.scoring.summary import headline
+from sda.scoring.summary import headline, is_scored
 from sda.system import distributed
 from sda.system.atomic import write_text, written_whole
 from sda.system.console import Console
@@ -107,7 +107,7 @@ def train(
                 training.seconds += time.perf_counter() - began
                 if due and not stop:
                     score = _score(training, out, log, board, console, name, signals)
-                    notes["score"] = f"mIoU {score['miou']:.1f}"
+                    notes["score"] = f"mIoU {score['miou']:.1f}" if is_scored(score) else ""
                 if keep:
                     _save(training, out)
                 if stop:
@@ -332,8 +332,9 @@ def _score(training: Training, out: Path, log: TextIO, board: Board, console: Co
             board.picture(training.step, title, picture)
     values = {key: score[key] for key in ("miou", "miou_all", *CRITERIA, "iou") if key in score}
     _write(log, {"step": training.step, "val": values})
-    if training.best is None or is_better(recipe.best_by, score[recipe.best_by], training.best["value"]):
-        training.best = {"by": recipe.best_by, "step": training.step, "value": score[recipe.best_by], "miou": score["miou"]}
+    by = recipe.best_by if recipe.best_by in score else "infomax"  # miou of images without labels
+    if training.best is None or is_better(by, score[by], training.best["value"]):
+        training.best = {"by": by, "step": training.step, "value": score[by], "miou": score.get("miou")}
         _write_checkpoint(out / "best.pt", {**_student(training), "best": training.best})
     training.evaluated = True
     return score

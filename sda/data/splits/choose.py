@@ -9,6 +9,12 @@ from sda.data.splits.lists import read_keys
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
 
+WATCHED = 50  # most unlabelled images that are held out
+
+
+class NoLabels(SdaError):
+    """None of the images has a label."""
+
 
 def choose(items: list[Item], labels: int | str, seed: int, split_file: str = "", skipped: Collection[str] = ()) -> list[Item]:
     """Return the labelled items: the ones in a list, or the first `labels` items with a label file in the order of `rank`.
@@ -49,16 +55,16 @@ def hold_out_labelled(items: list[Item], labels: int | str, split_file: str, sha
     least one. The images in `split_file` are to be trained on.
 
     Raises:
-        SdaError: no labelled image is left to validate on.
+        NoLabels: no image has a label. SdaError: no labelled image is left to validate on.
     """
     labelled = [item.key for item in items if item.label is not None]
     listed = set(read_keys(Path(split_file), items, "target training images")) if split_file else set()
     free = [key for key in labelled if key not in listed]
     count = max(1, round(share * len(labelled)))
     if not labelled:
-        raise SdaError(
-            f"the target has no validation split, and none of its {len(items)} images has a label to score on: label some, or "
-            "give a validation split"
+        raise NoLabels(
+            f"the target has no validation split, and none of its {len(items)} images has a label to score on: label some, give "
+            "a validation split, or train without scores: labels = 0"
         )
     if isinstance(labels, int) and not split_file:
         count = min(count, len(free) - labels)
@@ -69,6 +75,12 @@ def hold_out_labelled(items: list[Item], labels: int | str, split_file: str, sha
             + ("take some out of the list" if split_file else 'label more images, or set labels = "all" or a smaller number')
         )
     return rank(free, 0)[-count:]
+
+
+def hold_out_unlabelled(items: list[Item], share: float) -> list[Item]:
+    """Return a share of images without labels, at least one and at most WATCHED: the last ones in the order of `rank`."""
+    keys = set(rank([item.key for item in items], 0)[-min(WATCHED, max(1, round(share * len(items)))) :])
+    return [item for item in items if item.key in keys]
 
 
 def find_shared(first: list[Item], second: list[Item]) -> list[tuple[Item, Item]]:
