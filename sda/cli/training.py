@@ -95,6 +95,12 @@ def train_command(name: str) -> click.Command:
         ),
         click.Option(["--stop-at"], type=click.IntRange(1), metavar="STEP", help="Stop after this step, as if interrupted."),
         click.Option(
+            ["--folds"],
+            type=click.IntRange(2),
+            metavar="K",
+            help="Cross-validation: train K networks, each without one part of the labelled images, and score it on that part.",
+        ),
+        click.Option(
             ["--set", "changes"], multiple=True, metavar="KEY=VALUE", help="Set any field below, by its name in the recipe."
         ),
     ]
@@ -121,7 +127,7 @@ def train_command(name: str) -> click.Command:
 
 def _train(name: str, given: dict) -> None:
     out, device, pairs, as_json = (given.pop(key) for key in ("out", "device", "changes", "as_json"))
-    resume_from, stop_at = given.pop("resume_from"), given.pop("stop_at")
+    resume_from, stop_at, folds = (given.pop(key) for key in ("resume_from", "stop_at", "folds"))
     changes = {key: recipe.parse_value(key, text) for key, text in given.items() if text is not None}
     changes.update(recipe.parse_pair(pair, "--set") for pair in pairs)
     wanted = recipe.load(name, changes).with_absolute_paths()
@@ -131,8 +137,37 @@ def _train(name: str, given: dict) -> None:
 
     if ignored := wanted.ignored_fields(changes):
         terminal.say(f"{', '.join(ignored)}: no effect with method {wanted.method} and these settings", err=True)
+    if folds:
+        if resume_from or stop_at:
+            raise SdaError("--folds: without --resume and --stop-at; to resume, repeat the command")
+        _train_folds(
+            wanted, folds, Path(os.path.expanduser(out or f"runs/{short_name(name)}-folds")), pick_device(device), as_json
+        )
+        return
     with distributed.process_group(pick_device(device)) as torch_device:
         _train_here(name, wanted, out, resume_from, stop_at, torch_device, as_json)
+
+
+def _train_folds(wanted: recipe.Recipe, count: int, out: Path, device: "torch.device", as_json: bool) -> None:
+    from sda.experiments import folds
+
+    with Bars() as bars:
+        try:
+            table = folds.run(wanted, count, out, device, bars)
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
+    if as_json:
+        click.echo(json.dumps(table, indent=2))
+    else:
+        terminal.show_table(folds.COLUMNS, folds.cells(table))
+        terminal.say(f"Table: {out / 'folds.md'}")
+    _fail_for(table["failed"])
+
+
+def _fail_for(failed: dict[str, str]) -> None:
+    """Raise SdaError if runs failed."""
+    if failed:
+        raise SdaError(f"{len(failed)} runs failed: " + "; ".join(f"{name}: {fault}" for name, fault in failed.items()))
 
 
 def _train_here(
@@ -247,10 +282,7 @@ def ablate(
     else:
         terminal.show_table(ablate.COLUMNS, ablate.cells(table))
         terminal.say(f"{ablate.caption(table)}.", f"Table: {Path(out) / 'ablation.md'}")
-    if table["failed"]:
-        raise SdaError(
-            f"{len(table['failed'])} runs failed: " + "; ".join(f"{name}: {fault}" for name, fault in table["failed"].items())
-        )
+    _fail_for(table["failed"])
 
 
 @click.command()

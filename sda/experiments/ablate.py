@@ -13,17 +13,11 @@ from scipy import stats
 from sda import recipe
 from sda.errors import SdaError
 from sda.experiments import pool
-from sda.scoring.summary import is_scored
 from sda.system import tables
 from sda.system.atomic import write_json, written_whole
 from sda.system.owned import owned
 from sda.system.progress import Bars
 from sda.system.tables import mean_of_present
-from sda.training import resume
-
-# Fields that may differ in a finished run. Other folders may have other images, so the roots must be equal.
-SAME_DATA = resume.FREE - resume.PLACES | {"root"}
-UNSCORED = "it has no mIoU, because its target has no labels to score on"
 
 
 @dataclass(frozen=True)
@@ -88,24 +82,11 @@ def run(
     """
     with owned(out):
         jobs = {(row.name, seed): _job(row, fixed, seed, vary_split, out) for row in rows for seed in seeds}
-        before = {key: finished for key, job in jobs.items() if (finished := resume.finished(job.folder, job.recipe, SAME_DATA))}
-        missing = [job for key, job in jobs.items() if key not in before]
         for row in rows:
             if idle := jobs[row.name, seeds[0]].recipe.ignored_fields({**fixed, **row.changes}):
                 bars.say(f"{row.name}: {', '.join(idle)}: no effect with its method and other settings")
-        bars.say(f"{len(jobs)} runs: {len(before)} finished, {len(missing)} to train")
-        places = {job.folder: key for key, job in jobs.items()}
-        results = {key: result for key, result in before.items() if is_scored(result)}
-        failed = {jobs[key].name: UNSCORED for key in before.keys() - results.keys()}
-        for number, (job, result) in enumerate(pool.train_all(missing, at_once or pool.default_size(device), device, bars), 1):
-            if isinstance(result, SdaError):
-                failed[job.name] = str(result)
-                bars.say(f"{job.name}: {result}")
-            elif not is_scored(result):
-                failed[job.name] = UNSCORED
-            else:
-                results[places[job.folder]] = result
-            bars.count("runs", number, len(missing))
+        scores, failed = pool.scores_of(list(jobs.values()), at_once or pool.default_size(device), device, bars)
+        results = {key: scores[job.name] for key, job in jobs.items() if job.name in scores}
         table = {**summarise([row.name for row in rows], seeds, results), "vary_split": vary_split, "failed": failed}
         write_json(out / "ablation.json", table)
         with written_whole(out / "ablation.md") as file:

@@ -16,9 +16,15 @@ from sda.data.assemble import find_root
 from sda.errors import SdaError, explained
 from sda.experiments import run as experiment
 from sda.recipe import Recipe
+from sda.scoring.summary import is_scored
 from sda.system.children import PATIENCE, run_tasks
 from sda.system.progress import Bars, Relay
 from sda.system.signals import Interrupted
+from sda.training import resume
+
+# Fields that may differ in a finished run. Other folders may have other images, so the roots must be equal.
+SAME_DATA = resume.FREE - resume.PLACES | {"root"}
+UNSCORED = "it has no mIoU, because its target has no labels to score on"
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +41,32 @@ class Job:
 def default_size(device: torch.device) -> int:
     """Return how many runs to train in parallel: two on a multi-core CPU, where more threads hardly speed up a single run."""
     return 2 if device.type == "cpu" and (os.cpu_count() or 1) > 1 else 1
+
+
+def scores_of(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -> tuple[dict[str, dict], dict[str, str]]:
+    """Train the jobs that are not finished, and return the results of all: name → score, and name → why there is none.
+
+    Raises:
+        SdaError: a job's folder has a run with other settings.
+    """
+    results: dict[str, dict | SdaError] = {}
+    missing = []
+    for job in jobs:
+        if found := resume.finished(job.folder, job.recipe, SAME_DATA):
+            results[job.name] = found
+        else:
+            missing.append(job)
+    bars.say(f"{len(jobs)} runs: {len(results)} finished, {len(missing)} to train")
+    for number, (job, result) in enumerate(train_all(missing, at_once, device, bars), 1):
+        results[job.name] = result
+        if isinstance(result, SdaError):
+            bars.say(f"{job.name}: {result}")
+        bars.count("runs", number, len(missing))
+    scores = {name: result for name, result in results.items() if not isinstance(result, SdaError) and is_scored(result)}
+    failed = {
+        name: str(result) if isinstance(result, SdaError) else UNSCORED for name, result in results.items() if name not in scores
+    }
+    return scores, failed
 
 
 def train_all(jobs: list[Job], at_once: int, device: torch.device, bars: Bars) -> Iterator[tuple[Job, dict | SdaError]]:
