@@ -139,9 +139,11 @@ def _toml_advice(text: str, error: str) -> str:
 
 
 def toml_value(value: object) -> str:
-    """Return a number, text, list, or table of texts in TOML, on one line."""
+    """Return a number, text, list or table in TOML, on one line."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{toml_value(key)} = {toml_value(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # allowed in JSON, not in TOML
 
 

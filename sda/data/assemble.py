@@ -205,12 +205,15 @@ def _open_target(data: Data, recipe: Recipe, progress: Count) -> Split:
         )
         return keys
 
+    def in_list(items: list[Item]) -> list[str]:
+        return read_keys(Path(recipe.val_list), items, "training images")
+
     size, fit = recipe.scoring.input, recipe.scoring.fit
-    of_train = held_out if recipe.val_share else None
+    of_train = in_list if recipe.val_list else held_out if recipe.val_share else None
     try:
         data.val = open_validation(
             *(recipe.target, descriptor, root, "val", size, data.classes, data.notes),
-            *(recipe.val_list, recipe.doctor, fit, of_train),
+            *(recipe.doctor, fit, of_train, bool(recipe.val_list)),
         )
     except NoLabels:
         if recipe.labels != 0 or recipe.split:

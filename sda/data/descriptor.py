@@ -22,6 +22,8 @@ CLASS = "class"  # the word of a pattern of labels that is the name of a class: 
 Form = Literal[
     "labelme", "supervisely", "cityscapes", "darwin", "yolo", "coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via"
 ]  # fmt: skip
+# Fields of a descriptor that change no label. Its classes are compared by their colours.
+_NO_MEANING = {"title", "home", "licence", "download", "root", "generated", "splits", "classes"}
 # Those of which one file has the labels of many images.
 SHARED: tuple[Form, ...] = ("coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via")
 
@@ -203,6 +205,11 @@ class Descriptor(shelf.Strict):
         if isinstance(self.classes, dict):
             return ClassTable(title=self.title, colors=self.classes)
         return class_table(self.classes)
+
+    def meaning(self) -> list:
+        """Return all that decides how images and labels are found and decoded below a root, for comparison, as JSON values."""
+        values = self.model_dump(mode="json", exclude=_NO_MEANING, exclude_defaults=True)
+        return [values, [[name, *color] for name, color in self.table().colors.items()]]
 
 
 def class_table(name: str) -> ClassTable:

@@ -24,11 +24,11 @@ def evaluation_set(
     dataset: str,
     root: str,
     split: str,
-    val_list: str = "",
     progress: Count = ignore_count,
     maps: Mapping[str, Mapping[str, str]] = {},
     fit: Fit = "stretch",
     held_out: Collection[str] = (),
+    of_train: bool = False,
 ) -> Data:
     """Open the labelled images of any dataset as `val`, without the pairs that the doctor found bad.
 
@@ -37,20 +37,21 @@ def evaluation_set(
         size: (height, width) of the network's input; None for the images' own size. Labels keep their own size.
         dataset: a name or a TOML path.
         root: its folder or pack; empty for the descriptor's own.
-        val_list: a list of training images to use instead of `split`.
         maps: see `Classes.maps`. fit: how images are resized to `size`: see `sda.sizes.fitted`.
-        held_out: keys of training images to use if the dataset has no images of val.
+        held_out: keys of training images to use if the dataset has no images of val, or, if `of_train`, in any case.
     """
     data, classes = Data(table, table_name), Classes(table_name, table, maps)
     descriptor = descriptors.load(dataset)
     folder = find_root(descriptor, root, "--root", progress)
-    of_train = (lambda items: held_out) if held_out else None
     data.val = open_validation(
-        dataset, descriptor, folder, split, size, classes, data.notes, val_list, fit=fit, of_train=of_train
+        *(dataset, descriptor, folder, split, size, classes, data.notes),
+        fit=fit,
+        of_train=(lambda items: held_out) if held_out else None,
+        listed=of_train,
     )
     data.lists["val"] = data.val.items
     note_squashed(split, data.val, data.notes)
-    if not val_list and split != "train" and not folder.is_file():  # a pack holds no palettes
+    if not of_train and split != "train" and not folder.is_file():  # a pack holds no palettes
         with contextlib.suppress(NoImages):  # then the images are of train, with its palettes
             val = replace(list_items(descriptor, folder, split), items=data.val.items)
             check_palettes(descriptor, _with_train(dataset, descriptor, folder, val), folder)

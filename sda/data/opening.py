@@ -18,7 +18,6 @@ from sda.data.item import Item
 from sda.data.layouts.words import counterparts
 from sda.data.listing import Listing, NoImages, list_items
 from sda.data.packs.pack import list_packed
-from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 from sda.labels import IGNORE
 from sda.sizes import Fit
@@ -54,12 +53,14 @@ def find_root(descriptor: Descriptor, given: str, flag: str, progress: Count) ->
     Args:
         flag: the command-line option to name in the error message.
     """
+    get = f"; {descriptor.download}" if descriptor.download else ""
     if not given and not descriptor.root:
-        get = f"; {descriptor.download}" if descriptor.download else ""
         raise SdaError(f"{descriptor.title}: no folder is given; set it with {flag}{get}")
     root = Path(os.path.expanduser(given or descriptor.root))
     if descriptor.generated and not root.is_file():
         streets.write(root, progress=lambda done: progress("drawing streets", done, streets.COUNT))
+    if not root.exists():
+        raise SdaError(f"{descriptor.title}: the folder {root} does not exist; give the folder with {flag}{get}")
     return root
 
 
@@ -87,37 +88,35 @@ def open_validation(
     size: tuple[int, int] | None,
     classes: Classes,
     notes: list[str],
-    val_list: str = "",
     skip_bad: bool = True,
     fit: Fit = "stretch",
     of_train: Callable[[list[Item]], Collection[str]] | None = None,
+    listed: bool = False,
 ) -> Dataset:
-    """Return the labelled images of a split, or of a `val_list`, at `size`, with labels at their own size.
+    """Return the labelled images of a split at `size`, with labels at their own size.
 
     Args:
         of_train: what to do without images in the split: training images → the keys of those to use. None: an error.
+        listed: use `of_train` in any case.
     """
-    wanted: Collection[str] | None = None
     try:
-        opened = open_split(dataset, descriptor, root, "train" if val_list else split, size, notes, fit)
-        if not val_list and split == "val" and not any(item.label for item in opened.items):
+        opened = open_split(dataset, descriptor, root, "train" if listed else split, size, notes, fit)
+        if not listed and split == "val" and not any(item.label for item in opened.items):
             count, lone = len(opened.items), opened.items[0].key
             raise NoImages(f"{descriptor.title}: none of the {count} images of val in {root}, such as {lone}, has a label file")
     except NoImages as error:
-        if val_list or split != "val" or descriptor.generated:
+        if listed or split != "val" or descriptor.generated:
             raise
         if of_train is None:
             command = shlex.join(["sda", "split", dataset, "--root", str(root), "--hold-out", "0.1", "--out", "val.txt"])
             raise NoImages(f"{error}; or hold out training images: {command}, then train with --val-list val.txt") from None
         opened = open_split(dataset, descriptor, root, "train", size, notes, fit)
-        wanted = of_train(opened.items)
-    if val_list:
-        wanted = read_keys(Path(val_list), opened.items, "training images")
-    if wanted is not None:
+        listed = True
+    if listed and of_train is not None:
+        wanted = set(of_train(opened.items))
         if root.is_file():
             raise SdaError(f"{root}: a pack holds resized training labels, but scoring needs the originals: give the folder")
-        keys = set(wanted)
-        opened = opened.only([item for item in opened.items if item.key in keys])
+        opened = opened.only([item for item in opened.items if item.key in wanted])
     if skip_bad:
         opened = without_bad(opened, notes)
     return open_labelled(opened, size, classes, notes, native_labels=True, fit=fit)

@@ -20,6 +20,7 @@ from sda.data.splits.lists import list_hash, list_text
 from sda.errors import SdaError
 from sda.reading import read_object
 from sda.recipe import Recipe
+from sda.runs import copies
 from sda.runs.status import FAILURE
 from sda.scoring.summary import is_scored
 from sda.system import tables
@@ -57,7 +58,7 @@ def first_free(base: Path, name: str) -> Path:
 
 
 def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
-    """Write recipe.toml, splits/ and environment.json into a folder that this process owns.
+    """Write recipe.toml, datasets/, splits/ and environment.json into a folder that this process owns.
 
     If the folder contains a run that ended before its first checkpoint, its files are moved to another folder first.
 
@@ -71,6 +72,7 @@ def begin(folder: Path, recipe: Recipe, data: Data, device: str) -> Path | None:
             if path.name not in _IGNORED:
                 path.rename(before / path.name)
     _write_recipe(folder, recipe)  # first, because it tells that the folder contains a run
+    copies.write(folder, recipe)
     hashes = _write_splits(folder, data)
     write_json(
         folder / "environment.json",
@@ -167,7 +169,8 @@ def fail(folder: Path, error: str, stepped: bool) -> None:
             return
         for name in _BEGUN:
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / "splits", ignore_errors=True)
+        for name in ("splits", copies.FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def read_environment(folder: Path) -> tuple[dict, str]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sda.data import descriptor as descriptors
 from sda.data.assemble import Data, source_maps
 from sda.data.dataset import Dataset
 from sda.data.descriptor import ClassTable
@@ -24,6 +25,7 @@ from sda.pictures import resize_image, resize_nearest
 from sda.protocol import Protocol, preset
 from sda.recipe import Recipe
 from sda.runs import checkpoint as checkpoints
+from sda.runs import copies
 from sda.scoring.inference import predict_logits
 from sda.shelf import check
 from sda.sizes import SMALLEST, fitted
@@ -90,14 +92,14 @@ class Run:
             dataset: a name or a TOML path; "" for the run's target.
             root: folder of the dataset; "" for the one used in training, or else the dataset's default.
         """
-        dataset = _as_in_recipes(dataset or self.recipe.target)
+        dataset = self._as_in_recipe(dataset)
         own = dataset == self.recipe.target and split == "val"
-        val_list, place = self.recipe.val_list if own else "", root or self._root_of(dataset)
         return evaluation_set(
-            *(self.table_name, self.table, protocol.input, dataset, place, split, val_list, progress),
+            *(self.table_name, self.table, protocol.input, dataset, root or self._root_of(dataset), split, progress),
             maps=self._maps_of(dataset),
             fit=protocol.fit,
             held_out=self.splits.get("val", []) if own else (),
+            of_train=own and bool(self.recipe.val_list),
         )
 
     def all_images(
@@ -107,10 +109,19 @@ class Run:
 
         See `sda.data.evaluation.all_images`.
         """
-        dataset = _as_in_recipes(dataset or self.recipe.target)
+        dataset = self._as_in_recipe(dataset)
         place = root or self._root_of(dataset)
         own, maps = self.protocol(), self._maps_of(dataset)
         return all_images(self.table_name, self.table, own.input, dataset, place, split, progress, maps=maps, fit=own.fit)
+
+    def _as_in_recipe(self, dataset: str) -> str:
+        """Return a dataset as the recipe names it: a name, or the absolute path of a TOML file. "": the target."""
+        target = self.recipe.target
+        if not dataset.endswith(".toml"):
+            return dataset or target
+        path = copies.find(self.folder, os.path.abspath(dataset))
+        same = Path(path).name == Path(target).name and descriptors.load(path).meaning() == descriptors.load(target).meaning()
+        return target if same else path
 
     def _maps_of(self, dataset: str) -> dict[str, dict[str, str]]:
         """Return the maps of a dataset's classes to those of the run (see `Classes.maps`)."""
@@ -188,11 +199,6 @@ class Run:
         ]
 
 
-def _as_in_recipes(dataset: str) -> str:
-    """Return a dataset as it is named in a run's recipe: a name, or the absolute path of a TOML file."""
-    return os.path.abspath(dataset) if dataset.endswith(".toml") else dataset
-
-
 def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Return whether the aspect ratios of two sizes differ by less than 5 %."""
     return abs(math.log(one[0] * other[1] / (one[1] * other[0]))) < math.log(1.05)
@@ -254,7 +260,7 @@ def load(folder: str | Path, checkpoint: str = "last", network: str = "student",
         checkpoint, network = held
     else:
         checkpoint = path.stem
-    recipe = check(Recipe, state["recipe"], f"{path}: recipe")
+    recipe = copies.found(path.parent, check(Recipe, state["recipe"], f"{path}: recipe"))
     table = check(ClassTable, {"colors": state["classes"]}, f"{path}: classes")
     weights = state["student"]
     if network == "teacher" and path.suffix == ".pt":

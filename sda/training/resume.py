@@ -28,11 +28,10 @@ from sda.training.optimizer import rate_factor
 # images of every stream are compared, and the file of the pretrained weights because the checkpoint has the weights.
 PLACES = {"root", "source_root", "target_root", "weights"}
 FREE = {*IDLE, "eval_every", *PLACES}
+# Fields with paths of files and folders that may move: their content, or the images that they name, are compared.
+MOVABLE = {"source", "target", "classes", "split", "val_list", "unlabelled"}
 
 RESUMABLE = ("last.pt", "previous.pt")  # of a run, the newest first
-
-# Fields of a descriptor that change no label. Which images there are is compared anyway.
-_NO_MEANING = {"title", "home", "licence", "download", "root", "generated", "splits"}
 
 NEEDED = {
     "step",
@@ -110,11 +109,19 @@ def finished(folder: Path, recipe: Recipe, free: Set[str] = FREE) -> dict | None
 
 
 def _differences(before: Recipe, recipe: Recipe, free: Set[str]) -> Iterator[tuple[str, object, object]]:
-    """Yield (field, earlier value, value) for the fields that differ, except those in `free` and a precision that is open."""
+    """Yield (field, earlier value, value) for the fields that differ, except those in `free` and a precision that is open. If
+    `free` is FREE, files and folders may have moved."""
     for key, now in recipe.model_dump(exclude=set(free)).items():
         then = getattr(before, key)
+        if free is FREE and key in MOVABLE and _names(then) == _names(now):
+            continue
         if then != now and before.in_steps(key) != recipe.in_steps(key) and (key, now) != ("precision", "auto"):
             yield key, then, now
+
+
+def _names(value: str | list[str]) -> list[str]:
+    """Return the names at the end of absolute paths, and other values as they are."""
+    return [os.path.basename(each) if os.path.isabs(each) else each for each in ([value] if isinstance(value, str) else value)]
 
 
 def settle(recipe: Recipe, resumed: Resumed | None, device: torch.device) -> Recipe:
@@ -197,7 +204,10 @@ def check(resumed: Resumed, recipe: Recipe, data: Data, inputs: dict[str, str], 
                 f"{resumed.path}: was trained on different {stream} images ({len(then)} then, {len(now)} now; {other}); "
                 "restore them, or start again in another --out"
             )
-    return [*notes, *_check_inputs(resumed, inputs), *_compare_machine(resumed, machine)]
+    notes += _check_inputs(resumed, inputs)
+    if resumed.state["classes"] != data.table.colors:
+        raise SdaError(f"{resumed.path}: was trained on other classes; restore their table, or start again in another --out")
+    return [*notes, *_compare_machine(resumed, machine)]
 
 
 def _extension(resumed: Resumed, before: Recipe, recipe: Recipe) -> str:
@@ -221,10 +231,8 @@ def inputs_of(recipe: Recipe, data: Data, progress: Count) -> dict[str, str]:
         found[f"{stream} images"] = fingerprint(items, stream != "unlabelled", report)
         checked += len(items)
     for name in (*(source.dataset for source in recipe.sources), recipe.target):
-        descriptor = descriptors.load(name)
-        values = descriptor.model_dump(mode="json", exclude=_NO_MEANING, exclude_defaults=True)
-        meaning = [values, list(descriptor.table().colors.items())]
-        found[f"descriptor of {name}"] = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+        meaning = descriptors.load(name).meaning()
+        found[f"descriptor of {Path(name).stem}"] = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return found
 
 
