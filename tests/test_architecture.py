@@ -147,6 +147,14 @@ def test_forbidden_modules_are_not_reached(start):
             assert not bad, f"sda.{name} reaches sda.{other}"
 
 
+def test_help_imports_no_package_but_click():
+    code = (
+        "import sys\nfrom sda.cli.commands import cli\ntry: cli(['--help'])\nexcept SystemExit: pass\n"
+        "slow = {'numpy', 'pydantic', 'rich', 'h5py', 'PIL', 'torch'} & set(sys.modules)\nassert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "streets-ssda", "--help"], ["recipes"], ["datasets"]])
 def test_commands_do_not_import_torch(arguments):
     code = (

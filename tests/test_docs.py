@@ -10,7 +10,7 @@ import click
 import pytest
 
 from sda import shelf
-from sda.cli.commands import cli
+from sda.cli.commands import COMMANDS, cli
 from sda.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -54,14 +54,15 @@ def check(command: str) -> None:
     name, *words = shlex.split(command.split(" > ")[0], comments=True)
     if is_placeholder(name):
         return
-    assert name in cli.commands, f"sda {command}: no such command"
-    found: click.Command | None = cli.commands[name]
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None, f"sda {command}: no such command"
     if name == "train" and words and not words[0].startswith("-"):
         recipe = words[0]
         if not is_placeholder(recipe) and not recipe.endswith(".toml"):
             assert recipe in shelf.names("recipes"), f"sda {command}: no such recipe"
         known = recipe if recipe in shelf.names("recipes") else "streets-ssda"
-        found = cli.commands["train"].get_command(click.Context(cli.commands["train"]), known)
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), known)
     assert found is not None
     options = {option for parameter in found.params for option in parameter.opts} | {"--help"}
     for place, word in enumerate(words):
@@ -120,7 +121,7 @@ def test_commands_are_read_from_blocks_and_spans(tmp_path):
 def test_the_index_names_every_command_and_every_page():
     index = ROOT / "docs/README.md"
     named = {command.split()[0] for command in commands(index)}
-    assert cli.commands.keys() <= named, cli.commands.keys() - named
+    assert COMMANDS.keys() <= named, COMMANDS.keys() - named
     text = index.read_text(encoding="utf-8")
     assert not [page.name for page in PAGES if page.parent == index.parent and page != index and f"({page.name})" not in text]
 

@@ -142,7 +142,7 @@ def compare(runs: tuple[str, ...], merge: bool, form: str) -> None:
 @click.option("--root", default="", metavar="DIR", help="Folder of the dataset.  [default: the one used in training]")
 @device_option
 def report(runs: tuple[str, ...], out: str | None, overwrite: bool, root: str, device: str) -> None:
-    """Write an HTML page about a run, compared with the runs given after it.
+    """Write an HTML page about a run, compared with other runs.
 
     The page shows classes, confusions, best and worst images, curves, checkpoint selection, calibration, the memory bank and
     how to reproduce the run. It is a self-contained file; its figures are also written as PNG files. RUN is a run folder,

@@ -26,7 +26,9 @@ from sda.system.signals import Interrupted
 @click.argument("pattern", default="")
 @json_option
 def backbones(pattern: str, as_json: bool) -> None:
-    """List encoders: those that are used most, or all whose names match PATTERN (such as dinov2, or convnext*).
+    """List encoders for networks.
+
+    Shows those that are used most, or all whose names match PATTERN (such as dinov2, or convnext*).
 
     Strides are those of the feature maps at output stride 16, where it can be chosen (*). Patch: a plain vision transformer, for
     crops that are multiples of it. Weights: whether the default weights are installed, cached, or to be downloaded.
@@ -314,7 +316,7 @@ def demo(out: str, seed: int, device: str, as_json: bool) -> None:
 @click.argument("folder", default="runs", metavar="[DIR]")
 @json_option
 def runs(folder: str, as_json: bool) -> None:
-    """List the runs in a folder, their progress and their scores."""
+    """List the runs in a folder, their progress and scores."""
     from sda.runs import status
 
     found = status.find(Path(os.path.expanduser(folder)))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 
+import click
 import pytest
 import tiny
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 from sda import recipe, shelf
 from sda.analysis import select
 from sda.cli import export, features
-from sda.cli.commands import cli
+from sda.cli.commands import COMMANDS, cli
 from sda.export import formats
 from sda.models.build import build
 from sda.runs import checkpoint
@@ -498,3 +499,28 @@ def test_a_signal_during_imports_ends_the_command_with_one_line(module, number):
     process = subprocess.run([sys.executable, "-c", code, "recipes"], capture_output=True, text=True)
     name = {2: "SIGINT", 15: "SIGTERM"}[number]
     assert (process.returncode, process.stdout, process.stderr) == (128 + number, "", f"stopped by {name}.\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_each_command_with_the_first_sentence_of_its_own_help(name):
+    command = cli.get_command(click.Context(cli), name)
+    assert command.name == name
+    sentence = COMMANDS[name].summary
+    assert " ".join((command.help or "").split()).startswith(sentence) and sentence.endswith(".") and len(sentence) <= 62
+
+
+def test_help_is_in_groups_with_whole_sentences_at_80_columns(monkeypatch):
+    shown = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    lines = shown.splitlines()
+    assert [line for line in lines if line in ("Data:", "Train:", "Look:", "Use:")] == ["Data:", "Train:", "Look:", "Use:"]
+    assert max(map(len, lines)) <= 80
+    for name, listed in COMMANDS.items():
+        assert f"  {name.ljust(12)}  {listed.summary}" in lines
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("trian", "Did you mean train"), ("evaluate", "eval"), ("xyzzy", "No such command 'xyzzy'.")]
+)
+def test_a_command_that_does_not_exist_is_answered_by_near_ones(wrong, right):
+    found = CliRunner().invoke(cli, [wrong])
+    assert found.exit_code == 2 and right in found.output
