@@ -55,6 +55,9 @@ def init(folder: str, source: str, root: str, out: str) -> None:
     for note in started.notes:
         terminal.say(note, err=True)
     terminal.say(f"{started.recipe}: look at the lines with ? in the descriptor beside it, then run:", *started.steps)
+    if started.problem:
+        terminal.say(f"before that: {started.problem}", err=True)
+        sys.exit(1)
 
 
 @click.command("init-dataset")

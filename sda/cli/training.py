@@ -21,6 +21,8 @@ from sda.system.console import printable
 from sda.system.progress import Bars
 from sda.system.signals import Interrupted
 
+FEW = 10  # scored images below which a score is called rough
+
 
 @click.command()
 @click.argument("pattern", default="")
@@ -215,7 +217,12 @@ def _train_here(
         terminal.show_scores({title: result})
     if len({choice["step"] for choice in result["selection"].values()}) > 1:
         terminal.show_selection(result["selection"])
-    terminal.say(f"Run folder: {folder}")
+    if is_scored(result) and result["images"] < FEW:
+        terminal.say(
+            f"The score is of {result['images']} images, so it is rough. --folds 5 scores all labelled images in turn.", err=True
+        )
+    command = ["sda", "report", str(folder)] if is_scored(result) else ["sda", "predict", str(folder), "PHOTOS"]
+    terminal.say(f"Run folder: {folder}", f"Next: {shlex.join(command)}")
 
 
 @click.command()

