@@ -116,7 +116,7 @@ class Source:
         return Path(self.dataset).stem
 
 
-# The sections of a recipe, in the order in which files and --help show them.
+# The sections of a recipe, in the order in which files and --help show them: `SECTIONS`.
 
 
 class _Streams(shelf.Strict):
@@ -268,6 +268,16 @@ class _Evaluation(shelf.Strict):
     )
 
 
+SECTIONS: dict[str, type[shelf.Strict]] = {
+    "Data": _Streams,
+    "Images and batches": _Images,
+    "Network": _Network,
+    "Schedule": _Schedule,
+    "Method": AllSettings,
+    "Evaluation": _Evaluation,
+}
+
+
 class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     """Everything that defines a run. Its streams decide the setting:
 
@@ -315,7 +325,7 @@ class Recipe(_Evaluation, AllSettings, _Schedule, _Network, _Images, _Streams):
     def in_steps(self, name: str) -> Any:
         """Return the value of a field. A share of all steps becomes a number of steps."""
         value = getattr(self, name)
-        return in_steps(value, self.steps) if name in _POINTS else value
+        return in_steps(value, self.steps) if name in POINTS else value
 
     @property
     def sources(self) -> list[Source]:
@@ -677,4 +687,4 @@ def parse_values(pair: str, flag: str) -> tuple[str, list[object]]:
     return key, [parse_pair(f"{key}={value}" if "=" in pair else pair, flag)[1] for value in values]
 
 
-_POINTS = {name for name, field in Recipe.model_fields.items() if field.annotation == int | float}  # may be shares of all steps
+POINTS = {name for name, field in Recipe.model_fields.items() if field.annotation == int | float}  # may be shares of all steps

@@ -5,7 +5,8 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
 
 import click
 
@@ -83,6 +84,48 @@ def train() -> None:
     """
 
 
+# The fields that matter first, and which --help shows first.
+FIRST = ("source", "target", "labels", "unlabelled", "root", "method", "encoder", "size", "steps", "seed")
+
+
+class TrainCommand(click.Command):
+    """The command of a recipe, whose help shows its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = {parameter.name: parameter.get_help_record(ctx) for parameter in self.get_params(ctx)}
+        sections = {
+            title: [key for key in section.model_fields if key not in FIRST] for title, section in recipe.SECTIONS.items()
+        }
+        fields = {*FIRST, *(key for keys in sections.values() for key in keys)}
+        run = [key for key in shown if key not in fields]
+        for title, keys in {"Run": run, "Settings that matter first": FIRST, **sections}.items():
+            with formatter.section(title):
+                formatter.write_dl([record for key in keys if (record := shown.get(key))])
+
+
+def _metavar(key: str) -> str:
+    """Return what to write for the value of a field: its choices, or its kind."""
+    kinds = [kind for kind in _kinds(recipe.Recipe.model_fields[key].annotation) if kind is not type(None)]
+    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        return "|".join(choices)
+    if key in recipe.POINTS:
+        return "STEPS|SHARE"
+    names = {bool: "true|false", int: "N", float: "NUMBER", str: "TEXT", dict: "TABLE", list: "LIST"}
+    if key in recipe.SIZES:
+        return "HEIGHTxWIDTH"
+    return "|".join(dict.fromkeys(names[get_origin(kind) or kind] for kind in kinds))
+
+
+def _kinds(annotation: object) -> list:
+    """Return the types of a union, or the type itself."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return [annotation]
+
+
 def train_command(name: str) -> click.Command:
     """Return the command of a recipe: an option for each field, with the recipe's value as the default."""
     values = recipe.load(name)
@@ -112,7 +155,7 @@ def train_command(name: str) -> click.Command:
         value = getattr(values, key)
         shown = size_text(value) if isinstance(value, list) and key in recipe.SIZES else json.dumps(value)
         help_text = f"{field.description}  [{shown}]"
-        options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar="VALUE", help=help_text))
+        options.append(click.Option([f"--{key.replace('_', '-')}", key], metavar=_metavar(key), help=help_text))
     help_text = f"{values.setting}: {printable(values.description or title)}"
     if values.expected:
         help_text += f"\n\nExpected: {printable(values.expected)}"
@@ -120,7 +163,7 @@ def train_command(name: str) -> click.Command:
     for switch, value, changes in recipe.variants(shelf.parse(path), path):
         also = ", ".join(f"{key} = {json.dumps(changed)}" for key, changed in changes.items())
         help_text += f"\n\n--{switch.replace('_', '-')} {printable(str(value))} also changes {also}"
-    return click.Command(
+    return TrainCommand(
         title,
         callback=lambda **given: _train(name, given),
         params=options,

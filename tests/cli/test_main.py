@@ -21,6 +21,7 @@ from sda.cli import export, features
 from sda.cli.commands import COMMANDS, cli
 from sda.export import formats
 from sda.models.build import build
+from sda.recipe import SECTIONS, Recipe
 from sda.runs import checkpoint
 
 
@@ -524,3 +525,21 @@ def test_help_is_in_groups_with_whole_sentences_at_80_columns(monkeypatch):
 def test_a_command_that_does_not_exist_is_answered_by_near_ones(wrong, right):
     found = CliRunner().invoke(cli, [wrong])
     assert found.exit_code == 2 and right in found.output
+
+
+def test_help_of_a_recipe_shows_every_setting_once_in_sections():
+    shown = CliRunner().invoke(cli, ["train", "streets-ssda", "--help"], terminal_width=100).output
+    sections = re.split(r"^(\w[\w ]*):$", shown.partition("Run:\n")[2], flags=re.MULTILINE)
+    options = re.findall(r"^  (?:-h, )?--([\w-]+)", shown, flags=re.MULTILINE)
+    assert sections[1::2] == ["Settings that matter first", *SECTIONS]
+    assert len(options) == len(set(options)) and {key.replace("_", "-") for key in Recipe.model_fields} <= set(options)
+    first = re.findall(r"^  --([\w-]+)", sections[2], flags=re.MULTILINE)
+    assert first == ["source", "target", "labels", "unlabelled", "root", "method", "encoder", "size", "steps", "seed"]
+    for words in (
+        "--optimizer sgd|adamw",
+        "--ramp-steps STEPS|SHARE",
+        "--in-memory true|false",
+        "--crop HEIGHTxWIDTH",
+        "--workers N",
+    ):
+        assert words in shown
