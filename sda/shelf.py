@@ -79,15 +79,21 @@ def find(kind: str, name: str) -> Path:
     return path
 
 
+MANY = 30  # known words that a message lists
+
+
 def nearest(word: str, known: list[str], count: int = 3) -> list[str]:
     """Return up to `count` known words that are close to `word`, the closest first."""
-    return difflib.get_close_matches(word[:LONGEST], known, n=count)
+    return difflib.get_close_matches(word[:LONGEST], list(dict.fromkeys(known)), n=count)
 
 
 def hint(word: str, known: list[str]) -> str:
-    """Return " (did you mean 'x'?)" if a known word is close to `word`, else the list of known words."""
-    near = nearest(word, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+    """Return " (did you mean 'x'?)" if a known word is close to `word`, else the known words, or the three nearest of many."""
+    if near := nearest(word, known, 1):
+        return f" (did you mean {near[0]!r}?)"
+    if len(known) <= MANY:
+        return f" (known: {', '.join(known)})"
+    return f" (the nearest of {len(known)}: {', '.join(difflib.get_close_matches(word[:LONGEST], known, n=3, cutoff=0.0))})"
 
 
 def read(path: Path, model: type[Model]) -> Model:

@@ -70,7 +70,7 @@ def test_unreadable_toml_is_refused(tmp_path, content, says):
 
 def test_unknown_key_gets_a_suggestion():
     assert "unknown key 'stepz' (did you mean 'steps'?)" in refused(stepz=3)
-    assert "unknown key 'qqq' (known: description" in refused(qqq=3)
+    assert "unknown key 'qqq' (the nearest of" in refused(qqq=3)
 
 
 def test_missing_key_is_named():

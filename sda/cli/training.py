@@ -137,8 +137,10 @@ def train_command(name: str) -> click.Command:
         click.Option(
             ["--resume", "resume_from"],
             default="",
-            metavar="auto|FILE",
-            help="Checkpoint to resume from: FILE, or auto for the newest readable one in the run folder, if there is one.",
+            is_flag=False,
+            flag_value="auto",
+            metavar="[auto|FILE]",
+            help="Resume from the newest readable checkpoint in the run folder, if there is one, or from FILE.",
         ),
         click.Option(["--stop-at"], type=click.IntRange(1), metavar="STEP", help="Stop after this step, as if interrupted."),
         click.Option(

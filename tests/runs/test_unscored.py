@@ -55,7 +55,7 @@ def test_what_needs_scores_says_that_there_are_none(unlabelled, sda, tmp_path):
     listed = sda("runs", unlabelled.folder, "--json")[1].out
     assert json.loads(listed)[0]["state"] == "finished" and json.loads(listed)[0]["miou"] is None
     assert sda("runs", unlabelled.folder)[0] == 0
-    assert "this run is finished" in train(sda, unlabelled, "--resume", "auto")[1].err
+    assert "this run is finished" in train(sda, unlabelled, "--resume")[1].err
     for command in (("report", run), ("compare", run, run)):
         status, shown = sda(*command)
         assert (status, "trained without labels to score on" in shown.err.replace("\n", " ")) == (2, True), shown.err
