@@ -148,6 +148,10 @@ class Descriptor(shelf.Strict):
     names: dict[str, str] = Field({}, description="name in annotations = class; equal names need no line")
     void_names: list[str] = Field([], description="names in annotations to ignore")
     background: str = Field("", description="the class of pixels that no annotation covers; default: ignored")
+    empty_images: Literal["unlabelled", "background"] | None = Field(
+        None,
+        description="what images are that annotations list without an object; default: unlabelled, except YOLO's empty files",
+    )
     layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is used")
     splits: dict[str, str] = Field({}, description="split = its folder name, if they differ")
     maps: dict[str, dict[str, str]] = Field({}, description="per target class table: class here = class there")
@@ -198,6 +202,12 @@ class Descriptor(shelf.Strict):
             unknown = set(self.ids.values()) - set(self.classes)
             if unknown:
                 raise ValueError(f"ids names the class {unknown.pop()!r}, which is not in classes")
+        return self
+
+    @model_validator(mode="after")
+    def _empty_images_have_a_class(self):
+        if self.empty_images == "background" and not self.background:
+            raise ValueError('empty_images = "background" needs background = CLASS: the class of pixels that no object covers')
         return self
 
     def table(self) -> ClassTable:

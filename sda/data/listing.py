@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sda.data.annotations.forms import Annotated, index_of, match_names
+from sda.data.annotations.forms import FORMS, Annotated, index_of, match_names
 from sda.data.annotations.masks import Masks
 from sda.data.descriptor import CLASS, SHARED, Descriptor, Layout
 from sda.data.item import Drawn, Item
@@ -26,8 +26,9 @@ class Listing:
     Attributes:
         maps: key → key of a photo, for files that match the layout but are maps of a photo and not used as images.
         missing: label files and names in them that belong to no image, relative to the root, if annotations name the images.
+        empty: key → annotation file, for images that it lists without an object.
         unread: what the layout leaves out although it seems to belong to the split, for the user to mend.
-        notes: on maps and on what is unread, for the user.
+        notes: on maps, on images without an object, and on what is unread, for the user.
     """
 
     items: list[Item]
@@ -35,6 +36,7 @@ class Listing:
     layout: Layout | None = None
     maps: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    empty: dict[str, Path] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -75,14 +77,45 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
             items = [item for item in items if item.key in named]
         if layout.lists_images:
             items = [item for item in items if item.label]
+        empty = {
+            item.key: item.label for item in items if item.label and isinstance(item.drawn, Annotated) and item.drawn.is_empty()
+        }
+        if empty and not _is_background(descriptor, layout):
+            items = [replace(item, label=None, drawn=None) if item.key in empty else item for item in items]
         if items:
-            found.append(Listing(items, "names" if layout.by_name else layout.encoding, layout, missing=missing))
+            encoding = "names" if layout.by_name else layout.encoding
+            found.append(Listing(items, encoding, layout, missing=missing, empty=empty))
     if not found:
         raise NoImages(_nothing(descriptor, root, split, tried, get))
     chosen = next((listing for listing in found if any(item.label for item in listing.items)), found[0])
     unread = tuple(f"{descriptor.title}: {note}" for note in _unread(tree, words, chosen, found, labels))
     listing = _without_maps(replace(chosen, unread=unread), descriptor.title)
-    return replace(listing, notes=listing.notes + unread)
+    return replace(listing, notes=listing.notes + _on_empty(descriptor, chosen) + unread)
+
+
+def _is_background(descriptor: Descriptor, layout: Layout) -> bool:
+    """Return whether images that annotations list without an object are labelled: all background."""
+    if descriptor.empty_images is None and layout.format:
+        return bool(descriptor.background) and FORMS[layout.format].tells_empty
+    return descriptor.empty_images == "background"
+
+
+def _on_empty(descriptor: Descriptor, listing: Listing) -> tuple[str, ...]:
+    """Return a note on the images that annotations list without an object, if there are any."""
+    if not listing.empty or not listing.layout:
+        return ()
+    key, file = next(iter(listing.empty.items()))
+    found = f"{descriptor.title}: {len(listing.empty)} images have annotations without an object, such as {key} in {file.name}"
+    if _is_background(descriptor, listing.layout):
+        return (
+            f"{found}: they are labelled as {descriptor.background!r}; if they are not annotated yet, write "
+            'empty_images = "unlabelled" into the descriptor',
+        )
+    background = "" if descriptor.background else ", and background = CLASS,"
+    return (
+        f'{found}: they count as unlabelled; if they show nothing but background, write empty_images = "background"'
+        f"{background} into the descriptor",
+    )
 
 
 def _pair(
@@ -247,7 +280,7 @@ def find_orphans(descriptor: Descriptor, root: Path, split: str, listing: Listin
         return list(listing.missing)
     words = {"split": descriptor.splits.get(split, split)}
     images, pattern = Pattern(layout.images, words), Pattern(layout.labels, words)
-    used = {path for item in listing.items for path in (item.image, *item.label_files)}
+    used = {path for item in listing.items for path in (item.image, *item.label_files)} | {*listing.empty.values()}
     paths = [path.relative_to(root).as_posix() for path, _ in pattern.find(Tree(root)) if path not in used]
     return sorted(path for path in paths if pattern.literal > images.literal or images.match(path) is None)
 

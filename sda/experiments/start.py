@@ -78,6 +78,7 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
         raise SdaError(
             f"{target}: {len(labelled)} of its {len(train)} images have labels that sda can read: label at least two images, one "
             "to learn from and one to score on, or give a labelled --source"
+            + "".join(f"; {note}" for note in notes if "without an object" in note)
         )
     values: dict[str, object] = {"description": f"own data: {name}", "target": str((out / f"{name}.toml").absolute())}
     problem = ""

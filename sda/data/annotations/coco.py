@@ -41,6 +41,16 @@ def names(content: Any) -> list[str]:
     return [str(category["name"]) for category in content["categories"] if category["id"] in used]
 
 
+def objects(part: Any) -> list:
+    """Return the annotations of an image."""
+    return part[1]
+
+
+def segments(part: Any) -> list:
+    """Return the panoptic segments of an image."""
+    return [segment for annotation in part[1] for segment in annotation["segments_info"]]
+
+
 def draw(part: Any, file: Path) -> Drawing:
     """Return the objects of an image, by descending area, as is customary: small ones are on large ones."""
     image, annotations, categories = part
@@ -67,8 +77,10 @@ def _area(annotation: Any) -> float:
 
 
 def panoptic_files(part: Any, file: Path) -> tuple[Path, ...]:
-    """Return the PNG of the segments of an image: in the folder with the name of the file, or beside the file."""
+    """Return the PNG of the segments of an image, if it has any: in the folder with the name of the file, or beside the file."""
     _, annotations, _ = part
+    if not annotations:
+        return ()
     if len(annotations) != 1:
         raise Unusable(f"{len(annotations)} annotations of this image, expected one")
     name = str(annotations[0]["file_name"])
@@ -79,7 +91,9 @@ def panoptic_files(part: Any, file: Path) -> tuple[Path, ...]:
 def draw_panoptic(part: Any, file: Path) -> Drawing:
     """Return the segments of an image, each as a mask. The id of a segment is red + 256 green + 65536 blue of its pixels."""
     image, annotations, categories = part
-    (path,) = panoptic_files(part, file)
+    if not (found := panoptic_files(part, file)):
+        return Drawing([], (int(image["width"]), int(image["height"])))
+    (path,) = found
     if not path.is_file():
         raise Unusable(f"no file {path.name} in {path.parent}")
     label = read_label(path)

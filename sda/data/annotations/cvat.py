@@ -19,17 +19,17 @@ def index(content: Any) -> list[tuple[str, Any]]:
 
 def names(content: Any) -> list[str]:
     """Return the names of the labels that are used."""
-    return list(dict.fromkeys(shape.attrib["label"] for image in content.iter("image") for shape in _areas(image)))
+    return list(dict.fromkeys(shape.attrib["label"] for image in content.iter("image") for shape in objects(image)))
 
 
-def _areas(image: ElementTree.Element) -> list[ElementTree.Element]:
+def objects(image: ElementTree.Element) -> list[ElementTree.Element]:
     """Return the objects of an image, the topmost last. Tags belong to the whole image."""
     return sorted((each for each in image if each.tag != "tag"), key=lambda each: int(each.get("z_order", 0)))
 
 
 def draw(image: Any, file: Path) -> Drawing:
     """Return the objects of an image, by their z-order and then in the order of the file."""
-    return Drawing(list(map(_shape, _areas(image))), (int(image.attrib["width"]), int(image.attrib["height"])))
+    return Drawing(list(map(_shape, objects(image))), (int(image.attrib["width"]), int(image.attrib["height"])))
 
 
 def _shape(area: ElementTree.Element) -> Shape:

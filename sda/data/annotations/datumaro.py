@@ -30,12 +30,17 @@ def names(content: Any) -> list[str]:
 _AREAS = ("polygon", "mask", "bbox")
 
 
+def objects(part: Any) -> list:
+    """Return the objects of an image, the topmost last. Labels and captions belong to the whole image."""
+    areas = [each for each in part[0]["annotations"] if each["type"] not in ("label", "caption")]
+    return sorted(areas, key=lambda each: each.get("z_order", 0))
+
+
 def draw(part: Any, file: Path) -> Drawing:
     """Return the objects of an image, by their z-order and then in the order of the file."""
     item, labels = part
     size = item.get("image", {}).get("size")
-    areas = [each for each in item["annotations"] if each["type"] not in ("label", "caption")]
-    shapes = [_shape(each, labels) for each in sorted(areas, key=lambda each: each.get("z_order", 0))]
+    shapes = [_shape(each, labels) for each in objects(part)]
     return Drawing(shapes, (int(size[1]), int(size[0])) if size else None)
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -28,34 +29,58 @@ class Form(NamedTuple):
         title, suffix: of its files.
         tells: whether the content of a file is of this form.
         draw: (content, or part of it for one image; file) → the annotations of the image.
+        objects: content, or part of it for one image → what is drawn, before it is understood: [] for an image without objects.
         parts: of a form with many images in one file: content → (name of an image, its part of the content), ….
         names: content → the names of the classes; by default, those that `draw` finds.
         files: further files that a part is in.
+        tells_empty: whether a file without an object says that its image shows none; in other forms, such an image may also not
+            be annotated yet.
     """
 
     title: str
     suffix: str
     tells: Callable[[Any], bool]
     draw: Callable[[Any, Path], Drawing]
+    objects: Callable[[Any], list]
     parts: Callable[[Any], list[tuple[str, Any]]] | None = None
     names: Callable[[Any], list[str]] | None = None
     files: Callable[[Any, Path], tuple[Path, ...]] = lambda part, file: ()
+    tells_empty: bool = False
 
 
 FORMS: dict[str, Form] = {
-    "labelme": Form("labelme", ".json", polygons.tells_labelme, polygons.draw_labelme),
-    "supervisely": Form("Supervisely", ".json", polygons.tells_supervisely, polygons.draw_supervisely),
-    "cityscapes": Form("Cityscapes polygon", ".json", polygons.tells_cityscapes, polygons.draw_cityscapes),
-    "darwin": Form("V7 Darwin", ".json", polygons.tells_darwin, polygons.draw_darwin),
-    "yolo": Form("YOLO", ".txt", polygons.tells_yolo, polygons.draw_yolo),
-    "coco": Form("COCO", ".json", coco.tells, coco.draw, coco.index, coco.names),
-    "coco-panoptic": Form(
-        "COCO panoptic", ".json", coco.tells_panoptic, coco.draw_panoptic, coco.index, coco.names, coco.panoptic_files
+    "labelme": Form("labelme", ".json", polygons.tells_labelme, polygons.draw_labelme, polygons.labelme_objects),
+    "supervisely": Form(
+        "Supervisely", ".json", polygons.tells_supervisely, polygons.draw_supervisely, polygons.supervisely_objects
     ),
-    "label-studio": Form("Label Studio", ".json", label_studio.tells, label_studio.draw, label_studio.index, label_studio.names),
-    "cvat": Form("CVAT XML", ".xml", cvat.tells, cvat.draw, cvat.index, cvat.names),
-    "datumaro": Form("Datumaro", ".json", datumaro.tells, datumaro.draw, datumaro.index, datumaro.names),
-    "via": Form("VIA", ".json", via.tells, via.draw, via.index, via.names),
+    "cityscapes": Form(
+        "Cityscapes polygon", ".json", polygons.tells_cityscapes, polygons.draw_cityscapes, polygons.cityscapes_objects
+    ),
+    "darwin": Form("V7 Darwin", ".json", polygons.tells_darwin, polygons.draw_darwin, polygons.darwin_objects),
+    "yolo": Form("YOLO", ".txt", polygons.tells_yolo, polygons.draw_yolo, polygons.yolo_objects, tells_empty=True),
+    "coco": Form("COCO", ".json", coco.tells, coco.draw, coco.objects, coco.index, coco.names),
+    "coco-panoptic": Form(
+        "COCO panoptic",
+        ".json",
+        coco.tells_panoptic,
+        coco.draw_panoptic,
+        coco.segments,
+        coco.index,
+        coco.names,
+        coco.panoptic_files,
+    ),
+    "label-studio": Form(
+        "Label Studio",
+        ".json",
+        label_studio.tells,
+        label_studio.draw,
+        label_studio.objects,
+        label_studio.index,
+        label_studio.names,
+    ),
+    "cvat": Form("CVAT XML", ".xml", cvat.tells, cvat.draw, cvat.objects, cvat.index, cvat.names),
+    "datumaro": Form("Datumaro", ".json", datumaro.tells, datumaro.draw, datumaro.objects, datumaro.index, datumaro.names),
+    "via": Form("VIA", ".json", via.tells, via.draw, via.objects, via.index, via.names),
 }
 
 
@@ -113,12 +138,23 @@ class Annotated:
         except (*_MALFORMED, SdaError):  # whoever reads the label says what is wrong
             return (self.file,)
 
+    def is_empty(self) -> bool:
+        """Return whether the annotations have no object. False if they cannot be read: whoever reads the label says why."""
+        form = FORMS[self.form]
+        try:
+            if form.parts:
+                return not form.objects(index_of(self.form, self.file)[self.name])
+            stat = os.stat(self.file)
+            return _is_empty(self.form, self.file, stat.st_size, stat.st_mtime_ns)
+        except (*_MALFORMED, OSError, SdaError):
+            return False
+
     def read(self, image: Path) -> LabelFile:
         """Paint the annotations, as the image is shown. Raise FileError if they cannot be used."""
         form = FORMS[self.form]
         try:
             part = index_of(self.form, self.file)[self.name] if form.parts else load(self.file)
-            if not form.parts and not (form.tells(part) or part == ""):
+            if not form.parts and not (form.tells(part) or (isinstance(part, str) and not part.strip())):
                 raise FileError(f"{self.file}: this is not a {form.title} file; fix or remove it, {SKIP}")
             return paint(form.draw(part, self.file), image, self.file)
         except FileError:
@@ -135,6 +171,20 @@ class Annotated:
 
 def _why(error: Exception) -> str:
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) and error.args else " ".join(str(error).split())
+
+
+_SMALL = 2**16  # bytes: larger files are read only if their beginning suggests that they have no object
+_NO_OBJECT = re.compile(rb'"(shapes|objects|annotations)"\s*:\s*\[\s*\]')
+
+
+@functools.lru_cache(maxsize=2**16)
+def _is_empty(name: str, path: Path, size: int, mtime_ns: int) -> bool:
+    """Return whether a file of one image has no object. A file that has not changed is read once per process."""
+    if size > _SMALL:  # labelme can store the photo in its file, after the shapes
+        with path.open("rb") as file:
+            if not _NO_OBJECT.search(file.read(_SMALL)):
+                return False
+    return not FORMS[name].objects(load(path))
 
 
 _lock = threading.Lock()

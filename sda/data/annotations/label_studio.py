@@ -15,7 +15,9 @@ _LABELS = {"polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "
 def tells(content: Any) -> bool:
     """Return whether this is the content of an export, as JSON or JSON-MIN."""
     first = content[0] if isinstance(content, list) and content else None
-    return isinstance(first, dict) and ((isinstance(first.get("annotations"), list) and "data" in first) or bool(_short(first)))
+    if not isinstance(first, dict):
+        return False
+    return (isinstance(first.get("annotations"), list) and "data" in first) or any(map(_short, content))
 
 
 def _short(task: Any) -> list:
@@ -25,15 +27,14 @@ def _short(task: Any) -> list:
 
 
 def index(content: Any) -> list[tuple[str, Any]]:
-    """Return (name of the image, results) of each annotation that was not cancelled."""
+    """Return (name of the image, results) of each annotation that was not cancelled; without one, there are no results."""
     found = []
     for task in content:
         if "annotations" not in task:
             found.append((_name({"data": task}), [{**each, "value": each} for each in _short(task)]))
             continue
-        for annotation in task["annotations"]:
-            if not annotation.get("was_cancelled"):
-                found.append((_name(task), annotation.get("result", [])))
+        done = [each.get("result", []) for each in task["annotations"] if not each.get("was_cancelled")]
+        found += [(_name(task), results) for results in done or [[]]]
     return found
 
 
@@ -57,9 +58,14 @@ def _label(result: Any) -> str:
     return next((str(values[key][0]) for key in values if key in _LABELS and values[key]), "")
 
 
+def objects(results: Any) -> list:
+    """Return the areas of an annotation, in its order."""
+    return [each for each in results if _label(each)]
+
+
 def draw(results: Any, file: Path) -> Drawing:
     """Return the areas of an annotation, in its order."""
-    areas = [each for each in results if _label(each)]
+    areas = objects(results)
     sizes = {(int(each["original_width"]), int(each["original_height"])) for each in areas}
     if len(sizes) > 1:
         raise Unusable(f"areas in images of different sizes, {sorted(sizes)}")

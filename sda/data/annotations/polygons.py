@@ -10,11 +10,15 @@ def tells_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
 
 
+def labelme_objects(content: Any) -> list:
+    return content["shapes"]
+
+
 def draw_labelme(content: Any, file: Path) -> Drawing:
     """Return the shapes of a labelme file, in its order."""
     width, height = content.get("imageWidth"), content.get("imageHeight")
     size = None if width is None or height is None else (int(width), int(height))
-    return Drawing([_labelme(shape) for shape in content["shapes"]], size)
+    return Drawing([_labelme(shape) for shape in labelme_objects(content)], size)
 
 
 def _labelme(shape: Any) -> Shape:
@@ -38,10 +42,14 @@ def tells_supervisely(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("objects"), list) and isinstance(content.get("size"), dict)
 
 
+def supervisely_objects(content: Any) -> list:
+    return content["objects"]
+
+
 def draw_supervisely(content: Any, file: Path) -> Drawing:
     """Return the objects of a Supervisely file, in its order."""
     size = content["size"]
-    return Drawing([_supervisely(each) for each in content["objects"]], (int(size["width"]), int(size["height"])))
+    return Drawing([_supervisely(each) for each in supervisely_objects(content)], (int(size["width"]), int(size["height"])))
 
 
 def _supervisely(each: Any) -> Shape:
@@ -62,9 +70,13 @@ def tells_cityscapes(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("objects"), list) and "imgWidth" in content
 
 
+def cityscapes_objects(content: Any) -> list:
+    return [each for each in content["objects"] if not each.get("deleted")]
+
+
 def draw_cityscapes(content: Any, file: Path) -> Drawing:
     """Return the objects of a Cityscapes polygon file, in its order."""
-    shapes = [Shape(str(each["label"]), (each["polygon"],)) for each in content["objects"] if not each.get("deleted")]
+    shapes = [Shape(str(each["label"]), (each["polygon"],)) for each in cityscapes_objects(content)]
     return Drawing(shapes, (int(content["imgWidth"]), int(content["imgHeight"])))
 
 
@@ -72,11 +84,15 @@ def tells_darwin(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("item"), dict) and isinstance(content.get("annotations"), list)
 
 
+def darwin_objects(content: Any) -> list:
+    return [each for each in content["annotations"] if "tag" not in each]
+
+
 def draw_darwin(content: Any, file: Path) -> Drawing:
     """Return the objects of a file of V7 Darwin, in its order."""
     slot = (content["item"].get("slots") or [{}])[0]
     size = (int(slot["width"]), int(slot["height"])) if "width" in slot else None
-    return Drawing([_darwin(each) for each in content["annotations"] if "tag" not in each], size)
+    return Drawing([_darwin(each) for each in darwin_objects(content)], size)
 
 
 def _darwin(each: Any) -> Shape:
@@ -102,6 +118,11 @@ def _is_yolo(words: list[str]) -> bool:
         return words[0].isdecimal() and all(-0.5 <= float(word) <= 1.5 for word in words[1:])
     except ValueError:
         return False
+
+
+def yolo_objects(content: Any) -> list:
+    """Return the lines with words."""
+    return [line for line in content.split("\n") if line.strip()]
 
 
 def draw_yolo(content: Any, file: Path) -> Drawing:

@@ -38,6 +38,11 @@ def _name(region: Any) -> str:
     return found[0]
 
 
+def objects(regions: Any) -> list:
+    """Return the regions of an image."""
+    return regions
+
+
 def draw(regions: Any, file: Path) -> Drawing:
     """Return the regions of an image, in their order."""
     return Drawing(list(map(_shape, regions)))

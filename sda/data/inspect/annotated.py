@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sda.data.annotations.forms import FORMS, form_of, index_of, load, match_names
+from sda.data.annotations.forms import FORMS, Annotated, form_of, index_of, load, match_names
 from sda.data.descriptor import SHARED
 from sda.data.files import FileError
 from sda.data.inspect.classes import count_label_values
@@ -35,12 +35,19 @@ class Found:
         form: a key of FORMS, or "" for one mask per class.
         pairs: (image, file). lost: files that belong to no image.
         classes: of masks per class.
+        empty: images whose annotations have no object.
     """
 
     form: str
     pairs: Pairs
     lost: list[Path]
     classes: tuple[str, ...] = ()
+    empty: frozenset[Path] = frozenset()
+
+    @property
+    def drawn(self) -> int:
+        """The number of images with objects."""
+        return len(self.pairs) - len(self.empty)
 
     @property
     def what(self) -> str:
@@ -48,7 +55,7 @@ class Found:
 
 
 def find_annotations(root: Path, photos: Sequence[Path], notes: list[str]) -> list[Found]:
-    """Return the annotations in a folder, by form, those of most images first. Add notes on what cannot be read.
+    """Return the annotations in a folder, by form, those with objects in most images first. Add notes on what cannot be read.
 
     Args:
         photos: the images, relative to the root.
@@ -57,19 +64,29 @@ def find_annotations(root: Path, photos: Sequence[Path], notes: list[str]) -> li
     for place, every in walk(root):
         for suffix in {form.suffix for form in FORMS.values()}:
             names = [name for name in every if Path(name).suffix.lower() == suffix]
-            sample = {name: form_of(place / name) for name in (names if len(names) <= _SURE else spread(names, _SURE))}
+            telling = [name for name in names if not _has_no_bytes(place / name)]  # YOLO's empty files tell no form
+            sample = {name: form_of(place / name) for name in (telling if len(names) <= _SURE else spread(telling, _SURE))}
             common = Counter(filter(None, sample.values())).most_common(1)
             for name in names:
                 if form := sample.get(name) if name in sample and len(names) <= _SURE else common and common[0][0]:
                     files[form].append((place / name).relative_to(root))
     found = []
     for form, paths in files.items():
-        pairs = _of_shared(root, form, paths, photos, notes) if form in SHARED else _of_single(paths, photos)
+        named: dict[Path, str] = {}
+        pairs = _of_shared(root, form, paths, photos, notes, named) if form in SHARED else _of_single(paths, photos)
+        empty = frozenset(image for image, path in pairs if Annotated(form, root / path, named.get(image, "")).is_empty())
         used = {path for _, path in pairs}
         lost = [path for path in paths if path not in used]
         lost = [path for path in lost[:_MOST] if form_of(root / path) == form] + lost[_MOST:]
-        found.append(Found(form, pairs, lost))
-    return sorted(found, key=lambda each: (len(each.pairs), each.form == "coco-panoptic"), reverse=True)
+        found.append(Found(form, pairs, lost, empty=empty))
+    return sorted(found, key=lambda each: (each.drawn, each.form == "coco-panoptic"), reverse=True)
+
+
+def _has_no_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _of_single(paths: list[Path], photos: Sequence[Path]) -> Pairs:
@@ -96,8 +113,14 @@ def _split(path: Path) -> str:
     return next((found[1] for part in [path.stem, *path.parts[-2::-1]] if (found := split_in(part))), "")
 
 
-def _of_shared(root: Path, form: str, paths: list[Path], photos: Sequence[Path], notes: list[str]) -> Pairs:
-    """Pair the images with the files that name them. Of several files for the same images, take the one for instances."""
+def _of_shared(
+    root: Path, form: str, paths: list[Path], photos: Sequence[Path], notes: list[str], names: dict[Path, str]
+) -> Pairs:
+    """Pair the images with the files that name them. Of several files for the same images, take the one for instances.
+
+    Args:
+        names: image → its name in its file; filled.
+    """
     pairs: dict[Path, Path] = {}
     for path in sorted(paths, key=lambda path: ("instances" not in path.name, str(path))):
         split = SPLITS.get(_split(path).lower(), "")
@@ -112,8 +135,9 @@ def _of_shared(root: Path, form: str, paths: list[Path], photos: Sequence[Path],
                 fault = str(error)
         if fault and not best:
             notes.append(fault)
-        for key in best:
-            pairs.setdefault(Path(key), path)
+        for image in map(Path, best):
+            if image not in pairs or Annotated(form, root / pairs[image], names[image]).is_empty():
+                pairs[image], names[image] = path, best[image.as_posix()]
     return list(pairs.items())
 
 

@@ -44,6 +44,7 @@ PROBLEM_KINDS = {
     "black image": "images that are black",
     "void label": "labels that are all void",
     "no label": "images without a label file",
+    "no object": "images that annotations list without an object",
     "no image": "label files without an image",
     "map": "label or depth maps beside the images, not used as images",
     "duplicate": "images that are copies of others",
@@ -155,6 +156,8 @@ def examine(
 
 def _advice_without_labels(split: str, listing: Listing) -> str:
     pattern = listing.label_pattern
+    if listing.empty:
+        return f"the annotations of {split} have no object in any image: annotate some, or is it another file?"
     return f"no image of {split} has a label file: is the pattern {pattern} right?" if pattern else ""
 
 
@@ -168,8 +171,13 @@ def _judge(meaning: Meaning, read: Encodings, split: str, item: Item, finding: F
     if finding.image_fault:
         return [problem("unreadable image", finding.image_fault)]
     found = []
+    if file := listing.empty.get(item.key):
+        meaning_of_it = "labelled: all background" if item.label else "unlabelled"
+        found.append(problem("no object", f"{item.image}: no object in {file.name}: {meaning_of_it}", bad=False))
     if finding.black:
         found.append(problem("black image", f"{item.image}: no value is above 7 of 255"))
+    if item.label is None and item.key in listing.empty:
+        return found
     if item.label is None:
         looked = f": looked for {listing.label_pattern}" if listing.label_pattern else ""
         return [*found, problem("no label", f"{item.image}: no label file{looked}", bad=False)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,15 +55,15 @@ def propose(root: Path) -> Proposed:
     drawn = find_annotations(root, photos, annotated)
     masks = find_masks(root, files)
     pairs = [] if masks else pair_files(files, notes)
-    best = next((found for found in [*([masks] if masks else []), *drawn] if found.pairs), None)
-    if best and best.form != "coco-panoptic" and 2 * len(pairs) >= len(best.pairs):
+    best = next((found for found in [*([masks] if masks else []), *drawn] if found.drawn), None)
+    if best and best.form != "coco-panoptic" and 2 * len(pairs) >= best.drawn:
         best = None
     for found in drawn:
-        if found is not best and found.pairs:
+        if found is not best and found.drawn:
             other = FORMS[best.form].title if best and best.form else "masks"
-            notes.append(
-                f"{len(found.pairs)} images have {found.what} annotations, too, which are not read: {other} are proposed"
-            )
+            notes.append(f"{found.drawn} images have {found.what} annotations, too, which are not read: {other} are proposed")
+        elif found.empty and not found.drawn:
+            notes.append(f"{len(found.empty)} images have {found.what} annotations without an object: none is annotated yet")
         if found.lost and (best or pairs):
             notes.append(f"{len(found.lost)} {found.what} files belong to no image, or are not needed, such as {found.lost[0]}")
     if best:
@@ -73,8 +74,10 @@ def propose(root: Path) -> Proposed:
             fault = findings[0].label_fault
             return Proposed("", notes, [f"{len(best.pairs)} images have {best.what} annotations that cannot be used: {fault}"])
         classes = propose_names(*names_in(root, best, notes), findings, notes)
-        notes += _left_out(root, draft, photos, best.pairs if best.form else [])
-        return Proposed(_toml(root, draft, classes, notes), notes, [])
+        text = _toml(root, draft, classes, notes)
+        described = shelf.check(descriptors.Descriptor, tomllib.loads(text), str(root))
+        pairs = [(image, path) for image, path in best.pairs if image not in best.empty] if best.form else []
+        return Proposed(text, [*notes, *_left_out(root, described, photos, pairs)], [])
     unread = [] if pairs else [*_not_understood(root, photos, drawn, files), *annotated]
     if not pairs:
         notes.append("no label files match the images: this describes images without labels")
@@ -82,7 +85,7 @@ def propose(root: Path) -> Proposed:
             notes.append("every file looks like a label: give the folder that holds the photos, too")
     images = photos or [folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind]
     draft = _with_list(root, propose_layouts(pairs or [(image, None) for image in images], photos), notes)
-    notes += _left_out(root, draft, photos, pairs)
+    notes += _left_out(root, _described(root, draft), photos, pairs)
     findings = [look_at(Item(str(image), root / image, root / label)) for image, label in spread(pairs, SAMPLES)]
     legends = [
         place / name for place, names in walk(root) for name in names if Path(name).suffix.lower() in (".txt", ".csv", ".json")
@@ -116,7 +119,7 @@ def _not_understood(root: Path, photos: list[Path], drawn: list[Found], files: F
             f"{count} files look like labels, such as {folder / next(iter(kinds[0]))}, but no image has their names; upper and "
             "lower case must agree, too"
         )
-    told = {path for found in drawn for path in found.lost} | {
+    told = {path for found in drawn for path in [*found.lost, *(file for _, file in found.pairs)]} | {
         folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind
     }
     stems = {name for photo in photos for name in (photo.stem, photo.name)}
@@ -164,9 +167,8 @@ def _with_list(root: Path, draft: Draft, notes: list[str]) -> Draft:
     return draft
 
 
-def _left_out(root: Path, draft: Draft, photos: list[Path], pairs: list[tuple[Path, Path]]) -> list[str]:
+def _left_out(root: Path, described: descriptors.Descriptor, photos: list[Path], pairs: list[tuple[Path, Path]]) -> list[str]:
     """Return notes on the images and pairs in `root` that the proposed layouts do not read."""
-    described = _described(root, draft)
     notes: list[str] = []
     read: dict[Path, Path | None] = {}
     maps: set[Path] = set()
