@@ -34,8 +34,10 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def size_within(size: tuple[int, int], width: int) -> tuple[int, int]:
-    """Return (height, width) to show a picture of `size` in this width, in its aspect ratio, at most twice as high as wide."""
-    return min(max(1, round(width * size[0] / size[1])), 2 * width), width
+    """Return (height, width) to show a picture of `size` in its aspect ratio: in this width, or in twice this height."""
+    if size[0] > 2 * size[1]:
+        return 2 * width, max(1, round(2 * width * size[1] / size[0]))
+    return max(1, round(width * size[0] / size[1])), width
 
 
 def resize_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -55,21 +57,24 @@ def picture_table(rows: list[list[np.ndarray]], titles: list[str], colors: dict[
     """Return a table of pictures under column titles, with a legend of the classes below.
 
     Args:
-        rows: one RGB picture (H, W, 3) uint8 per title; all have the same size.
-        colors: class → RGB. width: of each picture in the table, in px.
+        rows: one RGB picture (H, W, 3) uint8 per title; those of a row have the same aspect ratio.
+        colors: class → RGB. width: of each column in px.
     """
-    height, width = size_within(rows[0][0].shape[:2], width)
+    sizes = [size_within(row[0].shape[:2], width) for row in rows]
     font = ImageFont.load_default(16)
     gap, head = 6, 30
     names = legend(colors, max(1, (len(titles) * (width + gap)) // 150))
-    body = head + len(rows) * (height + gap)
+    body = head + sum(height + gap for height, _ in sizes)
     sheet = Image.new("RGB", (len(titles) * (width + gap) + gap, body + names.height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         draw.text((gap + column * (width + gap) + width / 2, head / 2), title, "black", font, anchor="mm")
-        for line, row in enumerate(rows):
-            picture = Image.fromarray(resize_nearest(row[column], (height, width)))
-            sheet.paste(picture, (gap + column * (width + gap), head + line * (height + gap)))
+    top = head
+    for row, size in zip(rows, sizes, strict=True):
+        for column, values in enumerate(row):
+            left = gap + column * (width + gap) + (width - size[1]) // 2
+            sheet.paste(Image.fromarray(resize_nearest(values, size)), (left, top))
+        top += size[0] + gap
     sheet.paste(names, (0, body))
     return sheet
 

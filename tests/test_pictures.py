@@ -55,9 +55,27 @@ def test_images_of_the_wanted_size_are_unchanged():
     assert resize_image(image, (3, 2)).size == (2, 3) and resize_nearest(label, (3, 2)).shape == (3, 2)
 
 
+def test_portraits_and_landscapes_in_one_table_keep_their_shapes():
+    """A white square on black is a square in every row."""
+    rows = []
+    for height, width in ((60, 80), (80, 60), (180, 80)):
+        picture = np.zeros((height, width, 3), np.uint8)
+        picture[10:50, 10:50] = 255
+        rows.append([picture, picture])
+    table = np.asarray(picture_table(rows, ["a", "b"], {"road": [1, 2, 3]}, width=160).convert("L")).astype(int)
+    top = 30
+    for height, width in ((120, 160), (213, 160), (320, 142)):
+        left = 6 + (160 - width) // 2
+        white = np.argwhere(table[top : top + height, left : left + width] > 128)
+        across, down = np.ptp(white, axis=0)
+        assert abs(int(across) - int(down)) <= 2 and across > 50
+        top += height + 6
+
+
 def test_sheets_of_extreme_pictures_stay_small():
     assert size_within((48, 64), 384) == (288, 384) and size_within((1, 10_000), 384) == (1, 384)
-    assert size_within((10_000, 1), 384) == (768, 384) and size_within((10_000, 1), 1) == (2, 1)
+    assert size_within((10_000, 1), 384) == (768, 1) and size_within((10_000, 1), 1) == (2, 1)
+    assert size_within((400, 180), 100) == (200, 90)  # a phone's portrait is not squashed
     pictures = [Image.new("RGB", size) for size in ((1, 30_000), (30_000, 1), (1, 1))]
     assert contact_sheet(pictures, ["a", "b", "c"]).height < 600
     for shape in ((30_000, 1, 3), (1, 30_000, 3)):

@@ -156,7 +156,9 @@ def show_examination(found: Examination) -> None:
     sizes = ", ".join(f"{count} of {size}" for size, count in list(found.sizes.items())[:6])
     _print(f"Sizes: {sizes}{', …' if len(found.sizes) > 6 else ''}")
     encodings = ", ".join(f"{count} {name}" for name, count in found.encodings.items())
-    expected = " and ".join(dict.fromkeys(counts["encoding"] for counts in found.splits.values()))
+    said = dict.fromkeys(counts["encoding"] for counts in found.splits.values())
+    rgb = " or colours" * ("colours" in found.encodings)  # which count whatever the encoding of ids
+    expected = " and ".join(each + rgb * (each in ("ids", "train_ids")) for each in said)
     _print(f"Labels: {encodings or 'none'}; the descriptor says {expected}")
     table = Table("class", "% of pixels", "% of images", header_style="bold")
     for name, share in found.frequencies.items():

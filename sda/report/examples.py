@@ -114,9 +114,7 @@ def errors(image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.nd
 
 def sheet(examples: list[Example], colors: dict[str, list[int]]) -> bytes:
     """Return all pictures of some images as one table, as the bytes of a PNG file."""
-    size = examples[0].pictures[0].shape[:2]
-    rows = [[resize_nearest(picture, size) for picture in each.pictures] for each in examples]
-    return _file(picture_table(rows, list(TITLES), colors), "PNG")
+    return _file(picture_table([each.pictures for each in examples], list(TITLES), colors), "PNG")
 
 
 def data_url(picture: np.ndarray, photo: bool) -> str:

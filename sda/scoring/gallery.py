@@ -34,8 +34,6 @@ def truth_and_predictions(
             label, _ = predict(network, sample.image.to(device), (height, width))
             row.append(colorize(label, colors))
         rows.append(row)
-    size = rows[0][0].shape[:2]
-    rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
     truth = [] if dataset.codec is None else ["ground truth"]
     return picture_table(rows, ["image", *truth, *networks], table.colors)
 
@@ -54,8 +52,6 @@ def pseudo_labels(
         _, height, width = image.shape
         label, confidence = predict(network, image.to(device), (height, width))
         rows.append([_at(image, (height, width)), colorize(label, list(table.colors.values())), heat(confidence)])
-    size = rows[0][0].shape[:2]
-    rows = [[resize_nearest(picture, size) for picture in row] for row in rows]
     return picture_table(rows, ["image", "pseudo-label", "confidence"], table.colors)
 
 

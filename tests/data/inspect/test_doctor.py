@@ -343,6 +343,14 @@ def test_class_pixels_by_hand(tmp_path):
 
 
 @pytest.mark.usefixtures("here")
+def test_colours_are_what_the_descriptor_says(sda, tmp_path):
+    root = gta5(tmp_path / "gta5")
+    for path in (root / "labels").iterdir():
+        tiny.save(np.full((32, 48, 3), [128, 64, 128], np.uint8), path)
+    assert "Labels: 6 colours; the descriptor says ids or colours" in sda("doctor", "gta5", "--root", root)[1].out
+
+
+@pytest.mark.usefixtures("here")
 def test_command_writes_its_report(sda, tmp_path):
     root = gta5(tmp_path / "gta5")
     status, shown = sda("doctor", "gta5", "--root", root, "--processes", 1)
