@@ -12,7 +12,7 @@ from sda import shelf
 from sda.data import descriptor as descriptors
 from sda.data.descriptor import Descriptor, map_stub
 from sda.data.files import size_of
-from sda.data.inspect.propose import propose
+from sda.data.inspect.propose import LICENCE, propose
 from sda.data.item import Item
 from sda.data.layouts.words import counterparts, plain
 from sda.data.listing import NoImages, list_items
@@ -49,12 +49,14 @@ class Started:
     Attributes:
         recipe: its file. notes: what was found and guessed. steps: commands to run next.
         problem: what must be edited before that; "" if nothing.
+        guesses: whether the descriptor has lines with ?, to look at.
     """
 
     recipe: Path
     notes: list[str]
     steps: list[str]
     problem: str
+    guesses: bool
 
 
 def start(target: Path, source: str, source_root: str, out: Path) -> Started:
@@ -114,7 +116,8 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
         notes.append("no image has a label, so the training has no scores; best.pt is chosen without labels")
         steps.append(shlex.join(["sda", "predict", f"runs/{recipe.stem}", str(target), "--checkpoint", "best"]))
     _write(out, files)
-    return Started(recipe, notes, steps, problem and f"{problem} in {recipe}")
+    guesses = any("# ?" in text for text in files.values())
+    return Started(recipe, notes, steps, problem and f"{problem} in {recipe}", guesses)
 
 
 def _write(out: Path, files: dict[str, str]) -> None:
@@ -134,7 +137,7 @@ def _describe(folder: Path, files: dict[str, str]) -> tuple[str, Descriptor, lis
         raise SdaError(f"{folder}: no labels were understood: {'; '.join(unread)}")
     name = folder.resolve().name or "photos"
     name = f"{name}-source" if f"{name}.toml" in files else name
-    lines = [line for line in text.split("\n") if not line.startswith("# ")]
+    lines = [line for line in text.split("\n") if not line.startswith("# ") and line != LICENCE]
     at = next(number for number, line in enumerate(lines) if line.startswith("title = "))
     lines.insert(at + 1, f"root = {shelf.toml_value(str(folder.resolve()))}")
     files[f"{name}.toml"] = "\n".join(lines)

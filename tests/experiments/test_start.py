@@ -133,6 +133,8 @@ def test_labelme_files_are_trained_without_an_edit(world, sda):
         ]
         about = {"version": "5", "flags": {}, "imagePath": file.name, "imageData": None, "imageHeight": 48, "imageWidth": 64}
         file.with_suffix(".json").write_text(json.dumps({**about, "shapes": shapes}))
-    assert sda("init", world.root / "field")[0] == 0
+    status, shown = sda("init", world.root / "field")
+    assert status == 0 and "?" not in (world.folder.parent / "field-sda/field.toml").read_text()
+    assert "lines with ?" not in shown.out
     status, shown = sda("train", "field-sda/train-field.toml", *SMALL, "--out", "run")
     assert status == 0 and all(name in shown.out for name in ("sky", "wall", "road"))

@@ -22,6 +22,7 @@ from sda.data.listing import NoImages, list_items, walk
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 
+LICENCE = 'licence = "?"'
 SAMPLES = 24  # number of label files whose values are read
 
 
@@ -228,7 +229,7 @@ def _toml(root: Path, draft: Draft, proposal: Proposal, notes: list[str]) -> str
         "# Proposed by sda init-dataset: edit the lines marked with ?, then check the files against it:",
         "# sda doctor THIS.toml --root DIR",
         f"title = {_text(title)}",
-        'licence = "?"',
+        LICENCE,
     ]
     classes, tables, encoding = proposal
     renamed = ", ".join(f"{split} = {_text(name)}" for split, name in draft.renamed.items())
