@@ -11,9 +11,8 @@ from typing import Any
 from sda.data.annotations.forms import FORMS, Annotated, form_of, index_of, load, match_names
 from sda.data.descriptor import SHARED
 from sda.data.files import FileError
-from sda.data.inspect.classes import count_label_values
 from sda.data.inspect.draft import Draft, propose_layouts
-from sda.data.inspect.pairs import Files, spread
+from sda.data.inspect.pairs import Files, count_label_values, spread
 from sda.data.layouts.words import SPLITS, divide, split_in
 from sda.data.listing import walk
 from sda.errors import SdaError
@@ -163,7 +162,7 @@ def names_in(root: Path, annotations: Found, notes: list[str]) -> tuple[list[str
     if faults:
         notes.append(f"{len(faults)} files cannot be read, such as {faults[0]}")
     if form == "yolo":
-        return sorted(names, key=lambda name: (len(name), name)), _yolo_titles(root)
+        return sorted(names, key=lambda name: (len(name), name)), {name: f"class_{name}" for name in names} | _yolo_titles(root)
     return list(names) if FORMS[form].names else sorted(names), {}
 
 

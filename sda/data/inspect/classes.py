@@ -1,21 +1,19 @@
-"""Propose the classes of a descriptor from the values in label files, and tell label files from photos."""
+"""Propose the classes of a descriptor from the values in label files."""
 
-import contextlib
 import itertools
-import re
+import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from sda import shelf
 from sda.data import descriptor as descriptors
-from sda.data.files import ARRAY_SUFFIXES, SKIP, FileError, open_file, read_label, show_color, voc_color
+from sda.data.files import SKIP
 from sda.data.inspect.encoding import find_large_ids
 from sda.data.inspect.scan import Finding
-from sda.data.layouts.legends import VOID, Legend
+from sda.data.layouts.legends import VOID, Legend, own_color
 
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
 JUNCTION = 0.0005  # a colour that covers less of the pixels than this may be a mixture of three classes
@@ -23,9 +21,6 @@ _NOISE = 12  # lossy compression changes channels by as much as this
 _MOST_SMOOTH = 20_000  # most colours that are compared; the rest are rarer
 _ANCHORS = 32  # most colours that others are compared with
 PEAK = 0.03  # of labels that look lossy, only values that cover more of the pixels than this are proposed
-_FLAT = 0.75  # share of the pixels of a label that equal their neighbour, 0 to 1
-_FLAT_JPEG = 0.5  # the same for JPEG, which blurs borders; photos stay below it
-_TELLING = re.compile(r"(?i)(^|[^a-z])(masks?|labels?|annot|seg|gt|truth|ground|semantic)")
 
 
 class Proposal(NamedTuple):
@@ -45,7 +40,7 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
     Names such as background are void, unless only one class would remain. Names that differ only in their spelling are one.
 
     Args:
-        titles: name → title of the class, where they differ.
+        titles: name → title of the class, where they differ; `class_NAME` is a guess.
     """
     _note_faults(findings, notes)
     share = _shares((finding.values for finding in findings), -1)
@@ -56,15 +51,20 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
     named = {}
     for name in names:
         if name not in void:
-            title = titles.get(name, f"class_{name}" if name.isdecimal() else name)
+            title = titles.get(name, name)
             named[name] = classes.setdefault(descriptors.plain(title), title)
     if not named or _too_many(len(classes), notes):
         return _UNKNOWN
     lines = []
     for index, title in enumerate(classes.values(), start=1):
-        pixels = sum(share.get(f"={name}", 0) for name in named if named[name] == title)
-        lines.append(f"{shelf.toml_value(title)} = {_rgb(show_color(voc_color(index)))} # ? {pixels:.1%} of pixels")
+        own = [name for name in named if named[name] == title]
+        pixels, doubt = sum(share.get(f"={name}", 0) for name in own), "? " * (title in [f"class_{name}" for name in own])
+        lines.append(f"{shelf.toml_value(title)} = {_rgb(own_color(index))} # {doubt}{pixels:.1%} of pixels")
     keys = [f"void_names = {shelf.toml_value(void)}"] if void else []
+    if void:
+        notes.append(
+            f"objects of the name {', '.join(void)} are ignored; to make them a class, edit void_names in the descriptor"
+        )
     if len(classes) == 1:
         rest = "background" if named[next(iter(named))] != "background" else "other"
         lines.append(f"{shelf.toml_value(rest)} = [0, 0, 0] # ? {share.get('=', 0):.1%} of pixels, which no object covers")
@@ -76,26 +76,6 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
         )
     renamed = [f"{shelf.toml_value(name)} = {shelf.toml_value(title)}" for name, title in named.items() if name != title]
     return Proposal(keys, [["[classes]", *lines], *([["[names]", *renamed]] if renamed else [])], [])
-
-
-def count_label_values(path: Path) -> int | None:
-    """Return the number of different values in a label file: few, in large areas; 0 if it is a photo, None if it cannot be read.
-
-    Labels that cannot be decoded (stored with loss, or as floating-point numbers) count as 256 values, so that they are not
-    taken for photos. Their folder or name must tell that they are labels, because photos can have large areas, too.
-    """
-    try:
-        pixels = read_label(path).values if path.suffix.lower() in ARRAY_SUFFIXES else np.asarray(open_file(path, "label"))
-    except FileError:
-        return None
-    different = pixels[:, 1:] != pixels[:, :-1]
-    flat = 1 - (different.any(axis=2) if different.ndim == 3 else different).mean() if different.size else 1.0
-    with contextlib.suppress(FileError):
-        found = len(np.unique(read_label(path).values))
-        if found <= 256:
-            return found if flat > _FLAT else 0
-    told = _TELLING.search("/".join([*path.parts[-3:-1], path.stem]))
-    return 256 if told and flat > _FLAT_JPEG else 0
 
 
 def _note_faults(findings: list[Finding], notes: list[str]) -> None:
@@ -115,28 +95,29 @@ def propose_classes(findings: list[Finding], notes: list[str], legend: Legend) -
     """
     _note_faults(findings, notes)
     usable = [finding for finding in findings if finding.values and not finding.label_fault]
-    if lossy := [finding for finding in usable if finding.lossy]:
+    lossy, smooth = [finding for finding in usable if finding.lossy], _smooth_in(usable, legend)
+    if lossy and not smooth:
         notes.append(
             f"{len(lossy)} of {len(findings)} labels that were read look as after lossy compression (JPEG) or smoothing, such as "
             f"that of {lossy[0].key}: export the labels again as PNG, without either"
         )
-    clean = [finding for finding in usable if not finding.lossy]
+    clean = [finding for finding in usable if smooth or not finding.lossy]
     usable, least = (clean, 0.0) if clean else (usable, PEAK)
     if not usable:
         return _UNKNOWN
-    if legend and (told := _of_legend(legend, usable, notes)):
-        return told
     colours = [finding for finding in usable if finding.kind == "rgb"]
     grey = all(value[1:3] == value[3:5] == value[5:7] for finding in colours for value in finding.values or {})
+    ids = [finding for finding in usable if colours and not grey and finding.kind == "index"]
+    of_ids = any(value.isdecimal() for value in legend)
+    if legend and (told := _of_legend(legend, usable if of_ids or not ids else colours, smooth, notes)):
+        return told if of_ids else _with_ids(told, ids, notes)
     if colours and not grey:
         every = _shares((finding.values for finding in colours), 0)
-        kept = {value: share for value, share in every.items() if share > least}
-        smooth = _smooth(every)
-        if smooth:
-            kept = {value: share for value, share in every.items() if value not in smooth}
+        smooth = smooth or _smooth(every)
+        kept = {value: share for value, share in every.items() if (smooth or share > least) and value not in smooth}
         proposal = _of_colours(kept, notes)
         tolerance = _tolerance([_rgb(value) for value in kept], smooth, notes)
-        return proposal._replace(keys=[*proposal.keys, *tolerance])
+        return _with_ids(proposal._replace(keys=[*proposal.keys, *tolerance]), ids, notes)
     shown = [_colours_shown(finding) if finding.palette else {} for finding in usable]
     if all(shown) and _differ(shown):
         notes.append("the palettes of the labels differ from file to file, so the labels are read by their colours")
@@ -200,9 +181,9 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
     if not named or (len(named) == 1 and len(indices) < len(share)) or _too_many(len(named), notes):
         return _UNKNOWN  # also if one class remains because the ids of the others are above 255
     notes.append(f"found {len(indices)} values: name the classes")
-    colours = {index: palette.get(index, show_color(voc_color(index))) for index in named}
+    colours = {index: palette.get(index, own_color(index)) for index in named}
     if len(set(colours.values())) < len(named):
-        colours = {index: show_color(voc_color(index)) for index in named}
+        colours = {index: own_color(index) for index in named}
     classes = []
     for index in named:
         doubt = f"; if they are not labelled, write void = [{index}] instead" if index in (250, 255) else ""
@@ -234,6 +215,8 @@ def _too_many(count: int, notes: list[str]) -> bool:
 
 def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
     """Propose classes for colours."""
+    if numbered := _of_own_colours(share, notes):
+        return numbered
     if known := _of_known_colours(share, notes):
         return known
     if _too_many(len(share), notes):
@@ -241,6 +224,72 @@ def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
     notes.append(f"found {len(share)} colours: name the classes, and move other colours to void_colors")
     classes = [f"colour_{value[1:]} = {_rgb(value)} # ? {share[value]:.1%} of pixels" for value in sorted(share)]
     return Proposal([], [["[classes]", *classes]], [])
+
+
+def _of_own_colours(share: dict[str, float], notes: list[str]) -> Proposal | None:
+    """Propose the classes that sda gave these colours, with their numbers; None for other colours. Black is void, as in CVAT."""
+    numbers = {own_color(index): index for index in range(256)}
+    classes = {numbers[value]: value for value in share if value in numbers}
+    if len(classes) < 2 or {*share} - {*classes.values(), "#000000"}:
+        return None
+    notes.append(
+        f"the labels hold the colours that sda gave to {len(classes)} classes: if these had names, put the labelmap.txt of the "
+        "export beside the labels, or name them again"
+    )
+    lines = [f"class_{index} = {_rgb(value)} # ? {share[value]:.1%} of pixels" for index, value in sorted(classes.items())]
+    return Proposal(["void_colors = [[0, 0, 0]]"] if "#000000" in share else [], [["[classes]", *lines]], [])
+
+
+def _with_ids(proposal: Proposal, findings: list[Finding], notes: list[str]) -> Proposal:
+    """Add the ids of labels that lie beside those in colours. An id has the class with its colour, in its palette or by
+    `own_color`; another id is a class of its own, for the user to merge."""
+    share = _shares((finding.values for finding in findings), 0)
+    if not share or not proposal.tables:  # a known class table has its own ids
+        return proposal
+    by_color = {tuple(color): name for name, color in tomllib.loads("\n".join(proposal.tables[0]))["classes"].items()}
+    shown = {value: colour for finding in findings for value, colour in _colours_shown(finding).items()}
+    indices = sorted(value for value in map(int, share) if 0 <= value <= 255)
+    void = _void({int(value): part for value, part in share.items()}, indices)
+    own = {value: _rgb(shown.get(value, own_color(value))) for value in indices if value not in void}
+    alone = {value: color for value, color in own.items() if tuple(color) not in by_color}
+    classes = [
+        f"class_{value} = {color} # ? the id {value} in {share[str(value)]:.1%} of pixels" for value, color in alone.items()
+    ]
+    ids = [f"{value} = {shelf.toml_value(by_color.get(tuple(color), f'class_{value}'))}" for value, color in own.items()]
+    notes.append(
+        f"{len(findings)} labels hold ids, and the others colours"
+        + (": if some are the same classes, give them one name in [ids]" if alone else "")
+    )
+    (first, *others), keys = proposal.tables, [*proposal.keys, *([f"void = {void}"] if void else [])]
+    return Proposal(keys, [[*first, *classes], ["[ids]", *ids], *others], proposal.layout)
+
+
+def _smooth_in(findings: list[Finding], legend: Legend) -> set[str]:
+    """Return the colours in RGB labels that smoothing or slight loss made from those of the classes; empty if that is not sure.
+
+    The colours of the classes are those of the legend, or of the labels that do not look lossy; else they are guessed.
+    """
+    colours = [finding for finding in findings if finding.kind == "rgb"]
+    every = _shares((finding.values for finding in colours), 0)
+    lossy = _shares((finding.values for finding in colours if finding.lossy), 0)
+    clean = _shares((finding.values for finding in colours if not finding.lossy), 0)
+    named = [value for value in legend if value in every]
+    if len(named) < 2 and (found := _smooth(every)):
+        return found
+    classes = named if len(named) > 1 else [*clean]
+    if not lossy or not 1 < len(classes) <= _ANCHORS:
+        return set()
+    known = np.array([_rgb(value) for value in classes])
+    others = {value: share for value, share in lossy.items() if value not in classes}
+    near = {value for value in sorted(others, key=lambda value: -others[value])[:_MOST_SMOOTH] if _is_near(value, known)}
+    told = sum(others[value] for value in near) >= 0.9 * sum(others.values())
+    return {value for value in every if value not in classes} if told else set()
+
+
+def _is_near(value: str, known: np.ndarray) -> bool:
+    """Return whether a colour is nearly one of the known ones, (N, 3), or a mixture of two."""
+    color = np.array(_rgb(value))
+    return bool(abs(known - color).max(axis=1).min() <= _NOISE) or _is_between(color, known)
 
 
 def _smooth(share: dict[str, float]) -> set[str]:
@@ -286,10 +335,13 @@ def _tolerance(classes: list[list[int]], found: Collection[str], notes: list[str
     return [f"color_tolerance = {min(255, least + 8)} # ? largest difference of a channel from the colour of a class"]
 
 
-def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Proposal | None:
+def _of_legend(legend: Legend, findings: list[Finding], smooth: set[str], notes: list[str]) -> Proposal | None:
     """Propose the classes of a file beside the labels; None if they are not those of the labels.
 
     Names such as background are void, unless only one class would remain.
+
+    Args:
+        smooth: the colours that smoothing made.
     """
     colours = any(value.startswith("#") for value in legend)
     every: Counter[str] = Counter()
@@ -297,7 +349,8 @@ def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Pro
         shown = _colours_shown(finding) if colours and finding.kind == "index" else None
         values = finding.red if not colours and finding.kind == "rgb" else finding.values
         every.update(_by_colour(finding, shown) if shown else values or {})
-    if not every or sum(every[value] for value in legend) < 0.8 * sum(every.values()):
+    told = sum(every[value] for value in {*legend} | (smooth if colours else set()))
+    if not every or told < 0.8 * sum(every.values()):
         return None
     others = [value for value in every if value not in legend]
     if not colours and not {*others} <= {"250", "255"}:
@@ -311,7 +364,7 @@ def _of_legend(legend: Legend, findings: list[Finding], notes: list[str]) -> Pro
         if value not in void:
             own.setdefault(name, []).append(value)
     share = {value: every[value] / sum(every.values()) for value in legend}
-    shown_as = {value: _rgb(value) if colours else _rgb(show_color(voc_color(int(value)))) for value in legend}
+    shown_as = {value: _rgb(value) if colours else _rgb(own_color(int(value))) for value in legend}
     classes = [
         f"{shelf.toml_value(name)} = {shown_as[values[0]]} # {sum(share[value] for value in values):.1%} of pixels"
         for name, values in own.items()

@@ -1,5 +1,6 @@
 """Find the label files in a folder by their content, and pair each image with its label by their names."""
 
+import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection
@@ -7,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sda.data.files import ARRAY_SUFFIXES
-from sda.data.inspect.classes import count_label_values
+import numpy as np
+
+from sda.data.files import ARRAY_SUFFIXES, FileError, open_file, read_label
 from sda.data.layouts.maps import beginnings
 from sda.data.layouts.pattern import composed, is_image
 from sda.data.layouts.words import SPLITS, divide, is_photo_word, own_words, rest, role_ending, split_in, tells_photo
@@ -18,6 +20,10 @@ _UNWANTED = re.compile("(?i)instance|colou?r|object|panoptic")  # if there are o
 _FEW = 4  # number of files that decide whether files with the same kind of name are labels
 _RARE = 50  # with more folders of labels, a folder is compared only with those that share a word which few folders have
 _ALIKE = 8  # the same for files that are alone in their folders
+
+_FLAT = 0.75  # share of the pixels of a label that equal their neighbour, 0 to 1
+_FLAT_JPEG = 0.5  # the same for JPEG, which blurs borders; photos stay below it
+_TELLING = re.compile(r"(?i)(^|[^a-z])(masks?|labels?|annot|seg|gt|truth|ground|semantic)")
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,26 @@ def _traits(folder: Path) -> tuple[set[str], set[str], set[str]]:
     """Return the splits, the words that tell nothing, and the parts of a folder's path."""
     splits = {SPLITS[found[1].lower()] for part in folder.parts if (found := split_in(part))}
     return splits, {word for part in folder.parts for word in own_words(part)}, set(folder.parts)
+
+
+def count_label_values(path: Path) -> int | None:
+    """Return the number of different values in a label file: few, in large areas; 0 if it is a photo, None if it cannot be read.
+
+    Labels that cannot be decoded (stored with loss, or as floating-point numbers) count as 256 values, so that they are not
+    taken for photos. Their folder or name must tell that they are labels, because photos can have large areas, too.
+    """
+    try:
+        pixels = read_label(path).values if path.suffix.lower() in ARRAY_SUFFIXES else np.asarray(open_file(path, "label"))
+    except FileError:
+        return None
+    different = pixels[:, 1:] != pixels[:, :-1]
+    flat = 1 - (different.any(axis=2) if different.ndim == 3 else different).mean() if different.size else 1.0
+    with contextlib.suppress(FileError):
+        found = len(np.unique(read_label(path).values))
+        if found <= 256:
+            return found if flat > _FLAT else 0
+    told = _TELLING.search("/".join([*path.parts[-3:-1], path.stem]))
+    return 256 if told and flat > _FLAT_JPEG else 0
 
 
 def spread(things: list, count: int) -> list:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from sda.data.files import show_color, voc_color
 from sda.errors import SdaError
 from sda.reading import read_text
 
@@ -15,6 +16,14 @@ from sda.reading import read_text
 VOID = re.compile(r"(?i)[_ -]*(background|bg|void|un-?labell?ed|unknown|ignored?|none)[_ -]*")
 
 Legend = dict[str, str]  # value in the label files, in decimal or as "#rrggbb" → name
+
+
+def own_color(index: int) -> str:
+    """Return the colour "#rrggbb" that sda gives to class number `index`, 0 to 255, if nothing gives it one.
+
+    It is bright or dark like VOC's, but no colour of a known class table and no grey: whoever finds it in a mask knows the class.
+    """
+    return show_color(voc_color(index) + 0x081018)
 
 
 def read_legend(paths: Iterable[Path], notes: list[str]) -> Legend:

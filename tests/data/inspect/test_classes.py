@@ -5,12 +5,14 @@ import io
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from sda import shelf
 from sda.data import descriptor as descriptors
-from sda.data.files import LabelCodec
-from sda.data.inspect.classes import count_label_values
+from sda.data.files import LabelCodec, show_color
+from sda.data.inspect.pairs import count_label_values
 from sda.data.inspect.propose import propose
+from sda.data.layouts.legends import own_color
 from sda.data.listing import list_items
 
 COLORS = np.array([[200, 0, 0], [0, 100, 200], [30, 60, 90]], np.uint8)
@@ -246,3 +248,112 @@ def test_only_ids_that_a_descriptor_can_name_are_proposed(tmp_path, values, says
     root = write(tmp_path / "set", lambda label, _: np.array(values, np.int32)[label], "tif")
     described, notes, _ = load(root)
     assert says in notes and len(described.table().names) == names
+
+
+# Smoothed labels, and labels of two kinds
+
+BRIGHT = np.array([[128, 64, 128], [70, 130, 180], [0, 0, 0]], np.uint8)
+
+
+def smoothed(label, index):
+    """Colours of a scene that was drawn four times as large, with a circle, and resized."""
+    large = Image.fromarray(BRIGHT[label]).resize((256, 192), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(large)
+    pen.ellipse((8 + index, 8, 90, 90), fill=tuple(BRIGHT[1].tolist()))
+    pen.polygon([(130, 100 + index), (240, 110), (200, 180)], fill=tuple(BRIGHT[2].tolist()))
+    return large.resize((64, 48), Image.Resampling.BOX)
+
+
+def noisy(label, index):
+    """Colours near those of a scene, as after JPEG."""
+    noise = np.random.default_rng(index).integers(-5, 6, (48, 64, 3)) * (np.random.default_rng(9).random((48, 64, 1)) < 0.3)
+    return (BRIGHT[label] + noise).clip(0, 255).astype(np.uint8)
+
+
+def nearest(path):
+    colors = np.asarray(Image.open(path)).astype(int)
+    distance = abs(colors[:, :, None] - BRIGHT.astype(int)).max(axis=3)
+    tie = (distance == distance.min(axis=2, keepdims=True)).sum(axis=2) > 1
+    return np.where(tie, 9, distance.argmin(axis=2))
+
+
+@pytest.mark.parametrize("legend", [False, True])
+@pytest.mark.parametrize("strange", [smoothed, noisy])
+@pytest.mark.parametrize("clean", [0, 2, 4])
+def test_smoothed_labels_beside_clean_ones_keep_their_tolerance(tmp_path, strange, clean, legend):
+    """As when a mask of CVAT joins smoothed ones. Noise without a clean label or a legend is no list of classes."""
+    root = write(tmp_path / "set", lambda label, index: BRIGHT[label] if index < clean else strange(label, index))
+    if legend:
+        (root / "labelmap.txt").write_text(
+            "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\nsky:70,130,180::\n"
+        )
+    described, notes, _ = load(root)
+    if strange is noisy and not clean and not legend:
+        return
+    assert described.color_tolerance and "the nearest class counts" in notes and "export the labels again" not in notes
+    assert described.void_colors == ([[0, 0, 0]] if legend else [])
+    if legend:
+        assert described.table().names == ["road", "sky"]
+    colors = [*described.table().colors.values(), *described.void_colors]
+    assert sorted(colors) == sorted(BRIGHT.tolist())
+    for index, label in enumerate(decoded(described, root)):
+        expected = nearest(root / f"masks/{index}.png")
+        shown = np.full(256, 2 if legend else 9)  # by CVAT's legend, black is void
+        places = [BRIGHT.tolist().index(color) for color in described.table().colors.values()]
+        shown[: len(places)] = places
+        assert np.array_equal(shown[label], np.where(expected == 9, shown[255], expected))
+
+
+def test_a_class_that_only_smoothed_labels_show_is_no_mixture(tmp_path):
+    root = write(
+        tmp_path / "set",
+        lambda label, index: BRIGHT[np.minimum(label, 1)] if index < 2 else smoothed(label, index),
+    )
+    described, _, _ = load(root)
+    assert described.color_tolerance and sorted(described.table().colors.values()) == sorted(BRIGHT.tolist())
+
+
+OWN = np.array([[int(own_color(index)[at : at + 2], 16) for at in (1, 3, 5)] for index in range(5)], np.uint8)
+
+
+def test_own_colours_are_those_of_no_class_table():
+    every = {own_color(index) for index in range(256)}
+    known = {
+        show_color(descriptors.pack_color(color))
+        for name in shelf.names("datasets/classes")
+        for color in descriptors.class_table(name).colors.values()
+    }
+    assert len(every) == 256 and not every & known
+    assert not any(color[1:3] == color[3:5] == color[5:7] for color in every)
+
+
+def test_masks_in_own_colours_are_the_numbered_classes(tmp_path):
+    """Not those of VOC: whoever exports predictions of classes without names gets such masks."""
+    root = write(tmp_path / "set", lambda label, index: np.where(label[..., None] == 0, 0, OWN[1:4][label]).astype(np.uint8))
+    described, notes, text = load(root)
+    assert described.table().names == ["class_2", "class_3"] and described.void_colors == [[0, 0, 0]]
+    assert "colours that sda gave to 2 classes" in notes and text.count("# ?") == 2
+
+
+@pytest.mark.parametrize("names", [None, ("class_1", "class_2", "class_3"), ("road", "sky", "class 3")])
+def test_ids_and_own_colours_are_the_same_classes(tmp_path, names):
+    """Some labels of a folder hold ids, and others come back from an annotation program in the colours that sda gave the ids."""
+    root = write(tmp_path / "set", lambda label, index: OWN[1:4][label] if index < 2 else label + 1)
+    if names:
+        rows = [f"{name}:{','.join(map(str, color))}::\n" for name, color in zip(names, OWN[1:4], strict=True)]
+        (root / "labelmap.txt").write_text("background:0,0,0::\n" + "".join(rows))
+    described, notes, _ = load(root)
+    names = names or ("class_1", "class_2", "class_3")
+    assert described.table().names == [*names] and described.ids == dict(zip("123", names, strict=True))
+    assert "4 labels hold ids, and the others colours" in notes
+    for index, label in enumerate(decoded(described, root)):
+        assert np.array_equal(label, scene(index))
+
+
+def test_ids_beside_other_colours_are_classes_of_their_own(tmp_path):
+    """Never those of the colours by their order, which would be a silent mistake."""
+    root = write(tmp_path / "set", lambda label, index: BRIGHT[label] if index < 3 else label + 1)
+    described, notes, _ = load(root)
+    assert described.ids == {"1": "class_1", "2": "class_2", "3": "class_3"} and len(described.table().names) == 6
+    assert "if some are the same classes, give them one name in [ids]" in notes
+    assert len(decoded(described, root)) == 6
