@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from sda import recipe as recipes
 from sda.analysis.cache import FeatureCache
 from sda.analysis.make_cache import check_made_by
+from sda.data import descriptor as descriptors
+from sda.data.annotations import forms as annotations
 from sda.data.item import Item
 from sda.data.splits.lists import list_text
 from sda.errors import SdaError, naming
@@ -41,6 +44,22 @@ def unlabelled(cache: FeatureCache, domain: str, keys: Sequence[str]) -> list[st
     for block in cache.blocks("label", "image"):
         labelled |= set(block["image"][block["label"] != IGNORE].tolist())
     return [key for key in keys if index_of[key] not in labelled]
+
+
+def form_of(run: Path) -> tuple[str, str]:
+    """Return the form of an export that fits the labels of the target of a run, a key of FORMS, and why."""
+    try:
+        target = descriptors.load(recipes.load(str(run / "recipe.toml")).target)
+        layouts = [layout for layout in target.layout if layout.labels]
+    except SdaError as error:
+        return "cvat", f"the form of the target's labels is unknown ({error})"
+    form = layouts[0].format if layouts else None
+    if form == "labelme":
+        return "labelme", "the target's labels are labelme files"
+    if form is None:
+        return "cvat", "the target's labels are masks"
+    title = annotations.FORMS[form].title
+    return "cvat", f"the target's labels are {title} files: export the corrected labels from CVAT in that form"
 
 
 def check_export(out: Path, cache: FeatureCache, form: str) -> None:

@@ -216,7 +216,11 @@ def gap(files: tuple[str, ...], domains: str, space: str, per_class: int, projec
 @click.option(
     "--export", default="", metavar="DIR", help="Copy the chosen images to a new folder, with predictions to correct as labels."
 )
-@click.option("--form", type=click.Choice(["cvat", "labelme"]), help="Annotation program of the export.  [default: cvat]")
+@click.option(
+    "--form",
+    type=click.Choice(["cvat", "labelme"]),
+    help="Annotation program of the export.  [default: that of the target's labels]",
+)
 @device_option
 def select(
     file: str,
@@ -254,11 +258,14 @@ def select(
     CVAT (masks: Segmentation mask 1.1) or labelme (polygons). docs/features.md describes the way from there to a training.
     """
     from sda.analysis.cache import FeatureCache
+    from sda.analysis.prelabels import form_of
     from sda.analysis.select import MOST_CONTACTS, write_selection
 
     if form and not export:
         raise SdaError(f"--form {form} needs --export DIR, the folder to write")
-    cache, folder, form = FeatureCache(Path(file)), Path(os.path.expanduser(export)) if export else None, form or "cvat"
+    cache, folder, why = FeatureCache(Path(file)), Path(os.path.expanduser(export)) if export else None, ""
+    if not form:
+        form, why = form_of(Path(cache.about["run"])) if export else ("cvat", "")
     with Bars() as bars:
         selection = write_selection(
             Path(os.path.expanduser(out or f"{strategy}-{budget}.txt")),
@@ -288,7 +295,9 @@ def select(
         terminal.say(f"{budget - len(selection.exported)} of the {budget} images have labels already and are not exported")
     if not selection.exported:
         return
-    terminal.say(f"{folder}: {len(selection.exported)} images with predictions as labels, for {form}")
+    terminal.say(
+        f"{folder}: {len(selection.exported)} images with predictions as labels, for {form}" + f", because {why}" * bool(why)
+    )
     for step in _next_steps(folder, form, selection.file, cache.about["run"]):
         terminal.say(step)
 

@@ -1,18 +1,22 @@
 """Find the images of a split in a dataset's folder, by the layouts of its descriptor."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sda.data.annotations.forms import FORMS, Annotated, index_of, match_names
+from sda.data.annotations.forms import FORMS, Annotated, form_of, index_of, match_names
 from sda.data.annotations.masks import Masks
 from sda.data.descriptor import CLASS, SHARED, Descriptor, Layout
 from sda.data.item import Drawn, Item
-from sda.data.layouts.maps import find_maps
+from sda.data.layouts.maps import find_maps, is_flat
 from sda.data.layouts.pattern import IMAGE_SUFFIXES, Pattern, Tree, composed, entries_of, is_image, no_access
 from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
+
+_FEW = 4  # files that tell the form of all of a folder
+_SUFFIXES = {form.suffix for form in FORMS.values() if form.parts is None}  # of files with the label of one image
 
 
 class NoImages(SdaError):
@@ -88,7 +92,9 @@ def list_items(descriptor: Descriptor, root: Path, split: str) -> Listing:
     if not found:
         raise NoImages(_nothing(descriptor, root, split, tried, get))
     chosen = next((listing for listing in found if any(item.label for item in listing.items)), found[0])
-    unread = tuple(f"{descriptor.title}: {note}" for note in _unread(tree, words, chosen, found, labels))
+    unread = tuple(
+        f"{descriptor.title}: {note}" for note in [*_unread(tree, words, chosen, found, labels), *_other_forms(tree, chosen)]
+    )
     listing = _without_maps(replace(chosen, unread=unread), descriptor.title)
     return replace(listing, notes=listing.notes + _on_empty(descriptor, chosen) + unread)
 
@@ -239,6 +245,44 @@ def _unread(tree: Tree, words: dict[str, str], chosen: Listing, found: list[List
         if left := [item for item in left if item.key not in maps]:
             notes.append(f"{len(left)} images, such as {left[0].key}, are not read, because they {why}")
             read |= {os.path.splitext(item.key)[0] for item in left}
+    return notes
+
+
+def _other_forms(tree: Tree, chosen: Listing) -> list[str]:
+    """Return notes on files that seem to be labels of images without a label, in another form or folder than the layout reads.
+
+    They lie beside the images or the labels, or in a folder at the top whose name tells labels.
+    """
+    lone: dict[str, set[Path]] = {}  # name of an image without a label → its folders
+    for image in [item.image for item in chosen.items if not item.label]:
+        for name in (image.stem, image.name):
+            lone.setdefault(name, set()).add(image.parent)
+    if not lone or not chosen.layout or not chosen.layout.labels:
+        return []
+    known = {path for item in chosen.items for path in (item.image, *item.label_files)} | {*chosen.empty.values()}
+    photos = {item.image.parent for item in chosen.items}
+    folders = {item.label.parent for item in chosen.items if item.label} - photos
+    for name, every in tree.folders(tree.root).items():
+        if re.search("(?i)mask|label|annot|segmentation", name) and not re.search("(?i)instance|object|colou?r|depth", name):
+            folders |= {tree.root / stored for stored in every}
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for folder in sorted(folders | photos):
+        for name, stored in tree.files(folder).items():
+            (stem, suffix), path = os.path.splitext(name), folder / stored[0]
+            near = stem in lone and (folder in lone[stem] or folder not in photos)
+            if near and path not in known and (suffix.lower() in _SUFFIXES or (is_image(name) and folder not in photos)):
+                found.setdefault((folder, suffix.lower()), []).append(path)
+    notes = []
+    for paths in found.values():
+        sample = paths[:: -(-len(paths) // _FEW)]
+        forms = [FORMS[form].title for path in sample if (form := form_of(path))]
+        what = forms[0] if forms else "mask" if all(map(is_flat, sample)) else ""
+        if what:
+            notes.append(
+                f"{len(paths)} {what} files, such as {paths[0].relative_to(tree.root)}, have the names of images without a "
+                f"label but are not read: the layout reads {chosen.layout.labels!r}; bring all labels into one form and one "
+                "folder, for example by exporting them again from the annotation program"
+            )
     return notes
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import tomllib
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from PIL import Image
 from scipy import ndimage
 
 from sda.analysis.cache import FeatureCache
-from sda.analysis.prelabels import file_names, polygons
+from sda.analysis.prelabels import file_names, form_of, polygons
 from sda.data.descriptor import Classes, Descriptor, map_classes
 from sda.data.files import LabelCodec
+from sda.data.inspect.propose import propose
 from sda.data.listing import list_items
 from sda.runs import trained
+from sda.shelf import check, toml_value
 
 # Polygons
 
@@ -149,9 +152,42 @@ def test_the_command_says_what_to_do_next(select, town, tmp_path):
     before = tiny.files(town.root)
     status, shown = select()
     assert status == 0 and "1 of the 5 images have labels already and are not exported" in shown.out
-    assert "out: 4 images with predictions as labels, for cvat" in shown.out
+    assert "out: 4 images with predictions as labels, for cvat, because the target's labels are masks" in shown.out
     assert "python3 -m zipfile -c prelabels.zip" in shown.out and f"--split {tmp_path}/next.txt" in shown.out
     assert tiny.files(town.root) == before and not (tmp_path / "out.parts").exists()
+
+
+def test_the_form_is_that_of_the_targets_labels(tmp_path):
+    recipe = {
+        "description": "x",
+        "target": str(tmp_path / "field.toml"),
+        "labels": 1,
+        "size": [64, 64],
+        "backbone": "small",
+        "steps": 1,
+    }
+    lines = [f"{key} = {toml_value(value)}" for key, value in recipe.items()]
+    (tmp_path / "recipe.toml").write_text("\n".join(lines))
+    form, why = form_of(tmp_path)
+    assert form == "cvat" and why.startswith("the form of the target's labels is unknown (") and "field.toml" in why
+    for form, expected in {"": "cvat", "labelme": "labelme", "coco": "cvat"}.items():
+        layout = (
+            '[[layout]]\nimages = "{n}.jpg"\nlabels = "labels.json"'
+            if form == "coco"
+            else ('[[layout]]\nimages = "{n}.jpg"\nlabels = "{n}.json"')
+        )
+        text = f'title = "Field"\nclasses = {{a = [1, 1, 1]}}\n{layout}\n' + f'format = "{form}"\n' * bool(form)
+        (tmp_path / "field.toml").write_text(text)
+        found, why = form_of(tmp_path)
+        assert found == expected
+        assert (
+            why
+            == {
+                "": "the target's labels are masks",
+                "labelme": "the target's labels are labelme files",
+                "coco": "the target's labels are COCO files: export the corrected labels from CVAT in that form",
+            }[form]
+        )
 
 
 def test_masks_for_cvat(made, town, cache):
@@ -191,6 +227,16 @@ def test_what_comes_back_from_cvat_is_read_as_labels(made, cache):
     assert len(listing.items) == 4
     for item in listing.items:
         assert np.array_equal(codec.read(item.label), run.predict(item.image).labels)
+
+
+@pytest.mark.parametrize("form", ["cvat", "labelme"])
+def test_a_proposal_for_what_comes_back_has_the_classes_of_the_run(made, cache, form):
+    run = trained.load(cache.parent, network="teacher", device="cpu")
+    text, notes, unread = propose(made / form)
+    back = check(Descriptor, tomllib.loads(text), form)
+    predicted = {value for image in (made / form).rglob("*.jpg") for value in np.unique(run.predict(image).labels)}
+    names = run.table.names if form == "cvat" else [run.table.names[value] for value in predicted]
+    assert set(back.table().names) == set(names) and not unread and "# ?" not in text, notes
 
 
 def test_polygons_for_labelme(made, town, cache):

@@ -131,6 +131,12 @@ def _look(path: Path) -> tuple[bool, int] | None:
     return bool((changes.any(axis=2) if channels > 1 else changes.reshape(changes.shape[:2])).mean() < _FLAT), channels
 
 
+def is_flat(path: Path) -> bool:
+    """Return whether an image has large areas of one value, as labels have."""
+    looked = _look(path)
+    return looked is not None and looked[0]
+
+
 def _differ(item: tuple[bool, int] | None, photo: tuple[bool, int] | None) -> bool:
     """Return whether one image looks like a map and the other like a photo."""
     if item is None or photo is None:

@@ -163,6 +163,19 @@ def test_names_in_two_spellings_are_one_class(root, check):
     assert len(described.table().names) == 3 and len(described.names) == 1
 
 
+def test_names_that_are_numbers_are_kept(root, check):
+    """Only YOLO's numbers stand for other names; those of a class that was never named come back as they were exported."""
+    names = {"3": 0, "class 4": 9, "class_5": 18}
+    for stem in OBJECTS:
+        photo(root / f"{stem}.jpg")
+        shapes = [
+            {"label": name, "points": [[at, 0], [at + 9, 0], [at + 9, 9]]} for name, at in zip(names, (0, 9, 18), strict=True)
+        ]
+        write_json(root / f"{stem}.json", {"imagePath": f"{stem}.jpg", "shapes": shapes})
+    described = check()
+    assert described.table().names == [*names] and not described.names
+
+
 @pytest.mark.parametrize("void", ["background", "__ignore__", "Unlabeled"])
 def test_the_only_class_needs_another(root, check, void):
     """A name such as background is void beside two classes, and a class beside one."""
