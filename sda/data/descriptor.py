@@ -20,12 +20,13 @@ CLASS = "class"  # the word of a pattern of labels that is the name of a class: 
 
 # The forms of labels that are not images: `sda/data/annotations/forms.py` reads them.
 Form = Literal[
-    "labelme", "supervisely", "cityscapes", "darwin", "yolo", "coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via"
+    "labelme", "labelme-xml", "supervisely", "cityscapes", "darwin", "yolo", "coco", "coco-panoptic", "label-studio", "cvat",
+    "datumaro", "via", "labelbox", "kaggle-rle",
 ]  # fmt: skip
 # Fields of a descriptor that change no label. Its classes are compared by their colours.
 _NO_MEANING = {"title", "home", "licence", "download", "root", "generated", "splits", "classes"}
 # Those of which one file has the labels of many images.
-SHARED: tuple[Form, ...] = ("coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via")
+SHARED: tuple[Form, ...] = ("coco", "coco-panoptic", "label-studio", "cvat", "datumaro", "via", "labelbox", "kaggle-rle")
 
 
 def _check_classes(colors: dict[str, list[int]]) -> None:
@@ -150,7 +151,7 @@ class Descriptor(shelf.Strict):
     background: str = Field("", description="the class of pixels that no annotation covers; default: ignored")
     empty_images: Literal["unlabelled", "background"] | None = Field(
         None,
-        description="what images are that annotations list without an object; default: unlabelled, except YOLO's empty files",
+        description="what images are that annotations list without an object; default: unlabelled, except in YOLO and Kaggle's tables",
     )
     layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is used")
     splits: dict[str, str] = Field({}, description="split = its folder name, if they differ")

@@ -31,12 +31,14 @@ class Shape:
     Attributes:
         name: of its class.
         outer, inner: polygons that it covers, together, without its holes.
+        runs: (N, 2) int, the first pixel, from 1, and the number of pixels of each run, down the columns of the whole image.
         mask: (h, w) bool, with the upper left corner at `origin`, (x, y), which may be outside the image.
     """
 
     name: str
     outer: tuple[Ring, ...] = ()
     inner: tuple[Ring, ...] = ()
+    runs: np.ndarray | None = None
     mask: np.ndarray | None = None
     origin: tuple[int, int] = (0, 0)
 
@@ -107,6 +109,12 @@ def _paint(values: np.ndarray, shape: Shape, value: int, scale: tuple[float, flo
         for ring in inner:
             covered &= ~fill(ring - (left, top), box)
         values[top:bottom, left:right][covered] = value
+    if shape.runs is not None:
+        firsts, ends = shape.runs[:, 0] - 1, shape.runs.sum(axis=1) - 1
+        if firsts.min() < 0 or (ends <= firsts).any() or ends.max() > values.size:
+            raise Unusable(f"run lengths that do not fit an image of {values.shape[1]}x{values.shape[0]} pixels")
+        changes = np.bincount(firsts, minlength=values.size + 1) - np.bincount(ends, minlength=values.size + 1)
+        values[(changes[:-1].cumsum() > 0).reshape(values.shape[::-1]).T] = value
     if shape.mask is not None:
         (left, top), (height, width) = shape.origin, shape.mask.shape
         rows = slice(max(top, 0), max(min(top + height, values.shape[0]), 0))

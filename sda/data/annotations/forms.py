@@ -1,6 +1,8 @@
 """The forms of annotations: how to recognise the files of each, and how to read the label of an image from them."""
 
+import csv
 import functools
+import io
 import json
 import os
 import re
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from sda.data.annotations import coco, cvat, datumaro, label_studio, polygons, via
+from sda.data.annotations import coco, cvat, datumaro, label_studio, lines, polygons, via
 from sda.data.annotations.drawing import Drawing, paint
 from sda.data.files import SKIP, FileError, LabelFile
 from sda.data.layouts.pattern import composed, is_image
@@ -50,6 +52,7 @@ class Form(NamedTuple):
 
 FORMS: dict[str, Form] = {
     "labelme": Form("labelme", ".json", polygons.tells_labelme, polygons.draw_labelme, polygons.labelme_objects),
+    "labelme-xml": Form("LabelMe XML", ".xml", polygons.tells_xml, polygons.draw_xml, polygons.xml_objects),
     "supervisely": Form(
         "Supervisely", ".json", polygons.tells_supervisely, polygons.draw_supervisely, polygons.supervisely_objects
     ),
@@ -80,16 +83,44 @@ FORMS: dict[str, Form] = {
     ),
     "cvat": Form("CVAT XML", ".xml", cvat.tells, cvat.draw, cvat.objects, cvat.index, cvat.names),
     "datumaro": Form("Datumaro", ".json", datumaro.tells, datumaro.draw, datumaro.objects, datumaro.index, datumaro.names),
+    "labelbox": Form(
+        "Labelbox",
+        ".ndjson",
+        lines.tells_labelbox,
+        lines.draw_labelbox,
+        lines.labelbox_objects,
+        lines.index_labelbox,
+        lines.labelbox_names,
+    ),
+    "kaggle-rle": Form(
+        "Kaggle run-length",
+        ".csv",
+        lines.tells_runs,
+        lines.draw_runs,
+        lines.run_objects,
+        lines.index_runs,
+        lines.run_names,
+        tells_empty=True,
+    ),
     "via": Form("VIA", ".json", via.tells, via.draw, via.objects, via.index, via.names),
 }
 
 
 def load(path: Path) -> Any:
-    """Return the content of a file: of JSON, of XML (an element), or its text. Raise SdaError if it cannot be read."""
+    """Return the content of a file: of JSON, of XML (an element), of each line of NDJSON, the rows of CSV, or its text.
+
+    Raises:
+        SdaError: it cannot be read.
+    """
     try:
         text = read_text(path, DATA)
         if path.suffix.lower() == ".json":
             return json.loads(text)
+        if path.suffix.lower() == ".ndjson":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if path.suffix.lower() == ".csv":
+            csv.field_size_limit(DATA)
+            return [row for row in csv.reader(io.StringIO(text)) if row]
         if path.suffix.lower() == ".xml":
             if "<!ENTITY" in text:
                 raise SdaError(f"{path}: XML with entities is not read; export the annotations again")
@@ -97,7 +128,7 @@ def load(path: Path) -> Any:
         return text
     except FileNotFoundError:
         raise SdaError(f"{path}: no such file; restore it") from None
-    except (ValueError, RecursionError, ElementTree.ParseError) as error:
+    except (ValueError, RecursionError, ElementTree.ParseError, csv.Error) as error:
         raise SdaError(f"{path}: not valid {path.suffix[1:].upper()} ({error}); it may have been cut off") from None
 
 

@@ -1,7 +1,8 @@
-"""Files of one image with polygons and masks: labelme, Supervisely, Cityscapes, V7 Darwin, YOLO."""
+"""Files of one image with polygons and masks: labelme, LabelMe's old XML, Supervisely, Cityscapes, V7 Darwin, YOLO."""
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from sda.data.annotations.drawing import Drawing, Ring, Shape, Unusable, bitmap, ellipse, rectangle
 
@@ -36,6 +37,30 @@ def _labelme(shape: Any) -> Shape:
         (x, y), *_ = points
         return Shape(name, mask=bitmap(shape["mask"]), origin=(round(x), round(y)))
     raise Unusable(f"a {kind} of {name!r}, which covers no pixels; draw it as a polygon, or remove it")
+
+
+def tells_xml(content: Any) -> bool:
+    """Return whether this is LabelMe's old XML; files of VOC have boxes."""
+    if not isinstance(content, ElementTree.Element) or content.tag != "annotation" or content.find("object/bndbox") is not None:
+        return False
+    return content.find("object/polygon") is not None or content.find("imagesize") is not None
+
+
+def xml_objects(content: Any) -> list:
+    return [each for each in content.iter("object") if (each.findtext("deleted") or "0").strip() != "1"]
+
+
+def draw_xml(content: Any, file: Path) -> Drawing:
+    """Return the polygons of a file of LabelMe's old XML, in its order."""
+    size = [int(float(content.findtext(f"imagesize/{key}") or 0)) for key in ("ncols", "nrows")]
+    return Drawing([_xml(each) for each in xml_objects(content)], (size[0], size[1]) if all(size) else None)
+
+
+def _xml(each: ElementTree.Element) -> Shape:
+    name, polygon = (each.findtext("name") or "").strip(), each.find("polygon")
+    if polygon is None:
+        raise Unusable(f"an object of {name!r} that is not a polygon; draw it as a polygon, or remove it")
+    return Shape(name, ([(float(point.findtext("x") or ""), float(point.findtext("y") or "")) for point in polygon.iter("pt")],))
 
 
 def tells_supervisely(content: Any) -> bool:

@@ -163,7 +163,8 @@ def names_in(root: Path, annotations: Found, notes: list[str]) -> tuple[list[str
         notes.append(f"{len(faults)} files cannot be read, such as {faults[0]}")
     if form == "yolo":
         return sorted(names, key=lambda name: (len(name), name)), {name: f"class_{name}" for name in names} | _yolo_titles(root)
-    return list(names) if FORMS[form].names else sorted(names), {}
+    titles = {name: f"class_{name}" for name in names if name.isdecimal()} if form == "kaggle-rle" else {}
+    return list(names) if FORMS[form].names else sorted(names), titles
 
 
 def _yolo_titles(root: Path) -> dict[str, str]:

@@ -140,7 +140,10 @@ def _not_understood(root: Path, photos: list[Path], drawn: list[Found], files: F
 
 
 # Suffixes of files that may hold labels.
-_COMPANIONS = {".json", ".xml", ".csv", ".mat", ".npy", ".npz", ".gif", ".parquet", ".pkl", ".h5", ".hdf5", ".tfrecord", ".jsonl"}
+_COMPANIONS = {
+    *(".json", ".ndjson", ".jsonl", ".xml", ".csv", ".mat", ".npy", ".npz", ".gif"),
+    *(".parquet", ".pkl", ".h5", ".hdf5", ".tfrecord"),
+}
 
 
 def _with_list(root: Path, draft: Draft, notes: list[str]) -> Draft:

@@ -40,6 +40,9 @@ def without_shapes(path):
     tree.write(path)
 
 
+UNLABELLED_BY_LABELBOX = json.dumps(
+    {"data_row": {"external_id": "c.jpg", "row_data": "https://x/c.jpg"}, "projects": {"p": {"labels": []}}}
+)
 # form → (writer of a dataset in test_forms, file, how to empty the annotations of image c)
 EMPTY = {
     "labelme": (test_forms.labelme, "c.json", in_json(lambda content: content["shapes"].clear())),
@@ -63,6 +66,16 @@ EMPTY = {
         test_forms.datumaro,
         "annotations/default.json",
         in_json(lambda content: content["items"][2].update(annotations=[{"type": "label", "label_id": 0}])),
+    ),
+    "labelme-xml": (
+        test_forms.labelme_xml,
+        "Annotations/c.xml",
+        lambda path: path.write_text(re.sub("<object>.*</object>", "", path.read_text(), flags=re.DOTALL)),
+    ),
+    "labelbox": (
+        test_forms.labelbox,
+        "export.ndjson",
+        lambda path: path.write_text(path.read_text().replace(path.read_text().splitlines()[2], UNLABELLED_BY_LABELBOX)),
     ),
     "via": (
         test_forms.via,
@@ -127,6 +140,17 @@ def test_empty_files_of_yolo_are_background_if_there_is_one(root, sda):
     assert all(label is not None for label in labels_of(descriptors.Descriptor(**given), root).values())
     given |= {"empty_images": "unlabelled"}
     assert [label is None for label in labels_of(descriptors.Descriptor(**given), root).values()] == [True, True, False]
+
+
+def test_empty_rows_of_kaggle_are_background_if_there_is_one(root, sda):
+    test_forms.kaggle(root)
+    rows = [row if not row.startswith("c.jpg") else "c.jpg,," for row in (root / "masks.csv").read_text().splitlines()]
+    (root / "masks.csv").write_text("\n".join(rows))
+    assert sda("init-dataset", "set")[0] == 0
+    given = descriptors.load("set.toml").model_dump()
+    assert [label is None for label in labels_of(descriptors.Descriptor(**given), root).values()] == [False, False, True, False]
+    given |= {"classes": {**given["classes"], "rest": [9, 9, 9]}, "background": "rest"}
+    assert all(label is not None for label in labels_of(descriptors.Descriptor(**given), root).values())
 
 
 def test_few_files_of_yolo_with_objects_among_many_without(root):
@@ -218,4 +242,4 @@ def test_what_cannot_be_read_is_not_empty(root):
 
 
 def test_every_form_counts_its_objects():
-    assert {"yolo", *EMPTY} >= FORMS.keys() and set(EXPECTED) == set(OBJECTS)
+    assert {"yolo", "kaggle-rle", *EMPTY} >= FORMS.keys() and set(EXPECTED) == set(OBJECTS)

@@ -1,5 +1,6 @@
 """Folders as people have them: proposed, checked and read, or named if they are not understood."""
 
+import json
 import re
 from random import Random
 
@@ -60,7 +61,7 @@ def decoded(described, root, split="train"):
             b"0 0.5 0.5 0.1 0.1\n",
             "8 images have YOLO annotations that cannot be used: .*a box, not a polygon",
         ),
-        ("", "runs{}.csv", b"image,rle\n0.jpg,1 3\n", "8 .csv files, such as runs0.csv, are not understood"),
+        ("", "runs{}.csv", b"image,xmin\n0.jpg,3\n", "8 .csv files, such as runs0.csv, are not understood"),
         (
             "ann",
             "q{}.json",
@@ -98,6 +99,70 @@ def test_boxes_of_coco_are_told(root, sda):
     status, output = sda("init-dataset", "set")
     assert status == 1 and "4 images have COCO annotations that cannot be used" in output.err
     assert "with a box only, without a segmentation" in output.err
+
+
+def test_masks_of_labelbox_are_at_addresses(root, sda):
+    lines = []
+    for stem in OBJECTS:
+        photo(root / f"{stem}.jpg")
+        objects = [{"name": "road", "annotation_kind": "ImageSegmentationMask", "mask": {"url": "https://api.labelbox.com/x"}}]
+        row = {"data_row": {"external_id": f"{stem}.jpg"}, "projects": {"p": {"labels": [{"annotations": {"objects": objects}}]}}}
+        lines.append(json.dumps(row))
+    (root / "export.ndjson").write_text("\n".join(lines))
+    status, output = sda("init-dataset", "set")
+    assert status == 1 and "4 images have Labelbox annotations that cannot be used" in output.err
+    assert "only the address at Labelbox: draw polygons, or download the masks as masks/CLASS/IMAGE.png" in output.err
+
+
+def test_tables_of_kaggle(root, check):
+    """The class in the name of the image or in no column; a sample submission is no label."""
+    for folder, stems in (("train_images", "ab"), ("test_images", "cd")):
+        for stem in stems:
+            photo(root / f"{folder}/{stem}.jpg")
+    (root / "train.csv").write_text("ImageId_ClassId,EncodedPixels\na.jpg_1,1 30 91 2\na.jpg_12,31 5\nb.jpg_2,1200 1\nb.jpg_1,\n")
+    (root / "sample_submission.csv").write_text("ImageId_ClassId,EncodedPixels\nc.jpg_1,1 1\nd.jpg_1,1 1\n")
+    described = check()
+    assert described.table().names == ["class_1", "class_2", "class_12"]
+    first, second = decoded(described, root).values()
+    expected = np.full((HEIGHT, WIDTH), 255)
+    expected[:, 0], expected[:2, 3], expected[:5, 1] = 0, 0, 2
+    assert np.array_equal(first, expected)
+    assert second[-1, -1] == 1 and (second == 255).sum() == HEIGHT * WIDTH - 1
+
+
+def test_a_table_without_classes_has_one(root, check):
+    for stem in "ab":
+        photo(root / f"{stem}.png")
+    (root / "train.csv").write_text("id,rle_mask\na,1 30 91 2\nb,2 5\n")
+    assert check().table().names == ["object", "background"]
+
+
+@pytest.mark.parametrize("runs", ["0 5", "1 1201", "5 0", "1 2 3"])
+def test_run_lengths_that_do_not_fit_are_named(root, runs):
+    photo(root / "a.jpg")
+    (root / "a.csv").write_text(f"image,class,rle\na.jpg,road,{runs}\nb.jpg,road,1 2\n")
+    with pytest.raises(SdaError, match="a.csv") as error:
+        Annotated("kaggle-rle", root / "a.csv", "a.jpg").read(root / "a.jpg")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "file"), [("segments.ai", "{}.jpg"), ("kili", "data/{}.jpg"), ("roboflow", "{}_jpg.rf.0a1b.jpg")]
+)
+def test_coco_of_other_programs(root, check, program, file):
+    """Segments.ai, Kili and Roboflow write further keys, categories that are not used, and images without annotations."""
+    content = coco_content("abcd", file)
+    for stem in OBJECTS:
+        photo(root / "train" / file.format(stem).removeprefix("data/"))
+    content["categories"] = [{"id": 0, "name": "objects", "supercategory": "none"}, *content["categories"]]
+    for each in content["annotations"]:
+        each |= {"attributes": {}, "score": None} if program == "segments.ai" else {}
+        each["bbox"] = None if program == "kili" else each["bbox"]
+    content["images"].append({"id": 99, "file_name": "none.jpg", "width": WIDTH, "height": HEIGHT, "extra": {"name": "n"}})
+    photo(root / "train/none.jpg")
+    write_json(root / ("train/_annotations.coco.json" if program == "roboflow" else "export.json"), content)
+    described = check()
+    assert len(described.table().names) == 3 and len(decoded(described, root)) == 4
 
 
 # Splits and suffixes

@@ -94,6 +94,56 @@ def labelme(root):
     return ALL
 
 
+def labelme_xml(root):
+    for stem, objects in OBJECTS.items():
+        photo(root / f"Images/{stem}.jpg")
+        lines = [f"<annotation><filename>{stem}.jpg</filename>"]
+        for name, corners in [*objects, ("deleted", [(0, 0), (40, 0), (40, 30)])]:
+            points = "".join(f"<pt><x>{x}</x><y>\n{y}\n</y></pt>" for x, y in corners)
+            deleted = int(name == "deleted")
+            lines.append(f"<object><name>{name}\n</name><deleted>{deleted}</deleted><polygon>{points}</polygon></object>")
+        lines.append(f"<imagesize><nrows>{HEIGHT}</nrows><ncols>{WIDTH}</ncols></imagesize></annotation>")
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / f"Annotations/{stem}.xml").write_text("".join(lines))
+    return ALL
+
+
+def labelbox(root):
+    lines = []
+    for stem, objects in OBJECTS.items():
+        photo(root / f"images/{stem}.jpg")
+        found = [
+            {"name": name, "annotation_kind": "ImagePolygon", "polygon": [{"x": x, "y": y} for x, y in corners]}
+            for name, corners in objects
+        ]
+        if stem == "b":  # a rectangle
+            del found[0]["polygon"]
+            found[0]["bounding_box"] = {"top": 0, "left": 0, "height": 10, "width": 40}
+        labels = [{"annotations": {"objects": found, "classifications": [], "relationships": []}}]
+        row = {"id": "x", "row_data": f"https://storage.labelbox.com/u%2F{stem}.jpg?Expires=1"} | (
+            {"external_id": f"{stem}.jpg"} if stem != "c" else {}
+        )
+        size = {"height": HEIGHT, "width": WIDTH, "mime_type": "image/jpeg"}
+        lines.append({"data_row": row, "media_attributes": size, "projects": {"p": {"name": "town", "labels": labels}}})
+    (root / "export.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return ALL
+
+
+def kaggle(root):
+    """A row for each class, with the run lengths of Kaggle's own code: from 1, down the columns."""
+    rows = [["ImageId", "ClassId", "EncodedPixels"]]
+    for stem, label in EXPECTED.items():
+        photo(root / f"images/{stem}.jpg")
+        for value in (1, 2, 3):
+            pixels = np.concatenate([[0], (label == value).T.flatten(), [0]]).astype(int)
+            runs = np.where(pixels[1:] != pixels[:-1])[0] + 1
+            runs[1::2] -= runs[::2]
+            rows.append([f"{stem}.jpg", NAMES[value], " ".join(map(str, runs))])
+    with (root / "masks.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return ALL
+
+
 def supervisely(root):
     write_json(root / "meta.json", {"classes": [{"title": name, "shape": "polygon"} for name in NAMES[1:]], "tags": []})
     for stem, objects in OBJECTS.items():
@@ -383,7 +433,7 @@ def lists_at_the_root(root):
 
 
 WRITERS = [labelme, supervisely, cityscapes, yolo, coco, coco_runs, coco_panoptic, label_studio, label_studio_min, cvat_xml, via]
-WRITERS += [datumaro, darwin]
+WRITERS += [datumaro, darwin, labelme_xml, labelbox, kaggle]
 WRITERS += [masks_in_names, masks_in_folders, masks_by_image, cvat_masks, roboflow_masks, lists_at_the_root]
 
 
