@@ -151,7 +151,7 @@ class Descriptor(shelf.Strict):
     background: str = Field("", description="the class of pixels that no annotation covers; default: ignored")
     empty_images: Literal["unlabelled", "background"] | None = Field(
         None,
-        description="what images are that annotations list without an object; default: unlabelled, except in YOLO and Kaggle's tables",
+        description="what images are that annotations list without an object; default: unlabelled, except in YOLO and Kaggle",
     )
     layout: list[Layout] = Field(min_length=1, description="tried in order; the first that finds labelled images is used")
     splits: dict[str, str] = Field({}, description="split = its folder name, if they differ")

@@ -14,13 +14,9 @@ from sda.data.files import SKIP
 from sda.data.inspect.encoding import find_large_ids
 from sda.data.inspect.scan import Finding
 from sda.data.layouts.legends import VOID, Legend, own_color
+from sda.data.layouts.mixtures import ANCHORS, MOST_SMOOTH, PEAK, is_near, rgb, smooth_among, unmixed
 
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
-JUNCTION = 0.0005  # a colour that covers less of the pixels than this may be a mixture of three classes
-_NOISE = 12  # lossy compression changes channels by as much as this
-_MOST_SMOOTH = 20_000  # most colours that are compared; the rest are rarer
-_ANCHORS = 32  # most colours that others are compared with
-PEAK = 0.03  # of labels that look lossy, only values that cover more of the pixels than this are proposed
 
 
 class Proposal(NamedTuple):
@@ -59,7 +55,7 @@ def propose_names(names: list[str], titles: dict[str, str], findings: list[Findi
     for index, title in enumerate(classes.values(), start=1):
         own = [name for name in named if named[name] == title]
         pixels, doubt = sum(share.get(f"={name}", 0) for name in own), "? " * (title in [f"class_{name}" for name in own])
-        lines.append(f"{shelf.toml_value(title)} = {_rgb(own_color(index))} # {doubt}{pixels:.1%} of pixels")
+        lines.append(f"{shelf.toml_value(title)} = {rgb(own_color(index))} # {doubt}{pixels:.1%} of pixels")
     keys = [f"void_names = {shelf.toml_value(void)}"] if void else []
     if void:
         notes.append(
@@ -113,10 +109,10 @@ def propose_classes(findings: list[Finding], notes: list[str], legend: Legend) -
         return told if of_ids else _with_ids(told, ids, notes)
     if colours and not grey:
         every = _shares((finding.values for finding in colours), 0)
-        smooth = smooth or _smooth(every)
+        smooth = smooth or smooth_among(every)
         kept = {value: share for value, share in every.items() if (smooth or share > least) and value not in smooth}
         proposal = _of_colours(kept, notes)
-        tolerance = _tolerance([_rgb(value) for value in kept], smooth, notes)
+        tolerance = _tolerance([rgb(value) for value in kept], smooth, notes)
         return _with_ids(proposal._replace(keys=[*proposal.keys, *tolerance]), ids, notes)
     shown = [_colours_shown(finding) if finding.palette else {} for finding in usable]
     if all(shown) and _differ(shown):
@@ -187,7 +183,7 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
     classes = []
     for index in named:
         doubt = f"; if they are not labelled, write void = [{index}] instead" if index in (250, 255) else ""
-        classes.append(f"class_{index} = {_rgb(colours[index])} # ? {share[index]:.1%} of pixels{doubt}")
+        classes.append(f"class_{index} = {rgb(colours[index])} # ? {share[index]:.1%} of pixels{doubt}")
     ids = [f"{index} = {shelf.toml_value(f'class_{index}')}" for index in named]
     return Proposal([f"void = {void}"] if void else [], [["[classes]", *classes], ["[ids]", *ids]], [])
 
@@ -222,7 +218,7 @@ def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
     if _too_many(len(share), notes):
         return _UNKNOWN
     notes.append(f"found {len(share)} colours: name the classes, and move other colours to void_colors")
-    classes = [f"colour_{value[1:]} = {_rgb(value)} # ? {share[value]:.1%} of pixels" for value in sorted(share)]
+    classes = [f"colour_{value[1:]} = {rgb(value)} # ? {share[value]:.1%} of pixels" for value in sorted(share)]
     return Proposal([], [["[classes]", *classes]], [])
 
 
@@ -236,7 +232,7 @@ def _of_own_colours(share: dict[str, float], notes: list[str]) -> Proposal | Non
         f"the labels hold the colours that sda gave to {len(classes)} classes: if these had names, put the labelmap.txt of the "
         "export beside the labels, or name them again"
     )
-    lines = [f"class_{index} = {_rgb(value)} # ? {share[value]:.1%} of pixels" for index, value in sorted(classes.items())]
+    lines = [f"class_{index} = {rgb(value)} # ? {share[value]:.1%} of pixels" for index, value in sorted(classes.items())]
     return Proposal(["void_colors = [[0, 0, 0]]"] if "#000000" in share else [], [["[classes]", *lines]], [])
 
 
@@ -250,7 +246,7 @@ def _with_ids(proposal: Proposal, findings: list[Finding], notes: list[str]) -> 
     shown = {value: colour for finding in findings for value, colour in _colours_shown(finding).items()}
     indices = sorted(value for value in map(int, share) if 0 <= value <= 255)
     void = _void({int(value): part for value, part in share.items()}, indices)
-    own = {value: _rgb(shown.get(value, own_color(value))) for value in indices if value not in void}
+    own = {value: rgb(shown.get(value, own_color(value))) for value in indices if value not in void}
     alone = {value: color for value, color in own.items() if tuple(color) not in by_color}
     classes = [
         f"class_{value} = {color} # ? the id {value} in {share[str(value)]:.1%} of pixels" for value, color in alone.items()
@@ -274,60 +270,23 @@ def _smooth_in(findings: list[Finding], legend: Legend) -> set[str]:
     lossy = _shares((finding.values for finding in colours if finding.lossy), 0)
     clean = _shares((finding.values for finding in colours if not finding.lossy), 0)
     named = [value for value in legend if value in every]
-    if len(named) < 2 and (found := _smooth(every)):
+    if len(named) < 2 and (found := smooth_among(every)):
         return found
     classes = named if len(named) > 1 else [*clean]
-    if not lossy or not 1 < len(classes) <= _ANCHORS:
+    if not lossy or not 1 < len(classes) <= ANCHORS:
         return set()
-    known = np.array([_rgb(value) for value in classes])
+    classes += unmixed(classes, every)
+    known = np.array([rgb(value) for value in classes])
     others = {value: share for value, share in lossy.items() if value not in classes}
-    near = {value for value in sorted(others, key=lambda value: -others[value])[:_MOST_SMOOTH] if _is_near(value, known)}
+    near = {value for value in sorted(others, key=lambda value: -others[value])[:MOST_SMOOTH] if is_near(value, known)}
     told = sum(others[value] for value in near) >= 0.9 * sum(others.values())
     return {value for value in every if value not in classes} if told else set()
-
-
-def _is_near(value: str, known: np.ndarray) -> bool:
-    """Return whether a colour is nearly one of the known ones, (N, 3), or a mixture of two."""
-    color = np.array(_rgb(value))
-    return bool(abs(known - color).max(axis=1).min() <= _NOISE) or _is_between(color, known)
-
-
-def _smooth(share: dict[str, float]) -> set[str]:
-    """Return the colours that smoothing made, if there are at least 8: rare ones, between two that are more frequent.
-
-    If some of the others are nearly equal, they are the noise of lossy compression: then none is returned.
-    """
-    ordered = sorted(share, key=lambda value: -share[value])[:_MOST_SMOOTH]
-    classes: list[str] = []
-    smooth = set()
-    for value in ordered:
-        known = np.array([_rgb(each) for each in classes[:_ANCHORS]])
-        rare = share[value] < PEAK and _is_between(np.array(_rgb(value)), known)
-        if rare or share[value] < JUNCTION:
-            smooth.add(value)
-        else:
-            classes.append(value)
-    if len(smooth) < 8 or not 1 < len(classes) <= descriptors.MOST_CLASSES:
-        return set()
-    known = np.array([_rgb(value) for value in classes])
-    near = abs(known[:, None] - known).max(axis=2) <= _NOISE
-    return set() if near.sum() > len(known) else smooth | (share.keys() - classes)
-
-
-def _is_between(color: np.ndarray, known: np.ndarray) -> bool:
-    """Return whether a colour, (3,), is a mixture of two of the known ones, (N, 3), apart from rounding."""
-    if len(known) < 2:
-        return False
-    first, second = np.triu_indices(len(known), 1)
-    start, way = known[first], known[second] - known[first]
-    part = (((color - start) * way).sum(axis=1) / (way * way).sum(axis=1)).clip(0, 1)
-    return bool((abs(start + part[:, None] * way - color).max(axis=1) <= 3).any())
 
 
 def _tolerance(classes: list[list[int]], found: Collection[str], notes: list[str]) -> list[str]:
     """Return the line with the tolerance that gives all colours a meaning; [] if all are among `classes`, those that have one."""
     known = np.array(classes).reshape(-1, 3)
-    others = [channels for value in found if (channels := _rgb(value)) not in classes]
+    others = [channels for value in found if (channels := rgb(value)) not in classes]
     if not others or not classes:
         return []
     least = max(int(abs(known - channels).max(axis=1).min()) for channels in others)
@@ -364,7 +323,7 @@ def _of_legend(legend: Legend, findings: list[Finding], smooth: set[str], notes:
         if value not in void:
             own.setdefault(name, []).append(value)
     share = {value: every[value] / sum(every.values()) for value in legend}
-    shown_as = {value: _rgb(value) if colours else _rgb(own_color(int(value))) for value in legend}
+    shown_as = {value: rgb(value) if colours else rgb(own_color(int(value))) for value in legend}
     classes = [
         f"{shelf.toml_value(name)} = {shown_as[values[0]]} # {sum(share[value] for value in values):.1%} of pixels"
         for name, values in own.items()
@@ -375,17 +334,25 @@ def _of_legend(legend: Legend, findings: list[Finding], smooth: set[str], notes:
         red = any(finding.kind == "rgb" for finding in findings)
         keys = [f"void = {sorted(map(int, void))}"] if void else []
         return Proposal(keys, [["[classes]", *classes], ["[ids]", *ids]], ['encoding = "ids_in_red"'] if red else [])
-    keys = [f"void_colors = {[_rgb(value) for value in sorted(void)]}"] if void else []
-    keys += _tolerance(list(shown_as.values()), every, notes)
+    total = sum(every.values())
+    strange = unmixed([value for value in legend if every[value]], {value: count / total for value, count in every.items()})
+    if strange:
+        notes.append(f"no file names the colours {', '.join(strange[:8])}: they are ignored, as void_colors in the descriptor")
+    keys = (
+        [f"void_colors = {[rgb(value) for value in [*sorted(void), *strange]]}" + " # ?" * bool(strange)]
+        if void or strange
+        else []
+    )
+    keys += _tolerance([*shown_as.values(), *map(rgb, strange)], every, notes)
     further = [
-        f"{shelf.toml_value(name)} = {[_rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1
+        f"{shelf.toml_value(name)} = {[rgb(value) for value in values[1:]]}" for name, values in own.items() if len(values) > 1
     ]
     return Proposal(keys, [["[classes]", *classes], *([["[other_colors]", *further]] if further else [])], [])
 
 
 def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | None:
     """Propose the class table on the shelf that has most of the colours; None if no table has enough of them."""
-    colors = [_rgb(value) for value in sorted(found)]
+    colors = [rgb(value) for value in sorted(found)]
     tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
     table = max(tables, key=lambda name: (sum(color in tables[name] for color in colors), len(tables[name])))
     void = [color for color in colors if color not in tables[table]]
@@ -393,8 +360,3 @@ def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | No
         return None
     notes.append(f"the labels hold the colours of the class table {table}")
     return Proposal([f'classes = "{table}"', *([f"void_colors = {void} # ?"] if void else [])], [], [])
-
-
-def _rgb(colour: str) -> list[int]:
-    """Return "#rrggbb" as [r, g, b]."""
-    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]

@@ -378,6 +378,7 @@ def decoding(descriptor: Descriptor) -> dict:
         "void_colors": sorted(descriptor.void_colors),
         "colors": {"tolerance": descriptor.color_tolerance, "other": dict(sorted(descriptor.other_colors.items()))},
         "names": {"": descriptor.background, **dict.fromkeys(descriptor.void_names, ""), **descriptor.names},
+        "empty_images": descriptor.empty_images,
     }
 
 

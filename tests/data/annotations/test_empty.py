@@ -13,6 +13,7 @@ from sda.data import descriptor as descriptors
 from sda.data.annotations.forms import FORMS, Annotated
 from sda.data.files import LabelCodec
 from sda.data.listing import list_items
+from sda.data.packs.pack import decoding
 from sda.errors import SdaError
 
 
@@ -126,6 +127,12 @@ def test_the_user_can_say_that_such_images_are_background(root, sda, form):
     found = list(labels_of(described, root).values())
     assert set(np.unique(found[2])) == {3} and all(label is not None for label in found)
     assert "they are labelled as 'rest'" in "".join(list_items(described, root, "train").notes)
+
+
+def test_packs_with_another_meaning_are_stale():
+    layout = [{"images": "{n}.jpg", "labels": "{n}.json", "format": "labelme"}]
+    given = descriptors.Descriptor(title="Set", classes={"a": [0, 0, 0]}, background="a", layout=layout)
+    assert decoding(given) != decoding(given.model_copy(update={"empty_images": "background"}))
 
 
 def test_empty_files_of_yolo_are_background_if_there_is_one(root, sda):

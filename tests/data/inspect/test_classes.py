@@ -357,3 +357,23 @@ def test_ids_beside_other_colours_are_classes_of_their_own(tmp_path):
     assert described.ids == {"1": "class_1", "2": "class_2", "3": "class_3"} and len(described.table().names) == 6
     assert "if some are the same classes, give them one name in [ids]" in notes
     assert len(decoded(described, root)) == 6
+
+
+@pytest.mark.parametrize("strange", [smoothed, noisy, lambda label, index: BRIGHT[label]])
+def test_colours_that_no_legend_names_are_void(tmp_path, strange):
+    """Such as the white of labels that were drawn before those of the annotation program. They do not widen the tolerance."""
+
+    def label(label, index):
+        made = np.array(strange(label, index))
+        if index > 1:
+            made[:6] = 255
+        return made
+
+    root = write(tmp_path / "set", label)
+    (root / "labelmap.txt").write_text("background:0,0,0::\nroad:128,64,128::\nsky:70,130,180::\n")
+    described, notes, text = load(root)
+    assert described.void_colors == [[0, 0, 0], [255, 255, 255]] and "void_colors = [[0, 0, 0], [255, 255, 255]] # ?" in text
+    assert "no file names the colours #ffffff: they are ignored" in notes and described.table().names == ["road", "sky"]
+    assert bool(described.color_tolerance) == (strange in (smoothed, noisy)) and described.color_tolerance < 120
+    for index, found in enumerate(decoded(described, root)):
+        assert (found[:6] == 255).all() or index < 2
