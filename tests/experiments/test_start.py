@@ -1,7 +1,9 @@
 """`sda init`: from a folder of photos to a recipe that trains."""
 
+import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -138,3 +140,28 @@ def test_labelme_files_are_trained_without_an_edit(world, sda):
     assert "lines with ?" not in shown.out
     status, shown = sda("train", "field-sda/train-field.toml", *SMALL, "--out", "run")
     assert status == 0 and all(name in shown.out for name in ("sky", "wall", "road"))
+
+
+@pytest.mark.parametrize("legend", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_exported_predictions_come_back_as_the_same_classes(world, sda, legend):
+    """Select, label, train: classes without names have ids in the user's masks, and colours in those that come back."""
+    field = world.root / "field"
+    assert sda("init", field)[0] == 0
+    first = descriptors.load("field-sda/field.toml")
+    assert sda("train", "field-sda/train-field.toml", *SMALL, "--out", "run")[0] == 0
+    assert sda("features", "run", "--device", "cpu")[0] == 0
+    status, shown = sda("select", "run/features.h5", "--budget", 3, "--export", "export", "--device", "cpu")
+    assert status == 0 and "3 images with predictions as labels, for cvat, because the target's labels are masks" in shown.out
+    with open("export/exported.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            mask = Path("export/SegmentationClass") / Path(row["file"]).with_suffix(".png").name
+            label = (field / row["image"].replace("pictures", "labels")).with_suffix(".png")
+            label.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(mask, label)
+    if legend:
+        shutil.copy("export/labelmap.txt", field)
+    status, shown = sda("init", field, "--out", "again")
+    assert status == 0 and "field: 8 images, 8 of them labelled" in shown.err, shown.err
+    second = descriptors.load("again/field.toml")
+    assert second.table().colors == first.table().colors and second.ids == first.ids and second.void == first.void
+    assert sda("train", "again/train-field.toml", *SMALL, "--out", "second")[0] == 0

@@ -44,7 +44,7 @@ PROBLEM_KINDS = {
     "black image": "images that are black",
     "void label": "labels that are all void",
     "no label": "images without a label file",
-    "no object": "images that annotations list without an object",
+    "no object": "images that annotations list without an object (empty_images in the descriptor says what they are)",
     "no image": "label files without an image",
     "map": "label or depth maps beside the images, not used as images",
     "duplicate": "images that are copies of others",

@@ -111,7 +111,9 @@ def test_an_image_without_an_object_is_unlabelled(root, sda, form):
     found = labels_of(described, root)
     assert [label is None for label in found.values()] == [False, False, True, False][: len(found)]
     status, shown = sda("doctor", "set.toml", "--root", "set", "--processes", 1)
-    assert status == 0 and "1 images that annotations list without an object:" in shown.out, shown.out
+    assert status == 0 and "1 images that annotations list without an object (empty_images in the descriptor" in shown.out, (
+        shown.out
+    )
     assert "label files without an image" not in shown.out
 
 
