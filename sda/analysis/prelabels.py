@@ -26,7 +26,7 @@ from sda.data.splits.lists import list_text
 from sda.errors import SdaError, naming
 from sda.labels import IGNORE
 from sda.pictures import colorize
-from sda.runs import trained
+from sda.runs import copies, trained
 from sda.runs.trained import Run
 from sda.system.atomic import rename, write_json, write_text, written_whole
 from sda.system.console import Count
@@ -49,8 +49,8 @@ def unlabelled(cache: FeatureCache, domain: str, keys: Sequence[str]) -> list[st
 def form_of(run: Path) -> tuple[str, str]:
     """Return the form of an export that fits the labels of the target of a run, a key of FORMS, and why."""
     try:
-        target = descriptors.load(recipes.load(str(run / "recipe.toml")).target)
-        layouts = [layout for layout in target.layout if layout.labels]
+        target = copies.find(run, recipes.load(str(run / "recipe.toml")).target)
+        layouts = [layout for layout in descriptors.load(target).layout if layout.labels]
     except SdaError as error:
         return "cvat", f"the form of the target's labels is unknown ({error})"
     form = layouts[0].format if layouts else None
