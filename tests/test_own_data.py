@@ -1,7 +1,6 @@
 """The tutorial docs/own-data.md, followed word by word."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 PAGE = Path(__file__).parents[1] / "docs/own-data.md"
-SHORT = ["--steps", "4", "--size", "64x128", "--eval-every", "0"]
+SHORT = "--steps 4 --size 64x128 --eval-every 0"
 
 
 def blocks(language):
@@ -20,14 +19,12 @@ def blocks(language):
 @pytest.mark.slow
 def test_the_tutorial_runs_and_shows_what_it_says(here):
     said = []
-    for line in "".join(blocks("sh")).splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:2] == ["sda", "train"]:
-            words += SHORT
-        command = shlex.join([sys.executable, "-m", *words]) if words[0] == "sda" else line
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        if words[:2] == ["sda", "init"]:
+    for block in blocks("sh"):
+        script = re.sub(r"^(sda train [^#\n]*)", rf"\1 {SHORT} ", block, flags=re.MULTILINE)
+        start = f'set -e; sda() {{ "{sys.executable}" -m sda "$@"; }}\n'
+        done = subprocess.run(["bash", "-c", start + script], capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
+        if block.startswith("sda init"):
             said = (done.stderr + done.stdout).splitlines()
     [expected] = blocks("text")
     assert said == expected.splitlines()

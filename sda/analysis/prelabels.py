@@ -21,6 +21,7 @@ from sda.analysis.cache import FeatureCache
 from sda.analysis.make_cache import check_made_by
 from sda.data import descriptor as descriptors
 from sda.data.annotations import forms as annotations
+from sda.data.descriptor import SHARED
 from sda.data.item import Item
 from sda.data.splits.lists import list_text
 from sda.errors import SdaError, naming
@@ -49,17 +50,31 @@ def unlabelled(cache: FeatureCache, domain: str, keys: Sequence[str]) -> list[st
 def form_of(run: Path) -> tuple[str, str]:
     """Return the form of an export that fits the labels of the target of a run, a key of FORMS, and why."""
     try:
-        target = copies.find(run, recipes.load(str(run / "recipe.toml")).target)
-        layouts = [layout for layout in descriptors.load(target).layout if layout.labels]
+        layout = _layout(run)
     except SdaError as error:
         return "cvat", f"the form of the target's labels is unknown ({error})"
-    form = layouts[0].format if layouts else None
+    form = layout.format if layout else None
     if form == "labelme":
         return "labelme", "the target's labels are labelme files"
     if form is None:
         return "cvat", "the target's labels are masks"
     title = annotations.FORMS[form].title
     return "cvat", f"the target's labels are {title} files: export the corrected labels from CVAT in that form"
+
+
+def names_of_labels(run: Path) -> str:
+    """Return where the labels of a run's target are and how they are named, as patterns; "" if that is unknown."""
+    try:
+        layout = _layout(run)
+    except SdaError:
+        return ""
+    return f"{layout.labels} for the image {layout.images}" if layout and layout.format not in SHARED else ""
+
+
+def _layout(run: Path) -> descriptors.Layout | None:
+    """Return the layout of a run's target that has labels."""
+    target = copies.find(run, recipes.load(str(run / "recipe.toml")).target)
+    return next((layout for layout in descriptors.load(target).layout if layout.labels), None)
 
 
 def check_export(out: Path, cache: FeatureCache, form: str) -> None:

@@ -54,8 +54,8 @@ def init(folder: str, source: str, root: str, out: str) -> None:
     started = start(place, source, root, Path(os.path.expanduser(out or f"{place.resolve().name}-sda")))
     for note in started.notes:
         terminal.say(note, err=True)
-    look = "look at the lines with ? in the descriptor beside it, then run:" if started.guesses else "run:"
-    terminal.say(f"{started.recipe}: {look}", *started.steps)
+    look = "look at the lines with ? in its descriptor, then run:" if started.guesses else "next, run:"
+    terminal.say(f"{started.recipe.parent} is written; {look}", *started.steps)
     if started.problem:
         terminal.say(f"before that: {started.problem}", err=True)
         sys.exit(1)

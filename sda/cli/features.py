@@ -304,6 +304,8 @@ def select(
 
 def _next_steps(folder: Path, form: str, chosen: Path, run: str) -> list[str]:
     """Return what to do with an export: correct its labels, and train with them."""
+    from sda.analysis.prelabels import names_of_labels
+
     place, zipped = shlex.quote(str(folder)), "prelabels.zip labelmap.txt ImageSets SegmentationClass"
     correct = {
         "labelme": [f"Correct them: labelme {place}/images --labels {place}/labels.txt --nodata --autosave"],
@@ -313,5 +315,7 @@ def _next_steps(folder: Path, form: str, chosen: Path, run: str) -> list[str]:
             "prelabels.zip as annotations (Segmentation mask 1.1)",
         ],
     }[form]
+    names = names_of_labels(Path(run))
+    named = f", named alike: {names}" if names else ""
     train = shlex.join(["sda", "train", str(Path(run) / "recipe.toml"), "--split", str(chosen)])
-    return [*correct, f"With the corrected labels in the target's folder: {train}"]
+    return [*correct, f"Put the corrected labels where the target's labels are{named}, then run: {train}"]

@@ -254,7 +254,11 @@ def _choose_labelled(data: Data, recipe: Recipe, target: Split, usable: Split) -
     if copies and not recipe.split:
         data.notes.append(f"{len(copies)} target images are copies of validation images and get no labels, such as {min(copies)}")
     skipped = ({item.key for item in target.items} - keys) | copies
-    chosen = choose(target.items, recipe.labels, recipe.split_seed, recipe.split, skipped)
+    try:
+        chosen = choose(target.items, recipe.labels, recipe.split_seed, recipe.split, skipped)
+    except SdaError as error:
+        unread = [note for note in target.listing.notes if " not read" in note]
+        raise SdaError("; ".join([str(error), *unread])) from None
     _check_labelled(data, recipe, target, chosen)
     return _without_bad_of_list(data, recipe.split, chosen, keys) if recipe.split else chosen
 

@@ -153,6 +153,7 @@ def test_the_command_says_what_to_do_next(select, town, tmp_path):
     status, shown = select()
     assert status == 0 and "1 of the 5 images have labels already and are not exported" in shown.out
     assert "out: 4 images with predictions as labels, for cvat, because the target's labels are masks" in shown.out
+    assert "where the target's labels are, named alike: labels/{split}/{place}/{frame}.png for the image pictures/" in shown.out
     assert "python3 -m zipfile -c prelabels.zip" in shown.out and f"--split {tmp_path}/next.txt" in shown.out
     assert tiny.files(town.root) == before and not (tmp_path / "out.parts").exists()
 

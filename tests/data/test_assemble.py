@@ -287,3 +287,12 @@ def test_later_scores_are_of_the_images_that_the_run_held_out(no_val, sda):
     status, shown = sda("eval", run, "--device", "cpu", "--json")
     again = json.loads(shown.out)[0]
     assert status == 0 and again["image_miou"].keys() == first["image_miou"].keys() and again["miou"] == first["miou"]
+
+
+def test_too_few_labels_because_others_are_not_read_are_told(own_world):
+    """Masks with the names of images, in a folder that the layout does not read."""
+    for file in sorted((own_world.root / "field/labels/train").rglob("*.png"))[:2]:
+        (own_world.root / "field/more_masks").mkdir(exist_ok=True)
+        file.rename(own_world.root / "field/more_masks" / file.name)
+    with pytest.raises(SdaError, match="labels = 8, but only 6 of the 8 .*; .*2 mask files, such as more_masks/.*not read"):
+        assemble(load(str(own_world.recipe), {"labels": 8}).with_absolute_paths())

@@ -101,6 +101,22 @@ def pair_files(files: Files, notes: list[str]) -> list[tuple[Path, Path]]:
     return kept
 
 
+def find_others(files: Files, pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Return images without a label that would match one of another kind than that of the others, each with it."""
+    paired, used = {image for image, _ in pairs}, {label for _, label in pairs}
+    folders = {label.parent for label in used}
+    found: list[tuple[Path, Path]] = []
+    for folder, names in files.photos.items():
+        lone = [name for name in names if folder / name not in paired]
+        for place in sorted(folders & files.labels.keys()):
+            for kind in files.labels[place]:
+                left = {name: stem for name, stem in kind.items() if place / name not in used}
+                if lone and left and (matched := _match(lone, left, folder == place)):
+                    found += [(folder / image, place / label) for image, label in matched.items()]
+                    lone = [name for name in lone if name not in matched]
+    return found
+
+
 def endings(image: str, label: str) -> tuple[str, str]:
     """Return the names of an image and its label, without suffixes, as patterns with {frame} and further words."""
     first, second = composed(image), composed(label)

@@ -12,7 +12,7 @@ from sda.data.annotations.forms import FORMS
 from sda.data.inspect.annotated import Found, find_annotations, find_masks, names_in, propose_annotated
 from sda.data.inspect.classes import Proposal, propose_classes, propose_names
 from sda.data.inspect.draft import Draft, propose_layouts
-from sda.data.inspect.pairs import Files, find_files, pair_files, spread
+from sda.data.inspect.pairs import Files, find_files, find_others, pair_files, spread
 from sda.data.inspect.scan import Finding, look_at
 from sda.data.item import Item
 from sda.data.layouts.legends import read_legend
@@ -87,6 +87,12 @@ def propose(root: Path) -> Proposed:
     images = photos or [folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind]
     draft = _with_list(root, propose_layouts(pairs or [(image, None) for image in images], photos), notes)
     notes += _left_out(root, _described(root, draft), photos, pairs)
+    if pairs and (others := find_others(files, pairs)):
+        (image, label), (_, alike) = others[0], pairs[0]
+        notes.append(
+            f"{len(others)} images have labels with other names, which are not read, such as {image}: {label}; give them names "
+            f"like {alike}"
+        )
     findings = [look_at(Item(str(image), root / image, root / label)) for image, label in spread(pairs, SAMPLES)]
     legends = [
         place / name for place, names in walk(root) for name in names if Path(name).suffix.lower() in (".txt", ".csv", ".json")

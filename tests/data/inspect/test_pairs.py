@@ -158,6 +158,26 @@ def test_images_without_labels_are_counted(tmp_path):
     assert any("only 5 of 7 images are read" in note for note in notes), notes
 
 
+@pytest.mark.parametrize("others", [2, 3])
+def test_labels_that_came_back_with_other_names_are_told(tmp_path, others):
+    """The kind of most labels is read; companions of labelled images, such as colours of ids, are nothing to tell."""
+    root, names = tmp_path / "set", [f"{number:03d}" for number in range(8)]
+    for index, name in enumerate(names):
+        photo, values = scene(index)
+        tiny.save(photo, root / f"photos/{name}.jpg")
+        if index < 5:
+            tiny.save(values, root / f"masks/{name}_mask.png")
+            tiny.save(values, root / f"masks/{name}_color.png")
+        elif index < 5 + others:
+            tiny.save(values, root / f"masks/{name}.png")
+    _, notes = proposed(root, tmp_path)
+    words = f"{others} images have labels with other names, which are not read, such as photos/005.jpg: masks/005.png"
+    assert any(note.startswith(words) and "like masks/000_mask.png" in note for note in notes), notes
+    for name in names[5:]:
+        (root / f"masks/{name}.png").unlink(missing_ok=True)
+    assert not any("other names" in note for note in proposed(root, tmp_path)[1])
+
+
 def test_val_without_labels_is_told(tmp_path):
     root = tmp_path / "set"
     write(root, [(f"train/img/{n}.jpg", f"train/gt/{n}.png") for n in NUMBERS])
