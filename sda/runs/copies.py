@@ -32,8 +32,9 @@ def find(folder: Path, dataset: str) -> str:
 
 def found(folder: Path, recipe: Recipe) -> Recipe:
     """Return a run's recipe, with copies in place of descriptors and class tables that do not exist any more."""
+    source = recipe.source
     changes = {
-        "source": [find(folder, source.dataset) for source in recipe.sources] or recipe.source,
+        "source": find(folder, source) if isinstance(source, str) else [find(folder, each) for each in source],
         "target": find(folder, recipe.target),
         "classes": _find(folder / FOLDER / "classes", recipe.classes),
     }

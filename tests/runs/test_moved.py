@@ -99,5 +99,9 @@ def test_a_run_keeps_its_descriptors_as_they_were(own_world, farm, sda):
     for file in (farm, own_world.field):
         copy = descriptors.load(str(run / "datasets" / file.name))
         assert copy == descriptors.load(str(file)) and copy.name == file.stem
-    assert trained.load(run, device="cpu").recipe.target == str(own_world.field)  # the file itself, as long as it exists
+    before = trained.load(run, device="cpu").recipe
+    assert before.source == str(farm) and before.target == str(own_world.field)  # the files themselves, as long as they exist
+    farm.rename(farm.with_name("away.toml"))
+    after = trained.load(run, device="cpu").recipe
+    assert after.source == str(run / "datasets/farm.toml") and after.target == before.target
     assert shelf.toml_value([{"a": [1, "b"]}, {}]) == '[{"a" = [1, "b"]}, {}]'
