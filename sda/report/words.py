@@ -8,6 +8,7 @@ from sda.methods.parts.bank import SOURCE
 from sda.report import facts
 from sda.report.facts import Subject
 from sda.scoring.summary import SUMMARY
+from sda.system.console import duration
 
 
 def joined(words: list[str]) -> str:
@@ -23,15 +24,6 @@ def percent(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """Format a difference with its sign and one decimal; a missing one is a dash."""
     return "–" if value is None else f"{value:+.1f}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
-
-
-def duration(seconds: float) -> str:
-    """Format a time: 12 s, 3 min 20 s, 5 h 12 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(sides: list[int] | str) -> str:

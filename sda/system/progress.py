@@ -9,7 +9,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sda.system.console import Console, printable
+from sda.system.console import Console, duration, printable
 
 LINE_EVERY = 15  # seconds between two lines about the same task, without a terminal
 
@@ -86,7 +86,11 @@ class Bars(Console):
         began, start, printed = self._lines.setdefault(what, (now, done, now))
         if done == total or (not self.console.is_terminal and now - printed >= LINE_EVERY):
             self._lines[what] = began, start, now
-            rate = f", {(done - start) / (now - began):.1f}/s" if now - began >= 1 else ""
+            rate = ""
+            if now - began >= 1:
+                speed = (done - start) / (now - began)
+                left = f", {duration((total - done) / speed)} left" if speed and done < total else ""
+                rate = f", {speed:.1f}/s{left}"
             self.say(f"{what}: {done}/{total}{rate}  {note}".rstrip())
 
     def hear(self, message: tuple[str, tuple]) -> None:

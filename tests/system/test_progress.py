@@ -22,6 +22,6 @@ def test_progress_without_a_terminal_prints_few_lines(clock, capsys):
         bars.count("reading", 5, 10)
         bars.count("reading", 10, 10)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:2] == ["reading: 16/100, 1.0/s  loss 1.0", "reading: 31/100, 1.0/s  loss 1.0"]
+    assert lines[:2] == ["reading: 16/100, 1.0/s, 1 min 24 s left  loss 1.0", "reading: 31/100, 1.0/s, 1 min 9 s left  loss 1.0"]
     assert lines[6:] == ["reading: 100/100, 1.0/s  loss 1.0", "short: 2/2", "reading: 10/10"]
     assert len(lines) == 9
