@@ -50,6 +50,11 @@ class Prediction:
     confidence: np.ndarray
     table: ClassTable
 
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        present = [self.table.names[index] for index in np.unique(self.labels)]
+        return f"Prediction({height}x{width}, mean confidence {self.confidence.mean():.2f}: {', '.join(present)})"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -73,6 +78,11 @@ class Run:
     step: int
     splits: dict[str, list[str]]
     best_by: str = ""
+
+    def __repr__(self) -> str:
+        r = self.recipe
+        what = f"{self.network_name} of {self.which}.pt, step {self.step}"
+        return f"Run({str(self.folder)!r}: {what}, {r.network} on {r.backbone}, {len(self.table.names)} classes, {self.device})"
 
     @property
     def device(self) -> torch.device:

@@ -109,3 +109,10 @@ def test_files_of_older_versions_load(run):
     tensors, about = stored.read_safetensors(run / "student.safetensors")
     safetensors.torch.save_file(tensors, run / "student.safetensors", {"sda": about})
     assert json.loads(about)["step"] == trained.load(run).step == trained.load(run / "student.safetensors").step == 2
+
+
+def test_runs_and_predictions_show_themselves_in_a_line(original, world):
+    loaded = trained.load(original, device="cpu")
+    assert repr(loaded) == (f"Run({str(original)!r}: student of last.pt, step 2, deeplabv3plus on small, 3 classes, cpu)")
+    shown = repr(loaded.predict(world.root / "toy/train/00.png"))
+    assert shown.startswith("Prediction(48x64, mean confidence 0.") and shown.endswith(")") and len(shown) < 100
