@@ -47,6 +47,9 @@ def unlabelled(cache: FeatureCache, domain: str, keys: Sequence[str]) -> list[st
     return [key for key in keys if index_of[key] not in labelled]
 
 
+FROM_CVAT = ("coco", "cvat", "datumaro", "yolo", "cityscapes", "labelme-xml")  # forms of labels that CVAT exports
+
+
 def form_of(run: Path) -> tuple[str, str]:
     """Return the form of an export that fits the labels of the target of a run, a key of FORMS, and why."""
     try:
@@ -59,7 +62,13 @@ def form_of(run: Path) -> tuple[str, str]:
     if form is None:
         return "cvat", "the target's labels are masks"
     title = annotations.FORMS[form].title
-    return "cvat", f"the target's labels are {title} files: export the corrected labels from CVAT in that form"
+    why = f"the target's labels are {title} files"
+    if form in FROM_CVAT:
+        return "cvat", f"{why}: export the corrected labels from CVAT in that form"
+    return (
+        "cvat",
+        f"{why}, which CVAT does not write: bring all labels into one form, such as masks from CVAT, and run sda init again",
+    )
 
 
 def names_of_labels(run: Path) -> str:

@@ -257,8 +257,10 @@ def _choose_labelled(data: Data, recipe: Recipe, target: Split, usable: Split) -
     try:
         chosen = choose(target.items, recipe.labels, recipe.split_seed, recipe.split, skipped)
     except SdaError as error:
-        unread = [note for note in target.listing.notes if " not read" in note]
-        raise SdaError("; ".join([str(error), *unread])) from None
+        why = [note for note in target.listing.notes if " not read" in note]
+        if bad := sum(item.label is not None and item.key not in keys for item in target.items if item.key not in copies):
+            why.insert(0, f"{bad} more are skipped, because they are validated on or because sda doctor found them bad")
+        raise SdaError("; ".join([str(error), *why])) from None
     _check_labelled(data, recipe, target, chosen)
     return _without_bad_of_list(data, recipe.split, chosen, keys) if recipe.split else chosen
 

@@ -380,7 +380,7 @@ def _checked(mapped: Mapping[str, str], where: str, known: list[str], here: list
     for name, other in mapped.items():
         for word, words in ((name, known), (other, here)):
             if word not in words and word != "":
-                raise SdaError(f"{where}: {name!r} = {other!r}: no class {word!r}{shelf.hint(word, words)}")
+                raise SdaError(f"{where}: {name!r} = {other!r}: no class {word!r}{shelf.hint(word, words)}; correct this map")
     return mapped
 
 

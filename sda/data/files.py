@@ -489,7 +489,7 @@ class Legend:
         if lossy:
             return (
                 f"{strange}: {len(unknown)} values, most of them in single pixels, as after lossy compression (JPEG) or "
-                "smoothing; export the labels again as PNG, without either"
+                "smoothing; export the labels again as PNG, without either, or raise color_tolerance in the descriptor"
             )
         if colors is not None and self.holds_ids_in_red(colors):
             return f'{strange}, but the red channel holds its ids; set encoding = "ids_in_red" in its [[layout]]'

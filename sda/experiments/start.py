@@ -15,7 +15,7 @@ from sda.data.files import size_of
 from sda.data.inspect.propose import LICENCE, propose
 from sda.data.item import Item
 from sda.data.layouts.words import counterparts, plain
-from sda.data.listing import NoImages, list_items
+from sda.data.listing import NoImages, list_folder, list_items
 from sda.data.splits.choose import hold_out_labelled
 from sda.data.splits.lists import list_text
 from sda.errors import SdaError
@@ -102,7 +102,7 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
             f"{len(held_out)} of the {len(labelled)} labelled images are held out to score on: {out / VAL_LIST} lists them"
         )
     machine = _machine()
-    values |= _streams(train, labelled, len(trained)) | _sizes(train, machine.longest, notes) | _training(machine)
+    values |= _streams(train, labelled, len(trained), notes) | _sizes(train, machine.longest, notes) | _training(machine)
     if len(train) * 3 * _pixels(values["size"]) < MEMORY:
         values["in_memory"] = True
     recipe = out / f"train-{name}.toml"
@@ -202,14 +202,26 @@ def _machine() -> Machine:
     return Machine(256, 1500, "mobilenet_v2", 5e-4, 4.0)
 
 
-def _streams(train: list[Item], labelled: list[Item], trained: int) -> dict[str, object]:
+def _streams(train: list[Item], labelled: list[Item], trained: int, notes: list[str]) -> dict[str, object]:
     """Return the labelled and unlabelled streams, and the method that they allow. `trained`: labelled images to train on."""
     values: dict[str, object] = {"labels": trained}
+    if len(train) - len(labelled) < 4 and (more := _others_beside(train)):
+        folder = more[0].image.parent
+        notes.append(f"{len(more)} other images in {folder} are the unlabelled images of the recipe")
+        train = [*train, *more]
+        values["unlabelled"] = str(folder.resolve())
     if len(train) - len(labelled) < 4:
         return values | {"method": "supervised"}
-    values |= {"unlabelled": "target", "method": "mean_teacher", "teacher_momentum": 0.99, "classmix_labelled": 0.25}
+    values = {"unlabelled": "target", **values, "method": "mean_teacher", "teacher_momentum": 0.99, "classmix_labelled": 0.25}
     values |= {"ramp_steps": 0.3333, "unlabelled_start": 0.2, "strong_statistics": trained <= 0}
     return values
+
+
+def _others_beside(train: list[Item]) -> list[Item]:
+    """Return the images in the only folder of the training images that are not read, such as those that no list names."""
+    folders = {item.image.parent for item in train}
+    known = {item.image.resolve() for item in train}
+    return [item for item in list_folder(folders.pop()).items if item.image.resolve() not in known] if len(folders) == 1 else []
 
 
 def _sizes(train: list[Item], longest: int, notes: list[str]) -> dict[str, object]:

@@ -165,3 +165,23 @@ def test_exported_predictions_come_back_as_the_same_classes(world, sda, legend):
     second = descriptors.load("again/field.toml")
     assert second.table().colors == first.table().colors and second.ids == first.ids and second.void == first.void
     assert sda("train", "again/train-field.toml", *SMALL, "--out", "second")[0] == 0
+
+
+def test_photos_that_a_list_does_not_name_are_unlabelled(world, sda):
+    """A folder as of VOC, whose train.txt and val.txt name the labelled images only."""
+    voc = world.root / "voc"
+    for number in range(8):
+        for index in range(2):
+            image, label = tiny.draw(10 * number + index, [2, 1, 0], [(60, 60, 90), (90, 50, 40), (40, 60, 40)])
+            tiny.save(image, voc / f"JPEGImages/{number}{index}.jpg")
+        tiny.save(label, voc / f"SegmentationClass/{number}1.png")
+    lists = voc / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("".join(f"{number}1\n" for number in range(6)))
+    (lists / "val.txt").write_text("61\n71\n")
+    status, shown = sda("init", voc)
+    assert status == 0 and "other images in" in shown.err and "are the unlabelled images of the recipe" in shown.err
+    recipe = load("voc-sda/train-voc.toml")
+    assert recipe.unlabelled == str(voc / "JPEGImages") and recipe.method == "mean_teacher" and recipe.labels == 6
+    status, shown = sda("train", "voc-sda/train-voc.toml", *SMALL, "--out", "run")
+    assert status == 0 and "unlabelled: 8 images" in shown.err, shown.err

@@ -3,7 +3,7 @@
 import itertools
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from sda.data.inspect.scan import Finding
 from sda.data.layouts.legends import VOID, Legend, own_color
 from sda.data.layouts.mixtures import ANCHORS, MOST_SMOOTH, PEAK, is_near, rgb, smooth_among, unmixed
 
+MANY_COLOURS = 60  # colours that are probably not those of classes
 LARGE = 0.2  # a value that covers more of the pixels than this is a class, even if it is 250 or 255
 
 
@@ -111,7 +112,7 @@ def propose_classes(findings: list[Finding], notes: list[str], legend: Legend) -
         every = _shares((finding.values for finding in colours), 0)
         smooth = smooth or smooth_among(every)
         kept = {value: share for value, share in every.items() if (smooth or share > least) and value not in smooth}
-        proposal = _of_colours(kept, notes)
+        proposal = _of_colours(kept, notes, whole=not smooth)
         tolerance = _tolerance([rgb(value) for value in kept], smooth, notes)
         return _with_ids(proposal._replace(keys=[*proposal.keys, *tolerance]), ids, notes)
     shown = [_colours_shown(finding) if finding.palette else {} for finding in usable]
@@ -167,7 +168,9 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
         notes.append("the labels hold the label ids of Cityscapes")
         ids = [f"{value} = {shelf.toml_value(name)}" for value, name in cityscapes.ids.items()]
         return Proposal(['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], [])
-    if proposal := _of_known_colours(set(palette.values()), notes):
+    shown = {colour: share.get(value, 0.0) for value, colour in palette.items()}
+    if (proposal := _of_known_colours(shown, True, more := [])) and not proposal.tables:
+        notes += more
         return proposal
     if set(indices) <= train_ids.keys() and set(indices) & {250, 255} and len(indices) > 10:
         notes.append("the labels seem to hold the 19 train ids of Cityscapes: if not, write your own table")
@@ -209,14 +212,18 @@ def _too_many(count: int, notes: list[str]) -> bool:
     return count > descriptors.MOST_CLASSES
 
 
-def _of_colours(share: dict[str, float], notes: list[str]) -> Proposal:
-    """Propose classes for colours."""
+def _of_colours(share: dict[str, float], notes: list[str], whole: bool = True) -> Proposal:
+    """Propose classes for colours. `whole`: whether a whole class table may be proposed."""
     if numbered := _of_own_colours(share, notes):
         return numbered
-    if known := _of_known_colours(share, notes):
+    if known := _of_known_colours(share, whole, notes):
         return known
     if _too_many(len(share), notes):
         return _UNKNOWN
+    if len(share) > MANY_COLOURS:
+        notes.append(
+            f"{len(share)} colours look like numbers of objects, not classes: export a mask with a colour per class, or COCO"
+        )
     notes.append(f"found {len(share)} colours: name the classes, and move other colours to void_colors")
     classes = [f"colour_{value[1:]} = {rgb(value)} # ? {share[value]:.1%} of pixels" for value in sorted(share)]
     return Proposal([], [["[classes]", *classes]], [])
@@ -350,13 +357,38 @@ def _of_legend(legend: Legend, findings: list[Finding], smooth: set[str], notes:
     return Proposal(keys, [["[classes]", *classes], *([["[other_colors]", *further]] if further else [])], [])
 
 
-def _of_known_colours(found: Collection[str], notes: list[str]) -> Proposal | None:
-    """Propose the class table on the shelf that has most of the colours; None if no table has enough of them."""
-    colors = [rgb(value) for value in sorted(found)]
-    tables = {name: list(descriptors.class_table(name).colors.values()) for name in shelf.names("datasets/classes")}
-    table = max(tables, key=lambda name: (sum(color in tables[name] for color in colors), len(tables[name])))
-    void = [color for color in colors if color not in tables[table]]
-    if len(colors) - len(void) <= 2 or 3 * len(void) > len(colors):
+def _of_known_colours(share: Mapping[str, float], whole: bool, notes: list[str]) -> Proposal | None:
+    """Propose the class table on the shelf that has most of the colours; None if no table has enough of them.
+
+    Colours alone may mislead: programs give the colours of VOC to any classes. So classes are guesses, and only those that
+    occur, unless most classes of the table do; other colours are classes to name, but for black and white, which are void.
+
+    Args:
+        share: colour → share of the pixels. whole: whether a whole table may be proposed, else the classes that occur.
+    """
+    tables = {name: descriptors.class_table(name).colors for name in shelf.names("datasets/classes")}
+    values = {name: {tuple(color): each for each, color in colors.items()} for name, colors in tables.items()}
+    found = {value: tuple(rgb(value)) for value in sorted(share)}
+    table = max(values, key=lambda name: (sum(color in values[name] for color in found.values()), len(values[name])))
+    other = [value for value, color in found.items() if color not in values[table]]
+    if len(found) - len(other) <= 2 or 3 * len(other) > len(found):
         return None
-    notes.append(f"the labels hold the colours of the class table {table}")
-    return Proposal([f'classes = "{table}"', *([f"void_colors = {void} # ?"] if void else [])], [], [])
+    void = [list(found[value]) for value in other if value in ("#000000", "#ffffff")]
+    keys = [f"void_colors = {void} # ?"] if void else []
+    known = {value: values[table][color] for value, color in found.items() if value not in other}
+    if whole and len(void) == len(other) and 2 * len(known) > len(tables[table]):
+        notes.append(f"the labels hold the colours of the class table {table}")
+        return Proposal([f'classes = "{table}"', *keys], [], [])
+    notes.append(
+        f"{len(known)} colours of the labels are those of {', '.join(list(known.values())[:3])}, … in the class table {table}: "
+        "check the names of the classes"
+    )
+    order = {name: place for place, name in enumerate(tables[table])}
+    lines = [
+        f"{shelf.toml_value(name)} = {rgb(value)} # ? {share[value]:.1%} of pixels"
+        for value, name in sorted(known.items(), key=lambda each: order[each[1]])
+    ]
+    lines += [
+        f"colour_{value[1:]} = {rgb(value)} # ? {share[value]:.1%} of pixels" for value in other if list(found[value]) not in void
+    ]
+    return Proposal(keys, [["[classes]", *lines]], [])

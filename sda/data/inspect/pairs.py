@@ -17,6 +17,8 @@ from sda.data.layouts.words import SPLITS, divide, is_photo_word, own_words, res
 from sda.data.listing import walk
 
 _UNWANTED = re.compile("(?i)instance|colou?r|object|panoptic")  # if there are others, they are the ids of the classes
+# Folders of photos with labels painted over them, as many programs write them.
+_PAINTED = re.compile(r"(?i)visuali[sz]ation|overlay|blend|(^|[^a-z])vi[sz]([^a-z]|$)")
 _FEW = 4  # number of files that decide whether files with the same kind of name are labels
 _RARE = 50  # with more folders of labels, a folder is compared only with those that share a word which few folders have
 _ALIKE = 8  # the same for files that are alone in their folders
@@ -51,6 +53,10 @@ def find_files(root: Path) -> Files:
             labels[folder] = kinds
         if others := [name for name in names if is_image(name) and not any(name in kind for kind in kinds)]:
             photos[folder] = others
+    painted = [folder for folder in photos if _PAINTED.search(folder.name)]
+    if len(painted) < len(photos):
+        for folder in painted:
+            del photos[folder]
     return Files(photos, labels)
 
 
@@ -285,7 +291,7 @@ def count_label_values(path: Path) -> int | None:
         found = len(np.unique(read_label(path).values))
         if found <= 256:
             return found if flat > _FLAT else 0
-    told = _TELLING.search("/".join([*path.parts[-3:-1], path.stem]))
+    told = _TELLING.search("/".join([*path.parts[-6:-1], path.stem]))
     return 256 if told and flat > _FLAT_JPEG else 0
 
 

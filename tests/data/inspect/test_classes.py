@@ -135,8 +135,8 @@ def test_palettes_with_colours_of_a_known_table(tmp_path):
 
     root = write(tmp_path / "set", label)
     described, _, _ = load(root)
-    assert described.classes == "camvid11"
-    expected = np.array([list(table).index(name) for name in names], np.uint8)
+    assert described.table().colors == {name: color for name, color in table.items() if name in names}  # those that occur
+    expected = np.array([described.table().names.index(name) for name in names], np.uint8)
     for index, found in enumerate(decoded(described, root)):
         assert np.array_equal(found, expected[scene(index)])
 

@@ -129,6 +129,7 @@ def test_train_ids_of_cityscapes_are_recognised(tmp_path):
 
 @pytest.mark.parametrize(("table", "names"), [("cityscapes19", ["road", "sky", "car"]), ("camvid11", ["road", "tree", "car"])])
 def test_colours_of_a_known_table_are_recognised(tmp_path, table, names):
+    """A few colours may be those of other classes, because programs give VOC's colours to any: they are guesses."""
     root = tmp_path / "set"
     colors = descriptors.class_table(table).colors
     for index in range(6):
@@ -136,8 +137,35 @@ def test_colours_of_a_known_table_are_recognised(tmp_path, table, names):
         tiny.save(
             np.array([colors[name] for name in names], np.uint8)[label(index, [0, 1, 2])], root / f"masks/train/{index}.png"
         )
+    described, notes, text = load(root, tmp_path)
+    assert described.table().names == [name for name in colors if name in names] and text.count("# ?") >= 3
+    assert any("3 colours of the labels are those of" in note and f"in the class table {table}" in note for note in notes)
+    assert len(pairs(described, root, ("train",))) == 6
+
+
+def test_a_colour_that_a_known_table_lacks_is_a_class_to_name(tmp_path):
+    """Six colours of Cityscapes and one more, which covers a quarter: it is no void."""
+    root = tmp_path / "set"
+    colors = [*descriptors.class_table("cityscapes19").colors.values()][:6]
+    for index in range(6):
+        tiny.save(photo(index), root / f"images/{index}.jpg")
+        tiny.save(np.array([*colors, [200, 120, 90]], np.uint8)[label(index, list(range(7)))], root / f"masks/{index}.png")
+    described, _, text = load(root, tmp_path)
+    assert "colour_c8785a" in described.table().names and not described.void_colors and text.count("# ?") >= 7
+
+
+def test_photos_with_labels_painted_over_them_are_no_photos(tmp_path):
+    """labelme2voc writes them beside the photos, for the labelled ones only."""
+    root = tmp_path / "set"
+    for index in range(6):
+        tiny.save(photo(index), root / f"JPEGImages/{index}.jpg")
+        if index < 3:
+            tiny.save(photo(index), root / f"SegmentationClassVisualization/{index}.jpg")
+            tiny.save(label(index, [0, 1, 2]), root / f"SegmentationClassPNG/{index}.png")
     described, _, _ = load(root, tmp_path)
-    assert described.classes == table and len(pairs(described, root, ("train",))) == 6
+    images = list_items(described, root, "train").items
+    assert len(images) == 6 and sum(item.label is not None for item in images) == 3
+    assert all(item.key.startswith("JPEGImages/") for item in images)
 
 
 def test_unknown_colours_become_classes_to_name(tmp_path):
