@@ -1,6 +1,7 @@
 """Open the datasets of a recipe as the streams of a training run, and check that no two of them share an image."""
 
 import itertools
+import re
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,6 +84,10 @@ def assemble(recipe: Recipe, progress: Count = ignore_count) -> Data:
     _check_classmix(recipe)
     table_name, table = training_classes(recipe)
     data = Data(table, table_name, source_maps(recipe))
+    if unnamed := [name for name in table.names if re.fullmatch(r"(class|colour)_\w+", name)]:
+        data.notes.append(
+            f"{len(unnamed)} classes have no names of their own, such as {unnamed[0]}: name them in {recipe.target}"
+        )
     labelled: dict[str, list[Split]] = {}  # stream → its images
     if recipe.source:
         labelled["source"] = _add_sources(data, recipe, progress)

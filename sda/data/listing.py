@@ -16,6 +16,7 @@ from sda.data.splits.lists import read_keys
 from sda.errors import SdaError
 
 _FEW = 4  # files that tell the form of all of a folder
+MOST_TOPS = 50  # folders at the top that are searched for other labels
 _SUFFIXES = {form.suffix for form in FORMS.values() if form.parts is None}  # of files with the label of one image
 
 
@@ -251,7 +252,7 @@ def _unread(tree: Tree, words: dict[str, str], chosen: Listing, found: list[List
 def _other_forms(tree: Tree, chosen: Listing) -> list[str]:
     """Return notes on files that seem to be labels of images without a label, in another form or folder than the layout reads.
 
-    They lie beside the images or the labels, or in a folder at the top whose name tells labels.
+    They lie beside the images or the labels, or in a folder whose name tells labels, at the top or in a folder at the top.
     """
     lone: dict[str, set[Path]] = {}  # name of an image without a label → its folders
     for image in [item.image for item in chosen.items if not item.label]:
@@ -262,9 +263,11 @@ def _other_forms(tree: Tree, chosen: Listing) -> list[str]:
     known = {path for item in chosen.items for path in (item.image, *item.label_files)} | {*chosen.empty.values()}
     photos = {item.image.parent for item in chosen.items}
     folders = {item.label.parent for item in chosen.items if item.label} - photos
-    for name, every in tree.folders(tree.root).items():
-        if re.search("(?i)mask|label|annot|segmentation", name) and not re.search("(?i)instance|object|colou?r|depth", name):
-            folders |= {tree.root / stored for stored in every}
+    tops = [tree.root / stored for every in tree.folders(tree.root).values() for stored in every]
+    for place in [tree.root, *tops[:MOST_TOPS]]:
+        for name, every in tree.folders(place).items():
+            if re.search("(?i)mask|label|annot|segmentation", name) and not re.search("(?i)instance|object|colou?r|depth", name):
+                folders |= {place / stored for stored in every}
     found: dict[tuple[Path, str], list[Path]] = {}
     for folder in sorted(folders | photos):
         for name, stored in tree.files(folder).items():

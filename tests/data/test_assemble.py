@@ -296,3 +296,10 @@ def test_too_few_labels_because_others_are_not_read_are_told(own_world):
         file.rename(own_world.root / "field/more_masks" / file.name)
     with pytest.raises(SdaError, match="labels = 8, but only 6 of the 8 .*; .*2 mask files, such as more_masks/.*not read"):
         assemble(load(str(own_world.recipe), {"labels": 8}).with_absolute_paths())
+
+
+def test_classes_without_names_are_told(own_world):
+    own_world.field.write_text(tiny.FIELD.replace("ground", "class_0").replace("building", "colour_020202"))
+    recipe = load(str(own_world.recipe), {"allow_missing_classes": True, "source": ""}).with_absolute_paths()
+    notes = assemble(recipe).notes
+    assert any(f"2 classes have no names of their own, such as class_0: name them in {own_world.field}" in note for note in notes)

@@ -45,7 +45,7 @@ def test_annotations_beside_masks_are_named(root, place):
     assert "the layout reads 'masks/{n}.png'" in note and "bring all labels into one form" in note
 
 
-@pytest.mark.parametrize("folder", ["SegmentationClass", "masks", "annotations"])
+@pytest.mark.parametrize("folder", ["SegmentationClass", "masks", "annotations", "task 13/SegmentationClass"])
 def test_masks_beside_annotations_are_named(root, folder):
     for number in range(3):
         labelme(root / f"annotations/{number}.json")
