@@ -203,7 +203,10 @@ def _left_out(root: Path, described: descriptors.Descriptor, photos: list[Path],
             notes.append(part)
         else:
             where = f"{part}; the others, such as {unread[0]}, are in no layout"
-            notes.append(f"{where}: if they have no labels, give their folder to --unlabelled, else add a [[layout]]")
+            notes.append(
+                f"{where}: if they have no labels, give their folder to --unlabelled, else move them to folders like those of "
+                "the others"
+            )
     if wrong:
         notes.append(f"the layouts give {len(wrong)} images no label or a wrong one, such as {wrong[0]}: edit their labels =")
     return notes
