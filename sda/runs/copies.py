@@ -1,6 +1,7 @@
 """Copies of a user's own descriptors and class tables in a run folder, so that the run can be moved to another place."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from sda import shelf
@@ -13,9 +14,11 @@ FOLDER = "datasets"
 
 def write(folder: Path, recipe: Recipe) -> None:
     """Write RUN/datasets/NAME.toml for each descriptor that the recipe gives by its path, and RUN/datasets/classes/NAME.toml for
-    class tables."""
-    for dataset in (*(source.dataset for source in recipe.sources), recipe.target):
-        if _is_path(dataset):
+    class tables. Different descriptors of one name have no copies."""
+    datasets = {*(source.dataset for source in recipe.sources), recipe.target}
+    names = Counter(Path(dataset).name for dataset in datasets)
+    for dataset in datasets:
+        if _is_path(dataset) and names[Path(dataset).name] == 1:
             descriptor = descriptors.load(dataset)
             values = descriptor.model_dump(exclude_defaults=True)
             if isinstance(descriptor.classes, str) and _is_path(descriptor.classes):

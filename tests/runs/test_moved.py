@@ -105,3 +105,14 @@ def test_a_run_keeps_its_descriptors_as_they_were(own_world, farm, sda):
     after = trained.load(run, device="cpu").recipe
     assert after.source == str(run / "datasets/farm.toml") and after.target == before.target
     assert shelf.toml_value([{"a": [1, "b"]}, {}]) == '[{"a" = [1, "b"]}, {}]'
+
+
+def test_descriptors_of_one_name_have_no_copies(own_world, sda):
+    """A copy of one would be taken for the other."""
+    toy = own_world.folder / "source/field.toml"
+    toy.parent.mkdir()
+    shutil.copy(own_world.toy, toy)
+    run = own_world.folder / "run"
+    options = ("--source-root", own_world.root / "toy", "--steps", 1, "--device", "cpu", "--out", run)
+    assert sda("train", own_world.recipe, "--source", toy, *options)[0] == 0
+    assert not (run / "datasets").exists()
