@@ -264,7 +264,9 @@ def _train_here(
         terminal.show_selection(result["selection"])
     if is_scored(result) and result["images"] < FEW:
         terminal.say(
-            f"The score is of {result['images']} images, so it is rough. --folds 5 scores all labelled images in turn.", err=True
+            f"The score is of {result['images']} image{'s' * (result['images'] > 1)}, so it is rough. --folds 5 scores all "
+            "labelled images in turn.",
+            err=True,
         )
     command = ["sda", "report", str(folder)] if is_scored(result) else ["sda", "predict", str(folder), "PHOTOS"]
     terminal.say(f"Run folder: {folder}", f"Next: {shlex.join(command)}")

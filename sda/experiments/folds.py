@@ -1,5 +1,6 @@
 """Cross-validation: each part of the labelled target images is scored by a network that has not seen it."""
 
+import itertools
 import statistics
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import torch
 
 from sda.data import descriptor as descriptors
 from sda.data.assemble import assemble
+from sda.data.item import Item
 from sda.data.opening import find_root, open_split
+from sda.data.splits.choose import find_shared
 from sda.data.splits.lists import list_text, write_list
 from sda.data.splits.rules import rank
 from sda.errors import SdaError
@@ -83,8 +86,22 @@ def _labelled(recipe: Recipe, bars: Bars) -> list[str]:
     training = {
         item.image for item in open_split(recipe.target, descriptor, root, "train", recipe.image_size, [], recipe.fit).items
     }
+    if root.is_file():
+        raise SdaError(f"{root}: a pack holds resized labels, but scoring needs the originals: give the folder")
     images = [item for stream in ("labelled", "held_out", "val") for item in data.lists.get(stream, []) if item.label is not None]
-    return rank([item.key for item in images if item.image in training], recipe.split_seed)
+    images = [item for item in images if item.image in training]
+    if copies := _copies(images):
+        bars.say(f"{len(copies)} of the labelled images are copies of others and in no fold, such as {min(copies)}")
+    return rank([item.key for item in images if item.key not in copies], recipe.split_seed)
+
+
+def _copies(images: list[Item]) -> set[str]:
+    """Return the keys of images that are copies of earlier ones. In two folds, a network would have seen what it is scored on."""
+    by_size: dict[int, list[Item]] = {}
+    for item in images:
+        by_size.setdefault(item.image.stat().st_size, []).append(item)
+    pairs = (pair for group in by_size.values() for pair in itertools.combinations(group, 2))
+    return {other.key for one, other in pairs if find_shared([one], [other])}
 
 
 def _write(file: Path, keys: list[str]) -> Path:
@@ -92,7 +109,7 @@ def _write(file: Path, keys: list[str]) -> Path:
     if not file.exists():
         write_list(file, keys)
     elif file.read_bytes() != list_text(keys).encode(errors="surrogateescape"):
-        raise SdaError(f"{file}: other images were labelled when these folds were made; choose another --out")
+        raise SdaError(f"{file}: these folds were made of other images, or their number was another; choose another --out")
     return file.absolute()
 
 

@@ -83,14 +83,14 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
             + "".join(f"; {note}" for note in notes if "without an object" in note)
         )
     values: dict[str, object] = {"description": f"own data: {name}", "target": str((out / f"{name}.toml").absolute())}
-    problem = ""
+    problem, recipe = "", out / f"train-{name}.toml"
     if source:
         found, there = _source(source, source_root, out, files, notes)
         values |= found
         if not labelled + val:
             _take_classes(files, f"{name}.toml", there)
         else:
-            source_map, problem = _source_map(there, described, notes)
+            source_map, problem = _source_map(there, described, recipe, notes)
             values |= {"source_map": source_map} if source_map else {}
     trained = labelled
     if labelled and not val:
@@ -105,7 +105,6 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
     values |= _streams(train, labelled, len(trained), notes) | _sizes(train, machine.longest, notes) | _training(machine)
     if len(train) * 3 * _pixels(values["size"]) < MEMORY:
         values["in_memory"] = True
-    recipe = out / f"train-{name}.toml"
     lines = [f"# sda train {shlex.quote(str(recipe))}", *(f"{key} = {shelf.toml_value(value)}" for key, value in values.items())]
     files[recipe.name] = "\n".join(lines) + "\n"
     notes.append(f"{name}: {len(train)} images, {len(labelled)} of them labelled" + f"; {len(val)} to validate on" * bool(val))
@@ -117,7 +116,7 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
         steps.append(shlex.join(["sda", "predict", f"runs/{recipe.stem}", str(target), "--checkpoint", "best"]))
     _write(out, files)
     guesses = any("# ?" in text for text in files.values())
-    return Started(recipe, notes, steps, problem and f"{problem} in {recipe}", guesses)
+    return Started(recipe, notes, steps, problem, guesses)
 
 
 def _write(out: Path, files: dict[str, str]) -> None:
@@ -168,7 +167,7 @@ def _source(source: str, root: str, out: Path, files: dict[str, str], notes: lis
     return values, described
 
 
-def _source_map(source: Descriptor, target: Descriptor, notes: list[str]) -> tuple[dict[str, str], str]:
+def _source_map(source: Descriptor, target: Descriptor, recipe: Path, notes: list[str]) -> tuple[dict[str, str], str]:
     """Return a guessed map for the classes of the source that have other names in the target, and what to do if none fits."""
     here, there = target.table().names, source.table().names
     same = {plain(name) for name in here}
@@ -179,7 +178,7 @@ def _source_map(source: Descriptor, target: Descriptor, notes: list[str]) -> tup
     if not found and len(other) == len(there):
         return {}, (
             f"no class of {source.title} ({', '.join(there)}) is a class of the target ({', '.join(here)}): name the target's "
-            f"classes like these in its descriptor, or map them, such as {map_stub(other, here)},"
+            f"classes like these in its descriptor, or map them in {recipe}, such as: {map_stub(other, here)}"
         )
     return found, ""
 

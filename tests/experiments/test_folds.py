@@ -47,8 +47,10 @@ def test_each_labelled_image_is_scored_once_by_a_network_that_has_not_seen_it(ow
     assert status == 0 and "3 runs: 3 finished, 0 to train" in shown.err and "mean of the folds" in shown.out
     assert (own_world.folder / "cv/fold1/last.pt").stat().st_mtime_ns == before
     status, shown = folds(sda, own_world, *more[2:], "--labels", 6)
-    assert status == 2 and "other images were labelled when these folds were made; choose another --out" in shown.err.replace(
-        "\n", " "
+    assert (
+        status == 2
+        and "these folds were made of other images, or their number was another; choose another --out"
+        in shown.err.replace("\n", " ")
     )
 
 
@@ -86,3 +88,16 @@ def test_a_fold_that_fails_is_named_and_the_others_are_scored(own_world, sda, on
 def test_folds_that_cannot_be_made(own_world, sda, more, message):
     status, shown = folds(sda, own_world, *more)
     assert status == 2 and message in shown.err.replace("\n", " ")
+
+
+def test_copies_of_an_image_are_in_one_fold_only(own_world, sda, one_at_a_time):
+    """Else a network would be scored on what it was trained on."""
+    for folder, suffix in (("pictures", "jpg"), ("labels", "png")):
+        shutil.copy(
+            own_world.root / f"field/{folder}/train/north/00.{suffix}", own_world.root / f"field/{folder}/train/north/99.{suffix}"
+        )
+    status, shown = folds(sda, own_world, "--labels", "all", "--steps", 1)
+    assert (
+        status == 0 and "1 of the labelled images are copies of others and in no fold, such as pictures/train/north/" in shown.err
+    )
+    assert json.loads((own_world.folder / "cv/folds.json").read_text())["images"] == 8
