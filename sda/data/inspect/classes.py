@@ -169,7 +169,8 @@ def _of_ids(share: dict[int, float], palette: dict[int, str], notes: list[str]) 
         ids = [f"{value} = {shelf.toml_value(name)}" for value, name in cityscapes.ids.items()]
         return Proposal(['classes = "cityscapes19"', f"void = {cityscapes.void}"], [["[ids]", *ids]], [])
     shown = {colour: share.get(value, 0.0) for value, colour in palette.items()}
-    if (proposal := _of_known_colours(shown, True, more := [])) and not proposal.tables:
+    more: list[str] = []
+    if (proposal := _of_known_colours(shown, True, more)) and not proposal.tables:
         notes += more
         return proposal
     if set(indices) <= train_ids.keys() and set(indices) & {250, 255} and len(indices) > 10:
