@@ -90,7 +90,17 @@ def test_every_setting_trains(world, sda, tmp_path, setting):
     assert "human" in printed and str(run) in printed and "whole-48x64-native" in printed
     assert tiny.files(world.root) == before  # the datasets are not modified
 
-    wanted = ["best.pt", "environment.json", "iou.csv", "last.pt", "metrics.jsonl", "recipe.toml", "result.json", "splits"]
+    wanted = [
+        "best.pt",
+        "datasets",
+        "environment.json",
+        "iou.csv",
+        "last.pt",
+        "metrics.jsonl",
+        "recipe.toml",
+        "result.json",
+        "splits",
+    ]
     wanted.append("student.safetensors")
     assert sorted(path.name for path in run.iterdir()) == wanted
     environment = json.loads((run / "environment.json").read_text())
