@@ -87,7 +87,8 @@ def propose(root: Path) -> Proposed:
     images = photos or [folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind]
     draft = _with_list(root, propose_layouts(pairs or [(image, None) for image in images], photos), notes)
     notes += _left_out(root, _described(root, draft), photos, pairs)
-    if pairs and (others := find_others(files, pairs)):
+    read = {item.image for item in _labelled(root, draft)}
+    if others := [(image, label) for image, label in find_others(files, pairs) if root / image not in read]:
         (image, label), (_, alike) = others[0], pairs[0]
         notes.append(
             f"{len(others)} images have labels with other names, which are not read, such as {image}: {label}; give them names "
@@ -103,11 +104,16 @@ def propose(root: Path) -> Proposed:
 
 def _look_at(root: Path, draft: Draft) -> list[Finding]:
     """Read some of the labels that the layouts find."""
+    return [look_at(item) for item in spread(_labelled(root, draft), SAMPLES)]
+
+
+def _labelled(root: Path, draft: Draft) -> list[Item]:
+    """Return the images of all splits to which the layouts give a label."""
     labelled = []
     for split in dict.fromkeys(SPLITS.values()):
         with contextlib.suppress(SdaError):  # another function tells
             labelled += [item for item in list_items(_described(root, draft), root, split).items if item.label]
-    return [look_at(item) for item in spread(labelled, SAMPLES)]
+    return labelled
 
 
 def _not_understood(root: Path, photos: list[Path], drawn: list[Found], files: Files) -> list[str]:

@@ -1,5 +1,7 @@
 """Names of images and labels as people give them: each proposed descriptor must use all pairs, each image with its own label."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import tiny
@@ -176,6 +178,17 @@ def test_labels_that_came_back_with_other_names_are_told(tmp_path, others):
     for name in names[5:]:
         (root / f"masks/{name}.png").unlink(missing_ok=True)
     assert not any("other names" in note for note in proposed(root, tmp_path)[1])
+
+
+def test_names_that_only_the_layout_pairs_are_no_other_names(tmp_path):
+    """An umlaut in two spellings of Unicode, brackets, and suffixes in upper case."""
+    root = tmp_path / "set"
+    for index, name in enumerate([*NUMBERS, "Straße 9 (u\u0308ber)"]):
+        photo, values = scene(index)
+        tiny.save(photo, root / f"photos/{name}.png")
+        tiny.save(values, root / f"masks/{unicodedata.normalize('NFC', name)}.png")
+    _, notes = proposed(root, tmp_path)
+    assert not any("other names" in note for note in notes), notes
 
 
 def test_val_without_labels_is_told(tmp_path):
