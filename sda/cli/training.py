@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
@@ -197,14 +198,21 @@ def _train(name: str, given: dict) -> None:
         _train_here(name, wanted, out, resume_from, stop_at, torch_device, as_json)
 
 
+@contextlib.contextmanager
+def _several_runs() -> Iterator[Bars]:
+    """Show progress bars. After an interruption, say that the same command resumes."""
+    with Bars() as bars:
+        try:
+            yield bars
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
+
+
 def _train_folds(wanted: recipe.Recipe, count: int, out: Path, device: "torch.device", as_json: bool) -> None:
     from sda.experiments import folds
 
-    with Bars() as bars:
-        try:
-            table = folds.run(wanted, count, out, device, bars)
-        except Interrupted as stop:
-            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
+    with _several_runs() as bars:
+        table = folds.run(wanted, count, out, device, bars)
     if as_json:
         click.echo(json.dumps(table, indent=2))
     else:
@@ -327,12 +335,9 @@ def ablate(
     from sda.system.devices import pick_device
 
     rows = ablate.make_rows(list(recipes), axes, changes)
-    with Bars() as bars:
+    with _several_runs() as bars:
         folder = Path(os.path.expanduser(out))
-        try:
-            table = ablate.run(rows, fixed, numbers, vary_split, folder, jobs, pick_device(device), bars)
-        except Interrupted as stop:
-            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
+        table = ablate.run(rows, fixed, numbers, vary_split, folder, jobs, pick_device(device), bars)
     if as_json:
         click.echo(json.dumps(table, indent=2))
     else:
@@ -354,11 +359,8 @@ def demo(out: str, seed: int, device: str, as_json: bool) -> None:
     """
     from sda.experiments import demo
 
-    with Bars() as bars:
-        try:
-            summary = demo.run(Path(os.path.expanduser(out)), seed, device, bars)
-        except Interrupted as stop:
-            raise Interrupted(stop.number, f"{stop}. Run the same command again to resume") from None
+    with _several_runs() as bars:
+        summary = demo.run(Path(os.path.expanduser(out)), seed, device, bars)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return

@@ -80,14 +80,14 @@ def cells(table: dict) -> list[list[str]]:
 
 def _labelled(recipe: Recipe, bars: Bars) -> list[str]:
     """Return the keys of the labelled target images that are training images, in a random order that `split_seed` fixes."""
-    data = assemble(recipe.model_copy(update={"in_memory": False}), bars.count)
     descriptor = descriptors.load(recipe.target)
     root = find_root(descriptor, recipe.target_root, "--target-root", bars.count)
+    if root.is_file():
+        raise SdaError(f"{root}: a pack holds resized labels, but scoring needs the originals: give the folder")
+    data = assemble(recipe.model_copy(update={"in_memory": False}), bars.count)
     training = {
         item.image for item in open_split(recipe.target, descriptor, root, "train", recipe.image_size, [], recipe.fit).items
     }
-    if root.is_file():
-        raise SdaError(f"{root}: a pack holds resized labels, but scoring needs the originals: give the folder")
     images = [item for stream in ("labelled", "held_out", "val") for item in data.lists.get(stream, []) if item.label is not None]
     images = [item for item in images if item.image in training]
     if copies := _copies(images):

@@ -96,7 +96,7 @@ def start(target: Path, source: str, source_root: str, out: Path) -> Started:
     if labelled and not val:
         held_out = set(hold_out_labelled(train, "all" if len(labelled) > 1 else 0, "", VAL_SHARE))
         trained = [item for item in labelled if item.key not in held_out]
-        files[VAL_LIST] = list_text([key for key in (item.key for item in labelled) if key in held_out])
+        files[VAL_LIST] = list_text([item for item in labelled if item.key in held_out])
         values["val_list"] = str((out / VAL_LIST).absolute())
         notes.append(
             f"{len(held_out)} of the {len(labelled)} labelled images are held out to score on: {out / VAL_LIST} lists them"

@@ -87,8 +87,10 @@ def propose(root: Path) -> Proposed:
     images = photos or [folder / name for folder, kinds in files.labels.items() for kind in kinds for name in kind]
     draft = _with_list(root, propose_layouts(pairs or [(image, None) for image in images], photos), notes)
     notes += _left_out(root, _described(root, draft), photos, pairs)
-    read = {item.image for item in _labelled(root, draft)}
-    if others := [(image, label) for image, label in find_others(files, pairs) if root / image not in read]:
+    if others := find_others(files, pairs):
+        read = {item.image for item in _labelled(root, draft)}
+        others = [(image, label) for image, label in others if root / image not in read]
+    if others:
         (image, label), (_, alike) = others[0], pairs[0]
         notes.append(
             f"{len(others)} images have labels with other names, which are not read, such as {image}: {label}; give them names "
